@@ -1,0 +1,35 @@
+"""What the package is and needs; tool settings live in pyproject.toml, tested versions in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="pyro_skipvae",
+    version="0.1.0",
+    description="Generative skip models, collapse remedies and honest collapse diagnostics on Pyro",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["pyro_skipvae", "pyro_skipvae.*"]), "pyro_skipvae_cli"],
+    package_dir={"pyro_skipvae_cli": "cli"},
+    package_data={"pyro_skipvae": ["py.typed", "presets/*.toml"]},
+    install_requires=[
+        "pyro-ppl>=1.9.1,<2",
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "numpy>=1.26",
+        "click>=8.1",
+        "tensorboardX>=2.6",
+        "rich>=13.0",
+        "scikit-learn>=1.4",
+        "matplotlib>=3.8",
+        "safetensors>=0.4.3",
+        "Jinja2>=3.1",
+        "pooch>=1.8",
+    ],
+    extras_require={"dev": ["pytest>=8.0", "ruff>=0.6"]},
+    entry_points={"console_scripts": ["skipvae-pyro = pyro_skipvae_cli:main"]},
+)
