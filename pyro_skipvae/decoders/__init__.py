@@ -1,0 +1,7 @@
+"""Decoders: z -> p(x|z), each with and without skips."""
+
+from pyro_skipvae.decoders.convolutional import ConvolutionalDecoder
+from pyro_skipvae.decoders.mlp import MLPDecoder
+from pyro_skipvae.decoders.pixelcnn import PixelCNNDecoder
+
+__all__ = ["ConvolutionalDecoder", "MLPDecoder", "PixelCNNDecoder"]

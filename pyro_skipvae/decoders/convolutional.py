@@ -1,0 +1,40 @@
+"""A plain convolutional decoder z -> p(x|z), for colour and larger images, with additive skips."""
+
+import math
+
+from torch import nn
+
+from pyro_skipvae.likelihoods import bernoulli
+from pyro_skipvae.skip import SkipSequential
+
+
+class ConvolutionalDecoder(nn.Module):
+    """Transposed convolutions that double the size `layers` times: z (..., D) -> p(x|z) over (H, W) or (C, H, W).
+
+    The hidden layers are the first map, from z to a small image, and all but the last of the convolutions. With skips each of
+    them, and the output, also receives U_l z, one number per feature map. Pixels are independent given z.
+    """
+
+    def __init__(self, latent_dim, event_shape, *, layers=3, maps=64, skip="all", likelihood=bernoulli):
+        super().__init__()
+        self.event_shape, self.likelihood = tuple(event_shape), likelihood
+        *channels, height, width = event_shape
+        sizes = [(math.ceil(height / 2**k), math.ceil(width / 2**k)) for k in range(layers, -1, -1)]
+        outputs = [maps] * (layers - 1) + [math.prod(channels) * likelihood.parameters]
+        network = [nn.Unflatten(1, (latent_dim, 1, 1)), nn.ConvTranspose2d(latent_dim, maps, sizes[0]), nn.ReLU()]
+        for small, large, channels_out in zip(sizes, sizes[1:], outputs, strict=False):
+            network += [_doubling(maps, channels_out, small, large), nn.ReLU()]
+        self.network = SkipSequential(nn.Sequential(*network[:-1]), latent_dim, skip=skip)
+
+    def forward(self, z):
+        eta = self.network(z.reshape(-1, z.shape[-1]))  # (N, C * parameters, H, W)
+        eta = eta.unflatten(1, (-1, self.likelihood.parameters)).movedim(2, -1)
+        eta = eta.reshape(*z.shape[:-1], *self.event_shape, self.likelihood.parameters)
+        return self.likelihood(eta, len(self.event_shape))
+
+
+def _doubling(inputs, outputs, small, large):
+    """A 4x4 transposed convolution of stride 2 from images of size `small` to `large`, cut by a pixel where odd."""
+    padding = [2 - (wanted % 2 == 0) for wanted in large]
+    extra = [wanted - (2 * (size - 1) + 4 - 2 * pad) for size, wanted, pad in zip(small, large, padding, strict=True)]
+    return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=padding, output_padding=extra)

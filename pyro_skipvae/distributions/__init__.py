@@ -1,0 +1,1 @@
+"""Distributions that Pyro and torch lack."""

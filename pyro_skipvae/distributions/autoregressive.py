@@ -1,0 +1,42 @@
+"""p(x|z) of an autoregressive decoder, as an honest distribution."""
+
+import math
+
+import torch
+from pyro.distributions import TorchDistribution
+
+
+class Autoregressive(TorchDistribution):
+    """p(x|z) = prod_i p(x_i | x_<i, z): `log_prob` is one teacher-forced pass, `sample` is ancestral.
+
+    `network.conditionals(x, z)` gives the distribution of each element given those before it, x (N, *event_shape),
+    z (N, D); `network.generate(z)` draws x element by element. z (*batch_shape, D). There is no closed-form mean.
+    """
+
+    arg_constraints = {}
+    has_rsample = False
+
+    def __init__(self, network, z, event_shape):
+        self.network, self.z = network, z
+        super().__init__(z.shape[:-1], torch.Size(event_shape), validate_args=False)
+
+    @property
+    def support(self):
+        return self.network.support
+
+    def expand(self, batch_shape, _instance=None):
+        return Autoregressive(self.network, self.z.expand(*batch_shape, self.z.shape[-1]), self.event_shape)
+
+    def log_prob(self, value):
+        batch_shape = torch.broadcast_shapes(value.shape[: value.dim() - len(self.event_shape)], self.batch_shape)
+        x = value.expand(batch_shape + self.event_shape).reshape(-1, *self.event_shape)
+        return self.network.conditionals(x, self._rows(batch_shape)).log_prob(x).reshape(batch_shape)
+
+    @torch.no_grad()
+    def sample(self, sample_shape=torch.Size()):
+        batch_shape = torch.Size(sample_shape) + self.batch_shape
+        x, _ = self.network.generate(self._rows(batch_shape))
+        return x.reshape(batch_shape + self.event_shape)
+
+    def _rows(self, batch_shape):
+        return self.z.expand(*batch_shape, self.z.shape[-1]).reshape(math.prod(batch_shape), self.z.shape[-1])

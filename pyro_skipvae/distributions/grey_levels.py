@@ -1,0 +1,74 @@
+"""Distributions over the grey levels 0, 1/(K-1), ..., 1 of an image."""
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch.distributions.utils import broadcast_all
+from torch.nn.functional import logsigmoid
+
+
+class GreyLevels(TorchDistribution):
+    """A categorical distribution over K grey levels: logits (..., K), values k/(K-1) in [0, 1]."""
+
+    arg_constraints = {"logits": constraints.real_vector}
+    support = constraints.unit_interval
+
+    def __init__(self, logits, validate_args=None):
+        self.logits = logits
+        self.levels = logits.shape[-1]
+        super().__init__(logits.shape[:-1], validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        return GreyLevels(self.logits.expand(*batch_shape, self.levels))
+
+    def sample(self, sample_shape=torch.Size()):
+        level = dist.Categorical(logits=self.logits).sample(sample_shape)
+        return level.to(self.logits.dtype) / (self.levels - 1)
+
+    def log_prob(self, value):
+        level = (value * (self.levels - 1)).round().long()
+        return dist.Categorical(logits=self.logits).log_prob(level)
+
+    @property
+    def mean(self):
+        return self.logits.softmax(-1) @ torch.linspace(0, 1, self.levels).to(self.logits)
+
+
+class DiscretisedLogistic(TorchDistribution):
+    """A logistic distribution binned to K grey levels; the outermost bins take the tails, so that the levels sum to 1.
+
+        P(x) = sigmoid((x + h - loc) / scale) - sigmoid((x - h - loc) / scale),  h = 1 / (2 (K - 1))
+
+    Reference: Kingma et al. 2016 (inverse autoregressive flow), appendix on the likelihood.
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
+    support = constraints.unit_interval
+
+    def __init__(self, loc, scale, levels=256, validate_args=None):
+        self.loc, self.scale = broadcast_all(loc, scale)
+        self.levels = levels
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        return DiscretisedLogistic(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels)
+
+    def sample(self, sample_shape=torch.Size()):
+        uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        value = self.loc + self.scale * torch.logit(uniform)
+        return (value.clamp(0, 1) * (self.levels - 1)).round() / (self.levels - 1)
+
+    def log_prob(self, value):
+        half = 0.5 / (self.levels - 1)
+        upper, lower = (value + half - self.loc) / self.scale, (value - half - self.loc) / self.scale
+        # log(sigmoid(u) - sigmoid(l)) = logsigmoid(u) + logsigmoid(-l) + log(1 - exp(l - u)): no difference of two
+        # numbers near 1, which would be zero for a bin far from loc.
+        inside = logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
+        log_prob = torch.where(value < half, logsigmoid(upper), inside)
+        return torch.where(value > 1 - half, logsigmoid(-lower), log_prob)
+
+    @property
+    def mean(self):
+        levels = torch.linspace(0, 1, self.levels).to(self.loc)
+        shape = (self.levels,) + (1,) * self.loc.dim()
+        return (self.log_prob(levels.reshape(shape)).exp() * levels.reshape(shape)).sum(0)

@@ -1,0 +1,41 @@
+"""A variational autoencoder as a Pyro model and guide.
+
+Everything that can be swapped is an argument, and each is a module whose forward returns a distribution:
+prior `() -> p(z)`, decoder `(z) -> p(x|z)`, encoder `(x) -> q(z|x)`.
+
+Letters used in all comments on shapes: B batch, D latent dimensions, T length, K particles.
+"""
+
+import pyro
+from pyro import poutine
+from torch import nn
+
+
+class VAE(nn.Module):
+    """The latent-variable model p(z) p(x|z) and its amortized guide q(z|x).
+
+        ELBO(x) = E_q(z|x)[log p(x|z)] - KL(q(z|x) || p(z))
+
+    A generative skip model is this class with a decoder whose layers all see z (`pyro_skipvae.skip`).
+    `model` and `guide` take x (B, *event_shape), further tensors that a conditional prior, decoder and encoder
+    read, and `beta`, the weight of the latent site's terms: what is evaluated without it is always the true bound.
+
+    Reference: Dieng, Kim, Rush, Blei 2019, equation 2 and section 3.
+    """
+
+    def __init__(self, prior, decoder, encoder):
+        super().__init__()
+        self.prior, self.decoder, self.encoder = prior, decoder, encoder
+
+    def model(self, x, *context, beta=1.0):
+        pyro.module("prior", self.prior)
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            with poutine.scale(scale=beta):
+                z = pyro.sample("z", self.prior(*context))
+            return pyro.sample("x", self.decoder(z, *context), obs=x)
+
+    def guide(self, x, *context, beta=1.0):
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", len(x)), poutine.scale(scale=beta):
+            return pyro.sample("z", self.encoder(x, *context))
