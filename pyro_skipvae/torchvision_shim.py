@@ -1,8 +1,9 @@
 """torchvision beside a torch build that its compiled operators do not match; the one place that knows about it.
 
-torchvision's wheels on the package registry are linked against CUDA builds of torch. Beside a CPU build the compiled library cannot be
-loaded, and `import torchvision` then raises "operator torchvision::nms does not exist", because one of its modules registers shape
-rules for operators that are absent. `torchvision.datasets`, `.transforms` and `.utils` need none of these operators.
+torchvision's wheels on the package registry are linked against CUDA builds of torch. Beside a CPU build the compiled
+library cannot be loaded, and `import torchvision` then raises "operator torchvision::nms does not exist", because one
+of its modules registers shape rules for operators that are absent. `torchvision.datasets`, `.transforms` and `.utils`
+need none of these operators.
 """
 
 import importlib
@@ -16,8 +17,9 @@ _REGISTRATIONS = ("torchvision._meta_registrations", "torchvision._autograd_regi
 def load_torchvision():
     """Return the module torchvision, imported without its compiled operators where they do not match this torch.
 
-    Where torchvision imports normally nothing else is executed. Afterwards `import torchvision` works anywhere in the process, and a
-    detection operator fails with torchvision's own message. Raises whatever the import raises for any other reason.
+    Where torchvision imports normally nothing else is executed. Afterwards `import torchvision` works anywhere in the
+    process, and a detection operator fails with torchvision's own message. Raises whatever the import raises for any
+    other reason.
     """
     try:
         return importlib.import_module("torchvision")

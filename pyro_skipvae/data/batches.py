@@ -1,0 +1,70 @@
+"""Batches of a split: re-iterable, one epoch each time, and able to go on in the middle of an epoch."""
+
+import numpy as np
+import torch
+
+from .binarisation import DynamicallyBinarised
+
+
+class Batches:
+    """Float batches x (B, *event_shape) of a split; each iteration is one epoch, the last batch may be smaller.
+
+    The order is drawn from (seed, epoch) and the noise of dynamic binarisation from (seed, epoch, batch), never from a
+    global generator: so a position is the whole state. An iteration that was broken off starts its epoch again; after
+    `load_state_dict` the next iteration yields what was left of the epoch, which is nothing if the state was taken at
+    its last batch.
+    """
+
+    def __init__(self, items, size, *, seed, shuffle):
+        if size < 1:
+            raise ValueError(f"expected a batch size of at least 1, got {size!r}")
+        if seed < 0:
+            raise ValueError(f"expected a seed of at least 0, got {seed!r}")
+        self.items = items
+        self.size = size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+        self.position = 0
+        self._start = 0
+
+    def __len__(self):
+        return -(-len(self.items) // self.size)
+
+    def __iter__(self):
+        start, self._start = self._start, 0
+        order = self.order(self.epoch)
+        for number in range(start, len(self)):
+            self.position = number + 1
+            yield self._batch(order, number)
+        self.epoch, self.position = self.epoch + 1, 0
+
+    def order(self, epoch):
+        """Return the indices (N,) of the items in the order of that epoch; batch b holds those from b * size on."""
+        if not self.shuffle:
+            return torch.arange(len(self.items))
+        return torch.randperm(len(self.items), generator=self._generator(epoch, 0))
+
+    def _batch(self, order, number):
+        index = order[number * self.size : (number + 1) * self.size]
+        if isinstance(self.items, DynamicallyBinarised):
+            return self.items.draw(index, self._generator(self.epoch, number + 1))
+        return self.items[index]
+
+    def _generator(self, epoch, stream):
+        # Mixed by SeedSequence, since sums or products of small numbers would repeat; stream 0 is the order, 1 + b the
+        # noise of batch b.
+        state = np.random.SeedSequence([self.seed, epoch, stream]).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(state[0] >> 1))
+
+    def state_dict(self):
+        """Return {"epoch": epochs completed, "position": batches yielded in the current one}."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state):
+        """Go on from a state of batches with the same items, size and seed; raises ValueError for one that does not
+        fit."""
+        if set(state) != {"epoch", "position"} or state["epoch"] < 0 or not 0 <= state["position"] <= len(self):
+            raise ValueError(f"expected an epoch and a position in 0..{len(self)}, got {state}")
+        self.epoch = state["epoch"]
+        self.position = self._start = state["position"]

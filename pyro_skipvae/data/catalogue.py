@@ -1,0 +1,125 @@
+"""The data sets by name: what each is, where it was found, and `load_data`, which turns a name into `Data`.
+
+Nothing here imports torch before data are loaded, so that a table of the data sets costs no start-up time.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+
+from .folder import DataError
+
+BINARISATIONS = ("dynamic", "static", "threshold", "none")
+_DOWNLOADS = {"auto": True, "never": False, True: True, False: False}
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set is: `sizes` are (train, valid, test), `binarisation` is the usual one, `family` the module that
+    reads it."""
+
+    title: str
+    event_shape: tuple[int, ...]
+    sizes: tuple[int, int, int]
+    binarisation: str
+    source: str
+    licence: str
+    family: str
+
+
+def _mnist_like(title, source, licence):
+    return DatasetInfo(title, (28, 28), (50_000, 10_000, 10_000), "dynamic", source, licence, "mnist")
+
+
+DATASETS = {
+    "digits": DatasetInfo(
+        "handwritten digits, 8x8",
+        (8, 8),
+        (1_257, 180, 360),
+        "dynamic",
+        "inside scikit-learn",
+        "CC BY 4.0 (UCI)",
+        "digits",
+    ),
+    "mnist": _mnist_like(
+        "handwritten digits, 28x28", "files, or torchvision's download", "CC BY-SA 3.0 (as Keras states)"
+    ),
+    "fashion-mnist": _mnist_like("articles of clothing, 28x28", "files, or torchvision's download", "MIT"),
+    "kmnist": _mnist_like("Kuzushiji characters, 28x28", "files, or torchvision's download", "CC BY-SA 4.0"),
+    "omniglot": DatasetInfo(
+        "characters of 50 alphabets, our 28x28 resize",
+        (28, 28),
+        (21_099, 3_246, 8_115),
+        "dynamic",
+        "files, or the two archives that torchvision downloads",
+        "MIT",
+        "omniglot",
+    ),
+    "omniglot-burda": DatasetInfo(
+        "characters of 50 alphabets, Burda's 28x28 and split",
+        (28, 28),
+        (23_000, 1_345, 8_070),
+        "dynamic",
+        "chardata.mat of Burda et al., by hand",
+        "MIT",
+        "omniglot",
+    ),
+    "frey-faces": DatasetInfo(
+        "one face filmed, 28x20 grey",
+        (28, 20),
+        (1_565, 200, 200),
+        "none",
+        "a file, by hand",
+        "none stated",
+        "frey_faces",
+    ),
+}
+
+
+def load_data(name, *, root=None, binarisation="dynamic", download="auto", seed=0):
+    """Return the `Data` of a data set: found on disk, verified, split as always, and binarised as asked.
+
+    name: one of `DATASETS`, or the path of a user's own file ending in `.npz` (see `npz.py`). `omniglot` becomes
+    `omniglot-burda` where `chardata.mat` is found, and the result carries that name.
+    root: the folder looked at first; then `$SKIPVAE_DATA`, then `~/.cache/pyro-skipvae`.
+    binarisation: `dynamic` (fresh draws for train, one draw for valid and test), `static` (one draw for all),
+    `threshold` (above one half) or `none` (grey levels in [0, 1], or a user's real values or counts).
+    download: `auto` (or True) fetches what is absent into `root`, or else into `~/.cache/pyro-skipvae`; `never` (or
+    False) does not.
+    seed: fixes the one draw and nothing else.
+    Raises ValueError for an argument or a user's file that is not as described, DataError for data missing, damaged or
+    not to be had.
+    """
+    if binarisation not in BINARISATIONS:
+        raise ValueError(f"expected a binarisation out of {', '.join(BINARISATIONS)}, got {binarisation!r}")
+    if download not in _DOWNLOADS:
+        raise ValueError(f"expected download to be 'auto' or 'never', got {download!r}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"expected a seed in 0..{2**32 - 1}, got {seed!r}")
+    family = _family(name)
+    try:
+        contents = family.load(str(name), root=root, download=_DOWNLOADS[download])
+    except OSError as error:
+        raise DataError(f"{name} could not be read: {error}") from error
+    return import_module(f"{__package__}.dataset").from_contents(contents, binarisation, seed)
+
+
+def locate(name, root=None):
+    """Return (the file or folder that `load_data` would read, or None; the list of all places looked at).
+
+    Raises ValueError for an unknown name.
+    """
+    return _family(name).find(str(name), root)
+
+
+def _family(name):
+    family = "npz" if str(name).endswith(".npz") else _known(name).family
+    return import_module(f"{__package__}.{family}")
+
+
+def _known(name):
+    if name in DATASETS:
+        return DATASETS[name]
+    nearest = get_close_matches(str(name), DATASETS, n=1, cutoff=0.4)
+    guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    raise ValueError(f"expected a data set out of {', '.join(DATASETS)}, or a path ending in .npz, got {name!r}{guess}")

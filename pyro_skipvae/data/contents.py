@@ -1,0 +1,54 @@
+"""The values of a data set as its files give them: split, with labels, before any binarisation."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """One array (N, *event_shape) for each split; `labels` maps a split to its (N,) classes, or is empty.
+
+    kind: `binary` (values 0 and 1), `grey` (integers 0..levels-1, or floats in [0, 1] where levels is None), `real` or
+    `count`.
+    split: one phrase that says which items are in which split.
+    """
+
+    name: str
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    split: str
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    kind: str = "grey"
+    levels: int | None = 256
+
+
+def cut(name, values, labels, indices, split, **about):
+    """Return the `Contents` of one array (N, *event_shape) and its labels (N,), or None, cut by {split: indices}."""
+    parts = {part: values[index] for part, index in indices.items()}
+    classes = {} if labels is None else {part: labels[index] for part, index in indices.items()}
+    return Contents(name, **parts, split=split, labels=classes, **about)
+
+
+def shuffled(indices, seed=0):
+    """Return the indices in an order that is the same in every release of NumPy, which freezes this old stream."""
+    return np.random.RandomState(seed).permutation(indices)
+
+
+def read_arrays(path, names):
+    """Return the arrays of those names in a .npz file of plain arrays."""
+    with np.load(path, allow_pickle=False) as archive:
+        return [archive[name] for name in names]
+
+
+def checksum(*arrays):
+    """Return the SHA-256 of the shapes, types and values of the arrays, in their order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,125 @@
+"""`Data`: a data set ready for use, split, binarised, and able to say what it is."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .batches import Batches
+from .binarisation import DynamicallyBinarised, fixed_draw, probabilities
+from .contents import SPLITS, checksum, shuffled
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The splits of a data set, float32 (N, *event_shape); train is a `DynamicallyBinarised` view where that was asked
+    for.
+
+    kind: what the values are: `binary`, `grey` (in [0, 1]), `real` or `count`.
+    levels: grey levels of the source (256 for 8 bits), 2 for binary sources, None for real values, counts and
+    continuous grey.
+    binarisation: `dynamic`, `static`, `threshold`, `none`, or `given` where the source is binary.
+    labels: split -> classes (N,) int64; empty where there are none.
+    checksum: SHA-256 over the source's values of all splits in order: one digest for contents and split, whatever the
+    binarisation.
+    seed: of the one draw. split: a phrase that says which items are where. limits: split -> items kept, where `limit`
+    cut some off.
+    """
+
+    name: str
+    train: Tensor | DynamicallyBinarised
+    valid: Tensor
+    test: Tensor
+    event_shape: tuple[int, ...]
+    labels: dict[str, Tensor]
+    kind: str
+    levels: int | None
+    binarisation: str
+    seed: int
+    checksum: str
+    split: str
+    limits: dict[str, int] = field(default_factory=dict)
+
+    def batches(self, split, size, *, seed, shuffle=None):
+        """Return `Batches` of a split; train is shuffled and the others are not, unless `shuffle` says otherwise."""
+        return Batches(self._items(split), size, seed=seed, shuffle=split == "train" if shuffle is None else shuffle)
+
+    def limit(self, train=None, eval=None):
+        """Return the data with at most `train` training items, chosen at random and always the same, and the first
+        `eval` of the rest."""
+        kept, limits = {}, dict(self.limits)
+        for split, most in zip(SPLITS, (train, eval, eval), strict=True):
+            if most is not None and most < 1:
+                raise ValueError(f"expected a limit of at least 1, got {most}")
+            count = len(self._items(split))
+            if most is not None and most < count:
+                order = shuffled(np.arange(count)) if split == "train" else np.arange(count)
+                kept[split], limits[split] = torch.from_numpy(order[:most]), most
+        items = {split: _take(self._items(split), index) for split, index in kept.items()}
+        labels = {split: classes[kept[split]] if split in kept else classes for split, classes in self.labels.items()}
+        return replace(self, **items, labels=labels, limits=limits)
+
+    def describe(self):
+        """Return what a result must say about its data, as plain values."""
+        return {
+            "name": self.name,
+            "sizes": {split: len(self._items(split)) for split in SPLITS},
+            "event_shape": list(self.event_shape),
+            "kind": self.kind,
+            "levels": self.levels,
+            "binarisation": self.binarisation,
+            "seed": self.seed,
+            "checksum": self.checksum,
+            "split": self.split,
+            "limits": dict(self.limits),
+        }
+
+    def _items(self, split):
+        if split not in SPLITS:
+            raise ValueError(f"expected a split out of {', '.join(SPLITS)}, got {split!r}")
+        return getattr(self, split)
+
+
+def from_contents(contents, binarisation, seed):
+    """Return the `Data` of some `Contents`, binarised.
+
+    Raises ValueError where real values or counts are to be binarised.
+    """
+    if contents.kind == "binary":
+        binarisation = "given"
+    elif contents.kind in ("real", "count") and binarisation != "none":
+        raise ValueError(
+            f"expected binarisation 'none' for the {contents.kind} values of {contents.name}, got {binarisation!r}"
+        )
+    values = {split: torch.from_numpy(np.ascontiguousarray(getattr(contents, split))) for split in SPLITS}
+    return Data(
+        name=contents.name,
+        **{split: _binarised(items, contents, binarisation, seed, split) for split, items in values.items()},
+        event_shape=tuple(values["train"].shape[1:]),
+        labels={split: torch.from_numpy(labels.astype(np.int64)) for split, labels in contents.labels.items()},
+        kind="binary" if binarisation in ("dynamic", "static", "threshold") else contents.kind,
+        levels=contents.levels,
+        binarisation=binarisation,
+        seed=seed,
+        checksum=checksum(*(getattr(contents, split) for split in SPLITS)),
+        split=contents.split,
+    )
+
+
+def _binarised(items, contents, binarisation, seed, split):
+    if binarisation == "given" or contents.kind in ("real", "count"):
+        return items.float()
+    if binarisation == "none":
+        return probabilities(items, contents.levels)
+    if binarisation == "threshold":
+        return (probabilities(items, contents.levels) > 0.5).float()
+    if binarisation == "dynamic" and split == "train":
+        return DynamicallyBinarised(items, contents.levels)
+    return fixed_draw(items, contents.levels, seed=seed, split=split)
+
+
+def _take(items, index):
+    if isinstance(items, DynamicallyBinarised):
+        return DynamicallyBinarised(items.grey[index], items.levels)
+    return items[index]

@@ -1,0 +1,95 @@
+"""Where files are looked for, how they are fetched, and the error raised for data that are missing or damaged."""
+
+import os
+import time
+from pathlib import Path
+
+from .contents import checksum
+
+CACHE = Path("~/.cache/pyro-skipvae")
+TRIES = 3
+SILENCE = 30.0  # seconds without a byte before a try is given up
+DEADLINE = 600.0  # seconds for one try, so that a server that drips bytes is given up too
+LARGEST = 200_000_000  # bytes; the largest file of any set here has 30 million
+
+
+class DataError(Exception):
+    """Data are missing, damaged, or could not be fetched; the message says where was looked and what to do."""
+
+
+def search_folders(root=None):
+    """Return the folders in which data sets are looked for, the first one first."""
+    folders = [root, os.environ.get("SKIPVAE_DATA"), CACHE]
+    return [Path(folder).expanduser() for folder in folders if folder]
+
+
+def download_folder(root=None):
+    """Return the folder that receives downloads: the user's own, never the shared one that `$SKIPVAE_DATA` names."""
+    return Path(root or CACHE).expanduser()
+
+
+def missing(name, places, advice):
+    """Return the DataError that says where a data set was looked for and what to do."""
+    return DataError(f"{name} was not found; looked at {', '.join(map(str, places))}; {advice}")
+
+
+def damaged(name, paths):
+    """Return the DataError that names files whose contents are not those of the data set."""
+    return DataError(
+        f"{name} is damaged: {', '.join(map(str, paths))} does not have the known checksum; put a good copy in its place, or remove it"
+    )
+
+
+def first_good(name, paths, read, known_checksum):
+    """Return the arrays `read(path)` of the first path whose arrays have the known checksum: one good copy heals a
+    damaged one.
+
+    Raises DataError that names the paths.
+    """
+    cause = None
+    for path in paths:
+        try:
+            arrays = read(path)
+        except Exception as error:  # a damaged zip raises nearly anything, MemoryError and RuntimeError included
+            cause = error
+            continue
+        if checksum(*arrays) == known_checksum:
+            return arrays
+    raise damaged(name, paths) from cause
+
+
+def fetch(name, file, urls, known_hash, folder, places):
+    """Put `folder/file` there, whole or not at all, from the first address whose bytes have the known hash ("md5:...").
+
+    Raises DataError that names the places looked at before, the addresses tried, and where to put the file by hand.
+    """
+    import pooch  # imports its network parts, which nobody needs who has the files
+
+    reason = "no address is known"
+    for url in urls:
+        fetcher = pooch.create(
+            folder, base_url="", registry={file: known_hash}, urls={file: url}, retry_if_failed=TRIES - 1
+        )
+        try:
+            return Path(fetcher.fetch(file, downloader=_download))
+        except (ValueError, OSError) as error:  # requests' own errors are OSErrors; the hash mismatch is a ValueError
+            reason = " ".join(str(error).split()).split(". ")[0]
+    raise DataError(
+        f"{name} was not found; looked at {', '.join(map(str, places))}, then tried to fetch {', '.join(urls)} ({reason}); "
+        f"get {file} by hand and put it into {folder}"
+    )
+
+
+def _download(url, output_file, _pooch):
+    import requests
+
+    end = time.monotonic() + DEADLINE
+    size = 0
+    with requests.get(url, stream=True, timeout=SILENCE) as response, open(output_file, "wb") as output:
+        response.raise_for_status()
+        for block in response.iter_content(1 << 16):
+            size += output.write(block)
+            if size > LARGEST:
+                raise ValueError(f"expected at most {LARGEST} bytes from {url}, got more")
+            if time.monotonic() > end:
+                raise ValueError(f"expected {url} within {DEADLINE:.0f} s, got {size} bytes")

@@ -1,0 +1,28 @@
+"""Frey faces, 1,965 grey pictures of one face in film order, 28 rows of 20 pixels."""
+
+import numpy as np
+
+from . import folder
+from .contents import cut, read_arrays
+
+FILE = "frey_faces_20x28.npz"
+CHECKSUM = "b7fb6085f5ce7b09b14cd0136165a2993a9b98bd3adb24cbc2fa62267b0c3886"
+
+
+def find(name, root=None):
+    """Return (the file, or None; the places looked at)."""
+    places = [path for above in folder.search_folders(root) for path in (above / "frey_faces" / FILE, above / FILE)]
+    return next((path for path in places if path.is_file()), None), places
+
+
+def load(name, *, root=None, download=False):
+    """Return the `Contents` in contiguous blocks, since neighbours in the film are near duplicates.
+
+    Raises DataError where the file is missing or damaged; there is no address to fetch it from.
+    """
+    path, places = find(name, root)
+    if path is None:
+        raise folder.missing(name, places, "put that file there, with `images` (1965, 28, 20) uint8 in film order")
+    (images,) = folder.first_good(name, [path], lambda path: read_arrays(path, ["images"]), CHECKSUM)
+    blocks = {"train": np.arange(1565), "valid": np.arange(1565, 1765), "test": np.arange(1765, 1965)}
+    return cut(name, images, None, blocks, "contiguous blocks of the film: 1,565 / 200 / 200")
