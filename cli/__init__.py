@@ -1,2 +1,29 @@
+"""The command line `skipvae-pyro`. Commands import torch when they run, so that `--help` answers at once."""
+
+import os
+import sys
+
+import click
+
+from .commands import datasets, evaluate, sample, train
+from .errors import report_errors
+
+EPILOG = "Everything a run does is written to its folder; evaluate and sample need no other setting than its path."
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pyro_skipvae")
+def cli():
+    """Train latent-variable models on Pyro, and measure whether their latent variables collapsed."""
+
+
+for command in (train, evaluate, sample, datasets):
+    cli.add_command(command)
+
+
 def main():
-    pass
+    """Run the command line; every mistake of the user's is one line on stderr and a fixed exit code."""
+    # Libraries that print progress or banners must not mix into the results on stdout.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with report_errors():
+        sys.exit(cli.main(standalone_mode=False))

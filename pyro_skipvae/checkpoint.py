@@ -38,7 +38,7 @@ def load(path):
         raise CheckpointError(f"expected a checkpoint at {path}, which cannot be read: {error}") from None
     if metadata.get("format") != "pyro_skipvae" or metadata.get("version") != VERSION:
         raise CheckpointError(f"expected a checkpoint of pyro_skipvae version {VERSION} at {path}, got another file")
-    if metadata["sha256"] != _digest(metadata["state"], tensors):
+    if metadata.get("sha256") != _digest(metadata.get("state", ""), tensors):
         raise CheckpointError(f"expected the checkpoint {path} as it was written, but its checksum differs: it is damaged")
     return _decode(json.loads(metadata["state"]), tensors)
 

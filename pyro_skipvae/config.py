@@ -21,17 +21,22 @@ BINARISATIONS = ("dynamic", "static", "threshold", "none")
 PRIORS = ("standard-normal", "mixture-of-normals", "vamp")
 GUIDES = ("diagonal-normal", "full-covariance-normal", "inverse-autoregressive-flow")
 OBJECTIVES = ("elbo", "analytic-elbo", "iwae")
+SKIPS = ("all", "none", "first", "last", "parameter-matched")
 SCHEDULES = ("constant", "linear", "cyclical")
 LR_SCHEDULES = ("cosine", "constant")
+
+
+OPEN = ("dataset", "skip", "objective")  # these take more than the names listed for them
 
 
 class ConfigError(ValueError):
     """A setting that is wrong: the user's mistake."""
 
 
-def option(default, help, choices=None, least=None, below=None):
-    """A field with what the command line says of it; `least` <= value, and value < `below`."""
-    return field(default=default, metadata={"help": help, "choices": choices, "least": least, "below": below})
+def option(default, help, choices=None, *, usual=None, least=None, below=None):
+    """A field with what the command line says of it; `usual` says what None becomes; `least` <= value < `below`."""
+    about = {"help": help, "choices": choices, "usual": usual, "least": least, "below": below}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -42,28 +47,28 @@ class Config:
     """
 
     # data
-    dataset: str = option("digits", f"{', '.join(DATASETS)}, or a path to a .npz file")
-    data_dir: str | None = option(None, "folder to look for data in, before $SKIPVAE_DATA and ~/.cache/pyro-skipvae")
-    download: str = option("auto", "fetch what is not found, or never", ("auto", "never"))
-    binarisation: str | None = option(None, "how grey values become 0 and 1 [dynamic for grey images]", BINARISATIONS)
-    limit_train: int | None = option(None, "train on this many items only", least=1)
-    limit_eval: int | None = option(None, "validate and report on this many items at most", least=2)
+    dataset: str = option("digits", "what to train on, or the path of a .npz file", (*DATASETS, "FILE.npz"))
+    data_dir: str | None = option(None, "folder to look in first", usual="$SKIPVAE_DATA, then ~/.cache/pyro-skipvae")
+    download: str = option("auto", "whether to fetch data that are not found", ("auto", "never"))
+    binarisation: str | None = option(None, "how grey becomes 0 and 1", BINARISATIONS, usual="dynamic; none for frey-faces")
+    limit_train: int | None = option(None, "train on this many items only", usual="all", least=1)
+    limit_eval: int | None = option(None, "validate and report on at most this many items", usual="all", least=2)
     # model
-    model: str = option("skip-vae", "preset of skip and guide", tuple(MODELS))
-    decoder: str | None = option(None, "[pixelcnn for images, else mlp]", DECODERS)
-    layers: int | None = option(None, "layers of the decoder [pixelcnn 9, mlp 4, convolutional 3]", least=1)
+    model: str = option("skip-vae", "preset of skip and latent variables", tuple(MODELS))
+    decoder: str | None = option(None, "p(x|z)", DECODERS, usual="pixelcnn for images, else mlp")
+    layers: int | None = option(None, "layers of the decoder", usual="pixelcnn 9, mlp 4, convolutional 3", least=1)
     width: int = option(512, "units in each hidden layer of an MLP decoder", least=1)
     maps: int = option(32, "feature maps of a PixelCNN or convolutional decoder", least=1)
     kernel: int = option(3, "kernel size of a PixelCNN decoder, odd", least=1)
-    skip: str = option("all", "where z enters again: all, none, first, last, entries like 1,3,output, or parameter-matched")
+    skip: str = option("all", "where z enters again", (*SKIPS, "1,3,output"))
     latent_dim: int = option(50, "dimensions of z", least=0)
-    encoder: str | None = option(None, "[resnet for a PixelCNN or convolutional decoder, else mlp]", ENCODERS)
-    likelihood: str | None = option(None, "[bernoulli; normal for grey or real values, poisson for counts]", LIKELIHOODS)
+    encoder: str | None = option(None, "network of q(z|x)", ENCODERS, usual="mlp for an mlp decoder, else resnet")
+    likelihood: str | None = option(None, "family of p(x|z)", LIKELIHOODS, usual="bernoulli; normal for grey or real values")
     prior: str = option("standard-normal", "p(z)", PRIORS)
     components: int = option(10, "components of a mixture prior, pseudo-inputs of a VampPrior", least=1)
     guide: str = option("diagonal-normal", "family of q(z|x)", GUIDES)
     # inference
-    objective: str = option("elbo", "elbo, analytic-elbo, or iwae(K) with K particles")
+    objective: str = option("elbo", "what is maximised", ("elbo", "analytic-elbo", "iwae(K)"))
     epochs: int = option(50, "passes over the training data", least=0)
     batch_size: int = option(64, "datapoints in a step", least=1)
     lr: float = option(1e-3, "Adam's learning rate", least=0.0)
@@ -74,7 +79,7 @@ class Config:
     beta_start: float = option(0.1, "where a linear or cyclical schedule starts", least=0.0)
     warmup_epochs: float = option(10.0, "epochs until a linear or cyclical schedule ends", least=0.0)
     cycles: int = option(4, "cycles of a cyclical schedule", least=1)
-    seed: int = option(0, "seed of initialisation, data order and all draws", least=0, below=2**63)
+    seed: int = option(0, "seed of initialisation, data order and all draws", least=0, below=2**32)
 
     def __post_init__(self):
         for entry in fields(self):
@@ -91,7 +96,7 @@ class Config:
         self._check_model()
 
     def _check_skip(self):
-        named = ("all", "none", "first", "last", "parameter-matched")
+        named = SKIPS
         if self.skip not in named and not re.fullmatch(r"(\d+|output)(,(\d+|output))*", self.skip):
             raise ConfigError(_unknown("skip", self.skip, named, " or entries like 1,3,output"))
 
@@ -146,7 +151,7 @@ def _check(entry, value):
     kind = (int, float) if float in kinds else kinds[0]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ConfigError(f"expected {flag} to be {_kind_name(kind)}, got {value!r}")
-    if meta["choices"] and value not in meta["choices"]:
+    if meta["choices"] and entry.name not in OPEN and value not in meta["choices"]:
         raise ConfigError(_unknown(flag.removeprefix("--"), value, meta["choices"]))
     if meta["least"] is not None and not meta["least"] <= value < (meta["below"] or float("inf")):
         raise ConfigError(f"expected {flag} of at least {meta['least']} and finite, got {value}")

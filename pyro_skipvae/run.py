@@ -82,3 +82,11 @@ def load_run(path, *, device="cpu", which="best"):
     vae = build_vae(config, data)
     vae.load_state_dict(run.load(which)["vae"])
     return vae.to(torch.device(device)).eval(), data, config
+
+
+def new_folder(config):
+    """A folder under runs/ named after the settings that people change, not yet in use."""
+    data = Path(config.dataset).stem
+    name = f"{data}-{config.model}-{config.decoder}-{config.layers}-seed{config.seed}"
+    names = [name, *(f"{name}-{number}" for number in range(2, 10_000))]
+    return next(Path("runs") / name for name in names if not (Path("runs") / name).exists())

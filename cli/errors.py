@@ -1,0 +1,44 @@
+"""How mistakes are told: one plain line on stderr, and an exit code that says of which kind it was.
+
+    0 done    1 unexpected    2 usage or setting    3 data missing or damaged    4 run or checkpoint    130 interrupted
+"""
+
+import contextlib
+import sys
+
+import click
+
+CODES = {"DataError": 3, "RunError": 4, "CheckpointError": 4}
+
+
+class UserError(click.ClickException):
+    """A mistake of the user's: `Error: message`, exit code 2."""
+
+    exit_code = 2
+
+
+@contextlib.contextmanager
+def user_errors():
+    """Take a ValueError raised while settings and data are read as the user's mistake."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+@contextlib.contextmanager
+def report_errors():
+    try:
+        yield
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        code = CODES.get(type(error).__name__)
+        if code is None:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(code)

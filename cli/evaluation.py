@@ -1,0 +1,87 @@
+"""`evaluate` and `sample`: what can be asked of a finished run."""
+
+import click
+import torch
+
+from pyro_skipvae import figures
+from pyro_skipvae.build import choose_device
+from pyro_skipvae.diagnostics import collapse_report
+from pyro_skipvae.run import Run, load_run
+
+from .errors import user_errors
+from .terminal import progress
+
+REPORT_POINTS = 10_000  # of the test set: the paper's N
+
+
+def evaluate_run(run, *, importance_samples, posterior_samples, limit_eval, report_budget, checkpoint, save, device):
+    """The collapse report of a run, measured anew."""
+    with user_errors():
+        device = choose_device(device)
+        vae, data, _ = load_run(run, device=device, which=checkpoint)
+        data = data.limit(eval=limit_eval)
+    extra = {"run": Run(run).path.name, "checkpoint": checkpoint}
+    samples = {"importance_samples": importance_samples, "posterior_samples": posterior_samples}
+    report = report_on(vae, data, device=device, budget=report_budget, extra=extra, **samples)
+    if save:
+        Run(run).write_report(report)
+    return report
+
+
+def report_on(vae, data, *, device, budget, extra, **samples):
+    """The collapse report on the first test points; the variational marginal is fitted on as many training points."""
+    x, other = data.test[:REPORT_POINTS].to(device), data.train[:REPORT_POINTS].to(device)
+    with progress() as bar:
+        task = bar.add_task("reporting", total=1, status="")
+
+        def show(stage, done, total):
+            bar.update(task, description=stage, completed=done, total=total)
+
+        report = collapse_report(
+            vae.model, vae.guide, x, fit_on=other, budget=budget, progress=show, card={**extra, "data": data.describe()}, **samples
+        )
+    for sentence in report.card.get("beyond_budget", ()):
+        click.echo(f"Not measured: {sentence}", err=True)
+    return report
+
+
+def sample_run(run, *, count, seed, out, device):
+    """Draw `count` images and write them as a grid; returns the path."""
+    with user_errors():
+        device = choose_device(device)
+        vae, data, _ = load_run(run, device=device)
+        if len(data.event_shape) not in (2, 3):
+            raise ValueError(f"expected a model of images to draw a picture, got items of shape {data.event_shape}")
+    path = out or Run(run).path / "samples.png"
+    figures.save_png(figures.prior_samples(draw_images(vae, count, seed)), path)
+    return str(path)
+
+
+def draw_images(vae, count, seed):
+    """x (count, *event_shape) by ancestral sampling: z from the prior, x from the decoder, at a seed of their own."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        return vae.decoder(vae.prior().sample((count,))).sample().cpu()
+
+
+def pictures(run, vae, data, report, *, device):
+    """The pictures of a run folder: samples, reconstructions, rate per dimension."""
+    if len(data.event_shape) not in (2, 3):
+        return
+    figures.save_png(figures.prior_samples(draw_images(vae, 64, 0)), run.path / "samples.png")
+    x = data.test[:16].to(device)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        decoded = vae.decoder(vae.encoder(x).sample())
+        drawn, mean = decoded.sample().cpu(), _mean(decoded)
+    figures.save_png(figures.reconstructions(x.cpu(), mean, drawn), run.path / "reconstructions.png")
+    if report.rate_per_dimension:
+        figures.save_png(figures.rate_per_dimension(report.rate_per_dimension), run.path / "rate.png")
+
+
+def _mean(decoded):
+    """The mean of p(x|z); None for an autoregressive decoder, which has none in closed form."""
+    try:
+        return decoded.mean.cpu()
+    except NotImplementedError:
+        return None

@@ -1,0 +1,41 @@
+"""What is shown on a terminal: tables on stdout, progress on stderr and only if that is a terminal."""
+
+import io
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def table(header, rows):
+    """A plain aligned table as text."""
+    out = io.StringIO()
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in header:
+        grid.add_column(name, overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    Console(file=out, width=140, color_system=None).print(grid)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def progress():
+    """A bar on stderr with loss, rate, active units and time left; nothing where stderr is not a terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def duration(seconds):
+    """Seconds as people say them: 4 s, 3 min, 2.1 h, 1.5 days."""
+    for size, unit in ((86400, "days"), (3600, "h")):
+        if seconds >= 2 * size or (unit == "h" and seconds >= 5400):
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"

@@ -1,0 +1,398 @@
+"""Every picture: numbers and images in, a matplotlib figure out.
+
+Each function draws into `ax`, or into a figure of its own where none is given, and returns the figure. Figures are
+made without pyplot, which would need a display and keep every one of them alive. Arrays, tensors and lists are all
+taken; what is finite by nature and is not raises ValueError.
+
+Images are (H, W), (1, H, W) or (3, H, W), shown with the greys of the data: 0 is black, 1 is white. Values outside
+[0, 1], as a normal likelihood draws them, are clipped for the eye.
+"""
+
+from functools import wraps
+from io import BytesIO
+
+import numpy as np
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+from pyro_skipvae.checkpoint import write_whole
+
+# Okabe and Ito 2008, in an order that also differs in lightness; their yellow is too faint for lines on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Petroff 2021: ten colours that were optimised for colour-blind and normal eyes together.
+CLASS_PALETTE = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+INK, QUIET, FAINT = "#222222", "#6b6b6b", "#d0d0d0"
+DOTS_PER_INCH = 150
+STYLE = {
+    "font.family": "DejaVu Sans",  # it comes with matplotlib, so a picture is the same everywhere
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "figure.dpi": DOTS_PER_INCH,
+    "figure.facecolor": "white",
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "savefig.facecolor": "auto",
+    "savefig.transparent": False,
+}
+BURDA, AUTHORS_CODE = 0.01, 0.02  # variances above which a unit counts as active
+
+
+def _styled(draw):
+    """Run a function in the one style; the caller's rcParams are neither read nor changed."""
+
+    @wraps(draw)
+    def styled(*arguments, **options):
+        with rc_context(STYLE):
+            return draw(*arguments, **options)
+
+    return styled
+
+
+@_styled
+def prior_samples(images, *, ax=None, columns=8):
+    """A grid of images (N, H, W) or (N, C, H, W) with `columns` in a row."""
+    tiles = _tiles(images, 1)
+    ax, _ = _mosaic(ax, tiles, columns)
+    return ax.figure
+
+
+@_styled
+def reconstructions(images, means, samples, *, ax=None):
+    """Rows of inputs x, means of p(x|z) and samples of it, z ~ q(z|x), each (N, H, W) or (N, C, H, W).
+
+    `means` is None for a decoder that has none in closed form (an autoregressive one): there are two rows then.
+    Raises ValueError if the rows differ in shape.
+    """
+    rows = {"input": images, "mean": means, "sample": samples}
+    rows = {name: _tiles(row, 1) for name, row in rows.items() if row is not None}
+    shapes = [row.shape for row in rows.values()]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"expected rows of one shape (N, H, W, colours), got {shapes}")
+    ax, centres = _mosaic(ax, np.concatenate(list(rows.values())), len(rows["input"]))
+    ax.set_yticks(centres[0], list(rows))
+    return ax.figure
+
+
+@_styled
+def latent_traversals(images, *, values, labels, ax=None):
+    """Images (rows, columns, H, W) or (rows, columns, C, H, W): a row per latent dimension, a column per value of it.
+
+    `values` are in standard deviations of the prior, `labels` name the rows, by decreasing rate. Raises ValueError if
+    there are not as many as columns and rows.
+    """
+    tiles = _tiles(images, 2)
+    if tiles.shape[:2] != (len(labels), len(values)):
+        raise ValueError(f"expected images for {len(labels)} labels and {len(values)} values, got {tiles.shape[:2]}")
+    ax, (rows, columns) = _mosaic(ax, tiles.reshape(-1, *tiles.shape[2:]), len(values))
+    ax.set_yticks(rows, labels)
+    ax.set_xticks(columns, [f"{float(value):g}".replace("-", "\N{MINUS SIGN}") for value in values])
+    ax.set_xlabel("value of one latent dimension, in standard deviations of the prior")
+    return ax.figure
+
+
+@_styled
+def rate_per_dimension(rates, *, ax=None, threshold=0.01):
+    """Bars of KL(q(z_d|x) || p(z_d)) (D,) in nats per datapoint, sorted, and those below `threshold` nats set apart."""
+    rates = np.sort(_vector(rates, "rates"))[::-1]
+    ranks, above = np.arange(1, len(rates) + 1), int((rates > threshold).sum())
+    ax = _axes(ax, 6.4, 2.8)
+    ax.bar(ranks, rates, color=np.where(rates > threshold, PALETTE[0], PALETTE[4]), width=0.8)
+    ax.axhline(threshold, color=PALETTE[1], linestyle="--", linewidth=1)
+    ax.text(1.01, threshold, f"{threshold:g} nats", transform=ax.get_yaxis_transform(), va="bottom", fontsize=8)
+    if above < len(rates):
+        ax.axvspan(above + 0.5, len(rates) + 0.5, color=FAINT, alpha=0.35, linewidth=0)
+    _ranks(ax, len(rates))
+    ax.set_xlabel("latent dimension, sorted by rate")
+    ax.set_ylabel("rate (nats)")
+    ax.set_title(f"Sum {rates.sum():.2f} nats; {above} of {len(rates)} dimensions above {threshold:g} nats")
+    return ax.figure
+
+
+@_styled
+def active_unit_variances(variances, *, ax=None):
+    """Var_x E_q[z_d|x] (D,), sorted on a log axis, with the two thresholds in use above which a unit counts as active.
+
+    Reference: Burda et al. 2016, section 5.3 (0.01).
+    """
+    # An encoder that ignores x has the variance 0, which a log axis cannot show.
+    variances = np.sort(_vector(variances, "variances").clip(1e-8))[::-1]
+    ax = _axes(ax, 6.4, 2.8)
+    ax.scatter(np.arange(1, len(variances) + 1), variances, s=16, linewidths=0, zorder=3,
+               c=np.where(variances > BURDA, PALETTE[0], PALETTE[4]))  # fmt: skip
+    for threshold, name, side, style in ((AUTHORS_CODE, "authors' code", "bottom", ":"), (BURDA, "Burda", "top", "--")):
+        ax.axhline(threshold, color=PALETTE[1], linestyle=style, linewidth=1)
+        ax.text(1.01, threshold, f"{threshold:g} {name}", transform=ax.get_yaxis_transform(), va=side, fontsize=8)
+    ax.set_yscale("log")
+    ax.set_ylim(min(0.004, variances[-1] / 2), max(2.0, variances[0] * 2))
+    _ranks(ax, len(variances))
+    _plain_log_labels(ax.yaxis)
+    ax.set_xlabel("latent dimension, sorted by variance")
+    ax.set_ylabel("variance of the posterior mean")
+    counts = [int((variances > threshold).sum()) for threshold in (BURDA, AUTHORS_CODE)]
+    ax.set_title(f"{counts[0]} of {len(variances)} units active at {BURDA:g}, {counts[1]} at {AUTHORS_CODE:g}")
+    return ax.figure
+
+
+def tsne(means, *, seed=0):
+    """Embed posterior means (N, D) in the plane by t-SNE, (N, 2), with perplexity 30, or less for few points."""
+    from sklearn.manifold import TSNE  # slow to import, and few pictures need it
+
+    means = _array(means, "means")
+    return TSNE(perplexity=min(30, (len(means) - 1) / 3), init="pca", random_state=seed).fit_transform(means)
+
+
+def pca(means):
+    """Project posterior means (N, D) on their first two principal components, (N, 2)."""
+    from sklearn.decomposition import PCA
+
+    return PCA(2).fit_transform(_array(means, "means"))
+
+
+def neighbour_accuracy(means, classes, *, k=10):
+    """The share of points (N, D) whose class is the commonest among their k nearest others, in the latent space itself."""
+    from sklearn.neighbors import NearestNeighbors
+
+    # Without a query every point is left out of its own neighbours.
+    neighbours = NearestNeighbors(n_neighbors=k).fit(_array(means, "means")).kneighbors(return_distance=False)
+    classes = torch.as_tensor(classes).cpu()
+    return (classes[torch.from_numpy(neighbours)].mode(1).values == classes).double().mean().item()
+
+
+@_styled
+def posterior_means(embedding, classes, *, ax=None, title=None, accuracy=None):
+    """Posterior means embedded in the plane (N, 2), coloured by class (N,), each class named at its median.
+
+    `accuracy`, a share in [0, 1], is that of `neighbour_accuracy`, and goes into the caption.
+    """
+    embedding, classes = _array(embedding, "embedding"), np.asarray(classes)
+    names, index = np.unique(classes, return_inverse=True)
+    ax = _axes(ax, 4.6, 4.2)
+    colours = np.array([CLASS_PALETTE[i % len(CLASS_PALETTE)] for i in range(len(names))])
+    ax.scatter(*embedding.T, c=colours[index], s=5, linewidths=0, alpha=0.8)
+    for i, name in enumerate(names):
+        ax.text(*np.median(embedding[index == i], 0), str(name), ha="center", va="center", fontsize=11, weight="bold",
+                path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
+    if len(names) <= len(CLASS_PALETTE):
+        for name, colour in zip(names, colours, strict=True):
+            ax.scatter([], [], color=colour, s=20, linewidths=0, label=str(name))
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.1)
+    ax.set(xticks=[], yticks=[], aspect="equal")
+    ax.spines[:].set_visible(False)  # the coordinates mean nothing
+    if title is not None:
+        ax.set_title(title)
+    if accuracy is not None:
+        ax.set_xlabel(f"nearest-neighbour accuracy in the latent space: {100 * accuracy:.1f} %")
+    return ax.figure
+
+
+@_styled
+def rate_distortion(points, *, ax=None):
+    """One point a run in the plane of rate and distortion, in nats per datapoint, with dashed lines of equal ELBO.
+
+        ELBO = -(rate + distortion)
+
+    `points` are tuples (label, rate, distortion, standard error of the rate, that of the distortion); bars are 95 %
+    intervals. Raises ValueError if there are none.
+
+    Reference: Alemi et al. 2018, figure 1.
+    """
+    if not points:
+        raise ValueError("expected at least one run, got none")
+    ax = _axes(ax, 6.4, 3.6)
+    for i, (label, rate, distortion, rate_error, distortion_error) in enumerate(points):
+        ax.errorbar(rate, distortion, xerr=1.96 * rate_error, yerr=1.96 * distortion_error, label=label, zorder=3,
+                    color=PALETTE[i % len(PALETTE)], marker="osD^v"[i // len(PALETTE) % 5], markersize=6)  # fmt: skip
+    _widen(ax, points)
+    _iso_elbo_lines(ax, points)
+    ax.set_xlabel("rate (nats)")
+    ax.set_ylabel("distortion (nats)")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
+    return ax.figure
+
+
+@_styled
+def training_curves(metrics, *, figure=None):
+    """The epochs of a run, from the lines of metrics.jsonl: loss, rate, active units and beta over one axis.
+
+    Draws four axes into `figure`, a Figure or SubFigure. Rate and distortion stand apart because their sum, the
+    negative ELBO, hides a collapse. A key that a line lacks leaves a gap. Raises ValueError if there are no lines.
+    """
+    if not metrics:
+        raise ValueError("expected at least one line of metrics, got none")
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained") if figure is None else figure
+    panels = figure.subplots(4, sharex=True, height_ratios=(4, 3, 2, 2))
+    losses, rate, units, beta = (_axes(ax) for ax in panels)
+    _curve(losses, metrics, "train_loss", PALETTE[4], label="training loss (rate times beta)")
+    _curve(losses, metrics, "valid_elbo", INK, label="negative ELBO, validation", sign=-1)
+    _curve(losses, metrics, "valid_distortion", PALETTE[1], label="distortion, validation")
+    _curve(rate, metrics, "valid_rate", PALETTE[0])
+    _curve(units, metrics, "active_units", PALETTE[2])
+    _curve(beta, metrics, "beta", PALETTE[3])
+    for ax, name in zip(panels, ("loss (nats)", "rate (nats)", "active\nunits", "beta"), strict=True):
+        ax.set_ylabel(name)
+    for ax in panels[1:]:
+        ax.autoscale_view()
+        ax.set_ylim(0, max(1, ax.get_ylim()[1]))  # a collapsed rate must not fill its panel
+    losses.legend()
+    beta.set_xlabel("epoch")
+    beta.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.align_ylabels(panels)
+    return figure
+
+
+@_styled
+def importance_bound(samples, bounds, errors, *, ax=None, elbo=None, exact=None):
+    """The importance-weighted bound (nats per datapoint) against the number K of samples, on a log axis.
+
+    `errors` are standard errors of the bounds, drawn as 95 % intervals; `elbo` and `exact`, the log-likelihood of a
+    model that has one in closed form, are lines. Raises ValueError if the three lists differ in length.
+    """
+    if not len(samples) == len(bounds) == len(errors):
+        raise ValueError(f"expected lists of one length, got {len(samples)}, {len(bounds)} and {len(errors)}")
+    ax = _axes(ax, 5.2, 3.2)
+    ax.errorbar(samples, bounds, yerr=1.96 * np.asarray(errors), color=PALETTE[0], marker="o", markersize=4, capsize=2,
+                label="importance-weighted bound, 95 % interval")  # fmt: skip
+    for value, name, colour, style in ((exact, "exact log-likelihood", INK, "-"), (elbo, "ELBO", PALETTE[1], "--")):
+        if value is not None:
+            ax.axhline(value, color=colour, linestyle=style, linewidth=1, label=name, zorder=1)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(samples, nbins=12))
+    ax.xaxis.set_minor_locator(FixedLocator([]))
+    _plain_log_labels(ax.xaxis)
+    ax.set_xlabel("samples K")
+    ax.set_ylabel("nats per datapoint")
+    ax.legend(loc="best")
+    return ax.figure
+
+
+@_styled
+def save_png(figure, path):
+    """Write a figure as PNG: 150 dpi, cropped to what is drawn, the same bytes for the same picture."""
+    buffer = BytesIO()
+    # matplotlib would write its version into the file.
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+    write_whole(path, buffer.getvalue())
+
+
+def _array(values, name):
+    """A float array of a tensor, array or list."""
+    array = torch.as_tensor(values).detach().cpu().double().numpy()
+    if not np.isfinite(array).all():
+        raise ValueError(f"expected finite {name}, got NaN or infinity")
+    return array
+
+
+def _vector(values, name):
+    array = _array(values, name)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"expected {name} of shape (D,), got {array.shape}")
+    return array
+
+
+def _tiles(images, leading):
+    """Images with `leading` dimensions before (H, W) or (C, H, W) -> colours (..., H, W, 3) in [0, 1]."""
+    images = _array(images, "images").clip(0, 1)
+    if images.ndim == leading + 2:
+        images = np.expand_dims(images, leading)
+    if images.ndim != leading + 3 or images.shape[leading] not in (1, 3) or not images.size:
+        raise ValueError(f"expected images (H, W) or (1 or 3, H, W) in {leading} dimensions, got shape {images.shape}")
+    tiles = np.moveaxis(images, leading, -1)
+    return np.broadcast_to(tiles, (*tiles.shape[:-1], 3))
+
+
+def _mosaic(ax, tiles, columns):
+    """Draw tiles (N, H, W, 3) row by row; returns the axes, and where the centres of rows and columns lie."""
+    count, height, width, _ = tiles.shape
+    gap, rows = max(1, width // 14), -(-count // columns)
+    canvas = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))  # gaps are transparent
+    for i, tile in enumerate(tiles):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        canvas[top : top + height, left : left + width, :3] = tile
+        canvas[top : top + height, left : left + width, 3] = 1
+    ax = _pixel_axes(canvas.shape, width) if ax is None else ax
+    ax.imshow(canvas, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.tick_params(length=0, labelsize=9)
+    ax.spines[:].set_visible(False)
+    centres = (height - 1) / 2 + np.arange(rows) * (height + gap), (width - 1) / 2 + np.arange(columns) * (width + gap)
+    return ax, centres
+
+
+def _pixel_axes(shape, width, *, tile=84, page=1000, margin=120):
+    """Axes of a figure in which every pixel of the canvas is a whole number of dots, so that none looks wider."""
+    scale = max(1, min(tile // width, page // shape[1]))
+    size = np.array([shape[1], shape[0]]) * scale
+    figure = Figure(figsize=(size + 2 * margin) / DOTS_PER_INCH)
+    return figure.add_axes((*margin / (size + 2 * margin), *size / (size + 2 * margin)))
+
+
+def _axes(ax, *size):
+    """The given axes, or those of a new figure of that size in inches, without what carries no information."""
+    ax = Figure(figsize=size, layout="constrained").add_subplot() if ax is None else ax
+    ax.spines[["top", "right"]].set_visible(False)
+    # Ticks are made when they are drawn, after the style has been left.
+    ax.tick_params(which="both", labelsize=8, color=QUIET, labelcolor=INK)
+    return ax
+
+
+def _ranks(ax, count):
+    ax.set_xlim(0.5, count + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _plain_log_labels(axis):
+    # The exponents of the default labels would be set smaller than the rest.
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _curve(ax, metrics, key, colour, *, label=None, sign=1):
+    epochs = [line["epoch"] for line in metrics]
+    values = [sign * line.get(key, np.nan) for line in metrics]
+    ax.plot(epochs, values, color=colour, label=label, marker="o", markersize=2.5)
+
+
+def _widen(ax, points):
+    """Limits with room around the points for their bars and for the lines of equal ELBO."""
+    for set_limits, value, error in ((ax.set_xlim, 1, 3), (ax.set_ylim, 2, 4)):
+        low = min(point[value] - 1.96 * point[error] for point in points)
+        high = max(point[value] + 1.96 * point[error] for point in points)
+        room = max(0.2 * (high - low), 0.05 * abs(high), 0.5)
+        set_limits(low - room, high + room)
+
+
+def _iso_elbo_lines(ax, points):
+    """Dashed lines rate + distortion = -ELBO through the limits of the axes, labelled away from the points."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    corner, size = np.array([left, bottom]), np.array([right - left, top - bottom])
+    places = (np.array([point[1:3] for point in points]) - corner) / size
+    for total in MaxNLocator(8).tick_values(left + bottom, right + top):
+        start, end = max(left, total - top), min(right, total - bottom)
+        ends = np.array([[start, total - start], [end, total - end]])
+        length = np.linalg.norm((ends[1] - ends[0]) / size)
+        if start >= end or length < 0.25:
+            continue  # outside, or in a corner that has no room for a label
+        ax.plot(*ends.T, color=QUIET, linestyle="--", linewidth=0.7, zorder=1)
+        along = np.linspace(0.12, length - 0.12, 9)[:, None] / length * (ends[1] - ends[0]) + ends[0]
+        distance = np.linalg.norm((along - corner)[:, None] / size - places, axis=-1).min(1)
+        # The first place that is far enough from all points, or the farthest.
+        _on_line(ax, *along[np.argmax(distance.clip(max=0.15))], f"ELBO {-total:g}")
+
+
+def _on_line(ax, x, y, text):
+    """Text along a line of slope -1."""
+    ax.text(x, y, text.replace("-", "\N{MINUS SIGN}"), color=QUIET, fontsize=8, ha="center", va="center", zorder=2,
+            rotation=-45, rotation_mode="anchor", transform_rotates_text=True,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip

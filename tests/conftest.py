@@ -1,0 +1,29 @@
+"""Shared by all tests: every test starts from an empty parameter store and the same seed, and ends with torch's defaults."""
+
+import os
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+os.environ.setdefault("SKIPVAE_DATA", str(Path(__file__).parents[1] / "../shared/data"))
+
+
+@pytest.fixture(autouse=True)
+def clean_slate():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+
+
+def pytest_terminal_summary(terminalreporter):
+    ran = [report for report in terminalreporter.stats.get("passed", ()) if "real_data" in report.keywords]
+    skipped = [report for report in terminalreporter.stats.get("skipped", ()) if "real_data" in report.keywords]
+    terminalreporter.write_line(f"real-data tests: {len(ran)} passed, {len(skipped)} skipped")

@@ -1,0 +1,59 @@
+"""The exponential families and the distributions over grey levels."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_skipvae import likelihoods
+from pyro_skipvae.distributions.grey_levels import DiscretisedLogistic, GreyLevels
+
+LIKELIHOODS = {
+    "bernoulli": likelihoods.bernoulli,
+    "poisson": likelihoods.poisson,
+    "normal": likelihoods.normal,
+    "categorical": likelihoods.categorical(5),
+    "discretised-logistic": likelihoods.discretised_logistic(5),
+}
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_contract(name):
+    likelihood = LIKELIHOODS[name]
+    p = likelihood(torch.randn(4, 2, 3, likelihood.parameters), 2)
+    x = p.sample((1000,))
+    assert p.batch_shape == (4,) and p.event_shape == (2, 3) and x.shape == (1000, 4, 2, 3)
+    assert p.log_prob(x).shape == (1000, 4) and p.log_prob(x).isfinite().all()
+    assert ((x.mean(0) - p.mean) / (x.std(0) / 1000**0.5 + 1e-3)).abs().max() < 6
+
+
+def test_closed_forms():
+    eta = torch.tensor([[0.3, -1.2]])
+    x = torch.tensor([1.0])
+    torch.testing.assert_close(likelihoods.bernoulli(eta[:, :1], 1).log_prob(x), torch.sigmoid(torch.tensor(0.3)).log())
+    torch.testing.assert_close(likelihoods.poisson(eta[:, :1], 1).log_prob(x), dist.Poisson(eta[0, 0].exp()).log_prob(x)[0])
+    scale = torch.nn.functional.softplus(eta[0, 1]) + likelihoods.SMALLEST_SCALE
+    torch.testing.assert_close(likelihoods.normal(eta, 1).log_prob(x), dist.Normal(eta[0, 0], scale).log_prob(x)[0])
+
+
+@pytest.mark.parametrize(("loc", "scale"), [(0.4, 0.2), (-0.5, 0.02), (1.5, 0.01), (0.5, 30.0)])
+def test_discretised_logistic_sums_to_one_and_is_the_difference_of_sigmoids(float64, loc, scale):
+    levels = torch.linspace(0, 1, 17)
+    p = DiscretisedLogistic(torch.tensor(loc), torch.tensor(scale), 17)
+    log_prob = p.log_prob(levels)
+    torch.testing.assert_close(log_prob.logsumexp(0), torch.tensor(0.0), rtol=0, atol=1e-12)
+    inner = levels[1:-1]
+    difference = torch.sigmoid((inner + 1 / 32 - loc) / scale) - torch.sigmoid((inner - 1 / 32 - loc) / scale)
+    torch.testing.assert_close(log_prob[1:-1].exp(), difference, rtol=1e-6, atol=1e-12)
+    assert log_prob.isfinite().all()
+
+
+def test_grey_levels_are_a_categorical_on_the_unit_interval():
+    logits = torch.randn(3, 17)
+    level = torch.tensor([0, 7, 16])
+    torch.testing.assert_close(GreyLevels(logits).log_prob(level / 16), dist.Categorical(logits=logits).log_prob(level))
+
+
+def test_likelihoods_have_gradients_far_from_the_data():
+    eta = torch.tensor([[40.0, -8.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(likelihoods.discretised_logistic()(eta, 1).log_prob(torch.zeros(1)), eta)
+    assert gradient.isfinite().all() and gradient.any()

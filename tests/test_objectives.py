@@ -1,0 +1,154 @@
+"""Objectives against closed forms, value and gradient; schedules of beta."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import RenyiELBO
+from torch import nn
+
+from pyro_skipvae.objectives import analytic_elbo, constant, cyclical, elbo, iwae, linear
+
+
+class LinearGaussian(nn.Module):
+    """x = W z + noise with sd s; q(z|x) = N(V x, d^2): everything about it is known."""
+
+    def __init__(self, D=2, features=3, exact=False):
+        super().__init__()
+        self.W, self.s = nn.Parameter(torch.randn(features, D)), 0.7
+        covariance = torch.linalg.inv(torch.eye(D) + self.W.T @ self.W / self.s**2).detach()
+        V = covariance @ self.W.detach().T / self.s**2
+        self.V = nn.Parameter(V if exact else 0.8 * V)
+        self.scale_tril = torch.linalg.cholesky(covariance)
+
+    def model(self, x, beta=1.0):
+        pyro.module("pair", self)
+        with pyro.plate("data", len(x)):
+            with pyro.poutine.scale(scale=beta):
+                z = pyro.sample("z", dist.MultivariateNormal(x.new_zeros(2), torch.eye(2)))
+            pyro.sample("x", dist.Normal(z @ self.W.T, self.s).to_event(1), obs=x)
+
+    def guide(self, x, beta=1.0):
+        with pyro.plate("data", len(x)), pyro.poutine.scale(scale=beta):
+            pyro.sample("z", dist.MultivariateNormal(x @ self.V.T, scale_tril=self.scale_tril))
+
+    def closed_form(self, x, beta=1.0):
+        """-ELBO summed over the batch."""
+        loc, covariance = x @ self.V.T, self.scale_tril @ self.scale_tril.T
+        error = (x - loc @ self.W.T).square().sum() + len(x) * torch.trace(self.W.T @ self.W @ covariance)
+        distortion = error / (2 * self.s**2) + x.numel() * torch.log(torch.tensor(self.s * (2 * torch.pi) ** 0.5))
+        q = dist.MultivariateNormal(loc, scale_tril=self.scale_tril)
+        p = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
+        return distortion + beta * torch.distributions.kl_divergence(q, p).sum()
+
+    def log_evidence(self, x):
+        covariance = self.W @ self.W.T + self.s**2 * torch.eye(len(self.W))
+        return dist.MultivariateNormal(torch.zeros(len(self.W)), covariance).log_prob(x)
+
+
+@pytest.fixture
+def pair(float64):
+    torch.manual_seed(0)
+    return LinearGaussian()
+
+
+def gradients(loss, module):
+    module.zero_grad()
+    loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
+
+
+@pytest.mark.parametrize("objective", [elbo, analytic_elbo])
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_elbo_value_and_gradient(pair, objective, beta):
+    x = torch.randn(3, 3)
+    expected = gradients(pair.closed_form(x, beta), pair)
+    # One call on many copies of x is the mean of as many draws; a tolerance of 5 standard errors at 100,000 draws.
+    copies = x.repeat(100_000, 1)
+    loss = objective(pair.model, pair.guide, copies, beta) / 100_000
+    torch.testing.assert_close(loss, pair.closed_form(x, beta), rtol=0.005, atol=0)
+    torch.testing.assert_close(gradients(loss, pair), expected, rtol=0.02, atol=0.05)
+
+
+def test_analytic_kl_leaves_the_noise_of_the_reconstruction_alone(pair):
+    x = torch.randn(4, 3)
+    totals = {f: torch.stack([f(pair.model, pair.guide, x) for _ in range(400)]).std() for f in (elbo, analytic_elbo)}
+    assert totals[analytic_elbo] != totals[elbo]
+    torch.manual_seed(1)
+    exact = analytic_elbo(pair.model, pair.guide, x, 2.0) - (torch.manual_seed(1), analytic_elbo(pair.model, pair.guide, x))[1]
+    q = dist.MultivariateNormal(x @ pair.V.T, scale_tril=pair.scale_tril)
+    kl = torch.distributions.kl_divergence(q, dist.MultivariateNormal(torch.zeros(2), torch.eye(2))).sum()
+    torch.testing.assert_close(exact, kl)
+
+
+def test_the_exact_posterior_makes_every_bound_the_evidence(float64):
+    torch.manual_seed(0)
+    pair, x = LinearGaussian(exact=True), torch.randn(50, 3)
+    evidence = -pair.log_evidence(x).sum()
+    for objective in (elbo, iwae(1), iwae(7)):
+        torch.testing.assert_close(objective(pair.model, pair.guide, x), evidence, rtol=0, atol=1e-9)
+
+
+def test_iwae_rises_with_the_particles_to_the_evidence(pair):
+    x = torch.randn(20_000, 3)
+    with torch.no_grad():
+        bounds = [-iwae(K)(pair.model, pair.guide, x) / len(x) for K in (1, 5, 50)]
+    evidence = pair.log_evidence(x).mean()
+    assert bounds[0] < bounds[1] < bounds[2] < evidence + 0.002
+    torch.testing.assert_close(bounds[0], -pair.closed_form(x) / len(x), rtol=0.01, atol=0)
+    assert evidence - bounds[2] < 0.1 * (evidence - bounds[0])
+
+
+def test_iwae_and_its_gradient_equal_pyros_renyi_bound(pair):
+    x = torch.randn(6, 3)
+    torch.manual_seed(3)
+    ours = gradients(iwae(4)(pair.model, pair.guide, x), pair)
+    pair.zero_grad()
+    torch.manual_seed(3)
+    RenyiELBO(alpha=0, num_particles=4, vectorize_particles=True, max_plate_nesting=1).loss_and_grads(pair.model, pair.guide, x)
+    torch.testing.assert_close(ours, torch.cat([parameter.grad.flatten() for parameter in pair.parameters()]))
+
+
+def test_pairs_without_beta_train_at_one_and_refuse_another():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = torch.randn(5)
+    for objective in (elbo, analytic_elbo, iwae(3)):
+        assert objective(model, guide, x).isfinite()
+        with pytest.raises(ValueError, match="expected a model or a guide with an argument beta"):
+            objective(model, guide, x, 0.5)
+
+
+def test_x_may_be_a_tuple(pair):
+    x = torch.randn(4, 3)
+    torch.manual_seed(0)
+    alone = elbo(pair.model, pair.guide, x)
+    torch.manual_seed(0)
+    assert elbo(lambda x, other: pair.model(x), lambda x, other: pair.guide(x), (x, torch.zeros(4))) == alone
+
+
+def test_schedules():
+    assert [constant(0.5)(step) for step in (0, 99)] == [0.5, 0.5]
+    rise = linear(0.1, 1.0, 9)
+    assert [round(rise(step), 9) for step in (0, 1, 9, 50)] == [0.1, 0.2, 1.0, 1.0] and rise.reached == 9
+    waves = cyclical(0.1, 1.0, 40, cycles=2, rising=0.5)
+    assert [round(waves(step), 9) for step in (0, 5, 10, 19, 20, 25, 30, 39, 40, 99)] == [
+        *(0.1, 0.55, 1.0, 1.0),
+        *(0.1, 0.55, 1.0, 1.0),
+        *(1.0, 1.0),
+    ]
+    assert waves.reached == 40
+
+
+@pytest.mark.parametrize("make", [lambda: constant(0.0)(0), lambda: linear(0.0, 1.0, 5), lambda: cyclical(-1, 1, 5)])
+def test_weights_that_pyro_would_reject_are_refused(make):
+    with pytest.raises(ValueError, match="expected a positive weight beta"):
+        make()
+
+

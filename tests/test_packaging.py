@@ -1,0 +1,65 @@
+"""setup.py, constraints.txt, environment.yml and pyproject.toml say the same."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+
+
+def setup_arguments():
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    call = next(node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "setup")
+    wanted = ("install_requires", "extras_require", "python_requires")
+    return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg in wanted}
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_every_requirement_is_pinned_within_its_range():
+    arguments = setup_arguments()
+    for text in [*arguments["install_requires"], *arguments["extras_require"]["dev"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins()[requirement.name]), text
+
+
+def test_the_pins_are_what_the_tests_run_with():
+    for name in ("torch", "pyro-ppl", "numpy", "click", "scikit-learn"):
+        assert version(name).split("+")[0] == pins()[name]
+
+
+def test_the_given_packages_are_required():
+    names = {Requirement(text).name for text in setup_arguments()["install_requires"]}
+    assert {"pyro-ppl", "torch", "torchvision", "numpy", "click", "tensorboardX"} <= names
+    assert (pins()["torch"], pins()["torchvision"], pins()["pyro-ppl"]) == ("2.13.0", "0.28.0", "1.9.2")
+
+
+def test_the_conda_environment_installs_the_project_with_the_pins():
+    text = (ROOT / "environment.yml").read_text()
+    assert f"python{setup_arguments()['python_requires']}" in text
+    assert "--constraint constraints.txt" in text and re.search(r"--editable \.\[dev\]", text)
+    assert not re.search(r"^\s*- (torch|numpy|pyro)", text, re.M)  # one place for versions
+
+
+def test_pyproject_holds_the_build_system_and_tools_alone():
+    assert set(tomllib.loads((ROOT / "pyproject.toml").read_text())) == {"build-system", "tool"}
+
+
+@pytest.mark.parametrize("where", ["checkout", "elsewhere"])
+def test_the_command_line_starts_as_a_module_and_as_a_script(where, tmp_path):
+    script = Path(sys.executable).with_name("skipvae-pyro")
+    folder = ROOT if where == "checkout" else tmp_path
+    commands = [[str(script), "--help"]] + ([[sys.executable, "-m", "cli", "--help"]] if where == "checkout" else [])
+    for command in commands:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0 and "train" in done.stdout, done.stderr

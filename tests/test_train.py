@@ -1,0 +1,182 @@
+"""The step: scaling, clipping, the parameter store, learning rates; and fit."""
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.optim import Adam, CosineAnnealingLR
+
+from pyro_skipvae import VAE, fit, svi_step
+from pyro_skipvae.decoders import MLPDecoder
+from pyro_skipvae.encoders import MLPEncoder
+from pyro_skipvae.objectives import analytic_elbo, elbo, linear
+from pyro_skipvae.priors import StandardNormal
+from pyro_skipvae.train import evaluate_loss, unfinished
+
+
+def make_vae():
+    torch.manual_seed(0)
+    return VAE(StandardNormal(2), MLPDecoder(2, (3, 3), layers=2, width=8), MLPEncoder((3, 3), 2, hidden=(8,)))
+
+
+@pytest.fixture
+def vae(float64):
+    return make_vae()
+
+
+X = torch.rand(20, 3, 3, generator=torch.Generator().manual_seed(0)).gt(0.5)
+
+
+class Recorder(pyro.optim.PyroOptim):
+    """An optimizer that notes the gradients it is given and leaves the parameters alone."""
+
+    def __init__(self):
+        super().__init__(torch.optim.SGD, {"lr": 0.0})
+
+    def __call__(self, params, *args, **kwargs):
+        self.gradients = {pyro.get_param_store().param_name(p): p.grad.clone() for p in params}
+        super().__call__(params, *args, **kwargs)
+
+
+@pytest.mark.parametrize(("ours", "pyros"), [(elbo, Trace_ELBO()), (analytic_elbo, TraceMeanField_ELBO())])
+def test_our_objective_and_pyros_give_the_same_step(vae, ours, pyros):
+    seen = []
+    for objective in (ours, pyros):
+        torch.manual_seed(1)
+        step = svi_step(vae.model, vae.guide, objective, optim := Recorder())
+        seen.append((step(X.double(), 0.5), optim.gradients))
+    assert seen[0][0] == pytest.approx(seen[1][0], rel=1e-12)
+    for name, gradient in seen[0][1].items():
+        torch.testing.assert_close(gradient, seen[1][1][name])
+
+
+def test_loss_and_gradient_are_means_over_the_batch(vae):
+    x, losses, gradients = X.double(), [], []
+    for batch in (x[:5].repeat(2000, 1, 1), x[:5].repeat(8000, 1, 1)):
+        step = svi_step(vae.model, vae.guide, analytic_elbo, optim := Recorder())
+        losses.append(step(batch))
+        gradients.append(torch.cat([g.flatten() for _, g in sorted(optim.gradients.items())]).norm().item())
+    assert losses[0] == pytest.approx(losses[1], rel=0.01) and gradients[0] == pytest.approx(gradients[1], rel=0.05)
+
+
+@pytest.mark.parametrize("max_norm", [0.01, 1e9])
+def test_the_norm_of_the_whole_gradient_is_clipped(vae, max_norm):
+    norms = []
+    for limit in (None, max_norm):
+        torch.manual_seed(1)
+        svi_step(vae.model, vae.guide, elbo, optim := Recorder(), max_norm=limit)(X.double())
+        norms.append(torch.cat([g.flatten() for g in optim.gradients.values()]).norm().item())
+    assert norms[1] == pytest.approx(min(norms[0], max_norm), rel=1e-4)
+
+
+def test_a_second_model_in_the_same_store_is_refused_before_it_trains():
+    step = svi_step(make_vae().model, make_vae().guide, elbo, Adam({"lr": 0.1}))
+    step(X.float())
+    second = make_vae()
+    with pytest.raises(ValueError, match="belongs to another model; call pyro.clear_param_store"):
+        svi_step(second.model, second.guide, elbo, Adam({"lr": 0.1}))(X.float())
+    pyro.clear_param_store()
+    before = [p.clone() for p in second.parameters()]
+    svi_step(second.model, second.guide, elbo, Adam({"lr": 0.1}))(X.float())
+    assert all(not p.equal(old) for p, old in zip(second.parameters(), before, strict=True))
+
+
+def test_parameters_that_the_store_would_copy_are_refused():
+    vae = make_vae()
+    vae.encoder.network[0].weight = torch.nn.Parameter(torch.randn(9, 8).T)
+    with pytest.raises(ValueError, match="is not contiguous"):
+        svi_step(vae.model, vae.guide, elbo, Adam({"lr": 0.1}))(X.float())
+
+
+def test_a_torch_optimizer_is_refused_in_plain_words():
+    vae = make_vae()
+    with pytest.raises(ValueError, match="expected an optimizer of pyro.optim, got Adam"):
+        svi_step(vae.model, vae.guide, elbo, torch.optim.Adam(vae.parameters()))
+
+
+def test_a_users_own_pyro_param_trains_too():
+    def model(x):
+        loc = pyro.param("loc", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", pyro.distributions.Normal(loc, 1.0))
+            pyro.sample("x", pyro.distributions.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", pyro.distributions.Normal((x + pyro.param("loc")) / 2, 0.5**0.5))
+
+    pyro.param("loc", torch.tensor(0.0))
+    step = svi_step(model, guide, Trace_ELBO(), Adam({"lr": 0.05}))
+    list(fit(step, [torch.randn(50) + 3], epochs=200))
+    assert pyro.param("loc").item() == pytest.approx(3.0, abs=0.4)
+
+
+def test_a_learning_rate_schedule_advances_with_every_step():
+    vae = make_vae()
+    optim = CosineAnnealingLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "T_max": 10})
+    step = svi_step(vae.model, vae.guide, elbo, optim)
+    rates = []
+    for _ in range(10):
+        step(X.float())
+        rates.append(next(iter(optim.optim_objs.values())).get_last_lr()[0])
+    assert rates[4] == pytest.approx(0.05) and rates[9] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_fit_yields_epochs_and_asks_the_schedule_at_every_step():
+    class Fake:
+        steps, betas = 0, []
+
+        def __call__(self, x, beta):
+            self.steps += 1
+            self.betas.append(beta)
+            return float(x.sum())
+
+    step = Fake()
+    batches = [torch.ones(2), torch.ones(1)]
+    epochs = list(fit(step, batches, epochs=2, beta=linear(0.1, 1.0, 3)))
+    assert [e.number for e in epochs] == [1, 2] and [e.steps for e in epochs] == [2, 4]
+    assert epochs[0].loss == pytest.approx((2 * 2 + 1 * 1) / 3)  # by datapoint, not by batch
+    assert step.betas == pytest.approx([0.1, 0.4, 0.7, 1.0]) and epochs[1].beta == 1.0
+
+
+def test_a_schedule_that_cannot_finish_is_reported():
+    assert "ends on another objective" in unfinished(linear(0.1, 1.0, 100), 100)
+    assert unfinished(linear(0.1, 1.0, 99), 100) is None
+
+
+def test_evaluation_moves_no_parameter(vae):
+    step = svi_step(vae.model, vae.guide, elbo, Adam({"lr": 0.1}))
+    step(X.double())
+    before = [p.clone() for p in vae.parameters()]
+    loss = evaluate_loss(step, X.double().split(8))
+    assert 4 < loss < 12 and all(p.equal(old) for p, old in zip(vae.parameters(), before, strict=True))
+
+
+def test_a_step_restored_from_its_state_goes_on_exactly():
+    def run(vae, steps, optim, state=None):
+        step = svi_step(vae.model, vae.guide, elbo, optim)
+        if state:
+            step.load_state_dict(state)
+        for _ in range(steps):
+            step(X.float())
+        return step
+
+    def optim():
+        return CosineAnnealingLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "T_max": 10})
+
+    whole = make_vae()
+    torch.manual_seed(5)
+    run(whole, 6, optim())
+    pyro.clear_param_store()
+    half = make_vae()
+    torch.manual_seed(5)
+    state = run(half, 3, optim()).state_dict()
+    weights = {name: tensor.clone() for name, tensor in half.state_dict().items()}
+    draws = torch.get_rng_state()
+    pyro.clear_param_store()
+    again = make_vae()
+    again.load_state_dict(weights)
+    torch.set_rng_state(draws)
+    step = run(again, 3, optim(), state)
+    assert step.steps == 6
+    assert all(a.equal(b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
