@@ -122,7 +122,7 @@ class Watched:
         loss = self.step(x, beta)
         if self.steps % MONITOR_EVERY == 1 and len(x) > 1:
             nats = rate(self.vae.model, self.vae.guide, x).value
-            units = active_units(self.vae.model, self.vae.guide, x).count
+            units = active_units(self.vae.model, self.vae.guide, x)
             self.monitored = f"rate {nats:.2f}  active {units}"
         self.show(f"loss {loss:.2f}  {self.monitored}")
         return loss
@@ -136,7 +136,7 @@ def _validate(config, data, vae, step, device):
         torch.manual_seed(config.seed)
         loss = evaluate_loss(step, (part.to(device) for part in x.split(config.batch_size)))
     nats = rate(vae.model, vae.guide, x.to(device)).value
-    units = active_units(vae.model, vae.guide, x.to(device)).count
+    units = active_units(vae.model, vae.guide, x.to(device))
     vae.train()
     measured = {"valid_elbo": -loss, "valid_rate": nats, "valid_distortion": loss - nats}
     return {**measured, "active_units": units, "valid_points": len(x)}

@@ -81,10 +81,16 @@ def resolve(config, data):
         )
     if config.prior == "vamp" and config.guide == "inverse-autoregressive-flow":
         raise ConfigError("expected a guide whose density is known at any z for --prior vamp, got --guide " + config.guide)
-    layers = config.layers or DECODERS[decoder][1]
     return replace(
-        config, decoder=decoder, encoder=encoder, likelihood=likelihood, layers=layers, binarisation=data.binarisation
-        if data.binarisation != "given" else config.binarisation,
+        config,
+        decoder=decoder,
+        encoder=encoder,
+        likelihood=likelihood,
+        layers=config.layers or DECODERS[decoder][1],
+        binarisation=config.binarisation if data.binarisation == "given" else data.binarisation,
+        # An autoregressive decoder learns to do without z in the first epochs unless the KL term starts low.
+        beta_schedule=config.beta_schedule or ("linear" if decoder == "pixelcnn" else "constant"),
+        warmup_epochs=min(config.epochs / 3, 20.0) if config.warmup_epochs is None else config.warmup_epochs,
     )
 
 

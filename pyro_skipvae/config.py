@@ -75,9 +75,11 @@ class Config:
     lr_schedule: str = option("cosine", "course of the learning rate over the run", LR_SCHEDULES)
     max_norm: float = option(5.0, "norm to which the whole gradient is clipped", least=0.0)
     beta: float = option(1.0, "final weight of the KL term", least=0.0)
-    beta_schedule: str = option("constant", "course of the weight of the KL term", SCHEDULES)
+    beta_schedule: str | None = option(None, "course of the KL weight", SCHEDULES, usual="linear for a pixelcnn, else constant")
     beta_start: float = option(0.1, "where a linear or cyclical schedule starts", least=0.0)
-    warmup_epochs: float = option(10.0, "epochs until a linear or cyclical schedule ends", least=0.0)
+    warmup_epochs: float | None = option(
+        None, "epochs until a linear or cyclical schedule ends", usual="a third of the run, at most 20", least=0.0
+    )
     cycles: int = option(4, "cycles of a cyclical schedule", least=1)
     seed: int = option(0, "seed of initialisation, data order and all draws", least=0, below=2**32)
 

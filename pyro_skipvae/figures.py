@@ -13,7 +13,7 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from matplotlib import rc_context
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, StrMethodFormatter
@@ -39,22 +39,20 @@ STYLE = {
     "axes.titlecolor": INK,
     "text.color": INK,
     "figure.dpi": DOTS_PER_INCH,
-    "figure.facecolor": "white",
     "legend.fontsize": 8,
     "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "savefig.facecolor": "auto",
-    "savefig.transparent": False,
 }
 BURDA, AUTHORS_CODE = 0.01, 0.02  # variances above which a unit counts as active
 
 
 def _styled(draw):
-    """Run a function in the one style; the caller's rcParams are neither read nor changed."""
+    """Run a function in the one style; the caller's rcParams have no influence, and come back as they were."""
 
     @wraps(draw)
     def styled(*arguments, **options):
-        with rc_context(STYLE):
+        with rc_context():
+            rcdefaults()
+            rcParams.update(STYLE)
             return draw(*arguments, **options)
 
     return styled
@@ -62,9 +60,11 @@ def _styled(draw):
 
 @_styled
 def prior_samples(images, *, ax=None, columns=8):
-    """A grid of images (N, H, W) or (N, C, H, W) with `columns` in a row."""
+    """A grid of images (N, H, W) or (N, C, H, W) with `columns` in a row. Raises ValueError for fewer than one."""
+    if columns < 1:
+        raise ValueError(f"expected at least 1 column, got {columns}")
     tiles = _tiles(images, 1)
-    ax, _ = _mosaic(ax, tiles, columns)
+    ax, _ = _mosaic(ax, tiles, min(columns, len(tiles)))
     return ax.figure
 
 
@@ -109,11 +109,10 @@ def rate_per_dimension(rates, *, ax=None, threshold=0.01):
     ranks, above = np.arange(1, len(rates) + 1), int((rates > threshold).sum())
     ax = _axes(ax, 6.4, 2.8)
     ax.bar(ranks, rates, color=np.where(rates > threshold, PALETTE[0], PALETTE[4]), width=0.8)
-    ax.axhline(threshold, color=PALETTE[1], linestyle="--", linewidth=1)
-    ax.text(1.01, threshold, f"{threshold:g} nats", transform=ax.get_yaxis_transform(), va="bottom", fontsize=8)
+    _level(ax, threshold, f"{threshold:g} nats", side="bottom")
     if above < len(rates):
-        ax.axvspan(above + 0.5, len(rates) + 0.5, color=FAINT, alpha=0.35, linewidth=0)
-    _ranks(ax, len(rates))
+        ax.axvspan(above + 0.5, len(rates) + 0.5, color=FAINT, alpha=0.35, linewidth=0, zorder=0)
+    _whole_numbers(ax, 1, len(rates))
     ax.set_xlabel("latent dimension, sorted by rate")
     ax.set_ylabel("rate (nats)")
     ax.set_title(f"Sum {rates.sum():.2f} nats; {above} of {len(rates)} dimensions above {threshold:g} nats")
@@ -124,19 +123,18 @@ def rate_per_dimension(rates, *, ax=None, threshold=0.01):
 def active_unit_variances(variances, *, ax=None):
     """Var_x E_q[z_d|x] (D,), sorted on a log axis, with the two thresholds in use above which a unit counts as active.
 
-    Reference: Burda et al. 2016, section 5.3 (0.01).
+    Reference: Burda, Grosse, Salakhutdinov 2016 (0.01); the code of Dieng et al. 2019 (0.02).
     """
     # An encoder that ignores x has the variance 0, which a log axis cannot show.
     variances = np.sort(_vector(variances, "variances").clip(1e-8))[::-1]
     ax = _axes(ax, 6.4, 2.8)
     ax.scatter(np.arange(1, len(variances) + 1), variances, s=16, linewidths=0, zorder=3,
                c=np.where(variances > BURDA, PALETTE[0], PALETTE[4]))  # fmt: skip
-    for threshold, name, side, style in ((AUTHORS_CODE, "authors' code", "bottom", ":"), (BURDA, "Burda", "top", "--")):
-        ax.axhline(threshold, color=PALETTE[1], linestyle=style, linewidth=1)
-        ax.text(1.01, threshold, f"{threshold:g} {name}", transform=ax.get_yaxis_transform(), va=side, fontsize=8)
+    _level(ax, AUTHORS_CODE, f"{AUTHORS_CODE:g} authors' code", side="bottom", style=":")
+    _level(ax, BURDA, f"{BURDA:g} Burda et al.", side="top")
     ax.set_yscale("log")
     ax.set_ylim(min(0.004, variances[-1] / 2), max(2.0, variances[0] * 2))
-    _ranks(ax, len(variances))
+    _whole_numbers(ax, 1, len(variances))
     _plain_log_labels(ax.yaxis)
     ax.set_xlabel("latent dimension, sorted by variance")
     ax.set_ylabel("variance of the posterior mean")
@@ -161,12 +159,17 @@ def pca(means):
 
 
 def neighbour_accuracy(means, classes, *, k=10):
-    """The share of points (N, D) whose class is the commonest among their k nearest others, in the latent space itself."""
+    """The share of points (N, D) whose class is the commonest among their k nearest others, in the latent space itself.
+
+    Every point is held out in turn. Raises ValueError for k or fewer points, or another number of classes (N,).
+    """
     from sklearn.neighbors import NearestNeighbors
 
+    means, classes = _array(means, "means"), torch.as_tensor(classes).cpu()
+    if not k < len(means) == len(classes):
+        raise ValueError(f"expected more than {k} points with a class each, got {len(means)} and {len(classes)} classes")
     # Without a query every point is left out of its own neighbours.
-    neighbours = NearestNeighbors(n_neighbors=k).fit(_array(means, "means")).kneighbors(return_distance=False)
-    classes = torch.as_tensor(classes).cpu()
+    neighbours = NearestNeighbors(n_neighbors=k).fit(means).kneighbors(return_distance=False)
     return (classes[torch.from_numpy(neighbours)].mode(1).values == classes).double().mean().item()
 
 
@@ -175,18 +178,19 @@ def posterior_means(embedding, classes, *, ax=None, title=None, accuracy=None):
     """Posterior means embedded in the plane (N, 2), coloured by class (N,), each class named at its median.
 
     `accuracy`, a share in [0, 1], is that of `neighbour_accuracy`, and goes into the caption.
+    Raises ValueError if there are not as many classes as points.
     """
-    embedding, classes = _array(embedding, "embedding"), np.asarray(classes)
+    embedding, classes = _array(embedding, "embedding"), torch.as_tensor(classes).cpu().numpy()
+    if embedding.shape != (len(classes), 2):
+        raise ValueError(f"expected an embedding ({len(classes)}, 2) of the classes, got {embedding.shape}")
     names, index = np.unique(classes, return_inverse=True)
     ax = _axes(ax, 4.6, 4.2)
     colours = np.array([CLASS_PALETTE[i % len(CLASS_PALETTE)] for i in range(len(names))])
     ax.scatter(*embedding.T, c=colours[index], s=5, linewidths=0, alpha=0.8)
     for i, name in enumerate(names):
-        ax.text(*np.median(embedding[index == i], 0), str(name), ha="center", va="center", fontsize=11, weight="bold",
-                path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
+        _halo(ax, *np.median(embedding[index == i], 0), str(name))
+        ax.scatter([], [], color=colours[i], s=20, linewidths=0, label=str(name))
     if len(names) <= len(CLASS_PALETTE):
-        for name, colour in zip(names, colours, strict=True):
-            ax.scatter([], [], color=colour, s=20, linewidths=0, label=str(name))
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.1)
     ax.set(xticks=[], yticks=[], aspect="equal")
     ax.spines[:].set_visible(False)  # the coordinates mean nothing
@@ -210,7 +214,7 @@ def rate_distortion(points, *, ax=None):
     """
     if not points:
         raise ValueError("expected at least one run, got none")
-    ax = _axes(ax, 6.4, 3.6)
+    ax = _axes(ax, 6.4, max(3.6, 0.18 * len(points) + 0.4))  # as high as the legend
     for i, (label, rate, distortion, rate_error, distortion_error) in enumerate(points):
         ax.errorbar(rate, distortion, xerr=1.96 * rate_error, yerr=1.96 * distortion_error, label=label, zorder=3,
                     color=PALETTE[i % len(PALETTE)], marker="osD^v"[i // len(PALETTE) % 5], markersize=6)  # fmt: skip
@@ -227,27 +231,26 @@ def training_curves(metrics, *, figure=None):
     """The epochs of a run, from the lines of metrics.jsonl: loss, rate, active units and beta over one axis.
 
     Draws four axes into `figure`, a Figure or SubFigure. Rate and distortion stand apart because their sum, the
-    negative ELBO, hides a collapse. A key that a line lacks leaves a gap. Raises ValueError if there are no lines.
+    negative ELBO, hides a collapse. A number that a line lacks, or that is not finite, leaves a gap. Raises ValueError
+    if there are no lines.
     """
     if not metrics:
         raise ValueError("expected at least one line of metrics, got none")
     figure = Figure(figsize=(6.4, 5.6), layout="constrained") if figure is None else figure
     panels = figure.subplots(4, sharex=True, height_ratios=(4, 3, 2, 2))
-    losses, rate, units, beta = (_axes(ax) for ax in panels)
+    for ax, name in zip(panels, ("loss (nats)", "rate (nats)", "active\nunits", "beta"), strict=True):
+        _axes(ax).set_ylabel(name)
+    losses, rate, units, beta = panels
     _curve(losses, metrics, "train_loss", PALETTE[4], label="training loss (rate times beta)")
     _curve(losses, metrics, "valid_elbo", INK, label="negative ELBO, validation", sign=-1)
     _curve(losses, metrics, "valid_distortion", PALETTE[1], label="distortion, validation")
-    _curve(rate, metrics, "valid_rate", PALETTE[0])
-    _curve(units, metrics, "active_units", PALETTE[2])
-    _curve(beta, metrics, "beta", PALETTE[3])
-    for ax, name in zip(panels, ("loss (nats)", "rate (nats)", "active\nunits", "beta"), strict=True):
-        ax.set_ylabel(name)
-    for ax in panels[1:]:
-        ax.autoscale_view()
-        ax.set_ylim(0, max(1, ax.get_ylim()[1]))  # a collapsed rate must not fill its panel
     losses.legend()
+    for ax, key, colour in ((rate, "valid_rate", 0), (units, "active_units", 2), (beta, "beta", 3)):
+        _curve(ax, metrics, key, PALETTE[colour])
+        _from_zero(ax)
+    units.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    _whole_numbers(beta, metrics[0]["epoch"], metrics[-1]["epoch"])
     beta.set_xlabel("epoch")
-    beta.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_ylabels(panels)
     return figure
 
@@ -262,18 +265,20 @@ def importance_bound(samples, bounds, errors, *, ax=None, elbo=None, exact=None)
     if not len(samples) == len(bounds) == len(errors):
         raise ValueError(f"expected lists of one length, got {len(samples)}, {len(bounds)} and {len(errors)}")
     ax = _axes(ax, 5.2, 3.2)
-    ax.errorbar(samples, bounds, yerr=1.96 * np.asarray(errors), color=PALETTE[0], marker="o", markersize=4, capsize=2,
-                label="importance-weighted bound, 95 % interval")  # fmt: skip
-    for value, name, colour, style in ((exact, "exact log-likelihood", INK, "-"), (elbo, "ELBO", PALETTE[1], "--")):
-        if value is not None:
-            ax.axhline(value, color=colour, linestyle=style, linewidth=1, label=name, zorder=1)
+    samples, bounds, errors = (_array(values, "samples, bounds and errors") for values in (samples, bounds, errors))
+    ax.errorbar(samples, bounds, yerr=1.96 * errors, color=PALETTE[0], marker="o", markersize=4, capsize=2)
+    # The ELBO lies below the exact value, so that the names keep apart.
+    if exact is not None:
+        _level(ax, exact, "exact", side="bottom", style="-")
+    if elbo is not None:
+        _level(ax, elbo, "ELBO", side="top")
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(samples, nbins=12))
     ax.xaxis.set_minor_locator(FixedLocator([]))
     _plain_log_labels(ax.xaxis)
     ax.set_xlabel("samples K")
     ax.set_ylabel("nats per datapoint")
-    ax.legend(loc="best")
+    ax.set_title("Importance-weighted bound, 95 % intervals")
     return ax.figure
 
 
@@ -288,7 +293,7 @@ def save_png(figure, path):
 
 def _array(values, name):
     """A float array of a tensor, array or list."""
-    array = torch.as_tensor(values).detach().cpu().double().numpy()
+    array = torch.as_tensor(values, dtype=torch.float64).detach().cpu().numpy()
     if not np.isfinite(array).all():
         raise ValueError(f"expected finite {name}, got NaN or infinity")
     return array
@@ -347,9 +352,22 @@ def _axes(ax, *size):
     return ax
 
 
-def _ranks(ax, count):
-    ax.set_xlim(0.5, count + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+def _level(ax, value, text, *, side, style="--"):
+    """A horizontal line, named in the margin at its right, above the line (`side` "bottom") or below it ("top")."""
+    ax.axhline(value, color=PALETTE[1], linestyle=style, linewidth=1)
+    ax.text(1.01, value, text, transform=ax.get_yaxis_transform(), va=side, fontsize=8)
+
+
+def _halo(ax, x, y, text):
+    """Bold text that can be read on top of points."""
+    white = [withStroke(linewidth=3, foreground="white")]
+    ax.text(x, y, text, ha="center", va="center", fontsize=11, weight="bold", path_effects=white)
+
+
+def _whole_numbers(ax, first, last):
+    """An x axis of whole numbers, with half a unit of room at both ends."""
+    ax.set_xlim(first - 0.5, last + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _plain_log_labels(axis):
@@ -360,8 +378,15 @@ def _plain_log_labels(axis):
 
 def _curve(ax, metrics, key, colour, *, label=None, sign=1):
     epochs = [line["epoch"] for line in metrics]
-    values = [sign * line.get(key, np.nan) for line in metrics]
-    ax.plot(epochs, values, color=colour, label=label, marker="o", markersize=2.5)
+    values = np.array([line.get(key) for line in metrics], dtype=float)  # None becomes NaN
+    ax.plot(epochs, sign * np.where(np.isfinite(values), values, np.nan), color=colour, label=label, marker="o", markersize=2.5)
+
+
+def _from_zero(ax):
+    """A y axis that shows 0, and at least 1: a collapsed rate must not fill its panel."""
+    ax.autoscale_view()
+    top = max(1, ax.get_ylim()[1])
+    ax.set_ylim(-0.06 * top, 1.06 * top)
 
 
 def _widen(ax, points):
@@ -378,7 +403,7 @@ def _iso_elbo_lines(ax, points):
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     corner, size = np.array([left, bottom]), np.array([right - left, top - bottom])
     places = (np.array([point[1:3] for point in points]) - corner) / size
-    for total in MaxNLocator(8).tick_values(left + bottom, right + top):
+    for total in MaxNLocator(8, steps=(1, 2, 5, 10)).tick_values(left + bottom, right + top):
         start, end = max(left, total - top), min(right, total - bottom)
         ends = np.array([[start, total - start], [end, total - end]])
         length = np.linalg.norm((ends[1] - ends[0]) / size)

@@ -62,8 +62,10 @@ class Batches:
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state):
-        """Go on from a state of batches with the same items, size and seed; raises ValueError for one that does not
-        fit."""
+        """Go on from a state of batches with the same items, size and seed.
+
+        Raises ValueError for a state that cannot be one of these batches.
+        """
         if set(state) != {"epoch", "position"} or state["epoch"] < 0 or not 0 <= state["position"] <= len(self):
             raise ValueError(f"expected an epoch and a position in 0..{len(self)}, got {state}")
         self.epoch = state["epoch"]

@@ -1,5 +1,4 @@
-"""Grey levels read as the probabilities of Bernoulli pixels: the one fixed draw, and the view that draws afresh every
-time."""
+"""Grey levels read as the probabilities of Bernoulli pixels: one fixed draw, or a fresh one at every reading."""
 
 import numpy as np
 import torch

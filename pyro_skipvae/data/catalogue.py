@@ -15,8 +15,10 @@ _DOWNLOADS = {"auto": True, "never": False, True: True, False: False}
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set is: `sizes` are (train, valid, test), `binarisation` is the usual one, `family` the module that
-    reads it."""
+    """What a data set is.
+
+    sizes: items of train, valid and test. binarisation: the usual one. family: the module here that reads the files.
+    """
 
     title: str
     event_shape: tuple[int, ...]

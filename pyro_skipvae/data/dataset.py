@@ -13,8 +13,7 @@ from .contents import SPLITS, checksum, shuffled
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The splits of a data set, float32 (N, *event_shape); train is a `DynamicallyBinarised` view where that was asked
-    for.
+    """The splits of a data set, float32 (N, *event_shape); dynamic train is a `DynamicallyBinarised` view.
 
     kind: what the values are: `binary`, `grey` (in [0, 1]), `real` or `count`.
     levels: grey levels of the source (256 for 8 bits), 2 for binary sources, None for real values, counts and
@@ -46,8 +45,10 @@ class Data:
         return Batches(self._items(split), size, seed=seed, shuffle=split == "train" if shuffle is None else shuffle)
 
     def limit(self, train=None, eval=None):
-        """Return the data with at most `train` training items, chosen at random and always the same, and the first
-        `eval` of the rest."""
+        """Return the data with at most `train` training items and `eval` of valid and of test.
+
+        Training items are chosen at random, always the same, and fewer are among more; the others are the first.
+        """
         kept, limits = {}, dict(self.limits)
         for split, most in zip(SPLITS, (train, eval, eval), strict=True):
             if most is not None and most < 1:

@@ -36,15 +36,15 @@ def missing(name, places, advice):
 def damaged(name, paths):
     """Return the DataError that names files whose contents are not those of the data set."""
     return DataError(
-        f"{name} is damaged: {', '.join(map(str, paths))} does not have the known checksum; put a good copy in its place, or remove it"
+        f"{name} is damaged: {', '.join(map(str, paths))} does not hold the known contents; "
+        "put a good copy in its place, or remove it"
     )
 
 
 def first_good(name, paths, read, known_checksum):
-    """Return the arrays `read(path)` of the first path whose arrays have the known checksum: one good copy heals a
-    damaged one.
+    """Return the arrays `read(path)` of the first path that gives those of the known checksum.
 
-    Raises DataError that names the paths.
+    So one good copy heals a damaged one. Raises DataError that names the paths.
     """
     cause = None
     for path in paths:
@@ -75,21 +75,23 @@ def fetch(name, file, urls, known_hash, folder, places):
         except (ValueError, OSError) as error:  # requests' own errors are OSErrors; the hash mismatch is a ValueError
             reason = " ".join(str(error).split()).split(". ")[0]
     raise DataError(
-        f"{name} was not found; looked at {', '.join(map(str, places))}, then tried to fetch {', '.join(urls)} ({reason}); "
-        f"get {file} by hand and put it into {folder}"
+        f"{name} was not found; looked at {', '.join(map(str, places))}, then tried to fetch {', '.join(urls)} "
+        f"({reason}); get {file} by hand and put it into {folder}"
     )
 
 
 def _download(url, output_file, _pooch):
     import requests
+    from urllib3.exceptions import HTTPError
 
     end = time.monotonic() + DEADLINE
-    size = 0
     with requests.get(url, stream=True, timeout=SILENCE) as response, open(output_file, "wb") as output:
         response.raise_for_status()
-        for block in response.iter_content(1 << 16):
-            size += output.write(block)
-            if size > LARGEST:
-                raise ValueError(f"expected at most {LARGEST} bytes from {url}, got more")
-            if time.monotonic() > end:
-                raise ValueError(f"expected {url} within {DEADLINE:.0f} s, got {size} bytes")
+        try:
+            # read1 returns what has come; iter_content would wait for a whole block, past any deadline.
+            while block := response.raw.read1(1 << 16):
+                output.write(block)
+                if output.tell() > LARGEST or time.monotonic() > end:
+                    raise ValueError(f"expected at most {LARGEST} bytes within {DEADLINE:.0f} s, got {output.tell()}")
+        except HTTPError as error:
+            raise requests.ConnectionError(error) from error  # one that pooch tries again

@@ -1,12 +1,12 @@
 """MNIST and the two sets made in its form, Fashion-MNIST and Kuzushiji-MNIST, read from their original files.
 
-The files lie as torchvision lays them, `MNIST/raw/train-images-idx3-ubyte.gz` and so on; .gz files are read as they
-are.
+The files lie as torchvision lays them, `MNIST/raw/train-images-idx3-ubyte.gz` and so on, and are read as they are.
 """
 
 import gzip
 import hashlib
 import zlib
+from io import BytesIO
 
 import numpy as np
 
@@ -14,14 +14,8 @@ from . import folder
 from .contents import Contents
 
 TRAIN, TEST = 60_000, 10_000
-LARGEST = (
-    16 + TRAIN * 28 * 28
-)  # bytes of the largest file, unpacked: reading stops there, whatever a damaged archive holds
-CLASSES = {
-    "mnist": "MNIST",
-    "fashion-mnist": "FashionMNIST",
-    "kmnist": "KMNIST",
-}  # the names of torchvision's classes and folders
+LARGEST = 16 + TRAIN * 28 * 28  # bytes of the largest file, unpacked: a damaged archive is read no further
+CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}  # torchvision's classes and folders
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -34,7 +28,7 @@ MNIST_SHA256 = {
 def find(name, root=None):
     """Return (the folder that holds all four files, or None; the folders looked at)."""
     places = [base / CLASSES[name] / "raw" for above in folder.search_folders(root) for base in (above / name, above)]
-    complete = [place for place in places if all(_copies(place, file) for file in FILES)]
+    complete = [place for place in places if all(_copies(name, place, file) for file in FILES)]
     return (complete[0] if complete else None), places
 
 
@@ -68,14 +62,15 @@ def idx(content):
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()  # bytes are read-only
 
 
-def _copies(place, file):
-    return [path for path in (place / f"{file}.gz", place / file) if path.is_file()]
+def _copies(name, place, file):
+    # Only .gz files have a published checksum; the unpacked ones are known for MNIST alone, and others prove nothing.
+    paths = [place / f"{file}.gz", place / file] if name == "mnist" else [place / f"{file}.gz"]
+    return [path for path in paths if path.is_file()]
 
 
 def _content(name, place, file):
-    """Return the bytes of the first copy that has the known checksum: a damaged file is healed by a good one beside
-    it."""
-    copies = _copies(place, file)
+    """Return the bytes of the first copy of the known checksum: a good one beside a damaged one heals it."""
+    copies = _copies(name, place, file)
     for path in copies:
         content = _verified(name, path, file)
         if content is not None:
@@ -84,27 +79,21 @@ def _content(name, place, file):
 
 
 def _verified(name, path, file):
+    """Return the bytes of a copy, unpacked, or None where they are not those of the data set."""
     raw = path.read_bytes()
-    # For the other two sets only the .gz files have a published checksum: an unpacked copy alone cannot be told from a
-    # damaged one.
-    if name != "mnist" and hashlib.md5(raw, usedforsecurity=False).hexdigest() != _published(name).get(path.name):
-        return None
-    content = _unpacked(path) if path.suffix == ".gz" else raw
-    if name == "mnist" and hashlib.sha256(content).hexdigest() != MNIST_SHA256[file]:
-        return None
-    return content
+    if name == "mnist":
+        content = _unpacked(raw) if path.suffix == ".gz" else raw
+        return content if hashlib.sha256(content).hexdigest() == MNIST_SHA256[file] else None
+    published = dict(_torchvision_class(name).resources)
+    return _unpacked(raw) if hashlib.md5(raw, usedforsecurity=False).hexdigest() == published[path.name] else None
 
 
-def _unpacked(path):
+def _unpacked(raw):
     try:
-        with gzip.open(path) as archive:
+        with gzip.open(BytesIO(raw)) as archive:
             return archive.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error):
         return b""  # has none of the known checksums, so the file is refused by name
-
-
-def _published(name):
-    return dict(_torchvision_class(name).resources)
 
 
 def _torchvision_class(name):

@@ -79,7 +79,7 @@ def _check_values(path, values):
             )
         if array.dtype != values["train"].dtype:
             raise ValueError(f"expected the type of train, {values['train'].dtype}, got {array.dtype} {where}")
-        if not (np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max).all():
+        if array.dtype.kind == "f" and not (np.abs(array) <= np.finfo(np.float32).max).all():
             raise ValueError(f"expected finite values that float32 can hold, got NaN, infinity or larger ones {where}")
 
 
@@ -130,8 +130,5 @@ def _with_all_splits(path, values, labels):
     parts["train"] = np.sort(order[len(absent) * tenth :])
     cuts = {split: values["train"][index] for split, index in parts.items()}
     classes = {split: labels["train"][index] for split, index in parts.items()} if "train" in labels else {}
-    return (
-        values | cuts,
-        labels | classes,
-        f"{' and '.join(absent)}: a tenth each of the file's train, fixed shuffled order",
-    )
+    split = f"{' and '.join(absent)}: a tenth each of the file's train, in a fixed shuffled order"
+    return values | cuts, labels | classes, split

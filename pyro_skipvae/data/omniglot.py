@@ -84,8 +84,7 @@ def _upright(columns, count):
 
 
 def _ours(images, alphabet, character, drawer):
-    # In a fixed shuffled order, since the files are sorted by alphabet and the first N of a split should be a fair
-    # sample.
+    # Shuffled once and for all: the files are sorted by alphabet, and the first N of a split should be a fair sample.
     parts = {"train": drawer <= 13, "valid": (drawer == 14) | (drawer == 15), "test": drawer >= 16}
     indices = {part: shuffled(np.flatnonzero(chosen)) for part, chosen in parts.items()}
     _, labels = np.unique(alphabet.astype(np.int64) * 100 + character, return_inverse=True)
@@ -113,11 +112,10 @@ def _read(path):
 
 
 def resized(ink):
-    """Return the uint8 images (N, 28, 28) of drawings (N, 105, 105) of ink 0 or 1: the exact mean over cells of 3.75 x
-    3.75 pixels.
+    """Return the uint8 images (N, 28, 28) of drawings (N, 105, 105) of ink 0 or 1.
 
-    The mean times 255, rounded; in whole numbers, counting in quarters of a pixel: a cell is 15 x 15 quarters, and no
-    half occurs.
+    A pixel is the exact mean over a cell of 3.75 x 3.75 pixels times 255, rounded; in whole numbers, counting in
+    quarters of a pixel: a cell has 15 x 15 quarters, and no half occurs.
     """
     edges = np.arange(29) * 15
     pixels = np.arange(105) * 4
@@ -140,8 +138,7 @@ def _from_archives(place):
 
 
 def drawings(paths):
-    """Return the arrays images, alphabet, character, drawer of the drawings in the archives, each archive in the order
-    of its names."""
+    """Return the arrays named in `ARRAYS` of the drawings in the archives, each archive in the order of its names."""
     from PIL import Image
 
     ink, numbers, alphabets = [], [], []
@@ -168,8 +165,7 @@ def _torchvision_class():
 
 
 def _fetched(root, places):
-    """Fetch the two archives, and keep the resized images beside them, since decoding 32,460 files takes many
-    seconds."""
+    """Fetch the two archives and keep the resized images, since decoding 32,460 files takes seconds."""
     source, base = _torchvision_class(), folder.download_folder(root)
     for archive, md5 in source.zips_md5.items():
         url = f"{source.download_url_prefix}/{archive}.zip"

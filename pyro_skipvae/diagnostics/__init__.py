@@ -1,0 +1,21 @@
+"""Is it collapsed? Rate, mutual information, active units, likelihood and decoder use of any Pyro model and guide."""
+
+from .active_units import active_units
+from .interval import Interval
+from .log_likelihood import log_likelihood
+from .model_mutual_information import model_mutual_information
+from .mutual_information import MutualInformation, mutual_information
+from .rate import rate
+from .report import CollapseReport, collapse_report
+
+__all__ = [
+    "CollapseReport",
+    "Interval",
+    "MutualInformation",
+    "active_units",
+    "collapse_report",
+    "log_likelihood",
+    "model_mutual_information",
+    "mutual_information",
+    "rate",
+]

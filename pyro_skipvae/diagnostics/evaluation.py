@@ -1,0 +1,69 @@
+"""Evaluating a model and a guide without leaving a trace: modes, random numbers and stores stay as found."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+
+@contextmanager
+def evaluation_mode(*callables) -> Iterator[None]:
+    """Every module that runs inside, runs in evaluation mode; the flags are restored afterwards, also on an exception.
+
+    A global hook switches a module before its first forward, so not even one batch updates a BatchNorm statistic.
+    Modules that own the given callables (a bound method, or the module itself) are switched at once, since their
+    methods may read `self.training` without a forward of their own.
+    """
+    switched = []
+
+    def switch(module: nn.Module, _inputs=None) -> None:
+        # Only `training` is set: an overridden train() or eval() may do more, which could not be undone.
+        training = [part for part in module.modules() if part.training] if module.training else []
+        switched.extend(training)
+        for part in training:
+            part.training = False
+
+    for owner in (getattr(function, "__self__", function) for function in callables):
+        if isinstance(owner, nn.Module):
+            switch(owner)
+    hook = register_module_forward_pre_hook(switch)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for part in switched:
+            part.training = True
+
+
+@contextmanager
+def forked_random(x: tuple, seed: int) -> Iterator[None]:
+    """The random numbers of the CPU and of x's devices start at `seed` inside and continue as found afterwards."""
+    devices = sorted({item.device.index for item in x if isinstance(item, Tensor) and item.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        # torch.manual_seed would also seed the devices that are not forked here.
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        yield
+
+
+@contextmanager
+def kept_param_store() -> Iterator[None]:
+    """Parameters that a run adds to Pyro's store are taken out again."""
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    try:
+        yield
+    finally:
+        for name in set(store.keys()) - before:
+            del store[name]
+
+
+@contextmanager
+def as_found(*callables, x: tuple, seed: int) -> Iterator[None]:
+    """Evaluation mode, no gradients, random numbers from `seed`; the caller's state is as found afterwards."""
+    with evaluation_mode(*callables), forked_random(x, seed), kept_param_store(), torch.no_grad():
+        yield

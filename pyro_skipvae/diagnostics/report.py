@@ -1,0 +1,277 @@
+"""The collapse report: everything that says whether, and where, the latent variables are used."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+
+from .active_units import mean_variances
+from .budget import ELBO_SHARE, Budget, measured_budget
+from .card import check_extra, evaluation_card
+from .elbo import elbo_terms, shuffled_latent_loss
+from .encoder import Encoded, encode
+from .evaluation import as_found
+from .interval import Interval, standard_error
+from .log_likelihood import importance_estimate
+from .model_mutual_information import ancestral_bounds, ancestral_cost
+from .mutual_information import MutualInformation, all_bounds, dieng_2019, he_2019_batch_32
+from .pair import Pair
+from .pairwise import factors
+from .rows import as_tuple
+from .table import table
+from .unavailable import Unavailable, attempt
+from .verdict import verdict
+
+NEED_PAIRS = ("aggregate_kl", "mi_dieng_2019", "mi_he_2019_batch_32")
+PLAIN = ("elbo", "distortion", "rate", "log_likelihood", "log_likelihood_tenth", "shuffled_latent_loss")
+BUDGET_NOTE = "with a budget, the numbers of points and samples depend on the speed of the machine"
+
+
+@dataclass(frozen=True)
+class CollapseReport:
+    """Is it collapsed? Nats per datapoint; `None` is an estimate that the pair does not admit, its reason in the card.
+
+    `elbo`, `distortion`, `shuffled_latent_loss` and `log_likelihood` may stand on fewer points than the rest:
+    `card["elbo_points"]` and `card["log_likelihood_points"]`. `standard_errors` holds those of the plain numbers.
+    """
+
+    elbo: float
+    distortion: float
+    rate: float
+    rate_per_dimension: list[float] | None
+    log_likelihood: float
+    log_likelihood_tenth: float
+    effective_sample_size: dict[str, float]
+    mi_lower: Interval | None
+    mi_upper: Interval | None
+    mi_marginal: Interval | None
+    mi_ceiling: float
+    saturated: bool | None
+    mi_dieng_2019: dict | None
+    mi_he_2019_batch_32: dict | None
+    aggregate_kl: Interval | None
+    model_mutual_information: MutualInformation | None
+    active_units: int
+    active_units_0_02: int
+    active_unit_variances: list[float]
+    shuffled_latent_loss: float
+    standard_errors: dict[str, float]
+    verdict: str
+    card: dict
+
+    def __str__(self) -> str:
+        return table(self)
+
+    def to_json(self) -> str:
+        """JSON with the attributes' names as keys; what is not finite becomes null."""
+        return json.dumps(_finite(dataclasses.asdict(self)), indent=2, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "CollapseReport":
+        """The report that `to_json` wrote; a number that was not finite comes back as nan."""
+        fields = json.loads(text)
+        for field in dataclasses.fields(cls):
+            if field.type is float and fields[field.name] is None:
+                fields[field.name] = math.nan
+            elif field.type == Interval | None:
+                fields[field.name] = _interval(fields[field.name])
+        if fields["model_mutual_information"]:
+            under = fields["model_mutual_information"]
+            bounds = {name: _interval(under[name]) for name in ("lower", "upper", "marginal")}
+            fields["model_mutual_information"] = MutualInformation(**under | bounds)
+        return cls(**fields)
+
+
+def collapse_report(
+    model,
+    guide,
+    x,
+    *,
+    importance_samples: int = 200,
+    posterior_samples: int = 10,
+    fit_on=None,
+    site: str | None = None,
+    seed: int = 0,
+    budget: float | None = None,
+    rows: int = 256,
+    card: dict | None = None,
+    progress=None,
+) -> CollapseReport:
+    """Says whether the latent variables of a Pyro model and guide are used, by the encoder and by the decoder.
+
+    x: a tensor, or a tuple that is passed as `*x`; fit_on: data like x that the fitted marginal r(z) is fitted to
+    (None: a random half of x); site: the latent site of interest where there are several, the others are nuisance;
+    rows: how many rows the decoder runs at a time; card: fields that the evaluation card gets in addition;
+    progress(stage, done, total) is called along the way. Two calls with one seed agree, unless there is a budget.
+
+    Rate, mutual information and active units use every row of x and run the guide only, with posterior_samples N^2
+    log-densities (see `mutual_information`). What needs the decoder runs on every row too, importance_samples + 11
+    times at the defaults, or, with a budget in seconds, on the first n rows of a ladder 50, 100, 200, ... that fits,
+    50 at least; the card says how many that were, and what the rest would have cost.
+
+    Modules run in evaluation mode; parameters, modes, random numbers and the param store stay as found. Raises
+    ValueError, with the reason, for a pair that has no numbers per datapoint (see `Pair`).
+    """
+    check_extra(card)
+    if min(posterior_samples, importance_samples) < 1:
+        raise ValueError(f"expected at least one sample, got {posterior_samples} and {importance_samples}")
+    with as_found(model, guide, x=as_tuple(x), seed=seed):
+        pair = Pair(model, guide, x, site=site)
+        if pair.points < 2:
+            raise ValueError(f"expected at least 2 rows of x, got {pair.points}")
+        facts, reasons = {"seed": seed, "budget_seconds": budget}, {}
+        encoded = encode(pair, posterior_samples, progress)
+        fields = _rates(encoded, reasons)
+        fields |= _information(pair, encoded, fit_on, seed, reasons, facts, progress)
+        fields |= _units(encoded)
+        spent = measured_budget(budget, pair, encoded.chunks, rows)
+        fields |= _elbo(pair, encoded, spent, posterior_samples, rows, seed, facts, progress)
+        fields |= _under_the_model(pair, encoded, spent, rows, reasons, facts)
+        fields |= _log_likelihood(pair, encoded, spent, importance_samples, rows, facts, progress)
+    facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
+    facts |= {"notes": pair.notes + ([BUDGET_NOTE] if budget is not None else [])}
+    return _concluded(fields, evaluation_card(card, **_about(pair, encoded), **facts))
+
+
+def _concluded(fields: dict, card: dict) -> CollapseReport:
+    """The report from its fields, of which the plain numbers are still one per point, (n,)."""
+    errors = {name: standard_error(fields[name]) for name in PLAIN}
+    fields |= {name: fields[name].mean().item() for name in PLAIN}
+    sentence = verdict(
+        active=fields["active_units"],
+        dimensions=len(fields["active_unit_variances"]),
+        loss=fields["shuffled_latent_loss"],
+        error=errors["shuffled_latent_loss"],
+        information=fields["mi_upper"].value if fields["mi_upper"] else None,
+    )
+    return CollapseReport(**fields, standard_errors=errors, verdict=sentence, card=card)
+
+
+def aggregate_kl(rate: float, information: MutualInformation) -> Interval | None:
+    """KL(q(z) || p(z)) = rate - I(x; z), between rate - upper and rate - lower bound of the mutual information.
+
+    Its value is rate - marginal bound, moved to the nearer end where that lies outside; the middle without one. The
+    low end is negative where the upper bound is loose.
+    """
+    if not information.lower:
+        return None
+    low, high = rate - information.upper.value, rate - information.lower.value
+    value = rate - information.marginal.value if information.marginal else (low + high) / 2
+    return Interval(min(max(value, low), high), low, high)
+
+
+def _rates(encoded: Encoded, reasons: dict) -> dict:
+    """`rate` per point (N,), and per dimension."""
+    per_dimension = encoded.rate_per_dimension
+    if per_dimension is None:
+        reasons["rate_per_dimension"] = "q(z|x) and p(z) do not both factorise with a closed form per dimension"
+    return {"rate": encoded.rate, "rate_per_dimension": None if per_dimension is None else per_dimension.tolist()}
+
+
+def _information(pair: Pair, encoded: Encoded, fit_on, seed: int, reasons: dict, facts: dict, progress) -> dict:
+    """The bounds on I_q(x; z), the aggregate KL and the papers' conventions."""
+    found, components, bounds = all_bounds(
+        pair, encoded.chunks, encoded.z, encoded.log_q, fit_on=fit_on, seed=seed, progress=progress
+    )
+    facts["mi_marginal_reference"] = found.marginal_reference
+    reasons |= {f"mi_{name}": reason for name, reason in found.unavailable.items()}
+    if not bounds:
+        reasons |= dict.fromkeys(NEED_PAIRS, reasons["mi_lower"])
+    log_ratio = (encoded.log_q - encoded.log_p)[0].double()
+    return {
+        "mi_lower": found.lower,
+        "mi_upper": found.upper,
+        "mi_marginal": found.marginal,
+        "mi_ceiling": found.ceiling,
+        "saturated": found.saturated,
+        "mi_dieng_2019": dieng_2019(components, encoded.rate, log_ratio, bounds) if bounds else None,
+        "mi_he_2019_batch_32": he_2019_batch_32(components) if bounds else None,
+        "aggregate_kl": aggregate_kl(encoded.rate.mean().item(), found),
+    }
+
+
+def _units(encoded: Encoded) -> dict:
+    variances = mean_variances(encoded.halves)
+    counts = {"active_units": 0.01, "active_units_0_02": 0.02}
+    found = {name: int((variances >= threshold).sum()) for name, threshold in counts.items()}
+    return found | {"active_unit_variances": variances.tolist()}
+
+
+def _elbo(pair, encoded: Encoded, budget: Budget, samples: int, rows: int, seed: int, facts: dict, progress) -> dict:
+    """`elbo`, `distortion` and `shuffled_latent_loss` per point (n,)."""
+    points = budget.points("the ELBO", pair.points, 2, ELBO_SHARE)
+    samples = budget.samples(points, 1 if encoded.dimensions == 0 else samples, ELBO_SHARE)
+    facts |= {"elbo_points": points, "elbo_posterior_samples": samples}
+    terms = elbo_terms(
+        pair, encoded.chunks, encoded.exact_rate, points=points, samples=samples, rows=rows, progress=progress
+    )
+    loss = shuffled_latent_loss(pair, terms, rows=rows, seed=seed)
+    return {"elbo": terms.elbo, "distortion": -terms.log_likelihood, "shuffled_latent_loss": loss}
+
+
+def _under_the_model(pair: Pair, encoded: Encoded, budget: Budget, rows: int, reasons: dict, facts: dict) -> dict:
+    found = attempt(reasons, "model_mutual_information", _ancestral_bounds, pair, encoded, budget, rows)
+    facts["model_mutual_information_points"] = found.points if found else 0
+    return {"model_mutual_information": found}
+
+
+def _ancestral_bounds(pair: Pair, encoded: Encoded, budget: Budget, rows: int) -> MutualInformation:
+    if encoded.dimensions == 0:
+        raise Unavailable("z has no dimensions")
+    if pair.nuisance:
+        raise Unavailable(f"under the model it needs one latent site, got {pair.latents}")
+    largest, cost = ancestral_cost(pair, encoded.chunks)
+    points = budget.fitting_points("the mutual information under the model", min(largest, pair.points), cost)
+    return ancestral_bounds(pair.model, pair.x, samples=points, site=pair.site, rows=min(rows, pair.largest))
+
+
+def _log_likelihood(
+    pair: Pair, encoded: Encoded, budget: Budget, samples: int, rows: int, facts: dict, progress
+) -> dict:
+    """`log_likelihood` and `log_likelihood_tenth` per point (n,), and the effective sample size of their weights."""
+    samples = 1 if encoded.dimensions == 0 else samples  # p(x|z) is p(x) then
+    points = budget.points(f"importance sampling with {samples} samples", pair.points, samples)
+    facts |= {"log_likelihood_points": points, "importance_samples": samples}
+    facts["importance_samples_tenth"] = max(1, samples // 10)
+    found = importance_estimate(pair, encoded.chunks, points=points, samples=samples, rows=rows, progress=progress)
+    effective = {"median": found.effective_samples.median().item(), "min": found.effective_samples.min().item()}
+    return {
+        "log_likelihood": found.log_likelihood,
+        "log_likelihood_tenth": found.tenth,
+        "effective_sample_size": effective,
+    }
+
+
+def _about(pair: Pair, encoded: Encoded) -> dict:
+    """The card's fields on the pair and the estimators."""
+    exact = encoded.exact_rate is not None
+    rate = "closed form" if exact else "Monte Carlo"
+    return {
+        "points": pair.points,
+        "posterior_samples": len(encoded.z),
+        "site": pair.site,
+        "nuisance_sites": pair.nuisance,
+        "observed_sites": pair.observed,
+        "latent_shape": list(encoded.z.shape[2:]),
+        "posterior_family": type(factors(encoded.chunks[0].q)[0]).__name__,
+        "estimators": {
+            "rate": rate,
+            "elbo": f"E_q log p(x|z) - KL, KL by {rate}",
+            "mutual_information": "own component in the mixture (lower), leave-one-out (upper), over all rows of x",
+            "log_likelihood": "importance sampling from q(z|x)",
+        },
+        "device": str(encoded.z.device),
+        "dtype": str(encoded.z.dtype),
+    }
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _interval(fields: dict | None) -> Interval | None:
+    return fields and Interval(**{name: math.nan if end is None else end for name, end in fields.items()})

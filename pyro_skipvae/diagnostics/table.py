@@ -1,0 +1,89 @@
+"""The collapse report as a table of text."""
+
+import io
+
+from rich.console import Console
+from rich.table import Table
+
+from .interval import Interval
+
+GROUPS = {
+    "fit": (
+        ("ELBO", "elbo"), ("distortion -E log p(x|z)", "distortion"), ("log-likelihood", "log_likelihood"),
+        ("  with a tenth of the samples", "log_likelihood_tenth"),
+    ),
+    "rate and information": (
+        ("rate KL(q(z|x) || p(z))", "rate"), ("I_q(x; z), lower bound", "mi_lower"),
+        ("I_q(x; z), upper bound", "mi_upper"), ("I_q(x; z), fitted-marginal bound", "mi_marginal"),
+        ("ceiling ln N of the lower bound", "mi_ceiling"), ("KL(q(z) || p(z))", "aggregate_kl"),
+    ),
+    "units": (("active units (0.01)", "active_units"), ("active units (0.02)", "active_units_0_02")),
+    "decoder": (("loss when z is shuffled", "shuffled_latent_loss"),),
+}  # fmt: skip
+
+
+def table(report) -> str:
+    """The report as aligned text, in nats per datapoint: estimates with 95 % intervals, notes, the verdict."""
+    grid = Table(title="Is it collapsed? (nats per datapoint)", title_justify="left", show_header=False)
+    for name, rows in GROUPS.items():
+        for position, (label, attribute) in enumerate(rows):
+            grid.add_row("" if position else name, label, *_cells(report, attribute))
+        grid.add_section()
+    under = report.model_mutual_information
+    if under:
+        grid.add_row("generative model", "I_p(x; z), lower bound", _number(under.lower.value), _range(under.lower))
+        grid.add_row("", "I_p(x; z), upper bound", _number(under.upper.value), _range(under.upper))
+        grid.add_section()
+    if report.mi_dieng_2019:
+        papers, batch = report.mi_dieng_2019, report.mi_he_2019_batch_32
+        grid.add_row("papers' conventions", f"Dieng 2019, N = {papers['N']}", *_convention(papers))
+        grid.add_row("", f"He 2019, batches of {batch['batch']}", *_convention(batch))
+    text = io.StringIO()
+    console = Console(file=text, width=100, color_system=None, force_terminal=False, emoji=False, highlight=False)
+    console.print(grid)
+    for note in (*_notes(report), report.verdict):
+        console.print(note, markup=False)
+    return text.getvalue().rstrip()
+
+
+def _cells(report, attribute: str) -> tuple[str, str]:
+    value = getattr(report, attribute)
+    if value is None:
+        return "-", "not available"
+    if isinstance(value, Interval):
+        return _number(value.value), _range(value)
+    if isinstance(value, int):
+        return str(value), f"of {len(report.active_unit_variances)}"
+    error = report.standard_errors.get(attribute)
+    return _number(value), "" if error is None else f"+- {_number(1.96 * error)}"
+
+
+def _convention(convention: dict) -> tuple[str, str]:
+    return _number(convention["value"]), f"ceiling {_number(convention['ceiling'])}"
+
+
+def _range(interval: Interval) -> str:
+    return f"{_number(interval.low)} to {_number(interval.high)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def _notes(report) -> list[str]:
+    notes = []
+    if report.saturated:
+        notes.append("Saturated: a lower bound within 2 nats of its ceiling ln N says little; more points raise it.")
+    under = report.model_mutual_information
+    if under and under.saturated:
+        notes.append(f"I_p is saturated too: its ceiling is ln {under.points} = {under.ceiling:.2f}.")
+    if report.card["elbo_points"] < report.card["points"]:
+        notes.append(f"ELBO and distortion: the first {report.card['elbo_points']} points.")
+    if report.card["log_likelihood_points"] < report.card["points"]:
+        notes.append(f"Log-likelihood: the first {report.card['log_likelihood_points']} points.")
+    unavailable = report.card["unavailable"]
+    for reason in dict.fromkeys(unavailable.values()):
+        names = ", ".join(name for name, why in unavailable.items() if why == reason)
+        notes.append(f"Not available: {names}. Reason: {reason}.")
+    notes += [f"Beyond the budget: {left_out}." for left_out in report.card["beyond_budget"]]
+    return notes + [f"Note: {note}." for note in report.card["notes"]]

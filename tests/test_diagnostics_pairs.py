@@ -1,0 +1,664 @@
+"""Models and guides that this package did not build: right numbers, or a refusal with its reason."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.distributions import transforms
+from torch import nn
+
+from pyro_skipvae.diagnostics import (
+    active_units,
+    collapse_report,
+    log_likelihood,
+    model_mutual_information,
+    mutual_information,
+    rate,
+)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def model(x):
+    """p(z) = N(0, 1), p(x|z) = N(z, 1) in each dimension, so that p(x) = N(0, 2)."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def guide(x):
+    """The exact posterior of `model`."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+
+
+def posterior_rate(x):
+    """KL(N(x/2, 1/2) || N(0, 1)) per point."""
+    return (0.5 * (0.5 + x.square() / 4 - 1 + math.log(2))).sum(-1).mean().item()
+
+
+def report(model, guide, x, **options):
+    return collapse_report(model, guide, x, **{"importance_samples": 20, "posterior_samples": 4} | options)
+
+
+X = draw(60, 3) * 2**0.5
+EVIDENCE = dist.Normal(torch.zeros(3).double(), 2**0.5).to_event(1).log_prob(X).mean().item()
+
+
+def assert_right(found):
+    assert found.rate == pytest.approx(posterior_rate(X), abs=1e-9)
+    assert found.log_likelihood == pytest.approx(EVIDENCE, abs=1e-9)
+    assert found.elbo == pytest.approx(EVIDENCE, abs=0.4)  # sqrt(3 / 2 / 240) is one standard deviation: 0.08
+    assert found.active_units == 3
+
+
+def test_plain_pair():
+    assert_right(report(model, guide, X))
+
+
+def test_subsampling_plate_with_scale():
+    def scaled(function):
+        def plated(x):
+            with pyro.plate("outer", 5000, subsample=torch.arange(len(x))), pyro.poutine.scale(scale=7.0):
+                function(x)
+
+        return plated
+
+    def core_model(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def core_guide(x):
+        pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+
+    assert_right(report(scaled(core_model), scaled(core_guide), X))
+
+
+def test_plate_that_stands_for_n_points_takes_no_more_than_those():
+    def sized(function):
+        def plated(x):
+            with pyro.plate("data", 70, subsample_size=len(x)):
+                function(x)
+
+        return plated
+
+    found = report(
+        sized(lambda x: pyro.sample("x", dist.Normal(pyro.sample("z", PRIOR(x)), 1.0).to_event(1), obs=x)),
+        sized(lambda x: pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))),
+        X,
+        rows=1000,
+    )
+    assert_right(found)
+
+
+def PRIOR(x):  # noqa: N802
+    return dist.Normal(torch.zeros_like(x), 1.0).to_event(1)
+
+
+def test_plate_that_subsamples_by_itself_is_refused():
+    def subsampled(x):
+        with pyro.plate("data", len(x), subsample_size=2) as index:
+            z = pyro.sample("z", PRIOR(x[index]))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x[index])
+
+    def subsampled_guide(x):
+        with pyro.plate("data", len(x), subsample_size=2) as index:
+            pyro.sample("z", dist.Normal(x[index] / 2, 0.7).to_event(1))
+
+    with pytest.raises(ValueError, match="subsamples inside the model.*Pass the rows as x"):
+        report(subsampled, subsampled_guide, X)
+
+
+def test_no_plate_is_refused():
+    def bare(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(2))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(2), obs=x)
+
+    with pytest.raises(ValueError, match="without a plate.*to_event"):
+        report(bare, lambda x: pyro.sample("z", dist.Normal(x / 2, 0.7).to_event(2)), X)
+
+
+def test_global_latent_is_refused():
+    def shared(x):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match="'z' inside one data plate.*all rows share"):
+        report(shared, lambda x: pyro.sample("z", dist.Normal(x.new_zeros(3), 0.7).to_event(1)), X)
+
+
+def test_latent_per_dimension_in_a_second_plate():
+    def nested(function):
+        def plated(x):
+            with pyro.plate("data", len(x), dim=-2), pyro.plate("units", 3, dim=-1):
+                function(x)
+
+        return plated
+
+    found = report(
+        nested(lambda x: pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0 * x, 1.0)), 1.0), obs=x)),
+        nested(lambda x: pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))),
+        X,
+    )
+    assert_right(found)
+    assert len(found.rate_per_dimension) == 3
+
+
+def test_one_dimensional_latent_without_event():
+    def scalar(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def scalar_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = draw(100)
+    found = report(scalar, scalar_guide, x)
+    assert found.rate == pytest.approx(posterior_rate(x[:, None]), abs=1e-9)
+    assert found.rate_per_dimension == [pytest.approx(found.rate)]
+    assert found.active_units == 1 and len(found.active_unit_variances) == 1
+    assert found.mi_lower is not None and found.mi_marginal is not None
+
+
+def test_x_as_a_tuple():
+    def conditional(x, shift, flag):
+        assert flag == "context"
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", PRIOR(x))
+            pyro.sample("x", dist.Normal(z + shift, 1.0).to_event(1), obs=x)
+
+    def conditional_guide(x, shift, flag):
+        guide(x - shift)
+
+    shift = 10 * draw(60, 3, seed=9)
+    found = report(conditional, conditional_guide, (X + shift, shift, "context"))
+    assert_right(found)
+    assert found.model_mutual_information is None
+    assert "also reads the x" in found.card["unavailable"]["model_mutual_information"]
+    with pytest.raises(ValueError, match="expected tensors of 60 rows"):
+        report(conditional, conditional_guide, (X, shift[:5], "context"))
+    with pytest.raises(ValueError, match="expected x to be a tensor"):
+        report(model, guide, X.tolist())
+
+
+class Networks(nn.Module):
+    """An encoder and decoder with BatchNorm and dropout, in Pyro's usual methods."""
+
+    def __init__(self, rate=0.5):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(rate), nn.Linear(8, 2))
+        self.decoder = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(rate), nn.Linear(8, 3))
+        self.double()
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+
+def snapshot(networks):
+    store = pyro.get_param_store()
+    return (
+        {name: value.clone() for name, value in networks.state_dict().items()},
+        [module.training for module in networks.modules()],
+        {name: store[name].clone() for name in store.keys()},
+        torch.get_rng_state(),
+        torch.is_grad_enabled(),
+    )
+
+
+@pytest.mark.parametrize("function", [collapse_report, rate, mutual_information, active_units, log_likelihood])
+def test_everything_stays_as_found(function):
+    pyro.clear_param_store()
+    torch.manual_seed(5)
+    networks = Networks()
+    networks.encoder[1].eval()  # a mixture of modes, as when a statistic is frozen
+    pyro.param("somebody_elses", torch.ones(2))
+    before = snapshot(networks)
+    small = {"importance_samples": 3} if function in (collapse_report, log_likelihood) else {}
+    # As plain functions: only the modules' own forwards betray them.
+    function(lambda x: networks.model(x), lambda x: networks.guide(x), X, **small)
+    torch.testing.assert_close(snapshot(networks), before, rtol=0, atol=0)
+    pyro.clear_param_store()
+
+
+def test_modes_are_restored_after_an_error():
+    networks = Networks()
+
+    def broken(x):
+        networks.model(x)
+        raise KeyError("mine")
+
+    before = snapshot(networks)
+    with pytest.raises(KeyError, match="mine"):
+        report(broken, networks.guide, X)
+    torch.testing.assert_close(snapshot(networks), before, rtol=0, atol=0)
+    pyro.clear_param_store()
+
+
+def test_dropout_and_batchnorm_are_evaluated():
+    networks = Networks()
+    training = report(lambda x: networks.model(x), lambda x: networks.guide(x), X)
+    networks.eval()
+    torch.testing.assert_close(training.elbo, report(networks.model, networks.guide, X).elbo)
+    pyro.clear_param_store()
+
+
+def test_dropout_in_a_method_without_a_forward():
+    class Methods(nn.Module):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = nn.functional.dropout(pyro.sample("z", PRIOR(x)), 0.5, training=self.training)
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    pair = Methods()
+    assert_right(report(pair.model, guide, X))
+    assert pair.training
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_functional_dropout_is_refused(where):
+    def dropped(x):
+        return nn.functional.dropout(x, 0.5)
+
+    def noisy_model(x):
+        with pyro.plate("data", len(x)):
+            z = dropped(pyro.sample("z", PRIOR(x)))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    pair = (noisy_model, guide) if where == "model" else (model, lambda x: guide(dropped(x)))
+    with pytest.raises(ValueError, match="functional dropout"):
+        report(*pair, X)
+
+
+def test_guide_with_noise_of_its_own_is_noted():
+    """A refinement by stochastic gradients gives another q(z|x) each time; each is a valid one."""
+
+    def refined(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2 + 0.01 * torch.randn_like(x), 0.5**0.5).to_event(1))
+
+    found = report(model, refined, X, importance_samples=100)
+    assert "guide is itself random" in found.card["notes"][0]
+    assert found.log_likelihood == pytest.approx(EVIDENCE, abs=0.01)
+
+
+def two_sites(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", PRIOR(x))
+        w = pyro.sample("w", PRIOR(x))
+        pyro.sample("x", dist.Normal(z + w, 1.0).to_event(1), obs=x)
+
+
+def two_sites_guide(x):
+    """q(z|x) is exact, and so is q(w|z, x): p(x) = N(0, 3)."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x / 3, (2 / 3) ** 0.5).to_event(1))
+        pyro.sample("w", dist.Normal((x - z) / 2, 0.5**0.5).to_event(1))
+
+
+def test_several_latent_sites():
+    with pytest.raises(ValueError, match=r"\['z', 'w'\].*site="):
+        report(two_sites, two_sites_guide, X)
+    found = report(two_sites, two_sites_guide, X, site="z")
+    evidence = dist.Normal(torch.zeros(3).double(), 3**0.5).to_event(1).log_prob(X).mean().item()
+    assert found.log_likelihood == pytest.approx(evidence, abs=1e-9)
+    assert found.elbo == pytest.approx(evidence, abs=0.4)
+    assert found.rate == pytest.approx((0.5 * (2 / 3 + X**2 / 9 - 1 + math.log(1.5))).sum(-1).mean().item(), abs=1e-9)
+    assert found.active_units == 3 and found.shuffled_latent_loss > 0.1
+    assert found.card["nuisance_sites"] == ["w"]
+    assert "one latent site" in found.card["unavailable"]["model_mutual_information"]
+    with pytest.raises(ValueError, match="expected site to be one of"):
+        report(two_sites, two_sites_guide, X, site="y")
+
+
+def test_posterior_that_depends_on_a_nuisance_is_refused():
+    with pytest.raises(ValueError, match=r"q\(w\|x\) that depends on x alone"):
+        report(two_sites, two_sites_guide, X, site="w")
+
+
+def test_prior_that_depends_on_a_nuisance_is_refused():
+    def chain(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(pyro.sample("w", PRIOR(x)), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def independent(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("w", dist.Normal(x / 3, 0.7).to_event(1))
+            pyro.sample("z", dist.Normal(x / 2, 0.7).to_event(1))
+
+    with pytest.raises(ValueError, match=r"p\(z\) that does not depend on \['w'\]"):
+        report(chain, independent, X, site="z")
+
+
+@pytest.mark.parametrize(
+    "posterior, reason",
+    [(lambda x: dist.Delta(x).to_event(1), "Delta"), (lambda x: dist.Poisson(x.exp()).to_event(1), "discrete Poisson")],
+)
+def test_posteriors_without_a_density_are_refused(posterior, reason):
+    def plated(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", posterior(x))
+
+    with pytest.raises(ValueError, match=reason):
+        report(model, plated, X)
+
+
+def test_latents_must_be_shared():
+    with pytest.raises(ValueError, match="same latent sites"):
+        report(two_sites, guide, X)
+
+
+def test_guide_that_is_not_amortized_is_refused_untouched():
+    automatic = pyro.infer.autoguide.AutoNormal(model)
+    with pytest.raises(ValueError, match="amortized guide of x, got AutoNormal"):
+        report(model, automatic, X)
+    assert automatic.prototype_trace is None
+
+
+def test_plate_of_a_fixed_size_is_refused():
+    def fixed(x):
+        with pyro.plate("data", 60):
+            pyro.sample("z", dist.Normal(x / 2, 0.7).to_event(1))
+
+    with pytest.raises(ValueError, match="any number of rows"):
+        report(model, fixed, X)
+
+
+def test_deterministic_masked_and_several_observed_sites():
+    mask = (draw(60, seed=4) > 0).double()
+
+    def several(x, seen):
+        with pyro.plate("data", len(x)):
+            z = pyro.deterministic("copy", pyro.sample("z", PRIOR(x)), event_dim=1)
+            pyro.sample("first", dist.Normal(z[:, :2], 1.0).to_event(1), obs=x[:, :2])
+            with pyro.poutine.mask(mask=seen > 0):
+                pyro.sample("second", dist.Normal(z[:, 2], 1.0), obs=x[:, 2])
+
+    found = report(several, lambda x, seen: guide(x), (X, mask), importance_samples=4000)
+    marginal = dist.Normal(torch.zeros(()).double(), 2**0.5)
+    expected = marginal.log_prob(X[:, :2]).sum(1) + mask * marginal.log_prob(X[:, 2])
+    assert found.log_likelihood == pytest.approx(expected.mean().item(), abs=0.02)
+    assert found.card["observed_sites"] == ["first", "second"]
+
+
+def test_learned_prior_has_a_monte_carlo_rate():
+    """Against a mixture no closed form exists; the integral over a grid is the reference."""
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(torch.tensor([0.3, 0.7]).double()), dist.Normal(torch.tensor([-2.0, 1.0]).double(), 0.5)
+    )
+
+    def mixed(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", mixture)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def narrow(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.4))
+
+    x = draw(200)
+    grid = torch.linspace(-6, 6, 4001).double()
+    q = dist.Normal(x / 2, 0.4)
+    log_q = q.log_prob(grid[:, None])
+    exact = torch.trapezoid(log_q.exp() * (log_q - mixture.log_prob(grid)[:, None]), grid, dim=0).mean().item()
+    found = report(mixed, narrow, x, posterior_samples=300)
+    assert found.rate == pytest.approx(exact, abs=4 * 1.5 / (200 * 300) ** 0.5)
+    assert found.card["estimators"]["rate"] == "Monte Carlo"
+    assert found.rate_per_dimension is None and "rate_per_dimension" in found.card["unavailable"]
+    assert found.elbo == pytest.approx(-found.distortion - exact, abs=0.05)
+
+
+def test_full_covariance_posterior():
+    factor = torch.tensor([[0.5, 0.0], [0.3, 0.4]]).double()
+
+    def correlated(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.MultivariateNormal(0.8 * x, scale_tril=factor))
+
+    x = draw(400, 2)
+    covariance = factor @ factor.T
+    kl = 0.5 * (covariance.trace() + (0.8 * x).square().sum(1).mean() - 2 - covariance.logdet())
+    found = report(model, correlated, x, posterior_samples=200, importance_samples=1, rows=400)
+    assert found.rate == pytest.approx(kl.item(), abs=0.02)
+    aggregate = 0.64 * torch.eye(2).double() + covariance  # x is N(0, 1)
+    information = 0.5 * (aggregate.logdet() - covariance.logdet()).item()
+    assert found.mi_lower.low <= information <= found.mi_upper.high
+    assert found.active_units == 2
+    assert found.mi_he_2019_batch_32["value"] <= math.log(32)
+
+
+def flow_guide(steps, context=None):
+    def flow(x):
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(x / 2, 0.5**0.5)
+            conditioned = [step.condition(x) if context else step for step in steps]
+            pyro.sample("z", dist.TransformedDistribution(base, conditioned))
+
+    return flow
+
+
+def test_flow_without_context_has_the_information_of_its_base():
+    torch.manual_seed(0)
+    steps = [transforms.affine_autoregressive(3).double(), transforms.affine_autoregressive(3).double()]
+    x = draw(300, 3) * 2**0.5
+    found = report(model, flow_guide(steps), x, posterior_samples=4, importance_samples=200)
+    assert found.card["estimators"]["rate"] == "Monte Carlo"
+    assert found.mi_lower.low <= 1.5 * math.log(2) <= found.mi_upper.high
+    evidence = dist.Normal(torch.zeros(3).double(), 2**0.5).to_event(1).log_prob(x).mean().item()
+    assert found.elbo < evidence - 0.3  # the random flow is no posterior; 200 samples make up for most of it
+    assert evidence - 0.15 < found.log_likelihood < evidence + 0.02
+
+
+def test_flow_on_x_has_no_bounds_by_pairs():
+    torch.manual_seed(0)
+    steps = [transforms.conditional_affine_autoregressive(3, 3).double()]
+    found = report(model, flow_guide(steps, context=True), X, importance_samples=200)
+    for name in ("mi_lower", "mi_upper", "aggregate_kl", "mi_dieng_2019", "mi_he_2019_batch_32"):
+        assert getattr(found, name) is None and "runs a network" in found.card["unavailable"][name]
+    assert found.mi_marginal is not None and found.saturated is None
+    assert found.log_likelihood == pytest.approx(EVIDENCE, abs=0.1)
+    assert str(found).count("runs a network") == 1
+    assert mutual_information(model, flow_guide(steps, context=True), X).lower is None
+
+
+def test_flow_that_cannot_be_inverted():
+    """A planar flow knows the density of its last draw only."""
+    torch.manual_seed(0)
+    steps = [transforms.conditional_planar(3, 3).double()]
+    found = report(model, flow_guide(steps, context=True), X, importance_samples=200)
+    assert found.log_likelihood == pytest.approx(EVIDENCE, abs=0.1)
+    assert found.mi_lower is None
+
+
+def test_variance_of_the_posterior_mean_without_a_mean_is_unbiased():
+    """Half-sample means of a flow that is the identity: the noise of the draws must not count as activity."""
+    step = transforms.affine_autoregressive(3).double()
+    for parameter in step.parameters():
+        nn.init.zeros_(parameter)
+
+    def still(x):
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(torch.cat([x[:, :1], 0 * x[:, 1:]], 1), 1.0)
+            pyro.sample("z", dist.TransformedDistribution(base, [step]))
+
+    x = draw(4000, 3)
+    found = report(model, still, x, posterior_samples=2, importance_samples=1, budget=0.01)
+    variances = torch.tensor(found.active_unit_variances)
+    # The covariance of two independent means of N(0, 1) over 4,000 points has the error 0.016.
+    assert variances[1:].abs().max() < 4 * 0.016
+    assert variances[0] == pytest.approx(x[:, 0].var().item(), abs=4 * 0.04)
+
+
+def test_decoder_that_ignores_z():
+    def deaf(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", PRIOR(x))
+            pyro.sample("x", dist.Normal(torch.zeros_like(x), 1.0).to_event(1), obs=x)
+
+    found = report(deaf, guide, X)
+    assert found.shuffled_latent_loss == 0
+    assert found.verdict.endswith("the units vary but the decoder ignores z: collapsed on the decoder's side.")
+    assert found.model_mutual_information.lower.value == pytest.approx(0, abs=1e-9)
+    assert found.model_mutual_information.upper.value == pytest.approx(0, abs=1e-9)
+
+
+def test_shuffled_loss_of_the_linear_model():
+    """log p(x|z) - log p(x|z') = (x.z - x.z') + (z'^2 - z^2)/2 has the mean E[x z] - E[x] E[z] = Var(x)/2 per unit."""
+    x = draw(4000, 1) * 2**0.5
+    found = report(model, guide, x, posterior_samples=1, importance_samples=1)
+    assert found.shuffled_latent_loss == pytest.approx(1.0, abs=4 * found.standard_errors["shuffled_latent_loss"])
+    assert found.standard_errors["shuffled_latent_loss"] < 0.05
+
+
+def test_sorted_data_are_shuffled_across_the_whole_set():
+    """A shift by one row would swap points of the same class and find nothing."""
+    x = draw(1500, 1).sign().sort(0).values * 3 + 0.01 * draw(1500, 1, seed=1)
+    assert report(model, guide, x, posterior_samples=1, importance_samples=1).shuffled_latent_loss > 3
+
+
+def test_latent_of_size_zero():
+    def empty(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x), 0), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.zeros_like(x), 2**0.5).to_event(1), obs=x)
+
+    def empty_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x), 0), 1.0).to_event(1))
+
+    found = report(empty, empty_guide, X)
+    assert found.rate == 0 and found.active_units == 0 and found.active_unit_variances == []
+    assert found.elbo == pytest.approx(EVIDENCE) and found.log_likelihood == pytest.approx(EVIDENCE)
+    assert found.mi_lower is found.mi_upper is found.mi_marginal is found.aggregate_kl is None
+    assert found.card["unavailable"]["mi_lower"] == "z has no dimensions"
+    assert found.card["importance_samples"] == 1
+    assert "no latent variables" in found.verdict
+    assert type(found).from_json(found.to_json()) == found
+
+
+def test_teacher_forcing_has_no_ancestral_samples():
+    def forced(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", PRIOR(x))
+            before = nn.functional.pad(x, (1, 0))[:, :-1]
+            pyro.sample("x", dist.Normal(z + before, 1.0).to_event(1), obs=x)
+
+    found = report(forced, guide, X)
+    assert found.model_mutual_information is None
+    assert "teacher forcing" in found.card["unavailable"]["model_mutual_information"]
+
+
+def test_likelihood_written_as_a_factor():
+    def factored(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", PRIOR(x))
+            pyro.factor("likelihood", dist.Normal(z, 1.0).to_event(1).log_prob(x))
+
+    found = report(factored, guide, X)
+    assert_right(found)
+    assert "also reads the x" in found.card["unavailable"]["model_mutual_information"]
+
+
+def test_likelihood_that_cannot_be_drawn_from():
+    class DensityOnly(dist.Normal):
+        def sample(self, sample_shape=()):
+            raise NotImplementedError("no sampler")
+
+        rsample = sample
+
+    def silent(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", PRIOR(x))
+            pyro.sample("x", DensityOnly(z, 1.0).to_event(1), obs=x)
+
+    found = report(silent, guide, X)
+    assert_right(found)
+    assert "no sampler" in found.card["unavailable"]["model_mutual_information"]
+
+
+class Chain(dist.TorchDistribution):
+    """x_1 ~ N(z, 1), x_2 ~ N(z + a x_1, 1): a density that runs a network, and that only takes its own batch."""
+
+    arg_constraints = {}
+    support = dist.constraints.real_vector
+
+    def __init__(self, network, z):
+        self.network, self.z = network, z
+        super().__init__(z.shape, torch.Size([2]), validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        return Chain(self.network, self.z.expand(batch_shape))
+
+    def sample(self, sample_shape=torch.Size()):
+        first = self.z + torch.randn_like(self.z)
+        return torch.stack([first, self.z + self.network(first) + torch.randn_like(self.z)], -1)
+
+    def log_prob(self, x):
+        assert x.shape == (*self.z.shape, 2)
+        loc = torch.stack([self.z, self.z + self.network(x[..., 0])], -1)
+        return dist.Normal(loc, 1.0).to_event(1).log_prob(x)
+
+
+def test_autoregressive_likelihood_runs_once_per_pair():
+    class Halve(nn.Module):
+        def forward(self, x):
+            return -x / 2
+
+    def chained(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", Chain(Halve(), z), obs=x)
+
+    bounds = model_mutual_information(chained, torch.zeros(300, 2).double(), samples=300, rows=4000)
+    # The innovations e_1 = x_1, e_2 = x_2 + x_1 / 2 are z plus noise: I = 1/2 ln(1 + 2).
+    assert bounds.lower.low <= 0.5 * math.log(3) <= bounds.upper.high
+    assert bounds.upper.high - bounds.lower.low < 0.4
+
+
+def test_a_vae_in_the_manner_of_pyros_tutorial():
+    class VAE(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Linear(16, 12), nn.Softplus(), nn.Linear(12, 4))
+            self.decoder = nn.Sequential(nn.Linear(2, 12), nn.Softplus(), nn.Linear(12, 16), nn.Sigmoid())
+
+        def model(self, x):
+            pyro.module("decoder", self.decoder)
+            with pyro.plate("data", x.shape[0]):
+                loc, scale = x.new_zeros(x.shape[0], 2), x.new_ones(x.shape[0], 2)
+                z = pyro.sample("latent", dist.Normal(loc, scale).to_event(1))
+                image = self.decoder(z)
+                pyro.sample("obs", dist.Bernoulli(image, validate_args=False).to_event(1), obs=x.reshape(-1, 16))
+                return image
+
+        def guide(self, x):
+            pyro.module("encoder", self.encoder)
+            with pyro.plate("data", x.shape[0]):
+                loc, log_scale = self.encoder(x.reshape(-1, 16)).chunk(2, -1)
+                pyro.sample("latent", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    torch.manual_seed(0)
+    vae = VAE()
+    x = (torch.rand(80, 4, 4) < 0.3).float()
+    found = report(vae.model, vae.guide, x, importance_samples=50)
+    with torch.no_grad():
+        elbo = -pyro.infer.Trace_ELBO(num_particles=200, vectorize_particles=False).loss(vae.model, vae.guide, x) / 80
+    assert found.elbo == pytest.approx(elbo, abs=0.2)
+    assert found.log_likelihood > found.elbo
+    assert found.model_mutual_information.points == 80
+    pyro.clear_param_store()
