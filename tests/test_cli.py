@@ -1,0 +1,174 @@
+"""The command line, run as a user runs it: results on stdout, notes on stderr, one plain line for a mistake."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyro
+import pytest
+import torch
+
+from pyro_skipvae import load_run
+from pyro_skipvae.run import Run
+from pyro_skipvae_cli import main
+
+SCRIPT = str(Path(sys.executable).with_name("skipvae-pyro"))
+TINY = ("--epochs", "2", "--layers", "2", "--maps", "8", "--latent-dim", "4", "--limit-train", "200", "--limit-eval", "60")
+
+
+def skipvae(*arguments, cwd):
+    """The command line in this process, which has torch already: what a subprocess would print and return."""
+    stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+    pyro.clear_param_store()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["skipvae-pyro", *map(str, arguments)])
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+    return SimpleNamespace(returncode=code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    done = skipvae("train", *TINY, "--out", "run", "--report-budget", "5", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done
+
+
+def test_help_answers_at_once(tmp_path):
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([SCRIPT, "train", "--help"], cwd=tmp_path, capture_output=True, text=True)
+        times.append(time.perf_counter() - start)
+    # 0.1 s on a free machine; importing torch and pyro alone takes several seconds.
+    assert done.returncode == 0 and "--layers" in done.stdout and min(times) < 1.0
+
+
+def test_the_script_reports_mistakes_by_its_exit_code(tmp_path):
+    done = subprocess.run([SCRIPT, "train", "--skip", "al"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("Error: unknown skip") and not done.stdout
+
+
+def test_the_run_folder_holds_what_it_should(trained):
+    run, _ = trained
+    for name in ("config.toml", "metrics.jsonl", "report.json", "samples.png", "reconstructions.png"):
+        assert (run / name).stat().st_size > 0, name
+    metrics = Run(run).metrics()
+    assert [line["epoch"] for line in metrics] == [1, 2]
+    assert {"train_loss", "beta", "valid_elbo", "valid_rate", "active_units", "seconds"} <= set(metrics[0])
+    assert Run(run).config().limit_train == 200
+
+
+def test_the_report_is_on_stdout_as_json_and_in_the_folder(trained):
+    run, done = trained
+    report, stored = json.loads(done.stdout), json.loads((run / "report.json").read_text())
+    names = "elbo rate rate_per_dimension log_likelihood mi_lower mi_upper mi_marginal mi_ceiling saturated aggregate_kl".split()
+    names += ["active_units", "active_unit_variances", "shuffled_latent_loss", "verdict", "card"]
+    assert set(names) <= set(stored) and stored["verdict"] == report["verdict"]
+    assert report["elbo"] <= report["log_likelihood"] + 0.5 and len(report["rate_per_dimension"]) == 4
+    data = stored["card"]["data"]
+    assert data["name"] == "digits" and data["binarisation"] == "dynamic" and data["limits"] == {
+        "train": 200,
+        "valid": 60,
+        "test": 60,
+    }
+    assert "An epoch takes about" in done.stderr and "epoch 2/2" in done.stderr
+
+
+def test_a_run_is_loaded_back_as_it_was(trained):
+    run, _ = trained
+    vae, data, config = load_run(run)
+    assert config.layers == 2 and len(data.test) == 60 and not vae.training
+    x = data.test[:5]
+    torch.manual_seed(0)
+    first = vae.decoder(vae.encoder(x).mean).log_prob(x)
+    again, _, _ = load_run(run)
+    assert first.equal(again.decoder(again.encoder(x).mean).log_prob(x))
+
+
+def test_evaluate_needs_the_run_alone(trained, tmp_path):
+    run, done = trained
+    evaluated = skipvae("evaluate", run, "--report-budget", "5", "--json", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    report = json.loads(evaluated.stdout)
+    assert report["rate"] == pytest.approx(json.loads(done.stdout)["rate"], rel=1e-5)
+    text = skipvae("evaluate", run, "--importance-samples", "20", "--limit-eval", "50", "--report-budget", "5", cwd=tmp_path)
+    assert "active" in text.stdout and "collapsed" in text.stdout and text.returncode == 0
+
+
+def test_sample_writes_a_picture_and_the_same_seed_the_same_one(trained, tmp_path):
+    run, _ = trained
+    for name, seed in (("a.png", 1), ("b.png", 1), ("c.png", 2)):
+        assert skipvae("sample", run, "--count", 9, "--seed", seed, "--out", name, cwd=tmp_path).returncode == 0
+    pictures = [(tmp_path / name).read_bytes() for name in ("a.png", "b.png", "c.png")]
+    assert pictures[0][:8] == b"\x89PNG\r\n\x1a\n" and pictures[0] == pictures[1] != pictures[2]
+
+
+def test_datasets_says_what_there_is_and_where_it_looked(tmp_path):
+    table = skipvae("datasets", cwd=tmp_path).stdout
+    records = json.loads(skipvae("datasets", "--json", "--data-dir", tmp_path / "mine", cwd=tmp_path).stdout)
+    assert "digits" in table and "Looked at" in table
+    assert {record["name"] for record in records} >= {"digits", "mnist", "omniglot", "frey-faces"}
+    mnist = next(record for record in records if record["name"] == "mnist")
+    assert any("mine" in place for place in mnist["looked_at"])
+
+
+MISTAKES = [
+    (["train", "--dataset", "mnits"], 2, "did you mean mnist?"),
+    (["train", "--model", "vae", "--skip", "all"], 2, "expected --skip none with --model vae"),
+    (["train", "--layers", "0"], 2, "expected --layers of at least 1"),
+    (["train", "--layers", "many"], 2, "not a valid integer"),
+    (["train", "--skip", "1,99"], 2, "expected skip to be"),
+    (["train", "--likelihood", "normal"], 2, "expected grey or real values for --likelihood normal"),
+    (["train", "--device", "cuda:77"], 2, "expected a device that this machine has"),
+    (["train", "--prior", "vamp", "--guide", "inverse-autoregressive-flow"], 2, "expected a guide whose density"),
+    (["train", "--prior", "vamp", "--components", "5000"], 2, "expected --components of at most 1257"),
+    (["train", "--dataset", "absent.npz"], 3, "absent.npz"),
+    (["train", "--dataset", "kmnist", "--download", "never"], 3, "kmnist"),
+    (["train", "--dataset", "bad.npz"], 2, "bad.npz"),
+    (["train", "--dataset", "flat.npz", "--decoder", "pixelcnn"], 2, "use --decoder mlp"),
+    (["evaluate", "nowhere"], 4, "expected a run folder"),
+    (["sample", "nowhere"], 4, "expected a run folder"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES, ids=lambda value: " ".join(value) if type(value) is list else "")
+def test_a_mistake_is_one_plain_line(arguments, code, message, tmp_path):
+    np.savez(tmp_path / "bad.npz", images=np.zeros((4, 2)))
+    np.savez(tmp_path / "flat.npz", train=np.random.default_rng(0).integers(0, 2, (50, 6)).astype(np.uint8))
+    done = skipvae(*arguments, cwd=tmp_path)
+    assert done.returncode == code and done.stdout == "", done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("Error")]) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model", "autoregressive", "--layers", "2"],
+        ["--decoder", "mlp", "--skip", "parameter-matched", "--prior", "mixture-of-normals", "--guide", "full-covariance-normal"],
+        ["--decoder", "convolutional", "--objective", "iwae(3)", "--guide", "inverse-autoregressive-flow"],
+        ["--decoder", "mlp", "--prior", "vamp", "--binarisation", "none", "--likelihood", "categorical"],
+        ["--decoder", "mlp", "--dataset", "own.npz", "--beta-schedule", "cyclical", "--objective", "analytic-elbo"],
+    ],
+    ids=lambda flags: " ".join(flags),
+)
+def test_every_combination_trains_to_its_report(flags, tmp_path):
+    np.savez(tmp_path / "own.npz", train=np.random.default_rng(0).normal(size=(80, 7)).astype(np.float32))
+    size = ["--epochs", "1", "--limit-train", "128", "--limit-eval", "50", "--width", "16", "--maps", "8"]
+    latent = [] if "autoregressive" in flags else ["--latent-dim", "3"]
+    done = skipvae("train", *size, *latent, *flags, "--out", "run", "--report-budget", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert np.isfinite(report["elbo"]) and report["verdict"]
