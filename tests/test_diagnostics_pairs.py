@@ -167,6 +167,22 @@ def test_one_dimensional_latent_without_event():
     assert found.mi_lower is not None and found.mi_marginal is not None
 
 
+def test_no_row_is_left_alone():
+    """A network that squeezes away a batch of one sees none, whatever the number of rows."""
+
+    def squeezed(x):
+        assert len(x) > 1
+        guide(x)
+
+    def squeezed_model(x):
+        assert len(x) > 1
+        model(x)
+
+    for points in (257, 513):
+        found = report(squeezed_model, squeezed, draw(points, 1), importance_samples=1, posterior_samples=1)
+        assert found.card["points"] == points
+
+
 def test_x_as_a_tuple():
     def conditional(x, shift, flag):
         assert flag == "context"
@@ -440,6 +456,41 @@ def test_full_covariance_posterior():
     assert found.mi_lower.low <= information <= found.mi_upper.high
     assert found.active_units == 2
     assert found.mi_he_2019_batch_32["value"] <= math.log(32)
+
+
+def test_full_covariance_prior_and_posterior():
+    factor = torch.tensor([[0.5, 0.0], [0.3, 0.4]]).double()
+
+    def correlated(loc):
+        return dist.MultivariateNormal(loc, scale_tril=factor)
+
+    def prior_model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", correlated(torch.zeros_like(x)))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def posterior(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", correlated(0.1 * x))
+
+    x = draw(100, 2)
+    found = report(prior_model, posterior, x)
+    exact = 0.5 * torch.linalg.solve_triangular(factor, 0.1 * x.T, upper=False).square().sum(0).mean()
+    assert found.rate == pytest.approx(exact.item(), abs=1e-9)
+    assert found.card["estimators"]["rate"] == "closed form" and found.rate_per_dimension is None
+
+
+def test_both_thresholds_of_active_units():
+    scale = torch.tensor([0.005, 0.015, 0.03, 0.5]).double().sqrt()
+
+    def scaled(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x * scale, 0.5).to_event(1))
+
+    x = draw(500, 4)
+    found = report(model, scaled, (x - x.mean(0)) / x.std(0), importance_samples=1)
+    assert found.active_unit_variances == pytest.approx([0.005, 0.015, 0.03, 0.5])
+    assert (found.active_units, found.active_units_0_02) == (3, 2)
 
 
 def flow_guide(steps, context=None):

@@ -23,7 +23,14 @@ class ImportanceEstimate:
 
 
 def log_likelihood(
-    model, guide, x, *, importance_samples: int = 200, site: str | None = None, rows: int = 256, seed: int = 0,
+    model,
+    guide,
+    x,
+    *,
+    importance_samples: int = 200,
+    site: str | None = None,
+    rows: int = 256,
+    seed: int = 0,
     progress=None,
 ) -> Interval:
     """Mean log p_K(x) = log 1/K sum_k p(x, z_k) / q(z_k|x) in nats per datapoint; on average a lower bound of log p(x).

@@ -202,9 +202,7 @@ def _elbo(pair, encoded: Encoded, budget: Budget, samples: int, rows: int, seed:
     points = budget.points("the ELBO", pair.points, 2, ELBO_SHARE)
     samples = budget.samples(points, 1 if encoded.dimensions == 0 else samples, ELBO_SHARE)
     facts |= {"elbo_points": points, "elbo_posterior_samples": samples}
-    terms = elbo_terms(
-        pair, encoded.chunks, encoded.exact_rate, points=points, samples=samples, rows=rows, progress=progress
-    )
+    terms = elbo_terms(pair, encoded.chunks, encoded.exact_rate, points=points, samples=samples, rows=rows, progress=progress)
     loss = shuffled_latent_loss(pair, terms, rows=rows, seed=seed)
     return {"elbo": terms.elbo, "distortion": -terms.log_likelihood, "shuffled_latent_loss": loss}
 
@@ -225,9 +223,7 @@ def _ancestral_bounds(pair: Pair, encoded: Encoded, budget: Budget, rows: int) -
     return ancestral_bounds(pair.model, pair.x, samples=points, site=pair.site, rows=min(rows, pair.largest))
 
 
-def _log_likelihood(
-    pair: Pair, encoded: Encoded, budget: Budget, samples: int, rows: int, facts: dict, progress
-) -> dict:
+def _log_likelihood(pair: Pair, encoded: Encoded, budget: Budget, samples: int, rows: int, facts: dict, progress) -> dict:
     """`log_likelihood` and `log_likelihood_tenth` per point (n,), and the effective sample size of their weights."""
     samples = 1 if encoded.dimensions == 0 else samples  # p(x|z) is p(x) then
     points = budget.points(f"importance sampling with {samples} samples", pair.points, samples)

@@ -41,8 +41,9 @@ def table(report) -> str:
     text = io.StringIO()
     console = Console(file=text, width=100, color_system=None, force_terminal=False, emoji=False, highlight=False)
     console.print(grid)
-    for note in (*_notes(report), report.verdict):
+    for note in _notes(report):
         console.print(note, markup=False)
+    console.print(report.verdict, markup=False, soft_wrap=True)  # one line, however long
     return text.getvalue().rstrip()
 
 
