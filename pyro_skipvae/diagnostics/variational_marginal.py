@@ -11,7 +11,8 @@ from .pair import Pair
 from .pairwise import flat
 from .unavailable import Unavailable
 
-COMPONENTS = (1, 10, 30)
+# (components, covariance) of the mixtures tried: the diagonal one has few enough parameters for few points of many dimensions.
+MIXTURES = ((1, "diag"), (1, "full"), (10, "full"), (30, "full"))
 LARGEST_FIT = 10_000
 WIDEST_MIXTURE = 64  # a full-covariance mixture beyond this is slow to fit and rarely the better one
 
@@ -59,20 +60,20 @@ def marginal_bound(marginal: Marginal, z: Tensor, log_q: Tensor) -> Interval:
 
 
 def _fit(z: Tensor, source: str, seed: int) -> Marginal:
-    """The mixture with as many components as score best on a fifth of z, refitted to all of it."""
+    """The mixture that scores best on a fifth of z, refitted to all of it."""
     if len(z) < 20:
         raise Unavailable(f"a marginal r(z) cannot be fitted to {len(z)} points")
     loc, scale = z.mean(0), z.std(0).clamp(min=1e-12)  # a constant dimension keeps a finite scale
     z, last = ((z - loc) / scale).numpy(), len(z) // 5
-    candidates = [k for k in COMPONENTS if k == 1 or (k < len(z) // 5 and z.shape[1] <= WIDEST_MIXTURE)]
-    best = max(candidates, key=lambda k: _mixture(z[last:], k, seed).score(z[:last]))
-    reference = f"Gaussian mixture of {best} of {COMPONENTS} components fitted to {source}"
-    return Marginal(_mixture(z, best, seed), loc, scale, reference)
+    candidates = [mixture for mixture in MIXTURES if mixture[0] == 1 or (mixture[0] < last and z.shape[1] <= WIDEST_MIXTURE)]
+    best = max(candidates, key=lambda mixture: _mixture(z[last:], *mixture, seed).score(z[:last]))
+    reference = f"mixture of {best[0]} normals, {best[1]} covariance, fitted to {source}"
+    return Marginal(_mixture(z, *best, seed), loc, scale, reference)
 
 
-def _mixture(z, components: int, seed: int):
+def _mixture(z, components: int, covariance: str, seed: int):
     from sklearn.mixture import GaussianMixture  # a second of import that only this bound needs
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one that has not converged is a valid r(z) all the same
-        return GaussianMixture(components, random_state=seed % 2**32).fit(z)
+        return GaussianMixture(components, covariance_type=covariance, random_state=seed % 2**32).fit(z)
