@@ -1,5 +1,7 @@
 """`evaluate` and `sample`: what can be asked of a finished run."""
 
+from dataclasses import asdict
+
 import click
 import torch
 
@@ -18,9 +20,9 @@ def evaluate_run(run, *, importance_samples, posterior_samples, limit_eval, repo
     """The collapse report of a run, measured anew."""
     with user_errors():
         device = choose_device(device)
-        vae, data, _ = load_run(run, device=device, which=checkpoint)
+        vae, data, config = load_run(run, device=device, which=checkpoint)
         data = data.limit(eval=limit_eval)
-    extra = {"run": Run(run).path.name, "checkpoint": checkpoint}
+    extra = {"run": Run(run).path.name, "checkpoint": checkpoint, "settings": asdict(config)}
     samples = {"importance_samples": importance_samples, "posterior_samples": posterior_samples}
     report = report_on(vae, data, device=device, budget=report_budget, extra=extra, **samples)
     if save:

@@ -27,6 +27,7 @@ CLASS_PALETTE = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 INK, QUIET, FAINT = "#222222", "#6b6b6b", "#d0d0d0"
+GAP = (0.55, 0.60, 0.66)
 DOTS_PER_INCH = 150
 STYLE = {
     "font.family": "DejaVu Sans",  # it comes with matplotlib, so a picture is the same everywhere
@@ -283,12 +284,17 @@ def importance_bound(samples, bounds, errors, *, ax=None, elbo=None, exact=None)
 
 
 @_styled
-def save_png(figure, path):
-    """Write a figure as PNG: 150 dpi, cropped to what is drawn, the same bytes for the same picture."""
+def png(figure):
+    """The bytes of a figure as PNG: 150 dpi, cropped to what is drawn, the same bytes for the same picture."""
     buffer = BytesIO()
     # matplotlib would write its version into the file.
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
-    write_whole(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_png(figure, path):
+    """Write a figure as PNG, whole or not at all."""
+    write_whole(path, png(figure))
 
 
 def _array(values, name):
@@ -321,17 +327,17 @@ def _mosaic(ax, tiles, columns):
     """Draw tiles (N, H, W, 3) row by row; returns the axes, and where the centres of rows and columns lie."""
     count, height, width, _ = tiles.shape
     gap, rows = max(1, width // 14), -(-count // columns)
-    canvas = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))  # gaps are transparent
+    # Between images and around them stands a colour that no grey image has: white gaps would run into white ink.
+    canvas = np.tile(np.array(GAP), (rows * (height + gap) + gap, columns * (width + gap) + gap, 1))
     for i, tile in enumerate(tiles):
-        top, left = i // columns * (height + gap), i % columns * (width + gap)
-        canvas[top : top + height, left : left + width, :3] = tile
-        canvas[top : top + height, left : left + width, 3] = 1
+        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = tile
     ax = _pixel_axes(canvas.shape, width) if ax is None else ax
     ax.imshow(canvas, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.tick_params(length=0, labelsize=9)
     ax.spines[:].set_visible(False)
-    centres = (height - 1) / 2 + np.arange(rows) * (height + gap), (width - 1) / 2 + np.arange(columns) * (width + gap)
+    centres = [gap + (side - 1) / 2 + np.arange(n) * (side + gap) for side, n in ((height, rows), (width, columns))]
     return ax, centres
 
 

@@ -134,20 +134,23 @@ def test_images_are_shown_pixel_by_pixel_with_their_own_greys(tmp_path):
     image = np.array([[[0.0, 1.0], [0.25, 2.0]]])  # a value above 1 is clipped
     figures.save_png(figures.prior_samples(image), tmp_path / "image.png")
     pixels = imread(tmp_path / "image.png")[..., 0]
-    rows, columns = (np.flatnonzero((pixels < 0.9).any(axis)) for axis in (1, 0))
-    black, grey = pixels[rows[0] : rows[0] + 42, columns], pixels[rows[42] :, columns][:42]
-    assert len(rows) == 84 and len(columns) == 42
-    assert (black == 0).all() and np.allclose(grey, 0.25, atol=1 / 255)
+    rows, columns = (np.flatnonzero((pixels < 0.99).any(axis)) for axis in (1, 0))
+    assert len(rows) == len(columns) and len(rows) % 4 == 0  # two pixels and a gap on either side, all of one size
+    size = len(rows) // 4
+    inner = pixels[np.ix_(rows[size:-size], columns[size:-size])].reshape(2, size, 2, size)
+    assert np.allclose(inner, np.array([[0, 1], [0.25, 1]])[:, None, :, None], atol=1 / 255)
+    gap = pixels[rows[0] : rows[0] + size, columns]
+    assert np.allclose(gap, figures.GAP[0], atol=1 / 255)
 
 
 def test_colour_images_keep_their_colours():
     image = torch.zeros(2, 3, 4, 4)
     image[0, 0] = image[1, 2] = 1
     shown = figures.prior_samples(image, columns=1).axes[0].images[0].get_array()
-    assert shown.shape == (9, 4, 4)
-    assert shown[:4].reshape(-1, 4).tolist() == [[1, 0, 0, 1]] * 16
-    assert shown[5:].reshape(-1, 4).tolist() == [[0, 0, 1, 1]] * 16
-    assert (shown[4, :, 3] == 0).all()  # the gap
+    assert shown.shape == (11, 6, 3)
+    assert shown[1:5, 1:5].reshape(-1, 3).tolist() == [[1, 0, 0]] * 16
+    assert shown[6:10, 1:5].reshape(-1, 3).tolist() == [[0, 0, 1]] * 16
+    assert (shown[5] == figures.GAP).all()
 
 
 def test_reconstructions_are_labelled_rows_and_a_mean_may_be_missing():
@@ -155,7 +158,7 @@ def test_reconstructions_are_labelled_rows_and_a_mean_may_be_missing():
     assert labels == ["input", "mean", "sample"]
     without = figures.reconstructions(DIGITS[:, None], None, DIGITS[:, None]).axes[0]
     assert [label.get_text() for label in without.get_yticklabels()] == ["input", "sample"]
-    assert without.images[0].get_array().shape[:2] == (2 * 8 + 1, 16 * 8 + 15)
+    assert without.images[0].get_array().shape[:2] == (2 * 8 + 3, 16 * 8 + 17)
 
 
 def test_traversals_name_rows_and_columns():

@@ -24,7 +24,7 @@ GROUPS = {
 
 def table(report) -> str:
     """The report as aligned text, in nats per datapoint: estimates with 95 % intervals, notes, the verdict."""
-    grid = Table(title="Is it collapsed? (nats per datapoint)", title_justify="left", show_header=False)
+    grid = Table(title="Is it collapsed? (nats per datapoint, 95 % intervals)", title_justify="left", show_header=False)
     for name, rows in GROUPS.items():
         for position, (label, attribute) in enumerate(rows):
             grid.add_row("" if position else name, label, *_cells(report, attribute))
