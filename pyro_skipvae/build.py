@@ -131,8 +131,8 @@ def build_step(config, vae, steps):
     if config.lr_schedule == "constant":
         optim = pyro.optim.Adam(adam)
     else:
-        schedule = {"optimizer": torch.optim.Adam, "optim_args": adam, "T_max": max(steps, 1)}
-        optim = pyro.optim.CosineAnnealingLR(schedule)
+        schedule = {"optimizer": torch.optim.Adam, "optim_args": adam, "lr_lambda": partial(_cosine, steps=max(steps, 1))}
+        optim = pyro.optim.LambdaLR(schedule)
     return svi_step(vae.model, vae.guide, objective, optim, max_norm=config.max_norm)
 
 
@@ -155,6 +155,11 @@ def choose_device(name):
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"expected a device that this machine has, got {name!r}: {str(error).splitlines()[0]}") from None
+
+
+def _cosine(step, *, steps):
+    """Half a cosine from 1 to 0: a closed form of the step, so that a run may be resumed for another number of epochs."""
+    return (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
 
 
 def _skip(text):

@@ -1,11 +1,14 @@
 """Training: a step updates the parameters on one batch, `fit` applies it to every batch of every epoch."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from pyro import poutine
-from pyro.infer import ELBO, SVI
+from pyro.infer import ELBO
+from pyro.infer.util import torch_item, zero_grads
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -14,11 +17,14 @@ from pyro_skipvae.objectives import Schedule, as_arguments, constant, weighted
 
 
 def svi_step(model, guide, objective, optim, *, max_norm=None):
-    """A step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, with the parameters updated.
+    """A step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, a tensor (), with the parameters updated.
 
     `objective` is one of `pyro_skipvae.objectives` or any `pyro.infer.ELBO`; the sum over the batch is divided by its
     length once, here. `max_norm` clips the norm of the whole gradient (`PyroOptim` can only clip tensor by tensor).
     A learning-rate schedule of `pyro.optim` advances at every step.
+
+    Where x, the loss or the norm of the gradient is not finite, the step changes no parameter and no momentum; its
+    `nonfinite()` tells. A fused optimizer is told so on the device; any other one costs a look at the device each step.
 
     The first step raises ValueError if Pyro's parameter store holds other tensors than the modules of this pair under
     the same names: it would then train those and leave the modules as they are.
@@ -26,44 +32,93 @@ def svi_step(model, guide, objective, optim, *, max_norm=None):
     return SVIStep(model, guide, objective, optim, max_norm)
 
 
+@dataclass(frozen=True)
+class Nonfinite:
+    """Steps left out because something was not finite: how many, the first (from 0), and which of input, loss, gradient."""
+
+    steps: int
+    first: int
+    what: tuple[str, ...]
+
+
 class SVIStep:
-    """What `svi_step` returns: `steps` counts its calls; `state_dict` holds the optimizer and the count."""
+    """What `svi_step` returns: `steps` counts its calls; `state_dict` holds the optimizer and both counts."""
 
     def __init__(self, model, guide, objective, optim, max_norm):
         if not isinstance(optim, PyroOptim):
             raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
-        self.objective, self.optim, self.max_norm = objective, optim, max_norm
-        self.svi = SVI(model, guide, optim, loss=_mean_loss(objective), loss_and_grads=self._loss_and_grads)
+        self.model, self.guide, self.objective = model, guide, objective
+        self.optim, self.max_norm = optim, max_norm
         self.steps, self._checked = 0, False
+        self._left_out = torch.zeros(5, dtype=torch.long)  # how many, the first, and three flags: input, loss, gradient
 
     def __call__(self, x, beta=1.0):
-        loss = self.svi.step(x, beta)
+        with poutine.trace(param_only=True) as capture:
+            loss = _summed_loss_and_grads(self.objective, self.model, self.guide, x, beta)
+        if not self._checked:
+            _check_store(capture.trace)
+            self._checked = True
+        # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
+        parameters = list(dict.fromkeys(site["value"].unconstrained() for site in capture.trace.nodes.values()))
+        size = len(as_arguments(x)[0])
+        norm = self._mean_gradients(parameters, size)
+        loss = torch.as_tensor(loss).detach() / size
+        self._update(parameters, self._is_finite(x, loss, norm))
+        zero_grads(parameters)
         if isinstance(self.optim, PyroLRScheduler):
             self.optim.step()
         self.steps += 1
         return loss
 
+    def evaluate(self, x):
+        """The loss in nats per datapoint at beta = 1, as a number, without training."""
+        with torch.no_grad():
+            return _summed_loss(self.objective, self.model, self.guide, x) / len(as_arguments(x)[0])
+
+    def nonfinite(self):
+        """The `Nonfinite` of all steps so far, or None. Waits for the device."""
+        steps, first, *flags = self._left_out.tolist()
+        what = tuple(name for name, flag in zip(("input", "loss", "gradient"), flags, strict=True) if flag)
+        return Nonfinite(steps, first, what) if steps else None
+
     def state_dict(self):
-        return {"steps": self.steps, "optimizer": self.optim.get_state()}
+        # What was loaded and no step has used yet is still with the optimizer, not in its state.
+        optimizer = {**self.optim._state_waiting_to_be_consumed, **self.optim.get_state()}
+        return {"steps": self.steps, "optimizer": optimizer, "left_out": self._left_out}
 
     def load_state_dict(self, state):
-        self.steps = state["steps"]
+        self.steps, self._left_out = state["steps"], state["left_out"]
         self.optim.set_state(state["optimizer"])
 
-    def _loss_and_grads(self, model, guide, x, beta):
-        with poutine.trace(param_only=True) as capture:
-            loss = _summed_loss_and_grads(self.objective, model, guide, x, beta)
-        if not self._checked:
-            _check_store(capture.trace)
-            self._checked = True
-        parameters = {site["value"].unconstrained() for site in capture.trace.nodes.values()}
+    def _mean_gradients(self, parameters, size):
+        """Make gradients of a sum those of its mean, clipped; returns the norm before that."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        size = len(as_arguments(x)[0])
         for gradient in gradients:
             gradient.div_(size)
+        norm = get_total_norm(gradients)
         if self.max_norm is not None:
-            clip_grads_with_norm_(parameters, self.max_norm, get_total_norm(gradients))
-        return loss / size
+            clip_grads_with_norm_(parameters, self.max_norm, norm)
+        return norm
+
+    def _is_finite(self, x, loss, norm):
+        """Whether all of it is finite, as a tensor on the device; what is not is written down there too."""
+        tensors = [tensor for tensor in as_arguments(x) if isinstance(tensor, torch.Tensor)]
+        whole = [tensor.isfinite().all().to(norm.device) for tensor in tensors] or [torch.ones_like(norm, dtype=torch.bool)]
+        bad = ~torch.stack([torch.stack(whole).all(), loss.isfinite().to(norm.device), norm.isfinite()])
+        here = torch.cat([torch.full((1,), self.steps, device=bad.device), bad.long()])
+        count, first = self._left_out.to(bad.device).split([1, 4])
+        first = torch.where((count == 0) & bad.any(), here, first)
+        self._left_out = torch.cat([count + bad.any(), first])
+        return ~bad.any()
+
+    def _update(self, parameters, finite):
+        """Apply the optimizer unless `finite` is false: zero gradients alone would still move what has momentum."""
+        optimizers = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, parameters)]
+        fused = [one for one in optimizers if one is not None and one.defaults.get("fused")]
+        for optimizer in fused:
+            optimizer.found_inf = (~finite).float()
+        if len(fused) == len(parameters) or finite:  # the first step finds no optimizer yet, and asks the device
+            self.optim(parameters)
 
 
 def _summed_loss_and_grads(objective, model, guide, x, beta):
@@ -72,16 +127,13 @@ def _summed_loss_and_grads(objective, model, guide, x, beta):
         return objective.loss_and_grads(*weighted(model, guide, beta), *as_arguments(x))
     loss = objective(model, guide, x, beta)
     loss.backward()
-    return loss.item()
-
-
-def _mean_loss(objective):
-    def loss(model, guide, x, beta=1.0):
-        if isinstance(objective, ELBO):
-            return objective.loss(*weighted(model, guide, beta), *as_arguments(x)) / len(as_arguments(x)[0])
-        return objective(model, guide, x, beta) / len(as_arguments(x)[0])
-
     return loss
+
+
+def _summed_loss(objective, model, guide, x):
+    if isinstance(objective, ELBO):
+        return objective.loss(model, guide, *as_arguments(x))
+    return torch_item(objective(model, guide, x))
 
 
 def _check_store(trace):
@@ -107,20 +159,45 @@ class Epoch:
     seconds: float
 
 
-def fit(step, batches, *, epochs, beta=1.0) -> Iterator[Epoch]:
-    """Train for `epochs` passes over `batches`, and yield an `Epoch` after each.
+@dataclass
+class Progress:
+    """How far `fit` is: the epochs done, and the summed loss and the datapoints of the one begun. Its fields are its state.
+
+    A step whose loss is not finite counts for nothing. The sums are tensors, so that no step waits for the device.
+    """
+
+    epochs: int = 0
+    loss: float | torch.Tensor = 0.0
+    datapoints: int | torch.Tensor = 0
+
+    def add(self, loss, datapoints):
+        loss = torch.as_tensor(loss)
+        self.loss = self.loss + torch.where(loss.isfinite(), datapoints * loss, 0.0)
+        self.datapoints = self.datapoints + datapoints * loss.isfinite()
+
+    def close(self):
+        """End the epoch; returns its mean loss, nan if no step counted."""
+        datapoints = int(self.datapoints)
+        mean = float(self.loss) / datapoints if datapoints else math.nan
+        self.epochs, self.loss, self.datapoints = self.epochs + 1, 0.0, 0
+        return mean
+
+
+def fit(step, batches, *, epochs, beta=1.0, progress=None) -> Iterator[Epoch]:
+    """Train until `epochs` passes over `batches` are done, and yield an `Epoch` after each.
 
     `batches` is iterated anew in each epoch and gives x, a tensor or a tuple; `beta` is a number or a schedule, a
-    function of the number of the step. The loss is the mean over datapoints of what the steps returned.
+    function of the number of the step. The loss is the mean over datapoints of what the steps returned. With a
+    `Progress` that was saved, and a step and batches restored to the same moment, it goes on in the middle of an epoch.
     """
     schedule = beta if callable(beta) else constant(beta)
-    for number in range(1, epochs + 1):
-        start, total, size, weight = time.perf_counter(), 0.0, 0, schedule(step.steps)
+    progress = progress or Progress()
+    while progress.epochs < epochs:
+        start = time.perf_counter()
         for x in batches:
-            weight = schedule(step.steps)
-            n = len(as_arguments(x)[0])
-            total, size = total + n * step(x, weight), size + n
-        yield Epoch(number, step.steps, total / max(size, 1), weight, time.perf_counter() - start)
+            progress.add(step(x, schedule(step.steps)), len(as_arguments(x)[0]))
+        mean, last = progress.close(), schedule(max(step.steps - 1, 0))
+        yield Epoch(progress.epochs, step.steps, mean, last, time.perf_counter() - start)
 
 
 def unfinished(schedule: Schedule, steps):
@@ -138,7 +215,5 @@ def evaluate_loss(step, batches):
     total, size = 0.0, 0
     for x in batches:
         n = len(as_arguments(x)[0])
-        total, size = total + n * step.svi.evaluate_loss(x), size + n
+        total, size = total + n * step.evaluate(x), size + n
     return total / size
-
-
