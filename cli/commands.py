@@ -5,7 +5,8 @@ import json
 import click
 
 from .errors import user_errors
-from .options import config_options, given
+from .options import OnNan, config_options, settings
+from .signals import Signals
 
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto (CUDA, else MPS, else CPU), or a torch device")
 JSON = click.option("--json", "as_json", is_flag=True, help="print the result as JSON on stdout")
@@ -23,21 +24,46 @@ def examples(*lines):
         "train --dataset mnist --decoder mlp --layers 4 --skip none --epochs 20",
         "train --dataset mnist --model autoregressive",
         "train --dataset my.npz --decoder mlp --prior vamp --components 500",
+        "train --resume runs/digits --epochs 100",
+        "train --config runs/digits/config.toml --seed 1 --dry-run",
     )
 )
 @config_options
+@click.option("--config", "file", type=click.Path(exists=True, dir_okay=False), help="TOML file of settings")
 @DEVICE
 @click.option("--out", type=click.Path(file_okay=False), help="run folder  [default: runs/<name of the settings>]")
+@click.option("--resume", type=click.Path(file_okay=False), help="go on with this run folder, exactly where it stopped")
+@click.option(
+    "--checkpoint-minutes", default=10.0, show_default=True, type=click.FloatRange(0), help="a checkpoint that often, too"
+)
+@click.option("--on-nan", default="stop", show_default=True, type=OnNan(), help="stop, or skip:N to leave out N steps at most")
 @click.option("--report-budget", default=120.0, show_default=True, help="seconds for what in the report needs the decoder")
+@click.option("--print-config", is_flag=True, help="print the settings that would be used, as TOML, and stop")
+@click.option("--dry-run", is_flag=True, help="print parameters, memory and time, from one batch; writes nothing")
 @JSON
-def train(device, out, report_budget, as_json, **options):
+def train(file, device, out, resume, checkpoint_minutes, on_nan, report_budget, print_config, dry_run, as_json, **options):
     """Train a model, then report whether its latent variables collapsed.
 
     Without options: a 9-layer PixelCNN skip model on the digits of scikit-learn, in about two minutes on two cores.
+    Every setting may also come from a variable, such as SKIPVAE_EPOCHS, or a file: flag > variable > file > default.
+    SIGTERM and Ctrl-C end the step, write a checkpoint and exit with 143 or 130; SIGUSR1 writes one and goes on.
     """
-    from .training import train_run
+    if resume and out:
+        raise click.UsageError("expected --resume RUN or --out RUN, got both")
+    with Signals() as signals:
+        flags = settings(file, options)
+        from .job import make_job, trial, trial_text
+        from .training import train_run
 
-    run, report = train_run(given(options), device=device, out=out, budget=report_budget)
+        job = make_job(flags, resume=resume, device=device)
+        if print_config:
+            return click.echo(job.config.to_toml(), nl=False)
+        if dry_run:
+            costs = trial(job)
+            return click.echo(json.dumps(costs) if as_json else trial_text(costs))
+        run, report = train_run(
+            job, out=out, resume=resume, budget=report_budget, minutes=checkpoint_minutes, allowed=on_nan, signals=signals
+        )
     _show(report, as_json, run=str(run.path))
 
 

@@ -1,9 +1,11 @@
 """How mistakes are told: one plain line on stderr, and an exit code that says of which kind it was.
 
-    0 done    1 unexpected    2 usage or setting    3 data missing or damaged    4 run or checkpoint    130 interrupted
+    0 done    1 unexpected    2 usage or setting    3 data missing or damaged    4 run or checkpoint
+    5 not finite    130 stopped by Ctrl-C    143 stopped by SIGTERM
 """
 
 import contextlib
+import signal
 import sys
 
 import click
@@ -15,6 +17,23 @@ class UserError(click.ClickException):
     """A mistake of the user's: `Error: message`, exit code 2."""
 
     exit_code = 2
+
+
+class NonfiniteError(click.ClickException):
+    """Input, loss or gradient was not finite more often than allowed."""
+
+    exit_code = 5
+
+
+class Stopped(click.ClickException):
+    """A signal asked for a stop: exit code 128 + its number."""
+
+    def __init__(self, number, message="nothing had begun that needs saving"):
+        super().__init__(f"Stopped by {signal.Signals(number).name}: {message}.")
+        self.exit_code = 128 + number
+
+    def show(self, file=None):
+        click.echo(self.message, err=True)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,33 @@
-"""Click options made from the fields of Config: one source for names, types, choices, defaults and help."""
+"""Click options made from the fields of Config: one source for names, types, choices, defaults, variables and help."""
 
+import os
+import tomllib
 from dataclasses import fields
 from types import NoneType
 from typing import get_args
 
 import click
 
-from pyro_skipvae.config import Config
+from pyro_skipvae.config import Config, check_names
+
+from .errors import user_errors
+
+PREFIX = "SKIPVAE_"
+DATA_VARIABLE = "SKIPVAE_DATA"  # read by the data sets themselves
+
+
+class OnNan(click.ParamType):
+    """`stop` or `skip:N`, as the number of steps that may be left out."""
+
+    name = "stop|skip:N"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, int) or value == "stop":
+            return int(value != "stop" and value)
+        word, _, count = value.partition(":")
+        if word != "skip" or not (count.isascii() and count.isdigit()) or len(count) > 9:
+            self.fail(f"expected stop or skip:N, got {value!r}", param, ctx)
+        return int(count)
 
 
 def config_options(command):
@@ -16,12 +37,31 @@ def config_options(command):
     return command
 
 
-def given(options):
-    """The options that the user set, as flags for `Config.from_flags`; names may be written with underscores."""
-    names = {entry.name for entry in fields(Config) if entry.metadata["choices"] and entry.name != "dataset"}
-    return {
-        name: value.replace("_", "-") if name in names else value for name, value in options.items() if value is not None
-    }
+def settings(file, options):
+    """The settings given, as flags for `Config.from_flags`: those of a TOML file, overridden by variables and flags.
+
+    Names may be written with underscores. A misspelt key or variable fails by name.
+    """
+    with user_errors():
+        content = _read(file) if file else {}
+        check_names(content, f" in {file}")
+        check_names({name.removeprefix(PREFIX).lower() for name in os.environ if _is_ours(name)}, " in the environment")
+    given = {name: value for name, value in options.items() if value is not None}
+    return {name: _dashed(name, value) for name, value in {**content, **given}.items()}
+
+
+def _read(file):
+    with open(file, "rb") as stream:
+        return tomllib.load(stream)
+
+
+def _is_ours(variable):
+    return variable.startswith(PREFIX) and variable != DATA_VARIABLE
+
+
+def _dashed(name, value):
+    is_choice = Config.__dataclass_fields__[name].metadata["choices"] and name != "dataset"
+    return value.replace("_", "-") if is_choice and isinstance(value, str) else value
 
 
 def _option(entry):
@@ -30,4 +70,5 @@ def _option(entry):
     choices = f" ({', '.join(about['choices'])})" if about["choices"] else ""
     default = entry.default if entry.default is not None else about["usual"]
     help = f"{about['help']}{choices}  [default: {default}]"
-    return click.option("--" + entry.name.replace("_", "-"), entry.name, type=kind, default=None, help=help)
+    flag, variable = "--" + entry.name.replace("_", "-"), PREFIX + entry.name.upper()
+    return click.option(flag, entry.name, type=kind, default=None, help=help, envvar=variable)

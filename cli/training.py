@@ -1,143 +1,210 @@
-"""`train`: from flags to a trained model, a report and pictures in a run folder."""
+"""`train`: from a job to a trained model, a report and pictures in a run folder."""
 
-import copy
-import math
+import dataclasses
+import json
 import time
 
 import click
-import pyro
 import torch
 
-from pyro_skipvae.build import build_beta, build_data, build_step, build_vae, choose_device, resolve
-from pyro_skipvae.config import Config
-from pyro_skipvae.diagnostics import active_units, rate
+from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
 from pyro_skipvae.run import Run, new_folder
 from pyro_skipvae.skip import parameter_count
 from pyro_skipvae.train import evaluate_loss, fit, unfinished
 
-from .errors import user_errors
+from .errors import NonfiniteError, Stopped
 from .evaluation import pictures, report_on
+from .job import as_trained, seconds_per_step
 from .terminal import duration, progress
 
-MONITOR_EVERY = 50  # steps between looks at rate and active units of the current batch
+LOOK_EVERY = 50  # steps between looks at what the device knows: what was not finite, and, for a terminal, the loss
 
 
-def train_run(flags, *, device, out, budget):
-    """Train as the flags say; returns the run and its report. Notes and progress go to stderr."""
-    with user_errors():
-        config = Config.from_flags(flags)
-        device = choose_device(device)
-        data = build_data(config)
-        config = resolve(config, data)
-        pyro.clear_param_store()
-        pyro.set_rng_seed(config.seed)
-        vae = build_vae(config, data).to(device)
-    batches = data.batches("train", config.batch_size, seed=config.seed)
-    step = build_step(config, vae, config.epochs * len(batches))
-    beta = build_beta(config, len(batches))
-    run = Run.create(out or new_folder(config), config)
-    _announce(config, data, vae, batches, beta, device, run)
-    _train(config, data, vae, step, beta, batches, device, run)
-    best = run.load("best")
-    vae.load_state_dict(best["vae"])
-    vae.eval()
-    click.echo(f"Reporting on epoch {best['epoch']} of {config.epochs}.", err=True)
-    report = report_on(vae, data, device=device, budget=budget, extra={"run": run.path.name, "epoch": best["epoch"]})
-    run.write_report(report)
-    pictures(run, vae, data, report, device=device)
-    click.echo(f"Everything is in {run.path}.", err=True)
-    return run, report
+def train_run(job, *, out, resume, budget, minutes, allowed, signals):
+    """Train a job in its folder; returns the run and its report. Notes and progress go to stderr.
+
+    A checkpoint is written after every epoch, every so many `minutes`, and when `signals` ask for it; `allowed` steps
+    may be left out because something was not finite.
+    """
+    run = Run(resume or out or new_folder(job.config))
+    with run.locked():
+        _resume(job, run) if resume else _begin(job, run)
+        if job.finished and (run.path / "report.json").exists():
+            click.echo(f"{run.path} is finished: {job.progress.epochs} epochs of {job.config.epochs}.", err=True)
+            return run, CollapseReport.from_json((run.path / "report.json").read_text(encoding="utf-8"))
+        if not job.finished:
+            (run.path / "report.json").unlink(missing_ok=True)  # of a run that was shorter
+            _announce(job, run)
+            with signals.deferred(), as_trained(), progress() as bar:
+                Training(job, run, bar, signals, minutes, allowed).run_epochs()
+        return run, _report(job, run, budget)
 
 
-def _announce(config, data, vae, batches, beta, device, run):
+def _begin(job, run):
+    run.check_space(job.checkpoint_size)
+    run.begin(job.config)
+    if not job.config.epochs:
+        run.save("last", job.state())
+
+
+def _resume(job, run):
+    """Put the job where the last checkpoint was taken; a run that has none yet starts anew."""
+    run.check_space(job.checkpoint_size)
+    state, trouble = run.latest()
+    if trouble:
+        click.echo(f"Warning: {trouble}; going on from the checkpoint before it.", err=True)
+    if state is not None:
+        job.restore(state)
+    run.cut_metrics(job.progress.epochs)
+    run.write("config.toml", job.config.to_toml())
+    if not job.finished:
+        where = f"epoch {job.progress.epochs + 1}, batch {job.batches.position + 1}"
+        click.echo(f"Resuming {run.path} at {where} (step {job.step.steps}).", err=True)
+
+
+def _announce(job, run):
     """What will be trained, and what it will cost on this machine, measured on a few steps of a copy."""
+    config, data = job.config, job.data
     sizes = f"{len(data.train):,} / {len(data.valid):,} / {len(data.test):,}"
     click.echo(
-        f"{config.model}: {config.layers}-layer {config.decoder}, {parameter_count(vae):,} parameters, "
-        f"on {data.name} ({sizes}, {data.binarisation}), {device}, seed {config.seed}; into {run.path}",
+        f"{config.model}: {config.layers}-layer {config.decoder}, {parameter_count(job.vae):,} parameters, "
+        f"on {data.name} ({sizes}, {data.binarisation}), {job.device}, seed {config.seed}; into {run.path}",
         err=True,
     )
-    if config.epochs:
-        epoch = _seconds_per_step(config, vae, data, device) * len(batches)
-        total = duration(epoch * config.epochs)
-        click.echo(f"An epoch takes about {duration(epoch)} here, the {config.epochs} epochs about {total}.", err=True)
-    warning = unfinished(beta, config.epochs * len(batches))
-    if warning and config.epochs:
+    seconds = seconds_per_step(job)
+    click.echo(
+        f"An epoch takes about {duration(seconds * len(job.batches))} here, "
+        f"the {config.epochs} epochs about {duration(seconds * job.steps)}.",
+        err=True,
+    )
+    warning = unfinished(job.beta, job.steps)
+    if warning:
         click.echo(f"Warning: {warning}.", err=True)
 
 
-def _seconds_per_step(config, vae, data, device, steps=3):
-    """Wall time of a step after the first, on a copy that is thrown away; the random numbers stay as they were."""
-    with torch.random.fork_rng():
-        step = build_step(config, copy.deepcopy(vae), steps)
-        x = next(iter(data.batches("train", config.batch_size, seed=config.seed))).to(device)
-        times = []
-        for _ in range(steps + 1):
-            start = time.perf_counter()
-            step(x)  # returns the loss as a number, so the device has finished
-            times.append(time.perf_counter() - start)
-    pyro.clear_param_store()
-    return sum(times[1:]) / steps
+def _report(job, run, budget):
+    """The report on the best epoch; it is written last, so that a run that has one is finished."""
+    best = run.load("best")
+    job.vae.load_state_dict(best["vae"])
+    job.vae.eval()
+    click.echo(f"Reporting on epoch {best['epoch']} of {job.config.epochs}.", err=True)
+    extra = {"run": run.path.name, "epoch": best["epoch"]}
+    report = report_on(job.vae, job.data, device=job.device, budget=budget, extra=extra)
+    pictures(run, job.vae, job.data, report, device=job.device)
+    run.write_report(report)
+    click.echo(f"Everything is in {run.path}.", err=True)
+    return report
 
 
-def _train(config, data, vae, step, beta, batches, device, run):
-    best = math.inf
-    if not config.epochs:
-        run.save("last", {"vae": vae.state_dict(), "epoch": 0})
-    with progress() as bar:
-        task = bar.add_task("training", total=config.epochs * len(batches), status="")
-        watched = Watched(step, vae, device, lambda status: bar.update(task, advance=1, status=status))
-        for epoch in fit(watched, batches, epochs=config.epochs, beta=beta):
+class Training:
+    """The epochs of a job: after every step it looks at the signals and the clock, after every epoch it validates."""
+
+    def __init__(self, job, run, bar, signals, minutes, allowed):
+        self.job, self.run, self.bar, self.signals = job, run, bar, signals
+        self.minutes, self.allowed, self.left_out = minutes, allowed, 0
+        self.saved = time.monotonic()
+        self.task = bar.add_task("training", total=job.steps, completed=job.step.steps, status="")
+
+    def run_epochs(self):
+        job = self.job
+        feed = Feed(job.batches, job.device, self.after_step)
+        for epoch in fit(job.step, feed, epochs=job.config.epochs, beta=job.beta, progress=job.progress):
             metrics = {
                 "epoch": epoch.number,
                 "steps": epoch.steps,
                 "train_loss": epoch.loss,
                 "beta": epoch.beta,
-                **_validate(config, data, vae, step, device),
+                **_validate(job),
                 "seconds": epoch.seconds,
             }
-            run.log(**metrics)
-            state = {"vae": vae.state_dict(), "step": step.state_dict(), "epoch": epoch.number, "rng": torch.get_rng_state()}
-            run.save("last", state)
+            self.check_finite()
+            self.run.log(**metrics)
             # Before beta has its final value the loss is another one, and lower for a smaller beta.
-            if step.steps >= beta.reached and -metrics["valid_elbo"] < best:
-                best = -metrics["valid_elbo"]
-                run.save("best", state)
-            if bar.disable:
-                click.echo(_line(config, metrics), err=True)
+            if job.step.steps >= job.beta.reached and -metrics["valid_elbo"] < job.best:
+                job.best = -metrics["valid_elbo"]
+                self.run.save("best", job.state())  # before last: killed between the two, this epoch is done again
+            self.save()
+            if self.bar.disable:
+                click.echo(_line(job.config, metrics), err=True)
+            self.leave_if_asked()
+
+    def after_step(self, x):
+        self.bar.update(self.task, advance=1)
+        if self.job.step.steps % LOOK_EVERY == 0:
+            self.check_finite()
+        if self.job.step.steps % LOOK_EVERY == 1 and not self.bar.disable:
+            self.bar.update(self.task, status=_status(self.job, x))
+        overdue = time.monotonic() - self.saved > 60 * self.minutes
+        if overdue or self.signals.save or self.signals.stop:
+            self.check_finite()
+            self.save()
+        self.leave_if_asked()
+
+    def save(self):
+        self.signals.save = False
+        self.run.save("last", self.job.state())
+        self.saved = time.monotonic()
+
+    def leave_if_asked(self):
+        if self.signals.stop:
+            where = f"a checkpoint of step {self.job.step.steps} is written; go on with --resume {self.run.path}"
+            raise Stopped(self.signals.stop, where)
+
+    def check_finite(self):
+        """Write down what was not finite, and raise if it was so in more steps than allowed."""
+        found = self.job.step.nonfinite()
+        if found is None or found.steps == self.left_out:
+            return
+        self.left_out = found.steps
+        what = f"{' and '.join(found.what)} of step {found.first} not finite, {found.steps} steps left out"
+        self.run.write("nonfinite.json", json.dumps(dataclasses.asdict(found) | _batch_of(self.job, found.first)) + "\n")
+        if found.steps > self.allowed:
+            raise NonfiniteError(
+                f"{what}; the parameters never saw them; its batch is in {self.run.path / 'nonfinite.json'}; "
+                f"lower --lr, or go on with --resume {self.run.path} --on-nan skip:{max(10, 10 * found.steps)}"
+            )
+        click.echo(f"Warning: {what}.", err=True)
 
 
-class Watched:
-    """The step of a run, on its device, that tells a progress bar the loss, the rate and the active units."""
+class Feed:
+    """Batches on a device; `after(x)` is called when the step on x is done and its loss counted."""
 
-    def __init__(self, step, vae, device, show):
-        self.step, self.vae, self.device, self.show, self.monitored = step, vae, device, show, ""
+    def __init__(self, batches, device, after):
+        self.batches, self.device, self.after = batches, device, after
 
-    @property
-    def steps(self):
-        return self.step.steps
-
-    def __call__(self, x, beta):
-        x = x.to(self.device)
-        loss = self.step(x, beta)
-        if self.steps % MONITOR_EVERY == 1 and len(x) > 1:
-            nats = rate(self.vae.model, self.vae.guide, x).value
-            units = active_units(self.vae.model, self.vae.guide, x)
-            self.monitored = f"rate {nats:.2f}  active {units}"
-        self.show(f"loss {loss:.2f}  {self.monitored}")
-        return loss
+    def __iter__(self):
+        for x in self.batches:
+            x = x.to(self.device)
+            yield x
+            self.after(x)
 
 
-def _validate(config, data, vae, step, device):
+def _batch_of(job, step):
+    """Which items a step saw: the epoch and batch (from 0), the indices of its items, and the seed of their draw."""
+    epoch, batch = divmod(step, len(job.batches))
+    indices = job.batches.order(epoch)[batch * job.batches.size : (batch + 1) * job.batches.size]
+    return {"epoch": epoch, "batch": batch, "indices": indices.tolist(), "seed": job.config.seed}
+
+
+def _status(job, x):
+    """Mean loss of the epoch so far; rate and active units of a batch."""
+    loss = float(job.progress.loss) / max(int(job.progress.datapoints), 1)
+    if len(x) < 2:
+        return f"loss {loss:.2f}"
+    nats, units = rate(job.vae.model, job.vae.guide, x).value, active_units(job.vae.model, job.vae.guide, x)
+    return f"loss {loss:.2f}  rate {nats:.2f}  active {units}"
+
+
+def _validate(job):
     """Validation metrics at beta = 1 on as many points as cost a small part of an epoch; the same draws each time."""
-    x = data.valid[: max(500, len(data.train) // 5)]
-    vae.eval()
+    x = job.data.valid[: max(500, len(job.data.train) // 5)]
+    job.vae.eval()
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        loss = evaluate_loss(step, (part.to(device) for part in x.split(config.batch_size)))
-    nats = rate(vae.model, vae.guide, x.to(device)).value
-    units = active_units(vae.model, vae.guide, x.to(device))
-    vae.train()
+        torch.manual_seed(job.config.seed)
+        loss = evaluate_loss(job.step, (part.to(job.device) for part in x.split(job.config.batch_size)))
+    nats = rate(job.vae.model, job.vae.guide, x.to(job.device)).value
+    units = active_units(job.vae.model, job.vae.guide, x.to(job.device))
+    job.vae.train()
     measured = {"valid_elbo": -loss, "valid_rate": nats, "valid_distortion": loss - nats}
     return {**measured, "active_units": units, "valid_points": len(x)}
 

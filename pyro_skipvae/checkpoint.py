@@ -7,8 +7,10 @@ safetensors does not itself notice a flipped bit. Nothing is ever unpickled.
 import hashlib
 import json
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
@@ -20,12 +22,15 @@ class CheckpointError(Exception):
     """A checkpoint that is missing, damaged or of another kind."""
 
 
-def save(path, state):
-    """Write `state` (dicts, lists, tensors, numbers, strings, None) to `path`: temporary file, fsync, rename."""
+def save(path, state, *, keep=None):
+    """Write `state` (dicts, lists, tensors, numbers, strings, None) to `path`: temporary file, fsync, rename.
+
+    What `path` held before stays at `keep`, if that is given.
+    """
     tensors = {}
     text = json.dumps(_encode(state, tensors))
     metadata = {"format": "pyro_skipvae", "version": VERSION, "state": text, "sha256": _digest(text, tensors)}
-    write_whole(path, to_bytes(tensors, metadata))
+    write_whole(path, to_bytes(tensors, metadata), keep=keep)
 
 
 def load(path):
@@ -43,8 +48,11 @@ def load(path):
     return _decode(json.loads(metadata["state"]), tensors)
 
 
-def write_whole(path, content):
-    """Write bytes or text so that a reader finds either the old file or the whole new one, also after a power cut."""
+def write_whole(path, content, *, keep=None):
+    """Write bytes or text so that a reader finds either the old file or the whole new one, also after a power cut.
+
+    With `keep` the old one is found there, from just before the new one is in its place.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     content = content.encode() if isinstance(content, str) else content
@@ -53,10 +61,46 @@ def write_whole(path, content):
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def random_state():
+    """The states of the random generators of torch (all devices), NumPy and Python, as a state to save."""
+    name, keys, *rest = np.random.get_state()
+    version, words, spare = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "python": [version, torch.tensor(words), spare],
+    }
+
+
+def set_random_state(state):
+    """Put the random generators into a state that `random_state` returned; those of absent devices are left out."""
+    torch.set_rng_state(state["torch"])
+    for device, words in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(words, device)
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    version, words, spare = state["python"]
+    random.setstate((version, tuple(words.tolist()), spare))
+
+
+def _sync_folder(path):
+    """See that a rename is on the disk; Windows cannot, and needs not, open a folder for it."""
+    if os.name == "posix":
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _encode(node, tensors):

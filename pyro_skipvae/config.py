@@ -1,6 +1,7 @@
 """Config: one flat frozen record of a run. Imports the standard library only, so that `--help` stays instant."""
 
 import difflib
+import json
 import re
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
@@ -127,12 +128,10 @@ class Config:
     @classmethod
     def from_flags(cls, flags):
         """The config of the flags given: defaults < what the model presets < flags. `--skip none` alone means a VAE."""
-        unknown = set(flags) - {entry.name for entry in fields(cls)}
-        if unknown:
-            raise ConfigError(_unknown("setting", min(unknown), [entry.name for entry in fields(cls)]))
+        check_names(flags)
         inferred = "vae" if flags.get("skip") in ("none", "parameter-matched") else "skip-vae"
         model = flags.get("model", inferred)
-        if model not in MODELS:
+        if not isinstance(model, str) or model not in MODELS:
             raise ConfigError(_unknown("model", model, MODELS))
         return cls(**{**MODELS[model], "model": model, **flags})
 
@@ -144,6 +143,14 @@ class Config:
     def to_toml(self):
         """One line for each setting that is not None."""
         return "".join(f"{name} = {_toml(value)}\n" for name, value in asdict(self).items() if value is not None)
+
+
+def check_names(names, where=""):
+    """Raise ConfigError if a name is not that of a setting."""
+    known = [entry.name for entry in fields(Config)]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ConfigError(_unknown(f"setting{where}", unknown[0], known))
 
 
 def _check(entry, value):
@@ -168,12 +175,12 @@ def _flag(name):
 
 
 def _unknown(what, got, names, rest=""):
-    near = difflib.get_close_matches(got, list(names), 1, cutoff=0.5)
+    near = difflib.get_close_matches(str(got), list(names), 1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown {what} {got!r}: expected {', '.join(names)}{rest}{hint}"
 
 
 def _toml(value):
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's strings are JSON's, but for DEL
     return repr(value)

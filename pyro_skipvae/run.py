@@ -1,71 +1,204 @@
 """The run folder: where a run keeps its config, metrics, checkpoints and report, and how they are read back.
 
     config.toml      every setting, resolved          metrics.jsonl   one line an epoch
-    report.json      the collapse report              samples.png     draws from the model
-    checkpoints/     last.safetensors, best.safetensors
+    report.json      the collapse report, last        samples.png     draws from the model
+    nonfinite.json   the first step left out because something was not finite, if there was one
+    checkpoints/     last, prev and best.safetensors  .lock           the process that writes here
 """
 
+import contextlib
 import json
+import math
 import os
+import shutil
+import socket
+import time
 from pathlib import Path
 
 import torch
 
 from pyro_skipvae import checkpoint
+from pyro_skipvae.checkpoint import CheckpointError
 from pyro_skipvae.config import Config
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a second run in a folder is not noticed
+    fcntl = None
 
 
 class RunError(Exception):
-    """A run folder that is missing or incomplete."""
+    """A run folder that is missing, incomplete, in use, or cannot be written."""
 
 
 class Run:
-    """A run folder by its path; `create` makes a new one, and refuses one that holds a run already."""
+    """A run folder by its path; only what is done inside `locked` may write to it."""
 
     def __init__(self, path):
         self.path = Path(path)
+        self._last_is_whole = False
 
-    @classmethod
-    def create(cls, path, config):
-        run = cls(path)
-        if (run.path / "config.toml").exists():
-            raise RunError(f"expected a new folder for the run, but {run.path} holds one; choose another with --out")
+    @contextlib.contextmanager
+    def locked(self):
+        """Hold the folder, made if need be, for this process. Raises RunError with pid and host if another one does.
+
+        The kernel drops the lock of a process that dies, so one of this host is taken over at once.
+        """
+        with self._writing():
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            lock = _acquire(self.path / ".lock")
         try:
-            (run.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            checkpoint.write_whole(run.path / "config.toml", config.to_toml())
-        except OSError as error:
-            raise RunError(f"expected a folder that can be written for the run, got {run.path}: {error.strerror}") from None
-        return run
+            self._remove_leftovers()
+            yield self
+        finally:
+            (self.path / ".lock").unlink(missing_ok=True)
+            os.close(lock)
+
+    def begin(self, config):
+        """Make the folder that of a new run. Raises RunError if it holds one already."""
+        if (self.path / "config.toml").exists():
+            raise RunError(
+                f"expected a new folder for the run, but {self.path} holds one; choose another with --out, "
+                f"or go on with --resume {self.path}"
+            )
+        self.write("config.toml", config.to_toml())
 
     def config(self):
         file = self.path / "config.toml"
         if not file.is_file():
             raise RunError(f"expected a run folder with a config.toml, got {self.path}")
-        return Config.from_toml(file.read_text())
+        return Config.from_toml(file.read_text(encoding="utf-8"))
+
+    def check_space(self, size):
+        """Raises RunError unless the disk has room for three checkpoints of `size` bytes: last, prev and best."""
+        free = shutil.disk_usage(self.path).free
+        if free < 3 * size:
+            wanted = f"{3 * size / 1e6:,.0f} MB for three checkpoints"
+            raise RunError(f"expected {wanted} free at {self.path}, got {free / 1e6:,.0f} MB")
 
     def log(self, **metrics):
-        """Append one line to metrics.jsonl, and see that it is on the disk."""
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        """Append one line to metrics.jsonl, and see that it is on the disk; what is not finite becomes null."""
+        plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        with self._writing(), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(plain, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def metrics(self):
         """The lines of metrics.jsonl as dicts; a last line that a crash cut off is left out."""
         file = self.path / "metrics.jsonl"
-        text = file.read_text() if file.exists() else ""
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
+    def cut_metrics(self, epochs):
+        """Drop the lines of metrics.jsonl after an epoch: a run that goes on from there writes them again."""
+        kept = [line for line in self.metrics() if line["epoch"] <= epochs]
+        self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
     def save(self, name, state):
-        checkpoint.save(self.path / "checkpoints" / f"{name}.safetensors", state)
+        """Write a checkpoint; the `last` that was there becomes `prev`, if it is known to be whole."""
+        folder = self.path / "checkpoints"
+        keep = folder / "prev.safetensors" if name == "last" and self._last_is_whole else None
+        with self._writing():
+            checkpoint.save(folder / f"{name}.safetensors", state, keep=keep)
+        self._last_is_whole = self._last_is_whole or name == "last"
 
     def load(self, name="best"):
         """The state of a checkpoint; of the last one if there is no best."""
-        path = self.path / "checkpoints" / f"{name}.safetensors"
-        return checkpoint.load(path if path.exists() else path.with_name("last.safetensors"))
+        path = self.path / "checkpoints" / "best.safetensors"
+        state = checkpoint.load(path) if name == "best" and path.exists() else self.latest()[0]
+        if state is None:
+            raise CheckpointError(f"expected a checkpoint in {path.parent}, got none")
+        return state
+
+    def latest(self):
+        """(state, None) of `last`; (state of `prev`, why) where last cannot be read; (None, None) where there is neither."""
+        trouble = None
+        for name in ("last", "prev"):
+            path = self.path / "checkpoints" / f"{name}.safetensors"
+            if not path.exists():
+                continue
+            try:
+                state = checkpoint.load(path)
+            except CheckpointError as error:
+                trouble = trouble or error
+                continue
+            self._last_is_whole = name == "last"
+            return state, trouble and str(trouble)
+        if trouble:
+            raise trouble
+        return None, None
 
     def write_report(self, report):
-        checkpoint.write_whole(self.path / "report.json", report.to_json() + "\n")
+        self.write("report.json", report.to_json() + "\n")
+
+    def write(self, name, text):
+        """Write a file of the folder, whole or not at all."""
+        with self._writing():
+            checkpoint.write_whole(self.path / name, text)
+
+    def _remove_leftovers(self):
+        """Remove what a killed process had not finished to write."""
+        for folder in (self.path, self.path / "checkpoints"):
+            for path in folder.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"expected a run folder that can be written, got {self.path}: {reason}") from error
+
+
+def _acquire(path):
+    """Lock a file and write pid and host into it; returns its descriptor, which holds the lock while it is open."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(lock, path)
+        except BaseException:
+            os.close(lock)
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                break
+        os.close(lock)  # its holder finished, and removed the file, after it was opened here
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+    return lock
+
+
+def _lock(lock, path):
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid, host = _holder(lock)
+        raise RunError(f"expected a run folder in use by nobody, but process {pid} on {host} writes to {path.parent}") from None
+    except OSError:
+        return  # a disk without locks, where refusing would forbid all training
+    pid, host = _holder(lock, wait=0.0)
+    if host not in (None, socket.gethostname()):  # many network disks show a lock to its own host only
+        raise RunError(
+            f"expected a run folder in use by nobody, but process {pid} on {host} did not give {path.parent} back; "
+            f"if that process is gone, remove {path}"
+        )
+
+
+def _holder(lock, wait=1.0):
+    """(pid, host) out of a lock file; its holder may be about to write them."""
+    end = time.monotonic() + wait
+    while True:
+        try:
+            holder = json.loads(os.pread(lock, 1000, 0))
+            return holder["pid"], holder["host"]
+        except ValueError:
+            if time.monotonic() >= end:
+                return None, None
+            time.sleep(0.01)
 
 
 def load_run(path, *, device="cpu", which="best"):

@@ -1,0 +1,138 @@
+"""What a training run works with, made from its config; and what has to be kept of it to go on exactly."""
+
+import copy
+import math
+import time
+from dataclasses import replace
+
+import pyro
+import torch
+
+from pyro_skipvae.build import build_beta, build_data, build_step, build_vae, choose_device, resolve
+from pyro_skipvae.checkpoint import random_state, set_random_state
+from pyro_skipvae.config import Config, ConfigError
+from pyro_skipvae.run import Run, RunError
+from pyro_skipvae.skip import parameter_count
+from pyro_skipvae.train import Progress
+
+from .errors import user_errors
+from .terminal import duration
+
+FREE = ("epochs", "data_dir", "download")  # may change on resume: how long, and where the data lie
+
+
+def make_job(flags, *, resume, device):
+    """The `Job` of some flags, or of a run folder whose settings the flags may not contradict."""
+    with user_errors():
+        config = _continued(Run(resume), flags) if resume else Config.from_flags(flags)
+        return Job(config, choose_device(device))
+
+
+def _continued(run, flags):
+    """The config of a run with what the flags may change of it."""
+    config = run.config()
+    changed = {name: value for name, value in flags.items() if value != getattr(config, name)}
+    refused = [f"{name} {changed[name]!r} (there {getattr(config, name)!r})" for name in changed if name not in FREE]
+    if refused:
+        raise ConfigError(f"expected the settings of {run.path} to resume it, got {', '.join(refused)}")
+    return replace(config, **changed)
+
+
+class Job:
+    """Data, model, step, schedule and batches of a config, and how far the training is."""
+
+    def __init__(self, config, device):
+        self.device = device
+        self.data = build_data(config)
+        self.config = resolve(config, self.data)
+        pyro.clear_param_store()
+        pyro.set_rng_seed(self.config.seed)
+        self.vae = build_vae(self.config, self.data).to(device)
+        self.batches = self.data.batches("train", self.config.batch_size, seed=self.config.seed)
+        self.steps = self.config.epochs * len(self.batches)
+        self.step = build_step(self.config, self.vae, self.steps)
+        self.beta = build_beta(self.config, len(self.batches))
+        self.progress = Progress()
+        self.best = math.inf  # the lowest validation loss at the final beta
+
+    @property
+    def finished(self):
+        return self.progress.epochs >= self.config.epochs
+
+    @property
+    def checkpoint_size(self):
+        """Bytes of a checkpoint, about: the parameters and Adam's two moments."""
+        return 3 * sum(tensor.nbytes for tensor in self.vae.state_dict().values()) + 100_000
+
+    def state(self):
+        return {
+            "vae": self.vae.state_dict(),
+            "step": self.step.state_dict(),
+            "batches": self.batches.state_dict(),
+            "progress": vars(self.progress),
+            "epoch": self.progress.epochs,
+            "best": self.best,
+            "random": random_state(),
+            "data": self.data.checksum,
+        }
+
+    def restore(self, state):
+        """Go on from a state. Raises RunError if it is of another model or other data."""
+        try:
+            if state["data"] != self.data.checksum:
+                raise ValueError(f"other contents of {self.data.name}")
+            self.vae.load_state_dict(state["vae"])
+            self.step.load_state_dict(state["step"])
+            self.batches.load_state_dict(state["batches"])
+            self.progress, self.best = Progress(**state["progress"]), state["best"]
+            set_random_state(state["random"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise RunError(f"expected a checkpoint of this run, got another one: {error}") from None
+
+
+def as_trained():
+    """Under this setting distributions check nothing: what is not finite is noticed by the step, on the device."""
+    return pyro.settings.context(validate_distributions_pyro=False, validate_distributions_torch=False)
+
+
+def seconds_per_step(job, steps=3):
+    """Wall time of a step after the first, on a copy that is thrown away; the random numbers stay as they were."""
+    with torch.random.fork_rng(), as_trained():
+        step = build_step(job.config, copy.deepcopy(job.vae), steps)
+        x = next(iter(job.data.batches("train", job.config.batch_size, seed=job.config.seed))).to(job.device)
+        times = []
+        for _ in range(steps + 1):
+            start = time.perf_counter()
+            step(x).item()  # waits for the device
+            times.append(time.perf_counter() - start)
+    pyro.clear_param_store()
+    return sum(times[1:]) / steps
+
+
+def trial(job):
+    """What a run would cost, measured by a step forward and backward, as plain values; nothing is written."""
+    seconds = seconds_per_step(job, steps=1)
+    if job.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(job.device)
+    else:
+        import resource  # not on Windows
+
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "parameters": parameter_count(job.vae),
+        "memory_bytes": memory,
+        "checkpoint_bytes": job.checkpoint_size,
+        "steps_per_epoch": len(job.batches),
+        "seconds_per_epoch": seconds * len(job.batches),
+        "epochs": job.config.epochs,
+        "seconds": seconds * job.steps,
+    }
+
+
+def trial_text(costs):
+    return (
+        f"{costs['parameters']:,} parameters, {costs['memory_bytes'] / 1e6:,.0f} MB of memory, "
+        f"{costs['checkpoint_bytes'] / 1e6:,.1f} MB a checkpoint\n"
+        f"{costs['steps_per_epoch']:,} steps an epoch, about {duration(costs['seconds_per_epoch'])}; "
+        f"{costs['epochs']} epochs, about {duration(costs['seconds'])}"
+    )

@@ -1,0 +1,49 @@
+"""Signals of a training run: SIGTERM and Ctrl-C ask for a stop, SIGUSR1 for a checkpoint. In place before torch is."""
+
+import contextlib
+import os
+import signal
+
+from .errors import Stopped
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+SAVING = getattr(signal, "SIGUSR1", None)  # not on Windows
+
+
+class Signals:
+    """Handlers for as long as the context lasts. Outside `deferred` a stop is raised where the program is.
+
+    Inside it `stop` holds the signal's number and the program goes on to where it can stop; a second one leaves at once,
+    with nothing written. `save` says that a checkpoint was asked for.
+    """
+
+    def __init__(self):
+        self.stop, self.save, self._deferring = None, False, False
+
+    def __enter__(self):
+        self._before = {number: signal.signal(number, self._on_stop) for number in STOPPING}
+        if SAVING is not None:
+            self._before[SAVING] = signal.signal(SAVING, self._on_save)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferred(self):
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    def _on_stop(self, number, _frame):
+        if self.stop is not None:
+            os._exit(128 + number)
+        self.stop = number
+        if not self._deferring:
+            raise Stopped(number)
+
+    def _on_save(self, _number, _frame):
+        self.save = True
