@@ -52,12 +52,13 @@ def train(file, device, out, resume, checkpoint_minutes, on_nan, report_budget, 
         raise click.UsageError("expected --resume RUN or --out RUN, got both")
     with Signals() as signals:
         flags = settings(file, options)
-        from .job import make_job, trial, trial_text
+        from .job import make_config, make_job, trial, trial_text
         from .training import train_run
 
-        job = make_job(flags, resume=resume, device=device)
+        config, data = make_config(flags, resume=resume)
         if print_config:
-            return click.echo(job.config.to_toml(), nl=False)
+            return click.echo(config.to_toml(), nl=False)
+        job = make_job(config, data, device=device)
         if dry_run:
             costs = trial(job)
             return click.echo(json.dumps(costs) if as_json else trial_text(costs))

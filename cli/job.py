@@ -21,11 +21,17 @@ from .terminal import duration
 FREE = ("epochs", "data_dir", "download")  # may change on resume: how long, and where the data lie
 
 
-def make_job(flags, *, resume, device):
-    """The `Job` of some flags, or of a run folder whose settings the flags may not contradict."""
+def make_config(flags, *, resume):
+    """(config, data) of some flags, or of a run folder whose settings the flags may not contradict."""
     with user_errors():
         config = _continued(Run(resume), flags) if resume else Config.from_flags(flags)
-        return Job(config, choose_device(device))
+        data = build_data(config)
+        return resolve(config, data), data
+
+
+def make_job(config, data, *, device):
+    with user_errors():
+        return Job(config, data, choose_device(device))
 
 
 def _continued(run, flags):
@@ -39,12 +45,10 @@ def _continued(run, flags):
 
 
 class Job:
-    """Data, model, step, schedule and batches of a config, and how far the training is."""
+    """Data, model, step, schedule and batches of a resolved config, and how far the training is."""
 
-    def __init__(self, config, device):
-        self.device = device
-        self.data = build_data(config)
-        self.config = resolve(config, self.data)
+    def __init__(self, config, data, device):
+        self.config, self.data, self.device = config, data, device
         pyro.clear_param_store()
         pyro.set_rng_seed(self.config.seed)
         self.vae = build_vae(self.config, self.data).to(device)
