@@ -1,0 +1,330 @@
+"""What runs differ in: settings, the estimates of their reports, and their ELBO on the same test points.
+
+Runs are compared only where their evaluation cards agree. Runs that differ in nothing but the seed form a group; the
+first group is the one that the others are compared with.
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from torch.distributions import kl_divergence
+
+from .config import Config
+from .run import Run, RunError, load_run
+
+SCHEMA = 1
+# What two cards must agree in, else their numbers are not about the same thing.
+CARD = (
+    "schema", "data.name", "data.checksum", "data.split", "data.event_shape", "data.kind", "data.levels",
+    "data.binarisation", "data.seed", "data.limits.test", "points", "posterior_samples", "importance_samples",
+    "site", "nuisance_sites", "observed_sites", "estimators", "dtype", "seed",
+)  # fmt: skip
+# A budget in seconds decides these, so they may differ; then the estimates that stand on them are left out.
+BUDGETED = {
+    "elbo_points": ("elbo", "distortion", "shuffled_latent_loss"),
+    "elbo_posterior_samples": ("elbo", "distortion"),
+    "log_likelihood_points": ("log_likelihood", "log_likelihood_tenth"),
+    "model_mutual_information_points": ("model_mi_lower", "model_mi_upper"),
+}
+NOT_COMPARED = ("seed", "data_dir", "download")  # settings that make no other model
+PLAIN = ("elbo", "distortion", "log_likelihood", "log_likelihood_tenth", "rate", "shuffled_latent_loss")
+COUNTS = ("active_units", "active_units_0_02", "mi_ceiling")
+INTERVALS = ("mi_lower", "mi_marginal", "mi_upper", "aggregate_kl")
+PAIRED = ("elbo", "rate", "distortion")
+CHUNK = 100
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run folder says without its model: settings, lines of metrics, and the report, {} if there is none."""
+
+    name: str
+    path: Path
+    config: Config
+    metrics: list
+    report: dict
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number of a report in nats per datapoint (or a count), its 95 % interval if it has one, and the points behind it."""
+
+    value: float
+    low: float | None
+    high: float | None
+    points: int | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A group minus the first one, per datapoint: the interval is over test points, the standard error over seeds.
+
+    `better` is the share of points on which the ELBO is higher, None for rate and distortion; `seeds` counts the runs of
+    both groups, and `seed_error` is None unless both hold two at least.
+    """
+
+    quantity: str
+    of: str
+    minus: str
+    value: float
+    low: float
+    high: float
+    better: float | None
+    seeds: tuple[int, int]
+    seed_error: float | None
+
+    @property
+    def shown(self):
+        """1 or -1 where the sign is shown: by the interval over points, and by two standard errors over seeds if known."""
+        over_seeds = self.seed_error is None or abs(self.value) > 2 * self.seed_error
+        return (self.low > 0) - (self.high < 0) if over_seeds else 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`settings`: field -> a value for each run; `estimates`: name -> one for each run, None where there is none."""
+
+    runs: list[str]
+    groups: dict[str, list[str]]
+    settings: dict[str, list]
+    estimates: dict[str, list[Estimate | None]]
+    over_seeds: dict[str, dict[str, dict]]
+    differences: list[Difference] = field(default_factory=list)
+    points: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self):
+        return json.dumps({"schema": SCHEMA, **_finite(asdict(self))}, indent=2, allow_nan=False)
+
+
+def read_record(path):
+    """The record of a run folder. Raises RunError if it is none, or holds a report that cannot be read."""
+    run = Run(path)
+    config, file = run.config(), run.path / "report.json"
+    try:
+        report = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise RunError(f"expected a report in {file}, which cannot be read: {error}") from None
+    return Record(run.path.resolve().name, run.path, config, run.metrics(), report)
+
+
+def estimates_of(report):
+    """The estimates of a report.json, {name: Estimate}; what was not available is absent."""
+    card, found = report["card"], {}
+    points = {name: card.get(what) for what, names in BUDGETED.items() if what.endswith("points") for name in names}
+    for name in PLAIN:
+        if report.get(name) is not None:
+            half = 1.96 * report["standard_errors"].get(name, math.nan)
+            ends = (report[name] - half, report[name] + half) if math.isfinite(half) else (None, None)
+            found[name] = Estimate(report[name], *ends, points.get(name, card["points"]))
+    for name in COUNTS:
+        if report.get(name) is not None:
+            found[name] = Estimate(report[name], None, None, card["points"])
+    intervals = {name: report.get(name) for name in INTERVALS}
+    under = report.get("model_mutual_information") or {}
+    intervals |= {f"model_mi_{end}": under.get(end) for end in ("lower", "upper")}
+    for name, ends in intervals.items():
+        if ends and ends["value"] is not None:
+            found[name] = Estimate(ends["value"], ends["low"], ends["high"], points.get(name, card["points"]))
+    return found
+
+
+def check_comparable(records, allowed=()):
+    """Raises ValueError naming the first field of the evaluation cards that differs and is not among `allowed`."""
+    for record in records:
+        if not record.report:
+            raise ValueError(f"expected a report in every run, got none in {record.path}; make one with evaluate --save")
+    unknown = [name for name in allowed if name not in CARD]
+    if unknown:
+        raise ValueError(f"expected a field of the card out of {', '.join(CARD)}, got {unknown[0]!r}")
+    for name in CARD:
+        first, *rest = [_entry(record.report["card"], name) for record in records]
+        for record, value in zip(records[1:], rest, strict=True):
+            if value != first and name not in allowed:
+                raise ValueError(
+                    f"expected runs whose evaluation cards agree, got {name} {_short(first)} in {records[0].name} "
+                    f"and {_short(value)} in {record.name}"
+                )
+
+
+def differing_settings(records):
+    """{field: a value for each run} of the settings in which the runs are not all the same."""
+    names = [entry.name for entry in fields(Config)]
+    values = {name: [getattr(record.config, name) for record in records] for name in names}
+    return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
+
+
+def grouped(records):
+    """Runs of the same settings but for the seed, [[Record, ...], ...], in the order in which they were given."""
+    groups = {}
+    for record in records:
+        settings = asdict(record.config)
+        groups.setdefault(tuple(value for name, value in settings.items() if name not in NOT_COMPARED), []).append(record)
+    return list(groups.values())
+
+
+def compare(records, *, values=None, allowed=()):
+    """The comparison of runs; `values` are their `paired_values`, without which there are no differences per point.
+
+    Raises ValueError for fewer than two runs, or cards that do not agree.
+    """
+    if len(records) < 2:
+        raise ValueError(f"expected at least 2 runs to compare, got {len(records)}")
+    check_comparable(records, allowed)
+    records = _named_apart(records)
+    found = [estimates_of(record.report) for record in records]
+    names = [
+        name for name in (*PLAIN, *COUNTS, *INTERVALS, "model_mi_lower", "model_mi_upper") if any(name in f for f in found)
+    ]
+    notes = [f"The cards differ in {name}, which was allowed." for name in allowed if _differ(records, name)]
+    for field_name, standing in BUDGETED.items():
+        if _differ(records, field_name):
+            names = [name for name in names if name not in standing]
+            seen = " and ".join(sorted({f"{_entry(record.report['card'], field_name):,}" for record in records}))
+            notes.append(f"Not compared: {', '.join(standing)}; the runs stand on {seen} {_spoken(field_name)}.")
+    groups = grouped(records)
+    return Comparison(
+        runs=[record.name for record in records],
+        groups={group[0].name: [record.name for record in group] for group in groups},
+        settings=differing_settings(records),
+        estimates={name: [f.get(name) for f in found] for name in names},
+        over_seeds=_over_seeds(groups, names),
+        differences=_differences(groups, values) if values else [],
+        points=len(next(iter(values.values()))["elbo"]) if values else 0,
+        notes=notes,
+    )
+
+
+def paired_values(records, *, seconds=60.0, samples=1, seed=0, device="cpu", progress=None):
+    """ELBO, rate and distortion of every run on the same test points, {path: {quantity: (n,)}}, in nats.
+
+    The points are the first n of the test set, n as many as `seconds` allow, 100 at least. All runs get the same noise
+    for z. One draw a point is the default, since with the same work more points narrow the interval more than more
+    draws. Raises ValueError if the test sets differ.
+    """
+    loaded = {record.path: load_run(record.path, device=device)[:2] for record in records}
+    tests = [data.test for _, data in loaded.values()]
+    if any(not torch.equal(test, tests[0]) for test in tests[1:]):
+        raise ValueError("expected the same test points in every run, but the data found here differ")
+    total, start, parts = len(tests[0]), time.perf_counter(), {path: [] for path in loaded}
+    for first in range(0, total, CHUNK):
+        began = time.perf_counter()
+        x = tests[0][first : first + CHUNK].to(device)
+        for path, (vae, _) in loaded.items():
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(seed + first)
+                parts[path].append(values_per_point(vae, x, samples=samples))
+        if progress:
+            progress(first + len(x), total)
+        now = time.perf_counter()
+        if now - start + (now - began) > seconds:
+            break
+    return {path: {name: torch.cat([part[name] for part in values]) for name in PAIRED} for path, values in parts.items()}
+
+
+def values_per_point(vae, x, *, samples=1):
+    """ELBO, rate and distortion of each row of x, (B,) in float64, averaged over draws of z from torch's generator."""
+    q, p = vae.encoder(x), vae.prior()
+    try:
+        rate = kl_divergence(q, p.expand(q.batch_shape)).double()
+    except NotImplementedError:
+        rate = None
+    distortion, sampled = 0.0, 0.0
+    for _ in range(samples):
+        z = q.rsample()
+        distortion = distortion - vae.decoder(z).log_prob(x).double() / samples
+        if rate is None:
+            sampled = sampled + (q.log_prob(z) - p.log_prob(z)).double() / samples
+    rate = sampled if rate is None else rate
+    return {"elbo": (-rate - distortion).cpu(), "rate": rate.cpu(), "distortion": distortion.cpu()}
+
+
+def _differences(groups, values):
+    """Every further group minus the first, on the mean over the runs of each per point."""
+    first, *others = groups
+    found = []
+    for group in others:
+        for quantity in PAIRED:
+            runs, base = (torch.stack([values[record.path][quantity] for record in part]) for part in (group, first))
+            delta = runs.mean(0) - base.mean(0)  # (n,)
+            half = 1.96 * (delta.std() / len(delta) ** 0.5).item()
+            found.append(
+                Difference(
+                    quantity=quantity,
+                    of=group[0].name,
+                    minus=first[0].name,
+                    value=delta.mean().item(),
+                    low=delta.mean().item() - half,
+                    high=delta.mean().item() + half,
+                    better=(delta > 0).double().mean().item() if quantity == "elbo" else None,
+                    seeds=(len(group), len(first)),
+                    seed_error=_seed_error(runs.mean(1), base.mean(1)),
+                )
+            )
+    return found
+
+
+def _seed_error(runs, base):
+    """Standard error of the difference of two means over seeds, which are not paired: inits of other nets have no pair."""
+    if min(len(runs), len(base)) < 2:
+        return None
+    return (runs.var() / len(runs) + base.var() / len(base)).sqrt().item()
+
+
+def _over_seeds(groups, names):
+    """{group: {estimate: mean, standard error, seeds}} of the groups that hold at least two runs."""
+    found = {}
+    for group in groups:
+        if len(group) > 1:
+            rows = [estimates_of(record.report) for record in group]
+            kept = {name: torch.tensor([row[name].value for row in rows], dtype=torch.float64)
+                    for name in names if name != "mi_ceiling" and all(name in row for row in rows)}  # fmt: skip
+            found[group[0].name] = {
+                name: {"mean": v.mean().item(), "standard_error": (v.std() / len(v) ** 0.5).item(), "seeds": len(v)}
+                for name, v in kept.items()
+            }
+    return found
+
+
+def _named_apart(records):
+    """The records with their paths as names where two folders have the same name."""
+    names = [record.name for record in records]
+    if len(set(names)) == len(names):
+        return records
+    if len({record.path.resolve() for record in records}) < len(records):
+        raise ValueError("expected different runs, got one of them twice")
+    return [Record(**{**vars(record), "name": str(record.path)}) for record in records]
+
+
+def _differ(records, name):
+    values = [_entry(record.report["card"], name) for record in records]
+    return any(value != values[0] for value in values)
+
+
+def _entry(card, name):
+    """The entry of a card by its dotted name; None where it is absent."""
+    for part in name.split("."):
+        card = card.get(part) if isinstance(card, dict) else None
+    return card
+
+
+def _short(value):
+    text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _spoken(name):
+    return "draws of z for the ELBO" if name == "elbo_posterior_samples" else "points"
+
+
+def _finite(value):
+    """Plain values in which what is not finite is None."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,190 @@
+"""The page of a run: whole in one file, the same bytes for the same run, and honest about what was not measured."""
+
+import copy
+import fnmatch
+import json
+import re
+import shlex
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from test_cli import skipvae
+
+from pyro_skipvae import load_run, page
+from pyro_skipvae.compare import estimates_of, read_record
+from pyro_skipvae.config import Config
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "--epochs",
+    "2",
+    "--layers",
+    "1",
+    "--latent-dim",
+    "4",
+    "--limit-train",
+    "100",
+    "--limit-eval",
+    "60",
+    "--report-budget",
+    "5",
+)
+
+
+def train(folder, *flags):
+    done = skipvae("train", *TINY, *flags, "--out", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("page"), "--decoder", "mlp", "--width", "16")
+
+
+@pytest.fixture(scope="module")
+def html(trained):
+    vae, data, _ = load_run(trained)
+    return page.write_page(trained, vae=vae, data=data).read_text()
+
+
+@pytest.fixture
+def record(trained):
+    return copy.deepcopy(read_record(trained))
+
+
+class Tags(HTMLParser):
+    """All tags of a page with their attributes; fails where one is not closed in its turn."""
+
+    EMPTY = {"meta", "img", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("p", "li") or tag in self.open:
+            assert self.open.pop() == tag, tag
+
+
+def plain(html):
+    """The text that a reader sees."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", html.split("<main>")[1])).replace("&#39;", "'")
+
+
+def test_a_page_is_one_file_without_scripts_or_network(html):
+    tags = Tags(html).tags
+    assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in tags}
+    for _, attributes in tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href"):
+            assert attributes.get(name, "data:").startswith("data:")
+    assert "url(" not in html and "@import" not in html and len(html) < 5e6
+
+
+def test_every_picture_has_an_alternative_text_and_a_size(html):
+    pictures = [attributes for tag, attributes in Tags(html).tags if tag == "img"]
+    assert len(pictures) == 8
+    for attributes in pictures:
+        assert len(attributes["alt"]) > 20 and int(attributes["width"]) > 100 and int(attributes["height"]) > 50
+
+
+def test_the_verdict_comes_first_and_every_estimate_is_printed(html, record):
+    text = plain(html)
+    finding = record.report["verdict"].rpartition(":")[0]
+    assert text.index(finding) < text.index("Estimates") < text.index("Pictures") < text.index("Settings that differ")
+    for name, estimate in estimates_of(record.report).items():
+        assert page.nats(estimate.value) in text, name
+        if estimate.low is not None:
+            assert f"{page.nats(estimate.low)} to {page.nats(estimate.high)}" in text, name
+
+
+def test_equal_runs_give_equal_bytes_wherever_they_lie(html, trained, tmp_path):
+    moved = tmp_path / "elsewhere" / "run"
+    shutil.copytree(trained, moved)
+    before = {file: file.read_bytes() for file in moved.rglob("*") if file.is_file()}
+    vae, data, _ = load_run(moved)
+    assert page.write_page(moved, vae=vae, data=data, out=tmp_path / "drawn.html").read_text() == html
+    assert page.write_page(moved, out=tmp_path / "found.html").read_text() == html  # with the pictures of the folder
+    assert before == {file: file.read_bytes() for file in moved.rglob("*") if file.is_file()}
+    assert str(tmp_path) not in html
+
+
+def test_the_command_repeats_the_run(record, tmp_path):
+    command = page.train_command(record.config, page.changed_settings(record.config, record.report))
+    done = skipvae(*shlex.split(command)[1:], "--print-config", cwd=tmp_path)
+    assert Config.from_toml(done.stdout) == record.config
+    assert "--seed" not in command and "--encoder" not in command and "--latent-dim 4" in command
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"saturated": True}, "The lower bound on I_q(x; z) is saturated: with N = 60 points"),
+        ({"mi_upper": None, "card.unavailable": {"mi_upper": "no density"}}, "Not available: mi_upper. No density."),
+        ({"card.beyond_budget": ["importance sampling: about 9 s"]}, "Left out for want of time: importance sampling"),
+        ({"card.log_likelihood_points": 50}, "The log-likelihood stands on the first 50 of 60 test points."),
+        ({"card.elbo_points": 50}, "stand on the first 50 of 60 test points."),
+        ({"log_likelihood": -20.0, "log_likelihood_tenth": -30.0}, "The true value is higher."),
+        ({"verdict": "0 of 4 units active: collapsed."}, "Collapsed. 0 of 4 units active."),
+        ({"log_likelihood": None}, "not available"),
+    ],
+)
+def test_what_was_not_measured_is_said(record, change, sentence, monkeypatch):
+    monkeypatch.setattr(page, "_pictures", lambda *_: [])
+    for name, value in change.items():
+        place = record.report["card"] if name.startswith("card.") else record.report
+        place[name.removeprefix("card.")] = value
+    assert sentence in plain(page.run_page(record))
+
+
+def test_limits_are_said(html):
+    assert "Trained on 100 items only." in html and "Measured on the first 60 test items only." in html
+
+
+def test_a_run_that_was_stopped_has_a_page(trained, tmp_path):
+    stopped = tmp_path / "run"
+    shutil.copytree(trained, stopped)
+    for file in [stopped / "report.json", *stopped.glob("*.png")]:
+        file.unlink()
+    lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (stopped / "metrics.jsonl").write_text(lines[0])
+    text = plain(page.write_page(stopped).read_text())
+    assert "Not measured yet" in text and "Training stopped after epoch 1 of 2." in text and "Latent traversals" not in text
+    (stopped / "metrics.jsonl").write_text("")
+    assert "0 of 2 epochs" in plain(page.write_page(stopped).read_text())
+
+
+def test_names_are_escaped(record, monkeypatch):
+    monkeypatch.setattr(page, "_pictures", lambda *_: [])
+    assert "&lt;b&gt;R&amp;D" in page.run_page(replace(record, name="<b>R&D"))
+
+
+def test_a_decoder_without_means_and_a_model_without_latent_variables_have_pages(tmp_path):
+    run = train(tmp_path, "--model", "autoregressive", "--maps", "4", "--latent-dim", "0")
+    vae, data, _ = load_run(run)
+    text = plain(page.write_page(run, vae=vae, data=data).read_text())
+    assert "No latent variables." in text and "Samples from the model" in text and "Latent traversals" not in text
+
+
+def test_every_template_is_installed():
+    setup = (ROOT / "setup.py").read_text()
+    patterns = re.findall(r'"(templates/[^"]+)"', setup)
+    files = [f"templates/{file.name}" for file in (ROOT / "pyro_skipvae/templates").iterdir()]
+    assert files and all(any(fnmatch.fnmatch(file, pattern) for pattern in patterns) for file in files)
+
+
+def test_numbers_are_written_as_they_are_read():
+    assert page.nats(-1234.5) == "\N{MINUS SIGN}1,234.50" and page.nats(0.0123) == "0.012" and page.nats(3) == "3"
+    assert page.signed(1.0) == "+1.00" and page.duration(3725) == "1 h 2 min" and page.duration(59.6) == "1 min 0 s"
+    assert json.dumps(page.nats(None)) == '"\\u2013"'
