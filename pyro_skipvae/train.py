@@ -1,5 +1,6 @@
 """Training: a step updates the parameters on one batch, `fit` applies it to every batch of every epoch."""
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -7,8 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO
-from pyro.infer.util import torch_item, zero_grads
+from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -47,33 +47,24 @@ class SVIStep:
     def __init__(self, model, guide, objective, optim, max_norm):
         if not isinstance(optim, PyroOptim):
             raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
-        self.model, self.guide, self.objective = model, guide, objective
-        self.optim, self.max_norm = optim, max_norm
+        self.objective, self.optim, self.max_norm = objective, optim, max_norm
+        self.svi = SVI(model, guide, optim, loss=self._loss, loss_and_grads=self._loss_and_grads)
         self.steps, self._checked = 0, False
         self._left_out = torch.zeros(5, dtype=torch.long)  # how many, the first, and three flags: input, loss, gradient
 
     def __call__(self, x, beta=1.0):
-        with poutine.trace(param_only=True) as capture:
-            loss = _summed_loss_and_grads(self.objective, self.model, self.guide, x, beta)
-        if not self._checked:
-            _check_store(capture.trace)
-            self._checked = True
-        # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
-        parameters = list(dict.fromkeys(site["value"].unconstrained() for site in capture.trace.nodes.values()))
-        size = len(as_arguments(x)[0])
-        norm = self._mean_gradients(parameters, size)
-        loss = torch.as_tensor(loss).detach() / size
-        self._update(parameters, self._is_finite(x, loss, norm))
-        zero_grads(parameters)
+        with contextlib.suppress(_LeaveOut):
+            self.svi.step(x, beta)
+        for parameter in self._parameters:
+            parameter.grad = None  # SVI leaves zeros, to which the next backward pass would have to add
         if isinstance(self.optim, PyroLRScheduler):
             self.optim.step()
         self.steps += 1
-        return loss
+        return self._last_loss
 
     def evaluate(self, x):
         """The loss in nats per datapoint at beta = 1, as a number, without training."""
-        with torch.no_grad():
-            return _summed_loss(self.objective, self.model, self.guide, x) / len(as_arguments(x)[0])
+        return self.svi.evaluate_loss(x)
 
     def nonfinite(self):
         """The `Nonfinite` of all steps so far, or None. Waits for the device."""
@@ -90,15 +81,26 @@ class SVIStep:
         self.steps, self._left_out = state["steps"], state["left_out"]
         self.optim.set_state(state["optimizer"])
 
-    def _mean_gradients(self, parameters, size):
-        """Make gradients of a sum those of its mean, clipped; returns the norm before that."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        for gradient in gradients:
-            gradient.div_(size)
-        norm = get_total_norm(gradients)
+    def _loss(self, model, guide, x):
+        if isinstance(self.objective, ELBO):
+            return self.objective.loss(model, guide, *as_arguments(x)) / _size(x)
+        return self.objective(model, guide, x) / _size(x)
+
+    def _loss_and_grads(self, model, guide, x, beta):
+        """What SVI calls before the optimizer: the mean loss, its clipped gradients, and whether they may be used."""
+        with poutine.trace(param_only=True) as capture:
+            loss = _mean_loss_and_grads(self.objective, model, guide, x, beta)
+        if not self._checked:
+            _check_store(capture.trace)
+            self._checked = True
+        # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
+        self._parameters = list(dict.fromkeys(site["value"].unconstrained() for site in capture.trace.nodes.values()))
+        norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
         if self.max_norm is not None:
-            clip_grads_with_norm_(parameters, self.max_norm, norm)
-        return norm
+            clip_grads_with_norm_(self._parameters, self.max_norm, norm)
+        self._last_loss = torch.as_tensor(loss).detach()
+        self._leave_out_unless(self._is_finite(x, self._last_loss, norm))
+        return 0.0  # SVI would make a number of the loss, and so wait for the device
 
     def _is_finite(self, x, loss, norm):
         """Whether all of it is finite, as a tensor on the device; what is not is written down there too."""
@@ -111,29 +113,37 @@ class SVIStep:
         self._left_out = torch.cat([count + bad.any(), first])
         return ~bad.any()
 
-    def _update(self, parameters, finite):
-        """Apply the optimizer unless `finite` is false: zero gradients alone would still move what has momentum."""
-        optimizers = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, parameters)]
+    def _leave_out_unless(self, finite):
+        """Keep the optimizer from a step that is not finite: zero gradients alone would still move what has momentum."""
+        optimizers = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, self._parameters)]
         fused = [one for one in optimizers if one is not None and one.defaults.get("fused")]
         for optimizer in fused:
             optimizer.found_inf = (~finite).float()
-        if len(fused) == len(parameters) or finite:  # the first step finds no optimizer yet, and asks the device
-            self.optim(parameters)
+        # The first step finds no optimizer yet, and asks the device, as any that is not fused does at every step.
+        if len(fused) < len(self._parameters) and not finite:
+            raise _LeaveOut
 
 
-def _summed_loss_and_grads(objective, model, guide, x, beta):
-    """The loss in nats summed over the batch, and its gradients on the parameters."""
-    if isinstance(objective, ELBO):
-        return objective.loss_and_grads(*weighted(model, guide, beta), *as_arguments(x))
-    loss = objective(model, guide, x, beta)
-    loss.backward()
-    return loss
+class _LeaveOut(Exception):
+    """Takes SVI out of its step before it calls the optimizer."""
 
 
-def _summed_loss(objective, model, guide, x):
-    if isinstance(objective, ELBO):
-        return objective.loss(model, guide, *as_arguments(x))
-    return torch_item(objective(model, guide, x))
+def _mean_loss_and_grads(objective, model, guide, x, beta):
+    """The loss in nats per datapoint, and its gradients on the parameters."""
+    if not isinstance(objective, ELBO):
+        loss = objective(model, guide, x, beta) / _size(x)
+        loss.backward()
+        return loss
+    with poutine.trace(param_only=True) as capture:
+        loss = objective.loss_and_grads(*weighted(model, guide, beta), *as_arguments(x))
+    for parameter in {site["value"].unconstrained() for site in capture.trace.nodes.values()}:
+        if parameter.grad is not None:
+            parameter.grad.div_(_size(x))
+    return loss / _size(x)
+
+
+def _size(x):
+    return len(as_arguments(x)[0])
 
 
 def _check_store(trace):
@@ -195,7 +205,7 @@ def fit(step, batches, *, epochs, beta=1.0, progress=None) -> Iterator[Epoch]:
     while progress.epochs < epochs:
         start = time.perf_counter()
         for x in batches:
-            progress.add(step(x, schedule(step.steps)), len(as_arguments(x)[0]))
+            progress.add(step(x, schedule(step.steps)), _size(x))
         mean, last = progress.close(), schedule(max(step.steps - 1, 0))
         yield Epoch(progress.epochs, step.steps, mean, last, time.perf_counter() - start)
 
@@ -214,6 +224,5 @@ def evaluate_loss(step, batches):
     """The mean loss in nats per datapoint at beta = 1, without training. Changes no parameter, but draws random numbers."""
     total, size = 0.0, 0
     for x in batches:
-        n = len(as_arguments(x)[0])
-        total, size = total + n * step.evaluate(x), size + n
+        total, size = total + _size(x) * step.evaluate(x), size + _size(x)
     return total / size
