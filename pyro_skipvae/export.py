@@ -1,0 +1,95 @@
+"""A trained model as a folder that others can use: weights, settings, and a card whose every number is the run's own.
+
+    model.safetensors   the state of the VAE's classes, and what they must know of the data to be built
+    config.toml         the settings of the run
+    README.md           the model card
+
+`load_exported` reads it back, without the data.
+"""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from .build import build_data, build_vae
+from .checkpoint import CheckpointError, write_whole
+from .compare import estimates_of, read_record
+from .config import Config
+from .page import changed_settings, notes, render, train_command
+from .run import Run
+
+FORMAT = "pyro_skipvae export 1"
+
+
+def export_run(path, folder):
+    """Write the exported model of a run into a new or empty folder; returns the files.
+
+    Needs the data only where the run has no report. Raises ValueError for a folder that holds something, RunError or
+    CheckpointError if the run is not whole.
+    """
+    record, folder = read_record(path), Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"expected a new or empty folder, got {folder}")
+    state = {name: tensor.contiguous() for name, tensor in Run(path).load("best")["vae"].items()}
+    about = _about_data(record)
+    _build(record.config, about).load_state_dict(state)  # it must load before anybody is told so
+    files = {
+        "model.safetensors": to_bytes(state, {"format": FORMAT, "data": json.dumps(about)}),
+        "config.toml": record.config.to_toml(),
+        "README.md": model_card(record, sum(tensor.numel() for tensor in state.values())),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    return [folder / name for name in files]
+
+
+def load_exported(folder, *, device="cpu"):
+    """(vae in evaluation mode, config) of an exported model; needs no data. Raises CheckpointError if it is not one."""
+    folder = Path(folder)
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            metadata, state = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+        config = Config.from_toml((folder / "config.toml").read_text())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"expected an exported model in {folder}, which cannot be read: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"expected {FORMAT} in {folder / 'model.safetensors'}, got another file")
+    vae = _build(config, json.loads(metadata["data"]))
+    vae.load_state_dict(state)
+    return vae.to(torch.device(device)).eval(), config
+
+
+def model_card(record, numbers):
+    """README.md of a run: text of a template, numbers of its report, its metrics and its weights."""
+    report, changed = record.report, changed_settings(record.config, record.report)
+    return render(
+        "README.md.j2",
+        name=record.name,
+        config=record.config,
+        report=report,
+        card=report.get("card", {}),
+        estimates=estimates_of(report) if report else {},
+        notes=notes(record),
+        changed=changed,
+        command=train_command(record.config, changed),
+        epochs=record.metrics[-1]["epoch"] if record.metrics else 0,
+        numbers=numbers,
+    )
+
+
+def _about_data(record):
+    """What the classes must know of the data to be built: from the report, or else from the data themselves."""
+    known = record.report.get("card", {}).get("data") or build_data(record.config).describe()
+    return {name: known[name] for name in ("event_shape", "levels")}
+
+
+def _build(config, about):
+    shape = tuple(about["event_shape"])
+    # The pseudo-inputs of a VampPrior start from training data; here the weights replace them.
+    data = SimpleNamespace(event_shape=shape, levels=about["levels"], train=torch.zeros(config.components, *shape))
+    return build_vae(config, data)
