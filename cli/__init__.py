@@ -7,6 +7,7 @@ import click
 
 from .commands import datasets, evaluate, sample, train
 from .errors import report_errors
+from .reporting import COMMANDS
 
 EPILOG = "Everything a run does is written to its folder; evaluate and sample need no other setting than its path."
 
@@ -17,7 +18,7 @@ def cli():
     """Train latent-variable models on Pyro, and measure whether their latent variables collapsed."""
 
 
-for command in (train, evaluate, sample, datasets):
+for command in (train, evaluate, sample, datasets, *COMMANDS):
     cli.add_command(command)
 
 

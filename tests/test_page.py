@@ -1,11 +1,14 @@
 """The page of a run: whole in one file, the same bytes for the same run, and honest about what was not measured."""
 
+import atexit
 import copy
 import fnmatch
+import functools
 import json
 import re
 import shlex
 import shutil
+import tempfile
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -40,9 +43,17 @@ def train(folder, *flags):
     return folder / "run"
 
 
+@functools.cache
+def tiny_run():
+    """A trained run for all tests of what is made of one; they work on copies."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    return train(folder, "--decoder", "mlp", "--width", "16")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("page"), "--decoder", "mlp", "--width", "16")
+    return shutil.copytree(tiny_run(), tmp_path_factory.mktemp("page") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +182,7 @@ def test_names_are_escaped(record, monkeypatch):
 
 
 def test_a_decoder_without_means_and_a_model_without_latent_variables_have_pages(tmp_path):
-    run = train(tmp_path, "--model", "autoregressive", "--maps", "4", "--latent-dim", "0")
+    run = train(tmp_path, "--model", "autoregressive", "--maps", "4", "--latent-dim", "0", "--epochs", "0")
     vae, data, _ = load_run(run)
     text = plain(page.write_page(run, vae=vae, data=data).read_text())
     assert "No latent variables." in text and "Samples from the model" in text and "Latent traversals" not in text

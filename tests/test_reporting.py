@@ -1,0 +1,220 @@
+"""What is made of a finished run: pictures, codes, an exported model, TensorBoard files; and what doctor says."""
+
+import ast
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from test_cli import skipvae
+from test_page import tiny_run
+
+from pyro_skipvae import load_run
+from pyro_skipvae.compare import read_record
+from pyro_skipvae.export import load_exported
+from pyro_skipvae.page import draw_traversals, nats, posterior_moments
+from pyro_skipvae.tensorboard import TensorBoard, grid
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("reporting")
+    shutil.copytree(tiny_run(), place / "run")
+    return place
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "traverse"])
+def test_pictures_are_written_where_asked_and_are_the_same_each_time(folder, command):
+    for name in ("a.png", "b.png"):
+        done = skipvae(command, "run", "--out", name, cwd=folder)
+        assert (done.returncode, done.stdout) == (0, f"{name}\n"), done.stderr
+    assert (folder / "a.png").read_bytes() == (folder / "b.png").read_bytes()
+    assert matplotlib.image.imread(folder / "a.png").std() > 0.1
+    assert skipvae(command, "run", cwd=folder).stdout.strip().startswith("run/")
+
+
+def test_a_traversal_changes_one_dimension_through_the_prior(folder, monkeypatch):
+    vae, data, _ = load_run(folder / "run")
+    seen, decoder = [], vae.decoder.forward
+    monkeypatch.setattr(vae.decoder, "forward", lambda z: seen.append(z) or decoder(z))
+    draw_traversals(vae, data, rates=[0.1, 0.4, 0.2, 0.3], dimensions=2, values=(-1, 0, 2))
+    z, mean = seen[0].unflatten(0, (2, 3)), posterior_moments(vae.encoder(data.test[:1]))[0][0]
+    for row, dimension in enumerate((1, 3)):
+        assert z[row, :, dimension].tolist() == [-1, 0, 2]
+        others = [d for d in range(4) if d != dimension]
+        assert torch.allclose(z[row][:, others], mean[others].expand(3, 3))
+
+
+def test_codes_are_the_posteriors_and_need_no_pickle(folder):
+    assert skipvae("encode", "run", "--out", "z.npz", cwd=folder).stdout == "z.npz\n"
+    vae, data, _ = load_run(folder / "run")
+    with np.load(folder / "z.npz", allow_pickle=False) as codes, torch.no_grad():
+        assert sorted(codes) == sorted(f"{s}_{what}" for s in ("train", "valid", "test") for what in ("loc", "scale", "labels"))
+        q = vae.encoder(data.test)
+        assert np.allclose(codes["test_loc"], q.mean, atol=1e-6) and np.allclose(codes["test_scale"], q.stddev, atol=1e-6)
+        assert codes["train_loc"].shape == (100, 4) and np.array_equal(codes["train_labels"], data.labels["train"])
+    first = (folder / "z.npz").read_bytes()
+    skipvae("encode", "run", "--out", "z.npz", cwd=folder)
+    assert (folder / "z.npz").read_bytes() == first
+
+
+def test_an_exported_model_is_the_model_and_needs_no_data(folder, monkeypatch):
+    done = skipvae("export", "run", "model", cwd=folder)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 3, done.stderr
+    vae, data, config = load_run(folder / "run")
+    monkeypatch.setattr("pyro_skipvae.build.load_data", None)
+    again, same = load_exported(folder / "model")
+    assert same == config and not again.training
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in vae.state_dict().items())
+    done = skipvae("export", "run", "model", cwd=folder)
+    assert done.returncode == 2 and "expected a new or empty folder" in done.stderr
+
+
+def test_every_number_of_a_model_card_is_read_from_the_run(folder):
+    skipvae("export", "run", "card", cwd=folder)
+    card, report = (folder / "card/README.md").read_text(), read_record(folder / "run").report
+    for name in ("elbo", "rate", "distortion", "log_likelihood", "shuffled_latent_loss"):
+        assert f"| {nats(report[name])} | {nats(report['standard_errors'][name])} |" in card
+    assert report["verdict"] in card and report["card"]["data"]["checksum"] in card
+    template = (ROOT / "pyro_skipvae/templates/README.md.j2").read_text()
+    text = re.sub(r"\{[{%].*?[%}]\}", "", template)
+    assert re.findall(r"\d+", text.replace("SHA-256", "")) == ["2019"]  # the year of the paper
+
+
+def test_the_snippet_of_a_model_card_runs(folder):
+    skipvae("export", "run", "snippet", cwd=folder)
+    code = re.search(r"```python\n(.*?)```", (folder / "snippet/README.md").read_text(), re.S)[1]
+    assert ast.parse(code) and 'load_exported(".")' in code
+    vae, config = load_exported(folder / "snippet")
+    assert vae.decoder(vae.prior().sample((config.batch_size,))).sample().shape == (64, 8, 8)
+
+
+def test_doctor_says_what_is_here(folder):
+    found = json.loads(skipvae("doctor", "--json", cwd=folder).stdout)
+    assert found["schema"] == 1 and found["versions"]["torch"] == torch.__version__ and "pyro-ppl" in found["versions"]
+    assert "missing" not in found["versions"].values() and "threads" in found["devices"]["cpu"]
+    assert found["data"]["digits"].endswith("digits.csv.gz") and found["torchvision"]["state"]
+
+
+def test_doctor_explains_files_and_runs(folder):
+    found = json.loads(skipvae("doctor", "run", "--json", cwd=folder).stdout)
+    assert found["run"]["epochs"] == "2 of 2" and all("whole" in text for text in found["checkpoints"].values())
+    found = json.loads(skipvae("doctor", "run/checkpoints/best.safetensors", "--json", cwd=folder).stdout)
+    vae, _, _ = load_run(folder / "run")
+    assert found["checkpoint"]["parameters of the model"] == sum(t.numel() for t in vae.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"PK\x03\x04", "torch.save"),
+        (b"\x80\x02}", "torch.save"),
+        (b"", "cannot be read"),
+        (None, "damaged"),
+        ("export", "export"),
+    ],
+)
+def test_doctor_explains_what_is_no_checkpoint(folder, content, reason):
+    file = folder / "odd.safetensors"
+    whole = (folder / "run/checkpoints/best.safetensors").read_bytes()
+    if content == "export":
+        shutil.rmtree(folder / "doctored", ignore_errors=True)
+        skipvae("export", "run", "doctored", cwd=folder)
+        content = (folder / "doctored/model.safetensors").read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if content is None else content)
+    done = skipvae("doctor", file.name, cwd=folder)
+    assert done.returncode == 4 and reason in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_that_of_the_installed_script(folder, shell):
+    done = skipvae("completion", shell, cwd=folder)
+    assert done.returncode == 0 and "_SKIPVAE_PYRO_COMPLETE" in done.stdout
+
+
+def test_mistakes_are_one_line_each(folder):
+    done = skipvae("repor", "run", cwd=folder)
+    assert done.returncode == 2 and "'report'" in done.stderr
+    for arguments in (("encode", "run", "--out", "z.txt"), ("traverse", "run", "--item", "99999")):
+        done = skipvae(*arguments, cwd=folder)
+        assert done.returncode == 2 and done.stderr.startswith("Error: expected") and done.stderr.count("\n") == 1
+    assert skipvae("report", "nowhere", cwd=folder).returncode == 4
+
+
+def test_a_page_is_made_also_without_the_data(folder, monkeypatch):
+    from pyro_skipvae.data.folder import DataError
+
+    def missing(*_, **__):
+        raise DataError("digits was not found")
+
+    monkeypatch.setattr("pyro_skipvae.build.load_data", missing)
+    done = skipvae("report", "run", "--out", "page.html", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "page.html\n") and "digits was not found" in done.stderr
+
+
+def events(folder):
+    """The events in all files of a folder as TensorBoard reads them: a session that starts at a step voids later ones."""
+    kept = []
+    for file in sorted(Path(folder).iterdir()):
+        content = file.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            if event.session_log.status == SessionLog.START:
+                kept = [old for old in kept if old.step < event.step]
+            kept.append(event)
+            content = content[16 + length :]
+    return kept
+
+
+def scalars(folder):
+    return [(e.step, value.tag) for e in events(folder) for value in e.summary.value if value.HasField("simple_value")]
+
+
+def test_no_step_appears_twice_after_a_resume(tmp_path):
+    def line(epoch):
+        return {
+            "epoch": epoch,
+            "steps": 10 * epoch,
+            "valid_elbo": -1.0 * epoch,
+            "beta": 1.0,
+            "lost": float("nan"),
+            "none": None,
+        }
+
+    board = TensorBoard(tmp_path)
+    for epoch in (1, 2, 3):  # then it is killed; the checkpoint is that of epoch 2
+        board.epoch(line(epoch), rate_per_dimension=[0.1, 0.5], images={"samples": torch.rand(5, 8, 8)})
+    resumed = TensorBoard(tmp_path, steps=20)
+    for epoch in (3, 4):
+        resumed.epoch(line(epoch), rate_per_dimension=[0.1, 0.5])
+    resumed.close()
+    found = scalars(tmp_path)
+    assert len(found) == len(set(found)) and len(list(tmp_path.iterdir())) == 2
+    assert [step for step, tag in found if tag == "valid_elbo"] == [10, 20, 30, 40]
+    assert {tag for _, tag in found} == {"valid_elbo", "beta", "rate_by_rank/001", "rate_by_rank/002"}
+    board.close()
+
+
+def test_a_grid_holds_every_image_once():
+    images = torch.arange(5.0)[:, None, None].expand(5, 2, 3) / 4
+    drawn = grid(images, columns=2)
+    assert drawn.shape == (1, 9, 8)
+    assert [drawn[0, 3 * (i // 2), 4 * (i % 2)].item() for i in range(5)] == images[:, 0, 0].tolist()
+    assert grid(torch.rand(3, 3, 4, 4)).shape == (3, 5, 15)
+
+
+@pytest.mark.parametrize("name", ["page", "compare", "export", "tensorboard"])
+def test_nothing_below_reads_what_is_made_of_runs(name):
+    allowed = {"page.py", "export.py", "compare.py"}
+    for path in (ROOT / "pyro_skipvae").rglob("*.py"):
+        pattern = rf"from (pyro_skipvae)?\.{name} import|from (pyro_skipvae|\.) import .*\b{name}\b"
+        assert path.name in allowed or not re.search(pattern, path.read_text()), path
