@@ -1,11 +1,13 @@
 # make train        set up, then train a 9-layer PixelCNN skip model and report on its collapse
 # make test         set up, then run the whole test suite
+# make torture      count in full how runs survive kills, signals, faults and damage -> results/torture.json
+# make check-slow   a tenth of that
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 export SKIPVAE_DATA ?= ../shared/data
 
-.PHONY: setup train test lint clean
+.PHONY: setup train test torture check-slow lint clean
 setup: $(VENV)/installed
 
 $(VENV)/installed: setup.py constraints.txt
@@ -18,6 +20,13 @@ train: setup
 
 test: setup lint
 	$(VENV)/bin/python -m pytest
+
+# runs killed, stopped, poisoned and started twice, in full; goes on with a count that was broken off
+torture: setup
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(VENV)/bin/python -m torture --out results/torture.json $(ARGS)
+
+check-slow: setup  # a tenth of it
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(VENV)/bin/python -m torture --scale 0.1 $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check pyro_skipvae cli examples tests setup.py

@@ -117,7 +117,7 @@ class Config:
     @property
     def particles(self):
         """K of iwae(K); 1 for the other objectives."""
-        match = re.fullmatch(r"iwae(?:\((\d+)\))?", self.objective)
+        match = re.fullmatch(r"iwae(?:\((\d{1,9})\))?", self.objective)
         if match is None and self.objective not in OBJECTIVES:
             raise ConfigError(_unknown("objective", self.objective, ("elbo", "analytic-elbo", "iwae(5)")))
         particles = int(match[1] or 5) if match else 1

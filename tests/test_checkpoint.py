@@ -1,7 +1,11 @@
 """Checkpoints come back exactly, are whole or absent, and tell of damage."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
+from torture import damage, faults
 
 from pyro_skipvae import checkpoint
 from pyro_skipvae.checkpoint import CheckpointError
@@ -71,6 +75,35 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         checkpoint.save(path, {"step": 2})
     assert checkpoint.load(path) == {"step": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_old_file_is_kept_where_asked(tmp_path):
+    path, keep = tmp_path / "last", tmp_path / "prev"
+    for number in range(3):
+        checkpoint.save(path, {"step": number}, keep=keep)
+    assert (checkpoint.load(path), checkpoint.load(keep)) == ({"step": 2}, {"step": 1})
+
+
+def draws():
+    return torch.randn(3).tolist(), np.random.rand(3).tolist(), np.random.randn(1).tolist(), random.random()
+
+
+def test_all_random_generators_go_on_where_they_were(tmp_path):
+    draws()
+    checkpoint.save(tmp_path / "c.safetensors", checkpoint.random_state())
+    expected = draws()
+    checkpoint.set_random_state(checkpoint.load(tmp_path / "c.safetensors"))
+    assert draws() == expected
+
+
+@pytest.mark.parametrize("unit", range(2))
+def test_mutated_checkpoints_are_refused_or_as_written(tmp_path, unit):
+    assert damage.checkpoints(tmp_path, 0, random.Random(unit), 1) == (damage.BATCH, [])
+
+
+def test_a_save_that_fails_or_dies_anywhere_leaves_a_whole_checkpoint(tmp_path):
+    count, failed = faults.unit(tmp_path, 0)
+    assert count >= 14 and not failed
 
 
 def test_states_that_cannot_be_kept_are_refused(tmp_path):

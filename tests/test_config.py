@@ -1,12 +1,15 @@
 """Config: names, ranges, contradictions, the file it becomes; and what the command line makes of it."""
 
 import dataclasses
+import json
 
 import pytest
+from click.testing import CliRunner
 
 from pyro_skipvae import build
 from pyro_skipvae.config import DATASETS, MODELS, OBJECTIVES, Config, ConfigError
 from pyro_skipvae.data import DATASETS as KNOWN
+from pyro_skipvae_cli.commands import train
 
 
 def test_tables_of_names_agree():
@@ -42,6 +45,8 @@ def test_skip_alone_names_the_model():
         ({"skip": "al"}, "did you mean all?"),
         ({"prior": "vampire"}, "did you mean vamp?"),
         ({"objective": "iwae(0)"}, "K of at least 1"),
+        ({"objective": "iwae(" + "9" * 5000 + ")"}, "unknown objective"),
+        ({"model": ["vae"]}, "unknown model"),
         ({"objective": "elob"}, "did you mean elbo?"),
         ({"layers": 0}, "expected --layers of at least 1"),
         ({"lr": float("nan")}, "expected --lr of at least"),
@@ -66,6 +71,7 @@ def test_mistakes_are_named(flags, message):
         {},
         {"dataset": 'odd "name" \\ here.npz', "skip": "1,output", "lr": 3e-05, "beta": 0.1 + 0.2},
         {"model": "autoregressive", "limit_train": 7, "objective": "iwae(12)"},
+        {"dataset": "line\nbreak\x7f\x01é😀.npz"},
     ],
 )
 def test_a_config_survives_its_file(flags):
@@ -75,3 +81,74 @@ def test_a_config_survives_its_file(flags):
 
 def test_particles():
     assert [Config(objective=o).particles for o in ("elbo", "iwae", "iwae(12)")] == [1, 5, 12]
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "settings.toml").write_text('epochs = 3\nlr = 0.5\nbeta_schedule = "linear"\n')
+    return tmp_path / "settings.toml"
+
+
+def printed(*words, tmp_path):
+    """(exit code, config or message) of `train --print-config`."""
+    outcome = CliRunner().invoke(train, ["--print-config", "--download", "never", *map(str, words)], standalone_mode=False)
+    if outcome.exception:
+        return outcome.exception.exit_code, outcome.exception.format_message()
+    assert not list(tmp_path.glob("runs"))
+    return 0, Config.from_toml(outcome.stdout)
+
+
+def test_a_flag_goes_before_a_variable_before_a_file_before_the_default(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SKIPVAE_EPOCHS", "4")
+    monkeypatch.setenv("SKIPVAE_SEED", "8")
+    code, config = printed("--config", file, "--seed", 9, tmp_path=tmp_path)
+    assert code == 0 and (config.epochs, config.seed, config.lr, config.batch_size) == (4, 9, 0.5, 64)
+    assert config.warmup_epochs == pytest.approx(4 / 3) and config.layers == 9  # resolved against the data
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epohcs = 3", "did you mean epochs?"),
+        ("epochs = '3'", "expected --epochs to be a whole number, got '3'"),
+        ("model = 3", "unknown model 3"),
+        ("epochs = ", "Invalid value"),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused(content, message, file, tmp_path):
+    file.write_text(content)
+    code, said = printed("--config", file, tmp_path=tmp_path)
+    assert code == 2 and message in said
+
+
+def test_a_misspelt_or_malformed_variable_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKIPVAE_EPOCH", "4")
+    assert "in the environment 'epoch'" in printed(tmp_path=tmp_path)[1]
+    monkeypatch.delenv("SKIPVAE_EPOCH")
+    monkeypatch.setenv("SKIPVAE_EPOCHS", "many")
+    code, said = printed(tmp_path=tmp_path)
+    assert code == 2 and "not a valid integer" in said
+
+
+def test_a_dry_run_measures_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--dry-run", "--json", "--decoder", "mlp", "--width", "8", "--limit-train", "100", "--epochs", "2"]
+    outcome = CliRunner().invoke(train, words, standalone_mode=False)
+    costs = json.loads(outcome.stdout)
+    assert costs["steps_per_epoch"] == 2 and costs["seconds"] == pytest.approx(2 * costs["seconds_per_epoch"])
+    assert costs["parameters"] > 1000 and costs["memory_bytes"] > 1e8 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("words", "message"), [(["--on-nan", "skip"], "skip:N"), (["--resume", "a", "--out", "b"], "both")])
+def test_options_that_are_no_settings_are_checked_too(words, message, tmp_path):
+    code, said = printed(*words, tmp_path=tmp_path)
+    assert code == 2 and message in said
+
+
+def test_generated_settings_round_trip_or_are_refused(tmp_path):
+    pytest.importorskip("hypothesis")
+    from torture import configs
+
+    count, failed = configs.unit(tmp_path, 0)
+    assert count >= 100 and not failed

@@ -80,7 +80,9 @@ def test_more_epochs_go_on_from_the_end(run):
     assert (run / "metrics.jsonl").read_text().startswith(lines) and Run(run).config().epochs == 7
 
 
-@pytest.mark.parametrize(("flags", "named"), [(("--lr", 0.1), "lr 0.1 (there 0.001)"), (("--layers", 3), "layers 3 (there 2)")])
+@pytest.mark.parametrize(
+    ("flags", "named"), [(("--lr", 0.1), "lr 0.1 (there 0.001)"), (("--layers", 3), "layers 3 (there 2)")]
+)
 def test_other_settings_are_refused_by_name(flags, named, run):
     code, said = resumed(run, *flags)
     assert code == 2 and named in said and said.startswith("Error: expected the settings of")

@@ -11,7 +11,7 @@ from pyro_skipvae.decoders import MLPDecoder
 from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.objectives import analytic_elbo, elbo, linear
 from pyro_skipvae.priors import StandardNormal
-from pyro_skipvae.train import evaluate_loss, unfinished
+from pyro_skipvae.train import Progress, evaluate_loss, unfinished
 
 
 def make_vae():
@@ -137,6 +137,60 @@ def test_fit_yields_epochs_and_asks_the_schedule_at_every_step():
     assert [e.number for e in epochs] == [1, 2] and [e.steps for e in epochs] == [2, 4]
     assert epochs[0].loss == pytest.approx((2 * 2 + 1 * 1) / 3)  # by datapoint, not by batch
     assert step.betas == pytest.approx([0.1, 0.4, 0.7, 1.0]) and epochs[1].beta == 1.0
+
+
+def test_fit_goes_on_in_the_middle_of_an_epoch_as_if_it_had_not_stopped():
+    class Fake:
+        steps = 0
+
+        def __call__(self, x, beta):
+            self.steps += 1
+            return x.mean() * beta
+
+    class Broken(Exception):
+        pass
+
+    class Until:
+        """Batches that break off after some, and go on from there."""
+
+        def __init__(self, stop):
+            self.batches, self.position, self.stop = torch.randn(6, 4), 0, stop
+
+        def __iter__(self):
+            while self.position < 6:
+                self.position += 1
+                yield self.batches[self.position - 1]
+                if self.position == self.stop:
+                    self.stop = None
+                    raise Broken
+            self.position = 0
+
+    def epochs(stop):
+        torch.manual_seed(0)
+        step, batches, progress, found = Fake(), Until(stop), Progress(), []
+        while progress.epochs < 2:
+            try:
+                for epoch in fit(step, batches, epochs=2, beta=beta, progress=progress):
+                    found.append((epoch.number, epoch.steps, epoch.loss, epoch.beta))
+            except Broken:
+                progress = Progress(**vars(progress))
+        return found
+
+    beta = linear(0.1, 1.0, 9)
+    whole = epochs(None)
+    assert len(whole) == 2 and all(epochs(stop) == whole for stop in range(1, 7))
+
+
+def test_an_epoch_without_a_finite_loss_has_none():
+    class Fake:
+        steps = 0
+
+        def __call__(self, x, beta):
+            return x.sum()
+
+    nan = torch.tensor([torch.nan])
+    losses = [next(fit(Fake(), batches, epochs=1)).loss for batches in ([nan], [nan, torch.ones(2)], [])]
+    assert losses == pytest.approx([float("nan"), 2.0, float("nan")], nan_ok=True)
 
 
 def test_a_schedule_that_cannot_finish_is_reported():

@@ -18,7 +18,20 @@ from pyro_skipvae import checkpoint
 MLP = ("--decoder", "mlp", "--width", "16", "--layers", "2", "--epochs", "6", "--batch-size", "20")
 PIXELCNN = ("--layers", "2", "--maps", "4", "--epochs", "3", "--batch-size", "40")
 CONVOLUTIONAL = ("--decoder", "convolutional", "--layers", "2", "--maps", "4", "--epochs", "3", "--batch-size", "40")
-VAMP = ("--decoder", "mlp", "--width", "16", "--prior", "vamp", "--objective", "iwae(3)", "--epochs", "3", "--batch-size", "40")
+VAMP = (
+    "--decoder",
+    "mlp",
+    "--width",
+    "16",
+    "--prior",
+    "vamp",
+    "--objective",
+    "iwae(3)",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "40",
+)
 SMALL = ("--latent-dim", "2", "--limit-train", "200", "--limit-eval", "50", "--report-budget", "0")
 MODELS = {"mlp": MLP, "pixelcnn": PIXELCNN, "convolutional": CONVOLUTIONAL, "vamp": VAMP}
 
@@ -33,12 +46,17 @@ class Started:
 
     def __init__(self, *arguments, log, hooks=()):
         self.log = Path(log)
-        self.process = _FORKS.Process(target=_main, args=([str(word) for word in arguments], str(log), hooks))
+        self.ready = _FORKS.Event()
+        self.process = _FORKS.Process(target=_main, args=([str(word) for word in arguments], str(log), hooks, self.ready))
         self.process.start()
 
     def signal(self, number):
         if self.process.exitcode is None:
             os.kill(self.process.pid, number)
+
+    def begun(self, seconds=30):
+        """Wait until the command line is called: what comes before belongs to the harness."""
+        self.ready.wait(seconds)
 
     def end(self, seconds=120):
         """Wait for the exit code; negative for a signal that killed it."""
@@ -49,7 +67,7 @@ class Started:
         return self.process.exitcode
 
 
-def _main(arguments, log, hooks):
+def _main(arguments, log, hooks, ready):
     """In the child: the command line, its output in a file, after patches by name from `torture.hooks`."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -63,6 +81,7 @@ def _main(arguments, log, hooks):
     for name, *rest in hooks:
         getattr(known, name)(*rest)
     sys.argv = ["skipvae-pyro", *arguments]
+    ready.set()
     main()
 
 
@@ -107,7 +126,8 @@ def killed_until_done(folder, model, seconds, random, *, kills, more=(), numbers
         if len(codes) == kills:
             return [*codes, run.end()]
         number = random.choice(numbers)
-        run.process.join(random.uniform(0.02, seconds))
+        run.begun()
+        run.process.join(random.uniform(0, seconds))
         run.signal(number)
         codes.append(run.end())
         if codes[-1] == 0:
