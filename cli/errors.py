@@ -25,15 +25,12 @@ class NonfiniteError(click.ClickException):
     exit_code = 5
 
 
-class Stopped(click.ClickException):
-    """A signal asked for a stop: exit code 128 + its number."""
+class Stopped(BaseException):
+    """A signal asked for a stop: exit code 128 + its number. Like KeyboardInterrupt it is no error that others handle."""
 
-    def __init__(self, number, message="nothing had begun that needs saving"):
+    def __init__(self, number, message="no training was interrupted"):
         super().__init__(f"Stopped by {signal.Signals(number).name}: {message}.")
         self.exit_code = 128 + number
-
-    def show(self, file=None):
-        click.echo(self.message, err=True)
 
 
 @contextlib.contextmanager
@@ -52,6 +49,9 @@ def report_errors():
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except Stopped as stopped:
+        click.echo(stopped, err=True)
+        sys.exit(stopped.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(130)

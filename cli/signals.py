@@ -37,6 +37,8 @@ class Signals:
             yield
         finally:
             self._deferring = False
+        if self.stop is not None:
+            raise Stopped(self.stop)
 
     def _on_stop(self, number, _frame):
         if self.stop is not None:

@@ -156,7 +156,7 @@ class Training:
         if found is None or found.steps == self.left_out:
             return
         self.left_out = found.steps
-        what = f"{' and '.join(found.what)} of step {found.first} not finite, {found.steps} steps left out"
+        what = f"{' and '.join(found.what)} of step {found.first} not finite, steps left out: {found.steps}"
         self.run.write("nonfinite.json", json.dumps(dataclasses.asdict(found) | _batch_of(self.job, found.first)) + "\n")
         if found.steps > self.allowed:
             raise NonfiniteError(

@@ -78,7 +78,7 @@ def test_what_is_not_finite_stops_the_run_and_never_reaches_the_parameters(place
     assert seen["unchanged"] and seen["tensors"] > 20
     assert (noted["first"], noted["epoch"], noted["batch"], len(noted["indices"]), noted["steps"]) == (23, 2, 3, 20, 1)
     on = torture.train(tmp_path / "run", "mlp", "--on-nan", "skip:1", hooks=hooks)
-    assert on.end() == 0 and "1 steps left out" in on.log.read_text()
+    assert on.end() == 0 and "steps left out: 1" in on.log.read_text()
     assert all(torch.tensor(line["train_loss"]).isfinite() for line in Run(tmp_path / "run").metrics())
 
 
@@ -107,3 +107,14 @@ def test_no_optimizer_moves_for_a_step_that_is_not_finite(name, first):
         assert unchanged == (number == first) == (not loss.isfinite())
     found = step.nonfinite()
     assert (found.steps, found.first, found.what) == (1, first, ("input", "loss", "gradient"))
+
+
+def test_a_stop_while_data_are_read_is_not_taken_for_damaged_data(tmp_path):
+    run = torture.train(tmp_path / "run", "mlp", hooks=(("signal_in_data", signal.SIGTERM),))
+    assert run.end() == 143 and "Stopped by SIGTERM" in run.log.read_text() and not (tmp_path / "run").exists()
+
+
+def test_a_stop_during_the_report_is_made_up_for(whole, tmp_path):
+    assert torture.train(tmp_path / "run", "mlp", hooks=(("signal_in_report", signal.SIGTERM),)).end() == 143
+    assert not (tmp_path / "run" / "report.json").exists()
+    assert torture.train(tmp_path / "run", "mlp", hooks=QUICK).end() == 0 and (tmp_path / "run" / "report.json").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from pyro_skipvae.data import DataError, contents, dataset
 from pyro_skipvae.run import Run
 from pyro_skipvae.train import SVIStep
 from pyro_skipvae_cli import evaluation, job, training
@@ -40,6 +41,24 @@ def full_disk(epoch):
 def signal_at(step, number):
     """Send this process a signal in the middle of a step, counted from 1."""
     _after_step(lambda done: done == step and os.kill(os.getpid(), number))
+
+
+def signal_in_data(number):
+    """Send this process a signal while a data set is read, where anything raised counts as damage."""
+    read = contents.checksum
+
+    def interrupted(*arrays):
+        try:
+            os.kill(os.getpid(), number)
+            return read(*arrays)
+        except Exception as error:
+            raise DataError("damaged") from error
+
+    dataset.checksum = interrupted
+
+
+def signal_in_report(number):
+    training.pictures = lambda *_, **__: os.kill(os.getpid(), number)
 
 
 def end_at(step):
