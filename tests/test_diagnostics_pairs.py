@@ -713,3 +713,25 @@ def test_a_vae_in_the_manner_of_pyros_tutorial():
     assert found.log_likelihood > found.elbo
     assert found.model_mutual_information.points == 80
     pyro.clear_param_store()
+
+
+def test_a_lazily_binarised_view_is_read_whole():
+    from pyro_skipvae import VAE, collapse_report, load_data
+    from pyro_skipvae.decoders import MLPDecoder
+    from pyro_skipvae.encoders import MLPEncoder
+    from pyro_skipvae.priors import StandardNormal
+
+    data = load_data("digits").limit(train=60, eval=40)
+    vae = VAE(StandardNormal(3), MLPDecoder(3, (8, 8), layers=1, width=8), MLPEncoder((8, 8), 3, hidden=(8,)))
+    report = collapse_report(vae.model, vae.guide, data.test, fit_on=data.train, importance_samples=2)
+    assert "60 points of fit_on" in report.card["mi_marginal_reference"]
+    assert collapse_report(vae.model, vae.guide, data.train, importance_samples=2).card["points"] == 60
+
+
+WRONG = [(torch.zeros(0, 3), r"a tensor of shape \(0, 3\)"), ([1, 2], "a list"), ((), "an empty tuple")]
+
+
+@pytest.mark.parametrize(("x", "got"), WRONG)
+def test_what_x_is_not_is_named(x, got):
+    with pytest.raises(ValueError, match=f"expected x to be a tensor with rows.*got {got}"):
+        rate(lambda x: None, lambda x: None, x)

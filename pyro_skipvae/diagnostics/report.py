@@ -115,7 +115,8 @@ def collapse_report(
     check_extra(card)
     if min(posterior_samples, importance_samples) < 1:
         raise ValueError(f"expected at least one sample, got {posterior_samples} and {importance_samples}")
-    with as_found(model, guide, x=as_tuple(x), seed=seed):
+    x = as_tuple(x)
+    with as_found(model, guide, x=x, seed=seed):
         pair = Pair(model, guide, x, site=site)
         if pair.points < 2:
             raise ValueError(f"expected at least 2 rows of x, got {pair.points}")
