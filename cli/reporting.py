@@ -53,7 +53,7 @@ def report(runs, out, budget, posterior_samples, allow, device):
     epilog=examples(
         "compare runs/vae runs/skip-vae",
         "compare runs/vae-seed* runs/skip-seed* --budget 300 --json",
-        "compare runs/diagonal runs/flow --allow estimators",
+        "compare runs/diagonal runs/flow --allow estimators.rate --allow estimators.elbo",
     )
 )
 @RUNS

@@ -21,7 +21,8 @@ SCHEMA = 1
 CARD = (
     "schema", "data.name", "data.checksum", "data.split", "data.event_shape", "data.kind", "data.levels",
     "data.binarisation", "data.seed", "data.limits.test", "points", "posterior_samples", "importance_samples",
-    "site", "nuisance_sites", "observed_sites", "estimators", "dtype", "seed",
+    "site", "nuisance_sites", "observed_sites", "estimators.rate", "estimators.elbo",
+    "estimators.mutual_information", "estimators.log_likelihood", "dtype", "seed",
 )  # fmt: skip
 # A budget in seconds decides these, so they may differ; then the estimates that stand on them are left out.
 BUDGETED = {
@@ -30,6 +31,8 @@ BUDGETED = {
     "log_likelihood_points": ("log_likelihood", "log_likelihood_tenth"),
     "model_mutual_information_points": ("model_mi_lower", "model_mi_upper"),
 }
+# Where there is no z, nothing is drawn and every estimator is exact: no choice that could disagree.
+DRAWS = ("importance_samples", "elbo_posterior_samples", "estimators.rate", "estimators.elbo")
 NOT_COMPARED = ("seed", "data_dir", "download")  # settings that make no other model
 PLAIN = ("elbo", "distortion", "log_likelihood", "log_likelihood_tenth", "rate", "shuffled_latent_loss")
 COUNTS = ("active_units", "active_units_0_02", "mi_ceiling")
@@ -138,17 +141,14 @@ def check_comparable(records, allowed=()):
     for record in records:
         if not record.report:
             raise ValueError(f"expected a report in every run, got none in {record.path}; make one with evaluate --save")
-    unknown = [name for name in allowed if name not in CARD]
+    unknown = [name for name in allowed if not any(_allowed(known, [name]) for known in CARD)]
     if unknown:
         raise ValueError(f"expected a field of the card out of {', '.join(CARD)}, got {unknown[0]!r}")
     for name in CARD:
-        first, *rest = [_entry(record.report["card"], name) for record in records]
-        for record, value in zip(records[1:], rest, strict=True):
-            if value != first and name not in allowed:
-                raise ValueError(
-                    f"expected runs whose evaluation cards agree, got {name} {_short(first)} in {records[0].name} "
-                    f"and {_short(value)} in {record.name}"
-                )
+        pair = _disagreement(records, name)
+        if pair and not _allowed(name, allowed):
+            first, other = (f"{_short(_entry(record.report['card'], name))} in {record.name}" for record in pair)
+            raise ValueError(f"expected runs whose evaluation cards agree, got {name} {first} and {other}")
 
 
 def differing_settings(records):
@@ -180,9 +180,9 @@ def compare(records, *, values=None, allowed=()):
     names = [
         name for name in (*PLAIN, *COUNTS, *INTERVALS, "model_mi_lower", "model_mi_upper") if any(name in f for f in found)
     ]
-    notes = [f"The cards differ in {name}, which was allowed." for name in allowed if _differ(records, name)]
+    notes = [f"The cards differ in {name}, which was allowed." for name in CARD if _disagreement(records, name)]
     for field_name, standing in BUDGETED.items():
-        if _differ(records, field_name):
+        if _disagreement(records, field_name):
             names = [name for name in names if name not in standing]
             seen = " and ".join(sorted({f"{_entry(record.report['card'], field_name):,}" for record in records}))
             notes.append(f"Not compared: {', '.join(standing)}; the runs stand on {seen} {_spoken(field_name)}.")
@@ -300,9 +300,16 @@ def _named_apart(records):
     return [Record(**{**vars(record), "name": str(record.path)}) for record in records]
 
 
-def _differ(records, name):
-    values = [_entry(record.report["card"], name) for record in records]
-    return any(value != values[0] for value in values)
+def _allowed(name, allowed):
+    """Whether a field, or the part of the card that it is in, is among those allowed."""
+    return any(name == entry or name.startswith(f"{entry}.") for entry in allowed)
+
+
+def _disagreement(records, name):
+    """The first two records whose cards differ in a field, or None."""
+    judged = [record for record in records if not (name in DRAWS and record.config.latent_dim == 0)]
+    values = [_entry(record.report["card"], name) for record in judged]
+    return next(((judged[0], record) for record, value in zip(judged, values, strict=True) if value != values[0]), None)
 
 
 def _entry(card, name):

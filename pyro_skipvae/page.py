@@ -53,6 +53,7 @@ MODEL_PICTURES = {
         "The same points on the two directions in which the posterior means vary most.",
     ),
 }
+ORDER = ("reconstructions.png", "samples.png", "traversals.png", "rates", "units", "tsne.png", "pca.png", "training", "bound")
 BESIDE = ("Rate of each dimension", "Reconstructions", "Samples from the model", "Posterior means, t-SNE")
 MEANING = {
     "collapsed": "The latent variables carry next to nothing about x into the decoder: the model generates as if it had none.",
@@ -333,7 +334,19 @@ def _pictures(record, drawn):
         alt = f"Curves of loss, rate, active units and beta over the epochs; at the end the rate is {nats(rate)} nats"
         caption = "Rate and distortion stand apart, since a collapse hides in their sum. Validation data, always at beta = 1."
         found["training"] = _picture("Training", alt, caption, figures.training_curves(record.metrics))
-    order = ("reconstructions.png", "samples.png", "traversals.png", "rates", "units", "tsne.png", "pca.png", "training")
+    if report and report["card"]["importance_samples"] > report["card"]["importance_samples_tenth"]:
+        found["bound"] = _importance_bound(report)
+    order = (
+        "reconstructions.png",
+        "samples.png",
+        "traversals.png",
+        "rates",
+        "units",
+        "tsne.png",
+        "pca.png",
+        "training",
+        "bound",
+    )
     return [{**found[name], "wide": name == "reconstructions.png"} for name in order if found.get(name)]
 
 
@@ -342,6 +355,20 @@ def _rates(record):
     alt = f"Rate of each of {len(rates)} dimensions, sorted: from {max(rates):.2f} down to {min(rates):.4f} nats"
     caption = "KL(q(z|x) || p(z)) of each dimension. One at 0 says nothing of x."
     return _picture("Rate of each dimension", alt, caption, figures.rate_per_dimension(rates))
+
+
+def _importance_bound(report):
+    """The bound on log p(x) for both numbers of draws, beside the ELBO where that stands on the same points."""
+    card, names = report["card"], ("log_likelihood_tenth", "log_likelihood")
+    bounds, errors = [report[name] for name in names], [report["standard_errors"].get(name) for name in names]
+    if None in (*bounds, *errors):
+        return None
+    elbo = report["elbo"] if card["elbo_points"] == card["log_likelihood_points"] else None
+    samples = [card["importance_samples_tenth"], card["importance_samples"]]
+    alt = "; ".join(f"{K} draws: {nats(bound)} nats" for K, bound in zip(samples, bounds, strict=True))
+    caption = "The bound rises to log p(x) with K. Where it still rises, the truth is higher."
+    figure = figures.importance_bound(samples, bounds, errors, elbo=elbo)
+    return _picture("Importance-weighted bound", alt, caption, figure)
 
 
 def _rate_distortion(names, records):
@@ -380,13 +407,13 @@ def _of_model(record, name, drawn):
 
 
 def _picture(title, alt, caption, figure):
-    return _embedded(title, alt, caption, figures.png(figure))
+    return {**_embedded(title, alt, caption, figures.png(figure)), "chart": True}
 
 
 def _embedded(title, alt, caption, content):
     width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))  # of the PNG's header
     source = "data:image/png;base64," + base64.b64encode(content).decode()
-    return {"title": title, "alt": alt, "caption": caption, "source": source, "width": width, "height": height}
+    return {"title": title, "alt": alt, "caption": caption, "source": source, "width": width, "height": height, "chart": False}
 
 
 def render(template, **values):

@@ -75,7 +75,7 @@ def trained(tmp_path_factory):
         ("points", 100),
         ("posterior_samples", 1),
         ("importance_samples", 1000),
-        ("estimators", {"rate": "Monte Carlo"}),
+        ("estimators.rate", "Monte Carlo"),
         ("seed", 1),
     ],
 )
@@ -89,6 +89,15 @@ def test_cards_that_disagree_are_refused_by_the_field(name, value):
     with pytest.raises(ValueError, match=f"got {name} .* in one and .* in other"):
         check_comparable([one, other])
     check_comparable([one, other], allowed=[name])
+    check_comparable([one, other], allowed=[name.partition(".")[0]])
+    assert compare.compare([one, other], allowed=[name]).notes == [f"The cards differ in {name}, which was allowed."]
+
+
+def test_a_model_without_latent_variables_has_no_draws_to_agree_in():
+    one, other = record("one"), record("other", model="autoregressive", skip="none", latent_dim=0, decoder="pixelcnn")
+    other.report["card"] |= {"importance_samples": 1, "elbo_posterior_samples": 1}
+    found = compare.compare([one, other])
+    assert "elbo" in found.estimates and not found.notes
 
 
 def test_a_run_without_a_report_and_an_unknown_field_are_refused():
