@@ -1,8 +1,10 @@
 """What a training run works with, made from its config; and what has to be kept of it to go on exactly."""
 
+import contextlib
 import copy
 import math
 import time
+import warnings
 from dataclasses import replace
 
 import pyro
@@ -94,9 +96,13 @@ class Job:
             raise RunError(f"expected a checkpoint of this run, got another one: {error}") from None
 
 
+@contextlib.contextmanager
 def as_trained():
-    """Under this setting distributions check nothing: what is not finite is noticed by the step, on the device."""
-    return pyro.settings.context(validate_distributions_pyro=False, validate_distributions_torch=False)
+    """Under this setting distributions check nothing, and Pyro does not warn: the step notices what is not finite."""
+    checks = {"validate_distributions_pyro": False, "validate_distributions_torch": False}
+    with pyro.settings.context(**checks), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Encountered ")
+        yield
 
 
 def seconds_per_step(job, steps=3):

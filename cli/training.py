@@ -87,6 +87,8 @@ def _report(job, run, budget):
     best = run.load("best")
     job.vae.load_state_dict(best["vae"])
     job.vae.eval()
+    if any(line["epoch"] == best["epoch"] and line["valid_elbo"] is None for line in run.metrics()):
+        raise NonfiniteError(f"the validation loss of epoch {best['epoch']} is not finite: nothing to report on; lower --lr")
     click.echo(f"Reporting on epoch {best['epoch']} of {job.config.epochs}.", err=True)
     extra = {"run": run.path.name, "epoch": best["epoch"]}
     report = report_on(job.vae, job.data, device=job.device, budget=budget, extra=extra)

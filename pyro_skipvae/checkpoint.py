@@ -76,7 +76,7 @@ def random_state():
     version, words, spare = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
         "python": [version, torch.tensor(words), spare],
     }

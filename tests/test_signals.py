@@ -118,3 +118,9 @@ def test_a_stop_during_the_report_is_made_up_for(whole, tmp_path):
     assert torture.train(tmp_path / "run", "mlp", hooks=(("signal_in_report", signal.SIGTERM),)).end() == 143
     assert not (tmp_path / "run" / "report.json").exists()
     assert torture.train(tmp_path / "run", "mlp", hooks=QUICK).end() == 0 and (tmp_path / "run" / "report.json").exists()
+
+
+def test_a_run_that_diverged_says_so_in_one_line(tmp_path):
+    run = torture.train(tmp_path / "run", "vamp", "--lr", 1e10, "--on-nan", "skip:1000")
+    said = run.end(), run.log.read_text().splitlines()[-1]
+    assert said[0] == 5 and said[1].startswith("Error: the validation loss of epoch 3 is not finite")
