@@ -4,6 +4,8 @@ import json
 
 import click
 
+from pyro_skipvae.config import Config
+
 from .errors import user_errors
 from .options import OnNan, config_options, settings
 from .signals import Signals
@@ -52,6 +54,9 @@ def train(file, device, out, resume, checkpoint_minutes, on_nan, report_budget, 
         raise click.UsageError("expected --resume RUN or --out RUN, got both")
     with Signals() as signals:
         flags = settings(file, options)
+        if not resume:
+            with user_errors():
+                Config.from_flags(flags)  # so that a mistake is told before torch is imported
         from .job import make_config, make_job, trial, trial_text
         from .training import train_run
 
