@@ -1,12 +1,13 @@
 """Commands on finished runs: pages, comparison, pictures, codes, export, and what this machine has."""
 
+import contextlib
 import json
 import sys
 
 import click
 
 from .commands import DEVICE, JSON, RUN, examples
-from .errors import user_errors
+from .errors import UserError, user_errors
 
 RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False))
 BUDGET = click.option(
@@ -46,7 +47,9 @@ def report(runs, out, budget, posterior_samples, allow, device):
         if len(runs) == 1:
             return click.echo(_page(runs[0], out, device))
         records, comparison = _comparison(runs, budget, posterior_samples, allow, device)
-        click.echo(page.write_comparison(records, comparison, out or "comparison.html"))
+        target = out or "comparison.html"
+        with _written(target):
+            click.echo(page.write_comparison(records, comparison, target))
 
 
 @click.command(
@@ -121,7 +124,8 @@ def encode(run, out, seed, device):
             raise ValueError(f"expected --out FILE.npz, got {out}")
     buffer = io.BytesIO()
     np.savez(buffer, **_codes(vae, data, seed))
-    write_whole(out, buffer.getvalue())
+    with _written(out):
+        write_whole(out, buffer.getvalue())
     click.echo(out)
 
 
@@ -132,7 +136,7 @@ def export(run, folder):
     """Write the model of RUN into FOLDER: safetensors weights, settings and a model card."""
     from pyro_skipvae.export import export_run
 
-    with user_errors():
+    with user_errors(), _written(folder):
         for file in export_run(run, folder):
             click.echo(file)
 
@@ -162,6 +166,15 @@ def completion(context, shell):
 COMMANDS = (report, compare, reconstruct, traverse, encode, export, doctor, completion)
 
 
+@contextlib.contextmanager
+def _written(target):
+    """Take a failure to write what the user named as his mistake."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"expected a file that can be written, got {target}: {error.strerror or error}") from None
+
+
 def _page(run, out, device):
     """Write the page of a run; without its data, with the pictures that its folder holds."""
     from pyro_skipvae.data.folder import DataError
@@ -172,7 +185,8 @@ def _page(run, out, device):
     except DataError as error:
         click.echo(f"No pictures were drawn anew, for want of the data: {error}", err=True)
         vae = data = None
-    return write_page(run, vae=vae, data=data, out=out)
+    with _written(out):
+        return write_page(run, vae=vae, data=data, out=out)
 
 
 def _comparison(runs, budget, samples, allowed, device):
@@ -218,7 +232,9 @@ def _draw(run, out, name, device, make):
         if len(data.event_shape) not in (2, 3):
             raise ValueError(f"expected a model of images to draw a picture, got items of shape {data.event_shape}")
         target = out or Path(run) / name
-        save_png(make(vae, data, read_record(run)), target)
+        figure = make(vae, data, read_record(run))
+    with _written(target):
+        save_png(figure, target)
     click.echo(target)
 
 
@@ -243,6 +259,8 @@ def _codes(vae, data, seed, size=500):
 
 def _text(records, comparison):
     """A comparison as text: the answer first, then settings, differences and estimates."""
+    from pyro_skipvae.compare import LABELS
+
     from .terminal import table
 
     parts = [_answer(comparison, d) for d in comparison.differences if d.quantity == "elbo"]
@@ -257,10 +275,10 @@ def _text(records, comparison):
         ]  # fmt: skip
         header = (f"on the same {comparison.points:,} points", "difference", "nats", "95 % interval", "error over seeds")
         parts.append(table(header, rows))
-    rows = [(name, *(_cell(e) for e in row)) for name, row in comparison.estimates.items()]
+    rows = [(LABELS[name], *(_cell(e) for e in row)) for name, row in comparison.estimates.items()]
     parts.append(table(("estimate", *comparison.runs), rows))
     for group, found in comparison.over_seeds.items():
-        rows = [(name, f"{v['mean']:.3f}", f"{v['standard_error']:.3f}") for name, v in found.items()]
+        rows = [(LABELS[name], f"{v['mean']:.3f}", f"{v['standard_error']:.3f}") for name, v in found.items()]
         parts.append(table((f"over {', '.join(comparison.groups[group])}", "mean", "standard error"), rows))
     return "\n".join(parts + [note + "\n" for note in comparison.notes])
 

@@ -32,24 +32,52 @@ BUDGETED = {
     "model_mutual_information_points": ("model_mi_lower", "model_mi_upper"),
 }
 # Where there is no z, nothing is drawn and every estimator is exact: no choice that could disagree.
-DRAWS = ("importance_samples", "elbo_posterior_samples", "estimators.rate", "estimators.elbo")
+DRAWS = (
+    "importance_samples", "elbo_posterior_samples", "model_mutual_information_points", "estimators.rate", "estimators.elbo",
+)  # fmt: skip
 NOT_COMPARED = ("seed", "data_dir", "download")  # settings that make no other model
 PLAIN = ("elbo", "distortion", "log_likelihood", "log_likelihood_tenth", "rate", "shuffled_latent_loss")
 COUNTS = ("active_units", "active_units_0_02", "mi_ceiling")
 INTERVALS = ("mi_lower", "mi_marginal", "mi_upper", "aggregate_kl")
+UNDER_THE_MODEL = ("model_mi_lower", "model_mi_upper")
+LABELS = {
+    "elbo": "ELBO",
+    "distortion": "distortion -E log p(x|z)",
+    "log_likelihood": "log p(x), importance-weighted",
+    "log_likelihood_tenth": "log p(x), a tenth of the draws",
+    "rate": "rate KL(q(z|x) || p(z))",
+    "shuffled_latent_loss": "loss when z is shuffled",
+    "active_units": "active units (0.01)",
+    "active_units_0_02": "active units (0.02)",
+    "mi_ceiling": "ceiling ln N of the lower bound",
+    "mi_lower": "I_q(x; z), lower bound",
+    "mi_marginal": "I_q(x; z), fitted marginal",
+    "mi_upper": "I_q(x; z), upper bound",
+    "aggregate_kl": "KL(q(z) || p(z))",
+    "model_mi_lower": "I_p(x; z), lower bound",
+    "model_mi_upper": "I_p(x; z), upper bound",
+    "model_mutual_information": "I_p(x; z)",
+    "mi_dieng_2019": "Dieng 2019",
+    "mi_he_2019_batch_32": "He 2019",
+    "rate_per_dimension": "rate of each dimension",
+}
 PAIRED = ("elbo", "rate", "distortion")
 CHUNK = 100
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run folder says without its model: settings, lines of metrics, and the report, {} if there is none."""
+    """What a run folder says without its model: settings, lines of metrics, the report, and what was not finite.
+
+    The report is {} if there is none, and so is `nonfinite` if all steps were finite.
+    """
 
     name: str
     path: Path
     config: Config
     metrics: list
     report: dict
+    nonfinite: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,14 +133,23 @@ class Comparison:
 
 
 def read_record(path):
-    """The record of a run folder. Raises RunError if it is none, or holds a report that cannot be read."""
+    """The record of a run folder. Raises RunError if it is none, or holds a report that is not one."""
     run = Run(path)
-    config, file = run.config(), run.path / "report.json"
+    config, report, nonfinite = run.config(), _read_json(run.path / "report.json"), _read_json(run.path / "nonfinite.json")
+    if report and "card" not in report:
+        raise RunError(f"expected a collapse report with its card in {run.path / 'report.json'}, got something else")
+    return Record(run.path.resolve().name, run.path, config, run.metrics(), report, nonfinite)
+
+
+def _read_json(file):
+    """The object in a JSON file, {} where there is none. Raises RunError if it cannot be read."""
     try:
-        report = json.loads(file.read_text()) if file.exists() else {}
-    except ValueError as error:
-        raise RunError(f"expected a report in {file}, which cannot be read: {error}") from None
-    return Record(run.path.resolve().name, run.path, config, run.metrics(), report)
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"expected JSON in {file}, which cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise RunError(f"expected an object in {file}, got something else")
+    return found
 
 
 def estimates_of(report):
@@ -177,15 +214,14 @@ def compare(records, *, values=None, allowed=()):
     check_comparable(records, allowed)
     records = _named_apart(records)
     found = [estimates_of(record.report) for record in records]
-    names = [
-        name for name in (*PLAIN, *COUNTS, *INTERVALS, "model_mi_lower", "model_mi_upper") if any(name in f for f in found)
-    ]
+    names = [name for name in (*PLAIN, *COUNTS, *INTERVALS, *UNDER_THE_MODEL) if any(name in f for f in found)]
     notes = [f"The cards differ in {name}, which was allowed." for name in CARD if _disagreement(records, name)]
     for field_name, standing in BUDGETED.items():
         if _disagreement(records, field_name):
             names = [name for name in names if name not in standing]
             seen = " and ".join(sorted({f"{_entry(record.report['card'], field_name):,}" for record in records}))
-            notes.append(f"Not compared: {', '.join(standing)}; the runs stand on {seen} {_spoken(field_name)}.")
+            left_out = "; ".join(LABELS[name] for name in standing)
+            notes.append(f"Not compared: {left_out}. The runs stand on {seen} {_spoken(field_name)}.")
     groups = grouped(records)
     return Comparison(
         runs=[record.name for record in records],

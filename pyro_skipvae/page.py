@@ -1,7 +1,7 @@
 """The page of a run, and of several: one HTML file that holds its pictures, without scripts, to be read anywhere.
 
 Equal folders give equal bytes: a page holds no date and no path. What needs the model (draws, reconstructions,
-traversals, posterior means) is drawn into the run folder as PNG first, and a page embeds what it finds there.
+traversals, posterior means) is drawn once and kept in the run folder as PNG, where later pages find it.
 """
 
 import base64
@@ -16,11 +16,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from . import figures
 from .build import resolve
 from .checkpoint import write_whole
-from .compare import estimates_of, grouped, read_record
+from .compare import LABELS, estimates_of, grouped, read_record
 from .config import MODELS, Config
 from .data import DATASETS
+from .run import Run
 
 EMBEDDED_POINTS = 1000  # t-SNE of more takes minutes
+FEWEST_POINTS = 20  # fewer have no neighbourhoods to speak of
 MINUS = "\N{MINUS SIGN}"
 # file -> (title, alternative text, caption)
 MODEL_PICTURES = {
@@ -39,7 +41,8 @@ MODEL_PICTURES = {
         "Latent traversals",
         "Rows of images; along each row one latent dimension changes",
         "The posterior mean of the first test image, with one dimension at a time moved through the prior. "
-        "Rows by decreasing rate. A row that does not change is a dimension that the decoder ignores.",
+        "Rows by decreasing rate. A row that does not change is a dimension that the decoder ignores. Means of p(x|z), or "
+        "samples with the same noise all along a row where the decoder has no mean.",
     ),
     "tsne.png": (
         "Posterior means, t-SNE",
@@ -72,12 +75,13 @@ def write_page(path, *, vae=None, data=None, out=None):
     """
     record = read_record(path)
     drawn = {} if vae is None else draw_pictures(record, vae, data)
-    if out is None:
-        for name, content in drawn.items():
-            write_whole(record.path / name, content)
-    target = record.path / "report.html" if out is None else Path(out)
-    write_whole(target, run_page(record, drawn))
-    return target
+    html = run_page(record, drawn)
+    if out is not None:
+        write_whole(out, html)
+        return Path(out)
+    for name, content in {**drawn, "report.html": html}.items():
+        Run(path).write(name, content)
+    return record.path / "report.html"
 
 
 def write_comparison(records, comparison, path):
@@ -102,8 +106,7 @@ def run_page(record, drawn=None):
         changed=changed,
         settings=asdict(config),
         command=train_command(config, changed),
-        metrics=record.metrics,
-        seconds=sum(line.get("seconds", 0) for line in record.metrics),
+        seconds=sum(line["seconds"] or 0 for line in record.metrics),
     )
 
 
@@ -116,6 +119,7 @@ def comparison_page(records, comparison):
         runs=[{"name": name, **_headline(record)} for name, record in zip(comparison.runs, records, strict=True)],
         pictures=[_rate_distortion(comparison.runs, records)] if "distortion" in comparison.estimates else [],
         beside=[_beside(records, comparison.runs, title) for title in BESIDE],
+        labels=LABELS,
         seeds=any(len(group) > 1 for group in grouped(records)),
     )  # fmt: skip
 
@@ -128,7 +132,7 @@ def draw_pictures(record, vae, data):
     if images and latent:
         drawn["reconstructions.png"] = draw_reconstructions(vae, data)
         drawn["traversals.png"] = draw_traversals(vae, data, rates=record.report.get("rate_per_dimension"))
-    if "test" in data.labels and record.config.latent_dim > 1:
+    if "test" in data.labels and record.config.latent_dim > 1 and len(data.test) >= FEWEST_POINTS:
         drawn |= {f"{name}.png": figure for name, figure in draw_posterior_means(vae, data).items()}
     return {name: figures.png(figure) for name, figure in drawn.items()}
 
@@ -157,7 +161,8 @@ def draw_traversals(vae, data, *, rates=None, dimensions=10, item=0, values=(-3,
     """One test image, its posterior mean moved along one dimension of z at a time, in standard deviations of the prior.
 
     Rows by decreasing rate (D,), or where that is not known by the variance of the posterior mean. Means of p(x|z), or
-    samples where an autoregressive decoder has none. Raises ValueError for an item that is not there.
+    samples with the same noise in every column where an autoregressive decoder has none. Raises ValueError for an item
+    that is not there.
     """
     if not 0 <= item < len(data.test):
         raise ValueError(f"expected a test item in 0..{len(data.test) - 1}, got {item}")
@@ -173,10 +178,9 @@ def draw_traversals(vae, data, *, rates=None, dimensions=10, item=0, values=(-3,
         for row, dimension in enumerate(rows):
             steps = torch.tensor(values, dtype=z.dtype, device=z.device)
             z[row, :, dimension] = prior.mean[dimension] + prior.stddev[dimension] * steps
-        decoded = vae.decoder(z.flatten(0, 1))
-        images = _mean(decoded) if _mean(decoded) is not None else decoded.sample().cpu()
+        images = torch.stack([_mean_or_sample(vae.decoder(column), seed) for column in z.unbind(1)], 1)
     labels = [f"z {dimension}, {what} {ranked[dimension]:.2f}" for dimension in rows]
-    return figures.latent_traversals(images.unflatten(0, z.shape[:2]), values=values, labels=labels)
+    return figures.latent_traversals(images, values=values, labels=labels)
 
 
 @torch.no_grad()
@@ -230,10 +234,11 @@ def train_command(config, changed):
 
 def notes(record):
     """Sentences that a reader of the estimates must know, the gravest first."""
-    report, lines = record.report, record.metrics
-    found = []
-    if len(lines) < record.config.epochs:
-        found.append(f"Training stopped after epoch {lines[-1]['epoch'] if lines else 0} of {record.config.epochs}.")
+    report, found, epochs = record.report, [], _epochs(record)
+    if epochs < record.config.epochs:
+        found.append(f"Training stopped after epoch {epochs} of {record.config.epochs}.")
+    if record.nonfinite:
+        found.append(f"Left out in training, since not finite: {record.nonfinite['steps']:,} steps.")
     if not report:
         return found
     card, estimates = report["card"], estimates_of(report)
@@ -292,8 +297,10 @@ def _on_points(card):
 
 def _left_out(card):
     unavailable = card["unavailable"]
-    reasons = {why: [name for name, other in unavailable.items() if other == why] for why in unavailable.values()}
-    found = [f"Not available: {', '.join(names)}. {why[0].upper()}{why[1:]}." for why, names in reasons.items()]
+    found = []
+    for why in dict.fromkeys(unavailable.values()):
+        names = [LABELS.get(name, name) for name, reason in unavailable.items() if reason == why]
+        found.append(f"Not available: {'; '.join(names)}. The reason: {why}.")
     found += [f"Left out for want of time: {what}." for what in card["beyond_budget"]]
     return found + [f"{note[0].upper()}{note[1:]}." for note in card["notes"]]
 
@@ -313,10 +320,15 @@ def _headline(record):
         "verdict": sentence.replace(f": {kind}", ""),
         "kind": kind,
         "meaning": MEANING[kind],
-        "model": f"{config.layers}-layer {config.decoder} {config.model}, {config.latent_dim} latent dimensions",
+        "model": f"{config.layers}-layer {config.decoder} {config.model}"
+        + (f", {config.latent_dim} latent dimensions" if config.latent_dim else ""),
         "dataset": f"{Path(config.dataset).name}: {title}, binarisation {config.binarisation or 'none'}",
-        "training": f"{record.metrics[-1]['epoch'] if record.metrics else 0} of {config.epochs} epochs, seed {config.seed}",
+        "training": f"{_epochs(record)} of {config.epochs} epochs, seed {config.seed}",
     }
+
+
+def _epochs(record):
+    return record.metrics[-1]["epoch"] if record.metrics else 0
 
 
 def _pictures(record, drawn):
@@ -336,18 +348,7 @@ def _pictures(record, drawn):
         found["training"] = _picture("Training", alt, caption, figures.training_curves(record.metrics))
     if report and report["card"]["importance_samples"] > report["card"]["importance_samples_tenth"]:
         found["bound"] = _importance_bound(report)
-    order = (
-        "reconstructions.png",
-        "samples.png",
-        "traversals.png",
-        "rates",
-        "units",
-        "tsne.png",
-        "pca.png",
-        "training",
-        "bound",
-    )
-    return [{**found[name], "wide": name == "reconstructions.png"} for name in order if found.get(name)]
+    return [{**found[name], "wide": name == "reconstructions.png"} for name in ORDER if found.get(name)]
 
 
 def _rates(record):
@@ -400,7 +401,9 @@ def _beside(records, names, title):
 
 
 def _of_model(record, name, drawn):
-    """A picture of the model, just drawn or found in the folder; None if it is in neither."""
+    """A picture of the model, just drawn or found in the folder; None if it is in neither, or would show no z."""
+    if record.config.latent_dim == 0 and name != "samples.png":
+        return None
     file = record.path / name
     content = drawn.get(name) or (file.read_bytes() if file.is_file() else None)
     return content and _embedded(*MODEL_PICTURES[name], content)
@@ -452,6 +455,14 @@ def _mean(decoded):
         return decoded.mean.cpu()
     except NotImplementedError:
         return None
+
+
+def _mean_or_sample(decoded, seed):
+    mean = _mean(decoded)
+    if mean is None:
+        torch.manual_seed(seed)
+        mean = decoded.sample().cpu()
+    return mean
 
 
 def _device(vae):

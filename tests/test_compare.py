@@ -95,7 +95,7 @@ def test_cards_that_disagree_are_refused_by_the_field(name, value):
 
 def test_a_model_without_latent_variables_has_no_draws_to_agree_in():
     one, other = record("one"), record("other", model="autoregressive", skip="none", latent_dim=0, decoder="pixelcnn")
-    other.report["card"] |= {"importance_samples": 1, "elbo_posterior_samples": 1}
+    other.report["card"] |= {"importance_samples": 1, "model_mutual_information_points": 0}
     found = compare.compare([one, other])
     assert "elbo" in found.estimates and not found.notes
 
@@ -116,7 +116,9 @@ def test_what_a_budget_cut_short_is_left_out_and_said():
     other.report["card"]["log_likelihood_points"] = 20
     found = compare.compare([one, other])
     assert "elbo" in found.estimates and "log_likelihood" not in found.estimates
-    assert found.notes == ["Not compared: log_likelihood, log_likelihood_tenth; the runs stand on 20 and 50 points."]
+    assert found.notes == [
+        "Not compared: log p(x), importance-weighted; log p(x), a tenth of the draws. The runs stand on 20 and 50 points."
+    ]
 
 
 def test_estimates_carry_intervals_and_the_points_behind_them():
@@ -204,7 +206,7 @@ def test_the_budget_limits_the_points_and_zero_leaves_the_pairs_out(trained, mon
     records = [compare.read_record(trained / name) for name in ("skip", "plain")]
     assert len(compare.paired_values(records, seconds=0)[records[0].path]["elbo"]) == 10
     done = skipvae("compare", "skip", "plain", "--budget", "0", cwd=trained)
-    assert done.returncode == 0 and "better" not in done.stdout and "elbo" in done.stdout
+    assert done.returncode == 0 and "better" not in done.stdout and "ELBO" in done.stdout
 
 
 def test_text_gives_the_answer_first_and_the_page_too(trained):

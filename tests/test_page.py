@@ -19,6 +19,7 @@ from test_cli import skipvae
 from pyro_skipvae import load_run, page
 from pyro_skipvae.compare import estimates_of, read_record
 from pyro_skipvae.config import Config
+from pyro_skipvae.run import RunError
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -142,7 +143,10 @@ def test_the_command_repeats_the_run(record, tmp_path):
     ("change", "sentence"),
     [
         ({"saturated": True}, "The lower bound on I_q(x; z) is saturated: with N = 60 points"),
-        ({"mi_upper": None, "card.unavailable": {"mi_upper": "no density"}}, "Not available: mi_upper. No density."),
+        (
+            {"mi_upper": None, "card.unavailable": {"mi_upper": "no density"}},
+            "Not available: I_q(x; z), upper bound. The reason: no density.",
+        ),
         ({"card.beyond_budget": ["importance sampling: about 9 s"]}, "Left out for want of time: importance sampling"),
         ({"card.log_likelihood_points": 50}, "The log-likelihood stands on the first 50 of 60 test points."),
         ({"card.elbo_points": 50}, "stand on the first 50 of 60 test points."),
@@ -157,6 +161,16 @@ def test_what_was_not_measured_is_said(record, change, sentence, monkeypatch):
         place = record.report["card"] if name.startswith("card.") else record.report
         place[name.removeprefix("card.")] = value
     assert sentence in plain(page.run_page(record))
+
+
+def test_steps_left_out_and_a_foreign_report_are_noticed(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "nonfinite.json").write_text(json.dumps({"steps": 1200}))
+    assert "since not finite: 1,200 steps." in page.notes(read_record(run))[0]
+    for text in ("{", "[]", '{"elbo": 1}'):
+        (run / "report.json").write_text(text)
+        with pytest.raises(RunError, match="report.json"):
+            read_record(run)
 
 
 def test_limits_are_said(html):

@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
@@ -46,11 +47,21 @@ def test_a_traversal_changes_one_dimension_through_the_prior(folder, monkeypatch
     seen, decoder = [], vae.decoder.forward
     monkeypatch.setattr(vae.decoder, "forward", lambda z: seen.append(z) or decoder(z))
     draw_traversals(vae, data, rates=[0.1, 0.4, 0.2, 0.3], dimensions=2, values=(-1, 0, 2))
-    z, mean = seen[0].unflatten(0, (2, 3)), posterior_moments(vae.encoder(data.test[:1]))[0][0]
+    z, mean = torch.stack(seen, 1), posterior_moments(vae.encoder(data.test[:1]))[0][0]
     for row, dimension in enumerate((1, 3)):
         assert z[row, :, dimension].tolist() == [-1, 0, 2]
         others = [d for d in range(4) if d != dimension]
         assert torch.allclose(z[row][:, others], mean[others].expand(3, 3))
+
+
+def test_a_traversal_by_samples_keeps_its_noise_where_the_decoder_ignores_z(folder, monkeypatch):
+    vae, data, _ = load_run(folder / "run")
+    blind = torch.distributions.Bernoulli(torch.full((2, 8, 8), 0.5))
+    monkeypatch.setattr(vae.decoder, "forward", lambda z: SimpleNamespace(sample=blind.sample, mean=blind.mean))
+    monkeypatch.setattr("pyro_skipvae.page._mean", lambda decoded: None)
+    monkeypatch.setattr("pyro_skipvae.figures.latent_traversals", lambda images, **_: images)
+    images = draw_traversals(vae, data, dimensions=2, values=(-1, 0, 2))
+    assert images.shape == (2, 3, 8, 8) and images[:, 0].equal(images[:, 1]) and images[:, 0].equal(images[:, 2])
 
 
 def test_codes_are_the_posteriors_and_need_no_pickle(folder):
@@ -146,6 +157,9 @@ def test_mistakes_are_one_line_each(folder):
     for arguments in (("encode", "run", "--out", "z.txt"), ("traverse", "run", "--item", "99999")):
         done = skipvae(*arguments, cwd=folder)
         assert done.returncode == 2 and done.stderr.startswith("Error: expected") and done.stderr.count("\n") == 1
+    for command in ("encode", "traverse", "report"):
+        done = skipvae(command, "run", "--out", "no/such/folder.npz", cwd=folder)
+        assert done.returncode == 2 and done.stderr.startswith("Error: expected a file that can be written")
     assert skipvae("report", "nowhere", cwd=folder).returncode == 4
 
 
