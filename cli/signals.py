@@ -21,9 +21,12 @@ class Signals:
         self.stop, self.save, self._deferring = None, False, False
 
     def __enter__(self):
-        self._before = {number: signal.signal(number, self._on_stop) for number in STOPPING}
+        handlers = {number: self._on_stop for number in STOPPING}
         if SAVING is not None:
-            self._before[SAVING] = signal.signal(SAVING, self._on_save)
+            handlers[SAVING] = self._on_save
+        # A shell lets its background jobs ignore Ctrl-C, and so they shall.
+        heard = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, handlers[number]) for number in heard}
         return self
 
     def __exit__(self, *_):

@@ -49,7 +49,7 @@ def _flip(content, random):
 def _flip_early(content, random):
     """One of the first bytes: the length of the header and its beginning."""
     content = bytearray(content)
-    content[random.randrange(40)] = random.randrange(256)
+    content[random.randrange(min(40, len(content)))] = random.randrange(256)
     return bytes(content)
 
 

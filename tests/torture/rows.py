@@ -90,7 +90,7 @@ ROWS = {
     "kills": Row("kill -9 at random moments of an MLP and a PixelCNN run, resumed until done: the same end", 200, kills),
     "stops": Row("stopped at every step 1 to 60 and resumed: the same end", 60, stops),
     "signals": Row("SIGTERM, SIGINT, SIGUSR1 at random moments: right exit code, the same end", 50, signals),
-    "faults": Row("error or death after every write, flush, fsync and rename of a save, 3 sizes", 54, faults.unit),
+    "faults": Row("error or death after every write, flush, fsync and rename of a save, 3 sizes", 42, faults.unit),
     "checkpoints": Row("mutated checkpoints: refused, or unchanged in content", 20_000, damage.checkpoints),
     "data": Row("mutated data files: refused, or unchanged in content", 1_000, damage.data),
     "configs": Row("generated settings: valid ones round-trip, others exit 2 without a traceback", 2_000, configs.unit),
