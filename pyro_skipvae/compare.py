@@ -35,6 +35,7 @@ BUDGETED = {
 DRAWS = (
     "importance_samples", "elbo_posterior_samples", "model_mutual_information_points", "estimators.rate", "estimators.elbo",
 )  # fmt: skip
+DENSITIES = ("normal",)  # their nats depend on the unit of x, and those of probabilities do not
 NOT_COMPARED = ("seed", "data_dir", "download")  # settings that make no other model
 PLAIN = ("elbo", "distortion", "log_likelihood", "log_likelihood_tenth", "rate", "shuffled_latent_loss")
 COUNTS = ("active_units", "active_units_0_02", "mi_ceiling")
@@ -175,6 +176,8 @@ def estimates_of(report):
 
 def check_comparable(records, allowed=()):
     """Raises ValueError naming the first field of the evaluation cards that differs and is not among `allowed`."""
+    if len({record.path.resolve() for record in records}) < len(records):
+        raise ValueError("expected different runs, got one of them twice")
     for record in records:
         if not record.report:
             raise ValueError(f"expected a report in every run, got none in {record.path}; make one with evaluate --save")
@@ -186,6 +189,10 @@ def check_comparable(records, allowed=()):
         if pair and not _allowed(name, allowed):
             first, other = (f"{_short(_entry(record.report['card'], name))} in {record.name}" for record in pair)
             raise ValueError(f"expected runs whose evaluation cards agree, got {name} {first} and {other}")
+    for record in records:
+        if (record.config.likelihood in DENSITIES) != (records[0].config.likelihood in DENSITIES):
+            pair = " and ".join(f"{r.config.likelihood} in {r.name}" for r in (records[0], record))
+            raise ValueError(f"expected likelihoods that are all densities or all probabilities, got {pair}")
 
 
 def differing_settings(records):
@@ -331,8 +338,6 @@ def _named_apart(records):
     names = [record.name for record in records]
     if len(set(names)) == len(names):
         return records
-    if len({record.path.resolve() for record in records}) < len(records):
-        raise ValueError("expected different runs, got one of them twice")
     return [Record(**{**vars(record), "name": str(record.path)}) for record in records]
 
 

@@ -410,13 +410,13 @@ def _of_model(record, name, drawn):
 
 
 def _picture(title, alt, caption, figure):
-    return {**_embedded(title, alt, caption, figures.png(figure)), "chart": True}
+    return _embedded(title, alt, caption, figures.png(figure))
 
 
 def _embedded(title, alt, caption, content):
     width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))  # of the PNG's header
     source = "data:image/png;base64," + base64.b64encode(content).decode()
-    return {"title": title, "alt": alt, "caption": caption, "source": source, "width": width, "height": height, "chart": False}
+    return {"title": title, "alt": alt, "caption": caption, "source": source, "width": width, "height": height}
 
 
 def render(template, **values):

@@ -93,6 +93,14 @@ def test_cards_that_disagree_are_refused_by_the_field(name, value):
     assert compare.compare([one, other], allowed=[name]).notes == [f"The cards differ in {name}, which was allowed."]
 
 
+def test_densities_are_not_compared_with_probabilities():
+    grey = {"binarisation": "none"}
+    one, other = record("one", likelihood="categorical", **grey), record("other", likelihood="discretised-logistic", **grey)
+    check_comparable([one, other])
+    with pytest.raises(ValueError, match="got categorical in one and normal in third"):
+        check_comparable([one, other, record("third", likelihood="normal", **grey)])
+
+
 def test_a_model_without_latent_variables_has_no_draws_to_agree_in():
     one, other = record("one"), record("other", model="autoregressive", skip="none", latent_dim=0, decoder="pixelcnn")
     other.report["card"] |= {"importance_samples": 1, "model_mutual_information_points": 0}
