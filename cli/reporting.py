@@ -43,13 +43,12 @@ def report(runs, out, budget, posterior_samples, allow, device):
     """Write a page on RUN, or one that compares several: a single HTML file, with its pictures inside."""
     from pyro_skipvae import page
 
-    with user_errors():
-        if len(runs) == 1:
-            return click.echo(_page(runs[0], out, device))
-        records, comparison = _comparison(runs, budget, posterior_samples, allow, device)
-        target = out or "comparison.html"
-        with _written(target):
-            click.echo(page.write_comparison(records, comparison, target))
+    if len(runs) == 1:
+        return click.echo(_page(runs[0], out, device))
+    records, comparison = _comparison(runs, budget, posterior_samples, allow, device)
+    target = out or "comparison.html"
+    with _written(target):
+        click.echo(page.write_comparison(records, comparison, target))
 
 
 @click.command(
@@ -71,8 +70,7 @@ def compare(runs, budget, posterior_samples, allow, device, as_json):
     The first run is what the others are compared with. Runs that differ in the seed alone count as one model, and with
     two seeds of each there is a standard error over seeds. Runs whose evaluation cards disagree are refused.
     """
-    with user_errors():
-        records, comparison = _comparison(runs, budget, posterior_samples, allow, device)
+    records, comparison = _comparison(runs, budget, posterior_samples, allow, device)
     click.echo(comparison.to_json() if as_json else _text(records, comparison), nl=as_json)
 
 
@@ -181,7 +179,8 @@ def _page(run, out, device):
     from pyro_skipvae.page import write_page
 
     try:
-        vae, data, _ = _loaded(run, device)
+        with user_errors():
+            vae, data, _ = _loaded(run, device)
     except DataError as error:
         click.echo(f"No pictures were drawn anew, for want of the data: {error}", err=True)
         vae = data = None
@@ -195,19 +194,18 @@ def _comparison(runs, budget, samples, allowed, device):
 
     from .terminal import progress
 
-    records, values = [read_record(run) for run in runs], None
-    check_comparable(records, allowed)  # before minutes are spent
-    if budget and len(records) > 1:
-        with progress() as bar:
-            task = bar.add_task("comparing", total=1, status="")
-            values = paired_values(
-                records,
-                seconds=budget,
-                samples=samples,
-                device=choose_device(device),
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-    return records, compare(records, values=values, allowed=allowed)
+    with user_errors():
+        records, values, device = [read_record(run) for run in runs], None, choose_device(device)
+        check_comparable(records, allowed)  # before minutes are spent
+        if budget and len(records) > 1:
+            with progress() as bar:
+                task = bar.add_task("comparing", total=1, status="")
+
+                def show(done, total):
+                    bar.update(task, completed=done, total=total)
+
+                values = paired_values(records, seconds=budget, samples=samples, device=device, progress=show)
+        return records, compare(records, values=values, allowed=allowed)
 
 
 def _loaded(run, device, *, latent=False):

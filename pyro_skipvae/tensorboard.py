@@ -22,14 +22,15 @@ class TensorBoard:
     def epoch(self, metrics, *, rate_per_dimension=None, images=None):
         """Write the line of metrics.jsonl of an epoch, rates (D,) in nats, and images {name: (N, H, W) or (N, C, H, W)}.
 
-        A number that is None or not finite is left out.
+        A number that is None or not finite is left out, and so are rates that are not.
         """
         step = metrics["steps"]
         for name, value in metrics.items():
             if name not in NOT_DRAWN and value is not None and math.isfinite(value):
                 self.writer.add_scalar(name, value, step)
-        if rate_per_dimension is not None and len(rate_per_dimension):
-            rates = torch.as_tensor(rate_per_dimension, dtype=torch.float64).detach().cpu().sort(descending=True).values
+        rates = torch.as_tensor([] if rate_per_dimension is None else rate_per_dimension, dtype=torch.float64).detach().cpu()
+        if len(rates) and rates.isfinite().all():  # a histogram of nothing raises
+            rates = rates.sort(descending=True).values
             self.writer.add_histogram("rate_per_dimension", rates.numpy(), step)
             for rank, value in enumerate(rates.tolist(), 1):
                 self.writer.add_scalar(f"rate_by_rank/{rank:03d}", value, step)

@@ -210,10 +210,12 @@ def test_no_step_appears_twice_after_a_resume(tmp_path):
     resumed = TensorBoard(tmp_path, steps=20)
     for epoch in (3, 4):
         resumed.epoch(line(epoch), rate_per_dimension=[0.1, 0.5])
+    resumed.epoch({"steps": 50, "beta": 1.0}, rate_per_dimension=[float("nan")])
     resumed.close()
     found = scalars(tmp_path)
     assert len(found) == len(set(found)) and len(list(tmp_path.iterdir())) == 2
     assert [step for step, tag in found if tag == "valid_elbo"] == [10, 20, 30, 40]
+    assert [tag for step, tag in found if step == 50] == ["beta"]
     assert {tag for _, tag in found} == {"valid_elbo", "beta", "rate_by_rank/001", "rate_by_rank/002"}
     board.close()
 
