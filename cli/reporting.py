@@ -190,14 +190,14 @@ def _page(run, out, device):
 
 def _comparison(runs, budget, samples, allowed, device):
     from pyro_skipvae.build import choose_device
-    from pyro_skipvae.compare import check_comparable, compare, paired_values, read_record
+    from pyro_skipvae.compare import check_comparable, compare, grouped, paired_values, read_record
 
     from .terminal import progress
 
     with user_errors():
         records, values, device = [read_record(run) for run in runs], None, choose_device(device)
         check_comparable(records, allowed)  # before minutes are spent
-        if budget and len(records) > 1:
+        if budget and len(grouped(records)) > 1:
             with progress() as bar:
                 task = bar.add_task("comparing", total=1, status="")
 
