@@ -76,7 +76,7 @@ def train(file, device, out, resume, checkpoint_minutes, on_nan, report_budget, 
 @click.command(epilog=examples("evaluate runs/digits", "evaluate runs/digits --importance-samples 1000 --json > report.json"))
 @RUN
 @click.option("--importance-samples", default=200, show_default=True, type=click.IntRange(1), help="K of the bound on log p(x)")
-@click.option("--posterior-samples", default=10, show_default=True, type=click.IntRange(1), help="draws of z for each datapoint")
+@click.option("--posterior-samples", default=10, show_default=True, type=click.IntRange(1), help="draws of z for each point")
 @click.option("--limit-eval", type=click.IntRange(2), help="the first test items only  [default: 10000]")
 @click.option("--report-budget", default=600.0, show_default=True, help="seconds for what needs the decoder")
 @click.option("--checkpoint", default="best", show_default=True, type=click.Choice(["best", "last"]))

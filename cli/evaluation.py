@@ -39,9 +39,8 @@ def report_on(vae, data, *, device, budget, extra, **samples):
         def show(stage, done, total):
             bar.update(task, description=stage, completed=done, total=total)
 
-        report = collapse_report(
-            vae.model, vae.guide, x, fit_on=other, budget=budget, progress=show, card={**extra, "data": data.describe()}, **samples
-        )
+        card = {**extra, "data": data.describe()}
+        report = collapse_report(vae.model, vae.guide, x, fit_on=other, budget=budget, progress=show, card=card, **samples)
     for sentence in report.card.get("beyond_budget", ()):
         click.echo(f"Not measured: {sentence}", err=True)
     return report

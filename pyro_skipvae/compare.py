@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch.distributions import kl_divergence
 
-from .config import Config
-from .run import Run, RunError, load_run
+from pyro_skipvae.config import Config
+from pyro_skipvae.run import Run, RunError, load_run
 
 SCHEMA = 1
 # What two cards must agree in, else their numbers are not about the same thing.

@@ -15,12 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from .build import build_data, build_vae
-from .checkpoint import CheckpointError, write_whole
-from .compare import estimates_of, read_record
-from .config import Config
-from .page import changed_settings, notes, render, train_command
-from .run import Run
+from pyro_skipvae.build import build_data, build_vae
+from pyro_skipvae.checkpoint import CheckpointError, write_whole
+from pyro_skipvae.compare import estimates_of, read_record
+from pyro_skipvae.config import Config
+from pyro_skipvae.page import changed_settings, notes, render, train_command
+from pyro_skipvae.run import Run
 
 FORMAT = "pyro_skipvae export 1"
 

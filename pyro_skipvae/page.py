@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from . import figures
-from .build import resolve
-from .checkpoint import write_whole
-from .compare import LABELS, estimates_of, grouped, read_record
-from .config import MODELS, Config
-from .data import DATASETS
-from .run import Run
+from pyro_skipvae import figures
+from pyro_skipvae.build import resolve
+from pyro_skipvae.checkpoint import write_whole
+from pyro_skipvae.compare import LABELS, estimates_of, grouped, read_record
+from pyro_skipvae.config import MODELS, Config
+from pyro_skipvae.data import DATASETS
+from pyro_skipvae.run import Run
 
 EMBEDDED_POINTS = 1000  # t-SNE of more takes minutes
 FEWEST_POINTS = 20  # fewer have no neighbourhoods to speak of

@@ -12,9 +12,12 @@ ROOT = Path(__file__).parents[1]
 LEVELS = [
     {"distributions", "skip", "blocks", "likelihoods", "config", "checkpoint", "torchvision_shim"},
     {"guides", "objectives"},
-    {"data", "encoders", "decoders", "priors", "train", "diagnostics", "model", "figures"},
+    {"data", "encoders", "decoders", "priors", "train", "diagnostics", "model", "figures", "tensorboard"},
     {"build"},
     {"run"},
+    {"compare"},
+    {"page"},
+    {"export"},
 ]
 COMPONENTS = {"data", "encoders", "decoders", "priors", "guides"}
 

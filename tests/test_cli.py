@@ -72,8 +72,8 @@ def test_the_run_folder_holds_what_it_should(trained):
 def test_the_report_is_on_stdout_as_json_and_in_the_folder(trained):
     run, done = trained
     report, stored = json.loads(done.stdout), json.loads((run / "report.json").read_text())
-    names = "elbo rate rate_per_dimension log_likelihood mi_lower mi_upper mi_marginal mi_ceiling saturated aggregate_kl".split()
-    names += ["active_units", "active_unit_variances", "shuffled_latent_loss", "verdict", "card"]
+    names = ["elbo", "rate", "rate_per_dimension", "log_likelihood", "mi_lower", "mi_upper", "mi_marginal", "mi_ceiling"]
+    names += ["saturated", "aggregate_kl", "active_units", "active_unit_variances", "shuffled_latent_loss", "verdict", "card"]
     assert set(names) <= set(stored) and stored["verdict"] == report["verdict"]
     assert report["elbo"] <= report["log_likelihood"] + 0.5 and len(report["rate_per_dimension"]) == 4
     data = stored["card"]["data"]
@@ -142,7 +142,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES, ids=lambda value: " ".join(value) if type(value) is list else "")
+@pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES, ids=[" ".join(mistake[0]) for mistake in MISTAKES])
 def test_a_mistake_is_one_plain_line(arguments, code, message, tmp_path):
     np.savez(tmp_path / "bad.npz", images=np.zeros((4, 2)))
     np.savez(tmp_path / "flat.npz", train=np.random.default_rng(0).integers(0, 2, (50, 6)).astype(np.uint8))
@@ -157,7 +157,7 @@ def test_a_mistake_is_one_plain_line(arguments, code, message, tmp_path):
     "flags",
     [
         ["--model", "autoregressive", "--layers", "2"],
-        ["--decoder", "mlp", "--skip", "parameter-matched", "--prior", "mixture-of-normals", "--guide", "full-covariance-normal"],
+        "--decoder mlp --skip parameter-matched --prior mixture-of-normals --guide full-covariance-normal".split(),
         ["--decoder", "convolutional", "--objective", "iwae(3)", "--guide", "inverse-autoregressive-flow"],
         ["--decoder", "mlp", "--prior", "vamp", "--binarisation", "none", "--likelihood", "categorical"],
         ["--decoder", "mlp", "--dataset", "own.npz", "--beta-schedule", "cyclical", "--objective", "analytic-elbo"],

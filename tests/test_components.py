@@ -46,7 +46,8 @@ def test_encoder_contract(name, posterior):
 
 def test_full_covariance_holds_any_covariance(float64):
     D = 4
-    target = dist.MultivariateNormal(torch.randn(D), scale_tril=torch.randn(D, D).tril(-1) + torch.rand(D).diag() + torch.eye(D))
+    scale_tril = torch.randn(D, D).tril(-1) + torch.diag(1 + torch.rand(D))
+    target = dist.MultivariateNormal(torch.randn(D), scale_tril=scale_tril)
     family = FullCovarianceNormal(1, D)
     rows, columns = torch.tril_indices(D, D, offset=-1)
     tril = target.scale_tril
