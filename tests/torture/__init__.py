@@ -15,24 +15,11 @@ import torch
 
 from pyro_skipvae import checkpoint
 
-MLP = ("--decoder", "mlp", "--width", "16", "--layers", "2", "--epochs", "6", "--batch-size", "20")
-PIXELCNN = ("--layers", "2", "--maps", "4", "--epochs", "3", "--batch-size", "40")
-CONVOLUTIONAL = ("--decoder", "convolutional", "--layers", "2", "--maps", "4", "--epochs", "3", "--batch-size", "40")
-VAMP = (
-    "--decoder",
-    "mlp",
-    "--width",
-    "16",
-    "--prior",
-    "vamp",
-    "--objective",
-    "iwae(3)",
-    "--epochs",
-    "3",
-    "--batch-size",
-    "40",
-)
-SMALL = ("--latent-dim", "2", "--limit-train", "200", "--limit-eval", "50", "--report-budget", "0")
+MLP = "--decoder mlp --width 16 --layers 2 --epochs 6 --batch-size 20".split()
+PIXELCNN = "--layers 2 --maps 4 --epochs 3 --batch-size 40".split()
+CONVOLUTIONAL = "--decoder convolutional --layers 2 --maps 4 --epochs 3 --batch-size 40".split()
+VAMP = "--decoder mlp --width 16 --prior vamp --objective iwae(3) --epochs 3 --batch-size 40".split()
+SMALL = "--latent-dim 2 --limit-train 200 --limit-eval 50 --report-budget 0".split()
 MODELS = {"mlp": MLP, "pixelcnn": PIXELCNN, "convolutional": CONVOLUTIONAL, "vamp": VAMP}
 
 # Each run is forked from a process that has imported everything and computed nothing: a start costs no import.
