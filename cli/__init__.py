@@ -1,6 +1,5 @@
 """The command line `skipvae-pyro`. Commands import torch when they run, so that `--help` answers at once."""
 
-import os
 import sys
 
 import click
@@ -24,7 +23,5 @@ for command in (train, evaluate, sample, datasets, *COMMANDS):
 
 def main():
     """Run the command line; every mistake of the user's is one line on stderr and a fixed exit code."""
-    # Libraries that print progress or banners must not mix into the results on stdout.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with report_errors():
         sys.exit(cli.main(standalone_mode=False))

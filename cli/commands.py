@@ -40,10 +40,24 @@ def examples(*lines):
 )
 @click.option("--on-nan", default="stop", show_default=True, type=OnNan(), help="stop, or skip:N to leave out N steps at most")
 @click.option("--report-budget", default=120.0, show_default=True, help="seconds for what in the report needs the decoder")
+@click.option("--tensorboard", is_flag=True, help="write event files for TensorBoard, too")
 @click.option("--print-config", is_flag=True, help="print the settings that would be used, as TOML, and stop")
 @click.option("--dry-run", is_flag=True, help="print parameters, memory and time, from one batch; writes nothing")
 @JSON
-def train(file, device, out, resume, checkpoint_minutes, on_nan, report_budget, print_config, dry_run, as_json, **options):
+def train(
+    file,
+    device,
+    out,
+    resume,
+    checkpoint_minutes,
+    on_nan,
+    report_budget,
+    tensorboard,
+    print_config,
+    dry_run,
+    as_json,
+    **options,
+):
     """Train a model, then report whether its latent variables collapsed.
 
     Without options: a 9-layer PixelCNN skip model on the digits of scikit-learn, in about two minutes on two cores.
@@ -68,7 +82,14 @@ def train(file, device, out, resume, checkpoint_minutes, on_nan, report_budget, 
             costs = trial(job)
             return click.echo(json.dumps(costs) if as_json else trial_text(costs))
         run, report = train_run(
-            job, out=out, resume=resume, budget=report_budget, minutes=checkpoint_minutes, allowed=on_nan, signals=signals
+            job,
+            out=out,
+            resume=resume,
+            budget=report_budget,
+            minutes=checkpoint_minutes,
+            allowed=on_nan,
+            signals=signals,
+            tensorboard=tensorboard,
         )
     _show(report, as_json, run=str(run.path))
 

@@ -3,11 +3,11 @@
 from dataclasses import asdict
 
 import click
-import torch
 
 from pyro_skipvae import figures
 from pyro_skipvae.build import choose_device
 from pyro_skipvae.diagnostics import collapse_report
+from pyro_skipvae.page import draw_samples, write_page
 from pyro_skipvae.run import Run, load_run
 
 from .errors import user_errors
@@ -54,35 +54,10 @@ def sample_run(run, *, count, seed, out, device):
         if len(data.event_shape) not in (2, 3):
             raise ValueError(f"expected a model of images to draw a picture, got items of shape {data.event_shape}")
     path = out or Run(run).path / "samples.png"
-    figures.save_png(figures.prior_samples(draw_images(vae, count, seed)), path)
+    figures.save_png(draw_samples(vae, count=count, seed=seed), path)
     return str(path)
 
 
-def draw_images(vae, count, seed):
-    """x (count, *event_shape) by ancestral sampling: z from the prior, x from the decoder, at a seed of their own."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        return vae.decoder(vae.prior().sample((count,))).sample().cpu()
-
-
-def pictures(run, vae, data, report, *, device):
-    """The pictures of a run folder: samples, reconstructions, rate per dimension."""
-    if len(data.event_shape) not in (2, 3):
-        return
-    figures.save_png(figures.prior_samples(draw_images(vae, 64, 0)), run.path / "samples.png")
-    x = data.test[:16].to(device)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        decoded = vae.decoder(vae.encoder(x).sample())
-        drawn, mean = decoded.sample().cpu(), _mean(decoded)
-    figures.save_png(figures.reconstructions(x.cpu(), mean, drawn), run.path / "reconstructions.png")
-    if report.rate_per_dimension:
-        figures.save_png(figures.rate_per_dimension(report.rate_per_dimension), run.path / "rate.png")
-
-
-def _mean(decoded):
-    """The mean of p(x|z); None for an autoregressive decoder, which has none in closed form."""
-    try:
-        return decoded.mean.cpu()
-    except NotImplementedError:
-        return None
+def pictures(run, vae, data):
+    """The page of a run that has its report, and the pictures on it."""
+    write_page(run.path, vae=vae, data=data)

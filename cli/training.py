@@ -8,6 +8,7 @@ import click
 import torch
 
 from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
+from pyro_skipvae.diagnostics.rate import per_dimension
 from pyro_skipvae.run import Run, new_folder
 from pyro_skipvae.skip import parameter_count
 from pyro_skipvae.train import evaluate_loss, fit, unfinished
@@ -20,23 +21,27 @@ from .terminal import duration, progress
 LOOK_EVERY = 50  # steps between looks at what the device knows: what was not finite, and, for a terminal, the loss
 
 
-def train_run(job, *, out, resume, budget, minutes, allowed, signals):
+def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboard):
     """Train a job in its folder; returns the run and its report. Notes and progress go to stderr.
 
     A checkpoint is written after every epoch, every so many `minutes`, and when `signals` ask for it; `allowed` steps
-    may be left out because something was not finite.
+    may be left out because something was not finite. `tensorboard` writes event files beside the metrics.
     """
     run = Run(resume or out or new_folder(job.config))
     with run.locked():
         _resume(job, run) if resume else _begin(job, run)
         if job.finished and (run.path / "report.json").exists():
+            if not (run.path / "report.html").exists():
+                job.vae.load_state_dict(run.load("best")["vae"])
+                pictures(run, job.vae.eval(), job.data)
             click.echo(f"{run.path} is finished: {job.progress.epochs} epochs of {job.config.epochs}.", err=True)
             return run, CollapseReport.from_json((run.path / "report.json").read_text(encoding="utf-8"))
         if not job.finished:
             (run.path / "report.json").unlink(missing_ok=True)  # of a run that was shorter
             _announce(job, run)
             with signals.deferred(), as_trained(), progress() as bar:
-                Training(job, run, bar, signals, minutes, allowed).run_epochs()
+                board = Board(job, run) if tensorboard else None
+                Training(job, run, bar, signals, minutes, allowed, board).run_epochs()
         return run, _report(job, run, budget)
 
 
@@ -83,17 +88,17 @@ def _announce(job, run):
 
 
 def _report(job, run, budget):
-    """The report on the best epoch; it is written last, so that a run that has one is finished."""
+    """The report on the best epoch, then the page and its pictures, which are made from it."""
     best = run.load("best")
     job.vae.load_state_dict(best["vae"])
     job.vae.eval()
     if any(line["epoch"] == best["epoch"] and line["valid_elbo"] is None for line in run.metrics()):
         raise NonfiniteError(f"the validation loss of epoch {best['epoch']} is not finite: nothing to report on; lower --lr")
     click.echo(f"Reporting on epoch {best['epoch']} of {job.config.epochs}.", err=True)
-    extra = {"run": run.path.name, "epoch": best["epoch"]}
+    extra = {"run": run.path.name, "epoch": best["epoch"], "settings": dataclasses.asdict(job.config)}
     report = report_on(job.vae, job.data, device=job.device, budget=budget, extra=extra)
-    pictures(run, job.vae, job.data, report, device=job.device)
     run.write_report(report)
+    pictures(run, job.vae, job.data)
     click.echo(f"Everything is in {run.path}.", err=True)
     return report
 
@@ -101,8 +106,8 @@ def _report(job, run, budget):
 class Training:
     """The epochs of a job: after every step it looks at the signals and the clock, after every epoch it validates."""
 
-    def __init__(self, job, run, bar, signals, minutes, allowed):
-        self.job, self.run, self.bar, self.signals = job, run, bar, signals
+    def __init__(self, job, run, bar, signals, minutes, allowed, board):
+        self.job, self.run, self.bar, self.signals, self.board = job, run, bar, signals, board
         self.minutes, self.allowed, self.left_out = minutes, allowed, 0
         self.saved = time.monotonic()
         self.task = bar.add_task("training", total=job.steps, completed=job.step.steps, status="")
@@ -121,6 +126,8 @@ class Training:
             }
             self.check_finite()
             self.run.log(**metrics)
+            if self.board:
+                self.board.epoch(metrics)
             # Before beta has its final value the loss is another one, and lower for a smaller beta.
             if job.step.steps >= job.beta.reached and -metrics["valid_elbo"] < job.best:
                 job.best = -metrics["valid_elbo"]
@@ -166,6 +173,25 @@ class Training:
                 f"lower --lr, or go on with --resume {self.run.path} --on-nan skip:{max(10, 10 * found.steps)}"
             )
         click.echo(f"Warning: {what}.", err=True)
+
+
+class Board:
+    """TensorBoard's view of a run: the metrics of an epoch, the rate of each dimension, and the same 64 draws of z and x."""
+
+    def __init__(self, job, run):
+        from pyro_skipvae.tensorboard import TensorBoard  # takes two seconds to import
+
+        self.job, self.writer = job, TensorBoard(run.path / "tensorboard", steps=job.step.steps)
+
+    def epoch(self, metrics):
+        vae, data = self.job.vae.eval(), self.job.data
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            rates = per_dimension(vae.encoder(data.valid[:500].to(self.job.device)), vae.prior())
+            images = vae.decoder(vae.prior().sample((64,))).sample() if len(data.event_shape) in (2, 3) else None
+        rates = None if rates is None else rates.mean(0)
+        self.writer.epoch(metrics, rate_per_dimension=rates, images=None if images is None else {"samples": images})
+        vae.train()
 
 
 class Feed:

@@ -39,7 +39,7 @@ def skipvae(*arguments, cwd):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
-    done = skipvae("train", *TINY, "--out", "run", "--report-budget", "5", "--json", cwd=folder)
+    done = skipvae("train", *TINY, "--out", "run", "--report-budget", "5", "--tensorboard", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "run", done
 
@@ -61,8 +61,9 @@ def test_the_script_reports_mistakes_by_its_exit_code(tmp_path):
 
 def test_the_run_folder_holds_what_it_should(trained):
     run, _ = trained
-    for name in ("config.toml", "metrics.jsonl", "report.json", "samples.png", "reconstructions.png"):
+    for name in ("config.toml", "metrics.jsonl", "report.json", "report.html", "samples.png", "reconstructions.png"):
         assert (run / name).stat().st_size > 0, name
+    assert len(list((run / "tensorboard").iterdir())) == 1
     metrics = Run(run).metrics()
     assert [line["epoch"] for line in metrics] == [1, 2]
     assert {"train_loss", "beta", "valid_elbo", "valid_rate", "active_units", "seconds"} <= set(metrics[0])

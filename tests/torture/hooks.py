@@ -58,7 +58,7 @@ def signal_in_data(number):
 
 
 def signal_in_report(number):
-    training.pictures = lambda *_, **__: os.kill(os.getpid(), number)
+    training.report_on = lambda *_, **__: os.kill(os.getpid(), number)
 
 
 def end_at(step):
