@@ -234,3 +234,22 @@ def test_a_step_restored_from_its_state_goes_on_exactly():
     step = run(again, 3, optim(), state)
     assert step.steps == 6
     assert all(a.equal(b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def test_inputs_of_any_type_are_looked_at_and_only_floats_can_be_not_finite():
+    def model(x, labels, mask, nothing):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", pyro.distributions.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+            pyro.sample("x", pyro.distributions.Normal(z + labels * mask, 1.0, validate_args=False), obs=x)
+
+    def guide(x, labels, mask, nothing):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", pyro.distributions.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+
+    step = svi_step(model, guide, Trace_ELBO(), Adam({"lr": 0.05}))
+    others = torch.ones(3, dtype=torch.long), torch.tensor([True, False, True]), torch.zeros(0)
+    step((torch.randn(3), *others))
+    assert step.nonfinite() is None
+    with pytest.warns(UserWarning, match="Encountered NaN"):
+        step((torch.tensor([0.0, torch.nan, 1.0]), *others))
+    assert step.nonfinite().first == 1 and step.nonfinite().what[0] == "input"
