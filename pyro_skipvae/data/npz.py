@@ -48,6 +48,9 @@ def _read(path):
             raise ValueError("it holds one array without a name")
         with archive:
             arrays = {name: archive[name] for name in archive.files}
+        strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+        if strange:  # numpy gives the bytes of a member that is no array
+            raise ValueError(f"its member {strange[0]!r} is not an array")
     except Exception as error:  # a damaged zip raises nearly anything, MemoryError and RuntimeError included
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
