@@ -6,6 +6,7 @@ import click
 
 from .commands import datasets, evaluate, sample, train
 from .errors import report_errors
+from .notes import say_as_asked
 from .reporting import COMMANDS
 
 EPILOG = "Everything a run does is written to its folder; evaluate and sample need no other setting than its path."
@@ -18,7 +19,7 @@ def cli():
 
 
 for command in (train, evaluate, sample, datasets, *COMMANDS):
-    cli.add_command(command)
+    cli.add_command(say_as_asked(command))
 
 
 def main():

@@ -80,7 +80,7 @@ def train(
         job = make_job(config, data, device=device)
         if dry_run:
             costs = trial(job)
-            return click.echo(json.dumps(costs) if as_json else trial_text(costs))
+            return click.echo(json.dumps({"schema": 1, **costs}) if as_json else trial_text(costs))
         run, report = train_run(
             job,
             out=out,
@@ -125,7 +125,7 @@ def sample(run, **options):
 
 
 @click.command(epilog=examples("datasets", "datasets --data-dir /data --json"))
-@click.option("--data-dir", type=click.Path(file_okay=False), help="folder to look in first")
+@click.option("--data-dir", type=click.Path(file_okay=False), help="folder to look in first  [default: none]")
 @JSON
 def datasets(data_dir, as_json):
     """List the data sets: what each is, and where it was found or looked for."""
@@ -136,4 +136,4 @@ def datasets(data_dir, as_json):
 
 
 def _show(report, as_json, run):
-    click.echo(json.dumps({"run": run, **json.loads(report.to_json())}) if as_json else str(report))
+    click.echo(json.dumps({"schema": 1, "run": run, **json.loads(report.to_json())}) if as_json else str(report))

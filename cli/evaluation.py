@@ -2,8 +2,6 @@
 
 from dataclasses import asdict
 
-import click
-
 from pyro_skipvae import figures
 from pyro_skipvae.build import choose_device
 from pyro_skipvae.diagnostics import collapse_report
@@ -11,6 +9,7 @@ from pyro_skipvae.page import draw_samples, write_page
 from pyro_skipvae.run import Run, load_run
 
 from .errors import user_errors
+from .notes import note
 from .terminal import progress
 
 REPORT_POINTS = 10_000  # of the test set: the paper's N
@@ -42,7 +41,7 @@ def report_on(vae, data, *, device, budget, extra, **samples):
         card = {**extra, "data": data.describe()}
         report = collapse_report(vae.model, vae.guide, x, fit_on=other, budget=budget, progress=show, card=card, **samples)
     for sentence in report.card.get("beyond_budget", ()):
-        click.echo(f"Not measured: {sentence}", err=True)
+        note(f"Not measured: {sentence}")
     return report
 
 

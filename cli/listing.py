@@ -11,7 +11,7 @@ def dataset_table(root, as_json):
     """What there is, and for each set the path found, or the places looked at."""
     rows = [(name, info, *locate(name, root)) for name, info in DATASETS.items()]
     if as_json:
-        return json.dumps([_record(*row) for row in rows], indent=2) + "\n"
+        return json.dumps({"schema": 1, "datasets": [_record(*row) for row in rows]}, indent=2) + "\n"
     lines = [
         (name, info.title, " / ".join(f"{size:,}" for size in info.sizes), str(found) if found else "not here: " + info.source)
         for name, info, found, _ in rows

@@ -8,6 +8,7 @@ import click
 
 from .commands import DEVICE, JSON, RUN, examples
 from .errors import UserError, user_errors
+from .notes import note
 
 RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False))
 BUDGET = click.option(
@@ -182,7 +183,7 @@ def _page(run, out, device):
         with user_errors():
             vae, data, _ = _loaded(run, device)
     except DataError as error:
-        click.echo(f"No pictures were drawn anew, for want of the data: {error}", err=True)
+        note(f"No pictures were drawn anew, for want of the data: {error}")
         vae = data = None
     with _written(out):
         return write_page(run, vae=vae, data=data, out=out)

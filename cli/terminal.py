@@ -1,10 +1,12 @@
-"""What is shown on a terminal: tables on stdout, progress on stderr and only if that is a terminal."""
+"""What is shown on a terminal: tables on stdout; notes on stderr, and progress there only if that is a terminal."""
 
 import io
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from .notes import quiet
 
 
 def table(header, rows):
@@ -20,7 +22,7 @@ def table(header, rows):
 
 
 def progress():
-    """A bar on stderr with loss, rate, active units and time left; nothing where stderr is not a terminal."""
+    """A bar on stderr with loss, rate, active units and time left; nothing with -q or where stderr is not a terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -30,7 +32,7 @@ def progress():
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, disable=quiet() or not console.is_terminal)
 
 
 def duration(seconds):

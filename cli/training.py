@@ -4,7 +4,6 @@ import dataclasses
 import json
 import time
 
-import click
 import torch
 
 from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
@@ -16,6 +15,7 @@ from pyro_skipvae.train import evaluate_loss, fit, unfinished
 from .errors import NonfiniteError, Stopped
 from .evaluation import pictures, report_on
 from .job import as_trained, seconds_per_step
+from .notes import note, warn
 from .terminal import duration, progress
 
 LOOK_EVERY = 50  # steps between looks at what the device knows: what was not finite, and, for a terminal, the loss
@@ -34,7 +34,7 @@ def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboar
             if not (run.path / "report.html").exists():
                 job.vae.load_state_dict(run.load("best")["vae"])
                 pictures(run, job.vae.eval(), job.data)
-            click.echo(f"{run.path} is finished: {job.progress.epochs} epochs of {job.config.epochs}.", err=True)
+            note(f"{run.path} is finished: {job.progress.epochs} epochs of {job.config.epochs}.")
             return run, CollapseReport.from_json((run.path / "report.json").read_text(encoding="utf-8"))
         if not job.finished:
             (run.path / "report.json").unlink(missing_ok=True)  # of a run that was shorter
@@ -57,34 +57,32 @@ def _resume(job, run):
     run.check_space(job.checkpoint_size)
     state, trouble = run.latest()
     if trouble:
-        click.echo(f"Warning: {trouble}; going on from the checkpoint before it.", err=True)
+        warn(f"{trouble}; going on from the checkpoint before it.")
     if state is not None:
         job.restore(state)
     run.cut_metrics(job.progress.epochs)
     run.write("config.toml", job.config.to_toml())
     if not job.finished:
         where = f"epoch {job.progress.epochs + 1}, batch {job.batches.position + 1}"
-        click.echo(f"Resuming {run.path} at {where} (step {job.step.steps}).", err=True)
+        note(f"Resuming {run.path} at {where} (step {job.step.steps}).")
 
 
 def _announce(job, run):
     """What will be trained, and what it will cost on this machine, measured on a few steps of a copy."""
     config, data = job.config, job.data
     sizes = f"{len(data.train):,} / {len(data.valid):,} / {len(data.test):,}"
-    click.echo(
+    note(
         f"{config.model}: {config.layers}-layer {config.decoder}, {parameter_count(job.vae):,} parameters, "
-        f"on {data.name} ({sizes}, {data.binarisation}), {job.device}, seed {config.seed}; into {run.path}",
-        err=True,
+        f"on {data.name} ({sizes}, {data.binarisation}), {job.device}, seed {config.seed}; into {run.path}"
     )
     seconds = seconds_per_step(job)
-    click.echo(
+    note(
         f"An epoch takes about {duration(seconds * len(job.batches))} here, "
-        f"the {config.epochs} epochs about {duration(seconds * job.steps)}.",
-        err=True,
+        f"the {config.epochs} epochs about {duration(seconds * job.steps)}."
     )
     warning = unfinished(job.beta, job.steps)
     if warning:
-        click.echo(f"Warning: {warning}.", err=True)
+        warn(f"{warning}.")
 
 
 def _report(job, run, budget):
@@ -94,12 +92,12 @@ def _report(job, run, budget):
     job.vae.eval()
     if any(line["epoch"] == best["epoch"] and line["valid_elbo"] is None for line in run.metrics()):
         raise NonfiniteError(f"the validation loss of epoch {best['epoch']} is not finite: nothing to report on; lower --lr")
-    click.echo(f"Reporting on epoch {best['epoch']} of {job.config.epochs}.", err=True)
+    note(f"Reporting on epoch {best['epoch']} of {job.config.epochs}.")
     extra = {"run": run.path.name, "epoch": best["epoch"], "settings": dataclasses.asdict(job.config)}
     report = report_on(job.vae, job.data, device=job.device, budget=budget, extra=extra)
     run.write_report(report)
     pictures(run, job.vae, job.data)
-    click.echo(f"Everything is in {run.path}.", err=True)
+    note(f"Everything is in {run.path}.")
     return report
 
 
@@ -134,7 +132,7 @@ class Training:
                 self.run.save("best", job.state())  # before last: killed between the two, this epoch is done again
             self.save()
             if self.bar.disable:
-                click.echo(_line(job.config, metrics), err=True)
+                note(_line(job.config, metrics))
             self.leave_if_asked()
 
     def after_step(self, x):
@@ -172,7 +170,7 @@ class Training:
                 f"{what}; the parameters never saw them; its batch is in {self.run.path / 'nonfinite.json'}; "
                 f"lower --lr, or go on with --resume {self.run.path} --on-nan skip:{max(10, 10 * found.steps)}"
             )
-        click.echo(f"Warning: {what}.", err=True)
+        warn(f"{what}.")
 
 
 class Board:

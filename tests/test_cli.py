@@ -16,7 +16,7 @@ import torch
 
 from pyro_skipvae import load_run
 from pyro_skipvae.run import Run
-from pyro_skipvae_cli import main
+from pyro_skipvae_cli import cli, main
 
 SCRIPT = str(Path(sys.executable).with_name("skipvae-pyro"))
 TINY = ("--epochs", "2", "--layers", "2", "--maps", "8", "--latent-dim", "4", "--limit-train", "200", "--limit-eval", "60")
@@ -117,11 +117,28 @@ def test_sample_writes_a_picture_and_the_same_seed_the_same_one(trained, tmp_pat
 
 def test_datasets_says_what_there_is_and_where_it_looked(tmp_path):
     table = skipvae("datasets", cwd=tmp_path).stdout
-    records = json.loads(skipvae("datasets", "--json", "--data-dir", tmp_path / "mine", cwd=tmp_path).stdout)
+    records = json.loads(skipvae("datasets", "--json", "--data-dir", tmp_path / "mine", cwd=tmp_path).stdout)["datasets"]
     assert "digits" in table and "Looked at" in table
     assert {record["name"] for record in records} >= {"digits", "mnist", "omniglot", "frey-faces"}
     mnist = next(record for record in records if record["name"] == "mnist")
     assert any("mine" in place for place in mnist["looked_at"])
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "compare", "report", "datasets"])
+def test_help_names_the_default_of_every_option(command, tmp_path):
+    text = " ".join(skipvae(command, "--help", cwd=tmp_path).stdout.split())
+    flags = ["--help", "--json", "--quiet", "--verbose", "--dry-run", "--print-config", "--tensorboard", "--save"]
+    for option in cli.commands[command].params:
+        if option.param_type_name == "option" and not set(option.opts) & set(flags):
+            described = text.split(option.opts[0] + " ", 1)[1].split(" --", 1)[0]
+            assert "[default:" in described or option.opts[0] in ("--config", "--resume"), option.opts
+
+
+def test_quiet_leaves_the_result_alone(trained, tmp_path):
+    run, _ = trained
+    said = [skipvae("train", "--resume", run, *flags, cwd=tmp_path) for flags in ([], ["-q"])]
+    assert "is finished" in said[0].stderr and said[1].stderr == "" and said[0].stdout == said[1].stdout
+    assert skipvae("sample", "nowhere", "-q", cwd=tmp_path).stderr.startswith("Error")
 
 
 MISTAKES = [
