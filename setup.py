@@ -30,6 +30,6 @@ setup(
         "Jinja2>=3.1",
         "pooch>=1.8",
     ],
-    extras_require={"dev": ["pytest>=8.0", "ruff>=0.6"]},
+    extras_require={"dev": ["pytest>=8.0", "ruff>=0.6", "hypothesis>=6.100"]},
     entry_points={"console_scripts": ["skipvae-pyro = pyro_skipvae_cli:main"]},
 )

@@ -30,12 +30,13 @@ def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboar
     run = Run(resume or out or new_folder(job.config))
     with run.locked():
         _resume(job, run) if resume else _begin(job, run)
-        if job.finished and (run.path / "report.json").exists():
+        report = _written_report(run) if job.finished else None
+        if report is not None:
             if not (run.path / "report.html").exists():
                 job.vae.load_state_dict(run.load("best")["vae"])
                 pictures(run, job.vae.eval(), job.data)
             note(f"{run.path} is finished: {job.progress.epochs} epochs of {job.config.epochs}.")
-            return run, CollapseReport.from_json((run.path / "report.json").read_text(encoding="utf-8"))
+            return run, report
         if not job.finished:
             (run.path / "report.json").unlink(missing_ok=True)  # of a run that was shorter
             _announce(job, run)
@@ -43,6 +44,18 @@ def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboar
                 board = Board(job, run) if tensorboard else None
                 Training(job, run, bar, signals, minutes, allowed, board).run_epochs()
         return run, _report(job, run, budget)
+
+
+def _written_report(run):
+    """The report of a finished run; None if there is none that can be read, so that it is made again."""
+    file = run.path / "report.json"
+    if not file.exists():
+        return None
+    try:
+        return CollapseReport.from_json(file.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError):
+        warn(f"{file} is not a whole report; making it again.")
+        return None
 
 
 def _begin(job, run):

@@ -67,6 +67,14 @@ def test_a_finished_run_says_so_and_shows_its_report(run):
     assert (run / "report.json").read_bytes() == before and not (run / ".lock").exists()
 
 
+@pytest.mark.parametrize("content", ["", "{}", '{"elbo": 1', "[]"])
+def test_a_report_that_is_not_whole_is_made_again(run, content):
+    (run / "report.json").write_text(content)
+    code, said = resumed(run, hooks=(("no_pictures",),))
+    assert code == 0 and "is not a whole report" in said and "Traceback" not in said
+    assert "verdict" in (run / "report.json").read_text()
+
+
 def test_a_report_that_is_missing_is_made(run):
     (run / "report.json").unlink()
     code, said = resumed(run, hooks=(("no_pictures",),))
