@@ -1,6 +1,5 @@
 """Training: a step updates the parameters on one batch, `fit` applies it to every batch of every epoch."""
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, SVI
+from pyro.infer.util import zero_grads
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -53,10 +53,10 @@ class SVIStep:
         self._left_out = torch.zeros(5, dtype=torch.long)  # how many, the first, and three flags: input, loss, gradient
 
     def __call__(self, x, beta=1.0):
-        with contextlib.suppress(_LeaveOut):
+        try:
             self.svi.step(x, beta)
-        for parameter in self._parameters:
-            parameter.grad = None  # SVI leaves zeros, to which the next backward pass would have to add
+        except _LeaveOut:
+            zero_grads(self._parameters)  # as SVI does after the optimizer
         if isinstance(self.optim, PyroLRScheduler):
             self.optim.step()
         self.steps += 1
