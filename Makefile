@@ -29,7 +29,7 @@ check-slow: setup  # a tenth of it
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(VENV)/bin/python -m torture --scale 0.1 $(ARGS)
 
 lint: setup
-	$(VENV)/bin/ruff check pyro_skipvae cli examples tests setup.py
+	$(VENV)/bin/ruff check pyro_skipvae cli examples benchmarks tests setup.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
