@@ -16,7 +16,7 @@ from pyro_skipvae.model import VAE
 from pyro_skipvae.skip import parameter_count, parameter_matched
 from pyro_skipvae.train import svi_step
 
-# name -> (constructor, the layers it has by default, the config's field for its width, that argument, further fields)
+# name -> (constructor, its layers by default, the field and argument that widens it, further fields it takes)
 DECODERS = {
     "pixelcnn": (PixelCNNDecoder, 9, "maps", ("kernel",)),
     "mlp": (MLPDecoder, 4, "width", ()),

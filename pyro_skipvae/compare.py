@@ -14,6 +14,7 @@ import torch
 from torch.distributions import kl_divergence
 
 from pyro_skipvae.config import Config
+from pyro_skipvae.diagnostics.report import finite_or_none
 from pyro_skipvae.run import Run, RunError, load_run
 
 SCHEMA = 1
@@ -130,7 +131,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self):
-        return json.dumps({"schema": SCHEMA, **_finite(asdict(self))}, indent=2, allow_nan=False)
+        return json.dumps({"schema": SCHEMA, **finite_or_none(asdict(self))}, indent=2, allow_nan=False)
 
 
 def read_record(path):
@@ -367,12 +368,3 @@ def _short(value):
 
 def _spoken(name):
     return "draws of z for the ELBO" if name == "elbo_posterior_samples" else "points"
-
-
-def _finite(value):
-    """Plain values in which what is not finite is None."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

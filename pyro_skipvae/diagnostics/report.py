@@ -64,7 +64,7 @@ class CollapseReport:
 
     def to_json(self) -> str:
         """JSON with the attributes' names as keys; what is not finite becomes null."""
-        return json.dumps(_finite(dataclasses.asdict(self)), indent=2, allow_nan=False)
+        return json.dumps(finite_or_none(dataclasses.asdict(self)), indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "CollapseReport":
@@ -262,11 +262,12 @@ def _about(pair: Pair, encoded: Encoded) -> dict:
     }
 
 
-def _finite(value):
+def finite_or_none(value):
+    """Plain values for JSON, in which what is not finite is None."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite_or_none(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite_or_none(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
