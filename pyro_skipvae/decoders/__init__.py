@@ -1,7 +1,8 @@
 """Decoders: z -> p(x|z), each with and without skips."""
 
 from pyro_skipvae.decoders.convolutional import ConvolutionalDecoder
+from pyro_skipvae.decoders.lstm import LSTMDecoder
 from pyro_skipvae.decoders.mlp import MLPDecoder
 from pyro_skipvae.decoders.pixelcnn import PixelCNNDecoder
 
-__all__ = ["ConvolutionalDecoder", "MLPDecoder", "PixelCNNDecoder"]
+__all__ = ["ConvolutionalDecoder", "LSTMDecoder", "MLPDecoder", "PixelCNNDecoder"]

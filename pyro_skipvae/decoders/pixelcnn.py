@@ -50,9 +50,11 @@ class PixelCNNDecoder(nn.Module):
     def support(self):
         return self.likelihood(torch.zeros(*self.event_shape, self.likelihood.parameters), len(self.event_shape)).support
 
-    def conditionals(self, x, z):
-        """p(x_i | x_<i, z) for all i by one pass: x (N, *event_shape), z (N, D) -> batch (N,), event event_shape."""
-        return self._distribution(self.natural_parameters(x, z))
+    def log_prob(self, x, z):
+        """sum_i log p(x_i | x_<i, z) by one pass: x (N, *event_shape), z (N, D) -> (N,)."""
+        if x.shape[1:] != self.event_shape:
+            raise ValueError(f"expected images of {self.event_shape}, got {tuple(x.shape[1:])}")
+        return self._distribution(self.natural_parameters(x, z)).log_prob(x)
 
     def natural_parameters(self, x, z):
         """eta (N, C * parameters, H, W) of all conditionals."""

@@ -9,8 +9,9 @@ from pyro.distributions import TorchDistribution
 class Autoregressive(TorchDistribution):
     """p(x|z) = prod_i p(x_i | x_<i, z): `log_prob` is one teacher-forced pass, `sample` is ancestral.
 
-    `network.conditionals(x, z)` gives the distribution of each element given those before it, x (N, *event_shape),
-    z (N, D); `network.generate(z)` draws x element by element. z (*batch_shape, D). There is no closed-form mean.
+    `network.log_prob(x, z) -> (N,)` for x (N, *event_shape), z (N, D); `network.generate(z) -> x, ...` draws x element by
+    element. z (*batch_shape, D). There is no closed-form mean. Text may be shorter than `event_shape`, which is its
+    greatest length: what is missing is padding. Of other x the network says what it expects.
     """
 
     arg_constraints = {}
@@ -28,9 +29,11 @@ class Autoregressive(TorchDistribution):
         return Autoregressive(self.network, self.z.expand(*batch_shape, self.z.shape[-1]), self.event_shape)
 
     def log_prob(self, value):
-        batch_shape = torch.broadcast_shapes(value.shape[: value.dim() - len(self.event_shape)], self.batch_shape)
-        x = value.expand(batch_shape + self.event_shape).reshape(-1, *self.event_shape)
-        return self.network.conditionals(x, self._rows(batch_shape)).log_prob(x).reshape(batch_shape)
+        event_dims = len(self.event_shape)
+        batch_shape = torch.broadcast_shapes(value.shape[: value.dim() - event_dims], self.batch_shape)
+        event_shape = value.shape[value.dim() - event_dims :]
+        x = value.expand(batch_shape + event_shape).reshape(math.prod(batch_shape), *event_shape)
+        return self.network.log_prob(x, self._rows(batch_shape)).reshape(batch_shape)
 
     @torch.no_grad()
     def sample(self, sample_shape=torch.Size()):

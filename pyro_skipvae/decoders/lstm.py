@@ -1,0 +1,86 @@
+"""An LSTM z -> p(x|z) over text, with z joined to any of its layers and to the state before the output."""
+
+import torch
+from torch import nn
+
+from pyro_skipvae.decoders.text import TextNetwork, joined_entries
+from pyro_skipvae.distributions.autoregressive import Autoregressive
+from pyro_skipvae.skip import OUTPUT, skip_entries
+
+
+class LSTMDecoder(nn.Module):
+    """p(x|z) = prod_t p(x_t | x_<t, z) over words by `layers` LSTMs of `width` units: z (..., D) -> batch (...).
+
+    z is joined to every word embedding and gives, by a linear map, the initial h of the top LSTM (its c is 0). `skip` lists
+    where else it is joined: entries 2..L, the input of that LSTM, and "output", the state before the output layer: logits_t
+    = W h_t + V z + b. Entry 1 is there already, so "all" has no weights for it, and it alone is refused by ValueError. With
+    `latent_dim=0` this is the language model. Dropout is on the embeddings and on the last LSTM's states. All parameters
+    begin uniform in [-0.1, 0.1], as in the authors' code.
+
+    Reference: Dieng et al. 2019, section 4.2; Kim et al. 2018, section 5.2.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        latent_dim,
+        *,
+        max_length=200,
+        layers=1,
+        embedding=512,
+        width=1024,
+        dropout=0.5,
+        word_dropout=0.0,
+        skip="all",
+    ):
+        super().__init__()
+        entries = joined_entries(skip_entries(skip, layers), latent_dim)
+        self.event_shape = (max_length,)
+        self.network = TextNetwork(
+            LSTMStack(embedding + latent_dim, width, layers, latent_dim, entries),
+            vocabulary_size,
+            latent_dim,
+            max_length=max_length,
+            embedding=embedding,
+            width=width,
+            dropout=dropout,
+            word_dropout=word_dropout,
+            joined=OUTPUT in entries,
+        )
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.1, 0.1)
+
+    def forward(self, z):
+        return Autoregressive(self.network, z, self.event_shape)
+
+
+class LSTMStack(nn.Module):
+    """`layers` LSTMs, one above the other; z is joined to the input of those in `entries`, and starts the top one."""
+
+    def __init__(self, inputs, width, layers, latent_dim, entries):
+        super().__init__()
+        self.entries, self.width = entries, width
+        sizes = [(inputs if l == 1 else width) + latent_dim * (l in entries) for l in range(1, layers + 1)]
+        self.layers = nn.ModuleList(nn.LSTM(size, width, batch_first=True) for size in sizes)
+        self.initial = nn.Linear(latent_dim, width) if latent_dim else None
+
+    def start(self, z):
+        """h and c of each layer before the first word, (N, width) each."""
+        zeros = self.layers[0].weight_hh_l0.new_zeros(len(z), self.width)
+        top = zeros if self.initial is None else self.initial(z)
+        return [*[zeros, zeros] * (len(self.layers) - 1), top, zeros]
+
+    def forward(self, h, z, memory):
+        after = []
+        for l, (layer, *state) in enumerate(zip(self.layers, memory[::2], memory[1::2], strict=True), 1):
+            if l in self.entries:
+                h = torch.cat([h, z[:, None].expand(-1, h.shape[1], -1)], -1)
+            h, state = run_lstm(layer, h, state)
+            after += state
+        return h, after
+
+
+def run_lstm(layer, inputs, state):
+    """The one call of torch's LSTM: inputs (N, T, F), state (h, c) (N, width) each -> states (N, T, width), (h, c)."""
+    states, last = layer(inputs, tuple(part[None].contiguous() for part in state))
+    return states, [part[0] for part in last]

@@ -1,0 +1,139 @@
+"""What decoders of text share: words in, words out, and the two passes over a text, teacher-forced and word by word."""
+
+import torch
+from pyro.distributions import constraints
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from pyro_skipvae.distributions.text import is_outcome, row_lengths
+from pyro_skipvae.vocabulary import BOS, EOS, PAD, UNK
+
+LARGEST_LOGITS = 32 * 2**20  # bytes: logits of more than that are made in pieces, and made again in the backward pass
+GROUP = 64  # rows
+LARGEST_PADDING = 0.1
+
+
+class TextNetwork(nn.Module):
+    """log p(x|z) = sum_t log p(x_t | x_<t, z) over words, and draws from it; the network that `Autoregressive` reads.
+
+        u_t = (dropout(E x_(t-1)), z),  h_1..h_T = stack(u_1..u_T),  logits_t = W dropout(h_t) [+ V z] + b
+
+    x_0 is BOS. `stack(inputs (N, T, inputs), z, memory) -> states (N, T, width), memory` is causal, `stack.start(z)` is its
+    memory before the first word: tensors (N, ...). z joins the state before the output where `joined`. PAD and BOS have
+    probability zero, and so has every row that `is_outcome` refuses: the probabilities of all rows of `max_length` words sum
+    to 1. In training mode each input word becomes UNK with probability `word_dropout` (Bowman et al. 2016, section 3.1).
+    """
+
+    def __init__(self, stack, vocabulary_size, latent_dim, *, max_length, embedding, width, dropout, word_dropout, joined):
+        super().__init__()
+        self.max_length, self.word_dropout, self.joined = max_length, word_dropout, joined
+        self.embedding = nn.Embedding(vocabulary_size, embedding)
+        self.stack = stack
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(width + latent_dim * joined, vocabulary_size)
+        impossible = torch.zeros(vocabulary_size).index_fill(0, torch.tensor([PAD, BOS]), -torch.inf)
+        self.register_buffer("impossible", impossible, persistent=False)
+
+    @property
+    def support(self):
+        return constraints.independent(constraints.integer_interval(0, len(self.impossible) - 1), 1)
+
+    def log_prob(self, x, z):
+        """x (N, T) with T <= max_length, z (N, D) -> (N,) nats. Raises ValueError for longer rows and unknown indices.
+
+        Rows that differ much in length run in groups of their own length; logits are made at words only.
+        """
+        self._check(x)
+        length = row_lengths(x)
+        parts = [self._log_prob_of_group(x, z, length, rows) for rows in _groups(length)]
+        order = torch.cat([rows for rows, _ in parts])
+        log_prob = torch.cat([part for _, part in parts])[order.argsort()] if len(parts) > 1 else parts[0][1]
+        return log_prob.masked_fill(~is_outcome(x, self.max_length), -torch.inf)
+
+    def generate(self, z, choose=None):
+        """A text for each z (N, D), word by word until all have ended: x (N, max_length), PAD after EOS; and None.
+
+        `choose(logits (N, V)) -> (N,)` is the next word, a draw by default.
+        """
+        choose = choose or (lambda logits: logits.softmax(-1).multinomial(1)[:, 0])
+        x = torch.full((len(z), self.max_length), PAD, device=z.device)
+        word, memory, ended = x.new_full((len(z),), BOS), self.stack.start(z), x.new_zeros(len(z), dtype=torch.bool)
+        for t in range(self.max_length):
+            logits, memory = self.next_word(word, z, memory)
+            word = choose(logits).masked_fill(ended, PAD)
+            x[:, t], ended = word, ended | (word == EOS)
+            if ended.all():
+                break
+        return x, None
+
+    def next_word(self, word, z, memory):
+        """The logits (N, V) of the word after `word` (N,), and the memory after it."""
+        states, memory = self.stack(self._inputs(word[:, None], z), z, memory)
+        return self._logits(self._joined(self.dropout(states[:, 0]), z)), memory
+
+    def _log_prob_of_group(self, x, z, length, rows):
+        x, z, length = x[rows], z[rows], length[rows]
+        x = x[:, : max(1, int(length.max()))]
+        N, T = x.shape
+        states, _ = self.stack(self._inputs(self._previous(x), z), z, self.stack.start(z))
+        (words,) = (torch.arange(T, device=x.device) < length[:, None]).flatten().nonzero(as_tuple=True)  # (M,)
+        row = words // T
+        states = self.dropout(states.flatten(0, 1).index_select(0, words))
+        scores = self._scores(self._joined(states, z[row]), x.flatten()[words])
+        return rows, scores.new_zeros(N).index_add(0, row, scores)
+
+    def _previous(self, x):
+        before = x[:, :-1]
+        if self.training and self.word_dropout:
+            before = before.masked_fill(torch.rand(before.shape, device=x.device) < self.word_dropout, UNK)
+        return torch.cat([torch.full_like(x[:, :1], BOS), before], 1)
+
+    def _inputs(self, words, z):
+        return torch.cat([self.dropout(self.embedding(words)), z[:, None].expand(-1, words.shape[1], -1)], -1)
+
+    def _joined(self, states, z):
+        return torch.cat([states, z], -1) if self.joined else states
+
+    def _logits(self, features):
+        return F.linear(features, self.output.weight, self.output.bias + self.impossible)
+
+    def _scores(self, features, words):
+        """log p(word) at each place: features (M, F), words (M,) -> (M,)."""
+        size = max(1, LARGEST_LOGITS // (features.element_size() * len(self.impossible)))
+        if len(words) <= size:
+            return self._scores_of_piece(features, words)
+        pieces = zip(features.split(size), words.split(size), strict=True)
+        return torch.cat(
+            [checkpoint(self._scores_of_piece, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
+        )
+
+    def _scores_of_piece(self, features, words):
+        return -F.cross_entropy(self._logits(features), words, reduction="none")
+
+    def _check(self, x):
+        if x.shape[1] > self.max_length:
+            raise ValueError(f"expected rows of at most max_length={self.max_length} words, got {x.shape[1]}")
+        if x.numel() and not (0 <= int(x.min()) and int(x.max()) < len(self.impossible)):
+            raise ValueError(
+                f"expected word indices from 0 to {len(self.impossible) - 1}, got {int(x.min())} to {int(x.max())}; "
+                "was the text read with another vocabulary?"
+            )
+
+
+def _groups(length):
+    """Index tensors that part the rows: all as they are, or, where padding would cost, by length in groups of 64."""
+    N = len(length)
+    rows = torch.arange(N, device=length.device)
+    if N <= GROUP or int(length.sum()) >= (1 - LARGEST_PADDING) * N * int(length.max()):
+        return [rows]
+    return length.argsort(stable=True).split(GROUP)
+
+
+def joined_entries(entries, latent_dim):
+    """The entries where z is joined further: not 1, where it enters already. Raises ValueError where nothing would be left."""
+    if entries == (1,):
+        raise ValueError(
+            'expected skip to name an entry besides 1, where z is joined to every word already, got "first" or [1]'
+        )
+    return entries[entries[:1] == (1,) :] if latent_dim else ()
