@@ -10,6 +10,7 @@ _WHERE = {
     "DataError": "folder",
     "DatasetInfo": "catalogue",
     "DynamicallyBinarised": "binarisation",
+    "LengthBucketed": "length_bucketed",
     "load_data": "catalogue",
     "locate": "catalogue",
 }

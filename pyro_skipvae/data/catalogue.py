@@ -8,8 +8,10 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from .folder import DataError
+from .text import LONGEST, Texts, encoded
 
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
+_OWN = {".npz": "npz", ".txt": "text_file", ".txt.gz": "text_file"}
 _DOWNLOADS = {"auto": True, "never": False, True: True, False: False}
 
 
@@ -29,6 +31,10 @@ class DatasetInfo:
     family: str
 
 
+def _text(title, sizes, source, licence, family="corpora"):
+    return DatasetInfo(title, (LONGEST + 1,), sizes, "given", source, licence, family)
+
+
 def _mnist_like(title, source, licence):
     return DatasetInfo(title, (28, 28), (50_000, 10_000, 10_000), "dynamic", source, licence, "mnist")
 
@@ -43,9 +49,7 @@ DATASETS = {
         "CC BY 4.0 (UCI)",
         "digits",
     ),
-    "mnist": _mnist_like(
-        "handwritten digits, 28x28", "files, or torchvision's download", "CC BY-SA 3.0 (as Keras states)"
-    ),
+    "mnist": _mnist_like("handwritten digits, 28x28", "files, or torchvision's download", "CC BY-SA 3.0 (as Keras states)"),
     "fashion-mnist": _mnist_like("articles of clothing, 28x28", "files, or torchvision's download", "MIT"),
     "kmnist": _mnist_like("Kuzushiji characters, 28x28", "files, or torchvision's download", "CC BY-SA 4.0"),
     "omniglot": DatasetInfo(
@@ -75,20 +79,31 @@ DATASETS = {
         "none stated",
         "frey_faces",
     ),
+    "ptb": _text("newspaper sentences, Penn Treebank", (42_068, 3_370, 3_761), "files, by hand", "LDC's; none stated"),
+    "yahoo": _text(
+        "questions and answers, Yang et al. 2017", (100_000, 10_000, 10_000), "files, by hand", "research use; none stated"
+    ),
+    "yahoo-small": _text(
+        "the same without its training file", (9_000, 1_000, 10_000), "files, by hand", "research use; none stated"
+    ),
+    "lm1b": _text("news sentences, held-out shards", (11_215, 1_000, 12_102), "files, by hand", "none stated"),
+    "short-yelp": _text("reviews of at most 15 words", (10_000, 10_000, 10_000), "files, by hand", "none stated"),
 }
 
 
-def load_data(name, *, root=None, binarisation="dynamic", download="auto", seed=0):
+def load_data(name, *, root=None, binarisation="dynamic", download="auto", seed=0, vocabulary_size=None, max_words=None):
     """Return the `Data` of a data set: found on disk, verified, split as always, and binarised as asked.
 
-    name: one of `DATASETS`, or the path of a user's own file ending in `.npz` (see `npz.py`). `omniglot` becomes
-    `omniglot-burda` where `chardata.mat` is found, and the result carries that name.
+    name: one of `DATASETS`, or the path of a user's own file ending in `.npz` (see `npz.py`), or in `.txt` or `.txt.gz`
+    (see `text_file.py`). `omniglot` becomes `omniglot-burda` where `chardata.mat` is found, and the result carries that
+    name.
     root: the folder looked at first; then `$SKIPVAE_DATA`, then `~/.cache/pyro-skipvae`.
     binarisation: `dynamic` (fresh draws for train, one draw for valid and test), `static` (one draw for all),
-    `threshold` (above one half) or `none` (grey levels in [0, 1], or a user's real values or counts).
+    `threshold` (above one half) or `none` (grey levels in [0, 1], or a user's real values or counts); texts have none.
     download: `auto` (or True) fetches what is absent into `root`, or else into `~/.cache/pyro-skipvae`; `never` (or
     False) does not.
     seed: fixes the one draw and nothing else.
+    vocabulary_size, max_words: of texts only (see `text.encoded`); each set has its usual vocabulary, and 200 words.
     Raises ValueError for an argument or a user's file that is not as described, DataError for data missing, damaged or
     not to be had.
     """
@@ -103,6 +118,10 @@ def load_data(name, *, root=None, binarisation="dynamic", download="auto", seed=
         contents = family.load(str(name), root=root, download=_DOWNLOADS[download])
     except OSError as error:
         raise DataError(f"{name} could not be read: {error}") from error
+    if isinstance(contents, Texts):
+        contents = encoded(contents, vocabulary_size, max_words)
+    elif vocabulary_size is not None or max_words is not None:
+        raise ValueError(f"expected a text for vocabulary_size and max_words, got {contents.kind} values of {name}")
     return import_module(f"{__package__}.dataset").from_contents(contents, binarisation, seed)
 
 
@@ -115,8 +134,8 @@ def locate(name, root=None):
 
 
 def _family(name):
-    family = "npz" if str(name).endswith(".npz") else _known(name).family
-    return import_module(f"{__package__}.{family}")
+    family = next((family for ending, family in _OWN.items() if str(name).endswith(ending)), None)
+    return import_module(f"{__package__}.{family or _known(name).family}")
 
 
 def _known(name):
@@ -124,4 +143,6 @@ def _known(name):
         return DATASETS[name]
     nearest = get_close_matches(str(name), DATASETS, n=1, cutoff=0.4)
     guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-    raise ValueError(f"expected a data set out of {', '.join(DATASETS)}, or a path ending in .npz, got {name!r}{guess}")
+    raise ValueError(
+        f"expected a data set out of {', '.join(DATASETS)}, or a path ending in {', '.join(_OWN)}, got {name!r}{guess}"
+    )

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pyro_skipvae.vocabulary import Vocabulary
+
 SPLITS = ("train", "valid", "test")
 
 
@@ -12,8 +14,8 @@ SPLITS = ("train", "valid", "test")
 class Contents:
     """One array (N, *event_shape) for each split; `labels` maps a split to its (N,) classes, or is empty.
 
-    kind: `binary` (values 0 and 1), `grey` (integers 0..levels-1, or floats in [0, 1] where levels is None), `real` or
-    `count`.
+    kind: `binary` (values 0 and 1), `grey` (integers 0..levels-1, or floats in [0, 1] where levels is None), `real`,
+    `count` or `text` (int64 rows of words, with their `vocabulary`).
     split: one phrase that says which items are in which split.
     """
 
@@ -25,6 +27,7 @@ class Contents:
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     kind: str = "grey"
     levels: int | None = 256
+    vocabulary: Vocabulary | None = None
 
 
 def cut(name, values, labels, indices, split, **about):

@@ -6,24 +6,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_skipvae.vocabulary import PAD, UNK, Vocabulary
+
 from .batches import Batches
 from .binarisation import DynamicallyBinarised, fixed_draw, probabilities
 from .contents import SPLITS, checksum, shuffled
+from .length_bucketed import LengthBucketed
+from .text import COUNTED, compact
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
     """The splits of a data set, float32 (N, *event_shape); dynamic train is a `DynamicallyBinarised` view.
 
-    kind: what the values are: `binary`, `grey` (in [0, 1]), `real` or `count`.
-    levels: grey levels of the source (256 for 8 bits), 2 for binary sources, None for real values, counts and
-    continuous grey.
-    binarisation: `dynamic`, `static`, `threshold`, `none`, or `given` where the source is binary.
+    A text is int64 (N, max_length), each row the words, EOS and PAD.
+    kind: what the values are: `binary`, `grey` (in [0, 1]), `real`, `count` or `text`.
+    levels: grey levels of the source (256 for 8 bits), 2 for binary sources, None for real values, counts, continuous
+    grey and text.
+    binarisation: `dynamic`, `static`, `threshold`, `none`, or `given` where the source is binary or a text.
     labels: split -> classes (N,) int64; empty where there are none.
     checksum: SHA-256 over the source's values of all splits in order: one digest for contents and split, whatever the
-    binarisation.
+    binarisation; of a text over its words and numbers.
     seed: of the one draw. split: a phrase that says which items are where. limits: split -> items kept, where `limit`
-    cut some off.
+    cut some off. vocabulary: of a text, else None.
     """
 
     name: str
@@ -39,15 +44,21 @@ class Data:
     checksum: str
     split: str
     limits: dict[str, int] = field(default_factory=dict)
+    vocabulary: Vocabulary | None = None
 
     def batches(self, split, size, *, seed, shuffle=None):
-        """Return `Batches` of a split; train is shuffled and the others are not, unless `shuffle` says otherwise."""
-        return Batches(self._items(split), size, seed=seed, shuffle=split == "train" if shuffle is None else shuffle)
+        """Return the batches of a split; train is shuffled and the others are not, unless `shuffle` says otherwise.
+
+        A text's are `LengthBucketed`: x (B, T) is cut to the longest row of the batch.
+        """
+        make = LengthBucketed if self.kind == "text" else Batches
+        return make(self._items(split), size, seed=seed, shuffle=split == "train" if shuffle is None else shuffle)
 
     def limit(self, train=None, eval=None):
         """Return the data with at most `train` training items and `eval` of valid and of test.
 
-        Training items are chosen at random, always the same, and fewer are among more; the others are the first.
+        Training items are chosen at random, always the same, and fewer are among more; the others are the first, and of
+        a text the first training sentences are taken, as papers do.
         """
         kept, limits = {}, dict(self.limits)
         for split, most in zip(SPLITS, (train, eval, eval), strict=True):
@@ -55,7 +66,7 @@ class Data:
                 raise ValueError(f"expected a limit of at least 1, got {most}")
             count = len(self._items(split))
             if most is not None and most < count:
-                order = shuffled(np.arange(count)) if split == "train" else np.arange(count)
+                order = shuffled(np.arange(count)) if split == "train" and self.kind != "text" else np.arange(count)
                 kept[split], limits[split] = torch.from_numpy(order[:most]), most
         items = {split: _take(self._items(split), index) for split, index in kept.items()}
         labels = {split: classes[kept[split]] if split in kept else classes for split, classes in self.labels.items()}
@@ -74,6 +85,16 @@ class Data:
             "checksum": self.checksum,
             "split": self.split,
             "limits": dict(self.limits),
+        } | ({} if self.vocabulary is None else self._describe_text())
+
+    def _describe_text(self):
+        counts = {split: [int((self._items(split) == mark).sum()) for mark in (PAD, UNK)] for split in SPLITS}
+        tokens = {split: self._items(split).numel() - padding for split, (padding, _) in counts.items()}
+        return {
+            "vocabulary": {"size": len(self.vocabulary), "checksum": self.vocabulary.checksum},
+            "tokens": tokens,
+            "unknown_rate": {split: unknown / tokens[split] for split, (_, unknown) in counts.items()},
+            "tokens_counted": COUNTED,
         }
 
     def _items(self, split):
@@ -87,7 +108,7 @@ def from_contents(contents, binarisation, seed):
 
     Raises ValueError where real values or counts are to be binarised.
     """
-    if contents.kind == "binary":
+    if contents.kind in ("binary", "text"):
         binarisation = "given"
     elif contents.kind in ("real", "count") and binarisation != "none":
         raise ValueError(
@@ -103,12 +124,23 @@ def from_contents(contents, binarisation, seed):
         levels=contents.levels,
         binarisation=binarisation,
         seed=seed,
-        checksum=checksum(*(getattr(contents, split) for split in SPLITS)),
+        checksum=_checksum(contents),
         split=contents.split,
+        vocabulary=contents.vocabulary,
     )
 
 
+def _checksum(contents):
+    arrays = [getattr(contents, split) for split in SPLITS]
+    if contents.kind != "text":
+        return checksum(*arrays)
+    words = np.frombuffer(contents.vocabulary.text().encode(), np.uint8)
+    return checksum(*(part for rows in arrays for part in compact(rows)), words)
+
+
 def _binarised(items, contents, binarisation, seed, split):
+    if contents.kind == "text":
+        return items
     if binarisation == "given" or contents.kind in ("real", "count"):
         return items.float()
     if binarisation == "none":

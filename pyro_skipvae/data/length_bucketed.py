@@ -1,0 +1,38 @@
+"""Batches of sentences of like length, cut to the longest one, so that hardly anything is computed for padding."""
+
+import torch
+
+from pyro_skipvae.vocabulary import PAD
+
+from .batches import Batches
+
+POOL = 200  # batches that are sorted together: at 50 long-tailed news (lm1b) have 7 % padding, at 200 no set here has 2 %
+
+
+class LengthBucketed(Batches):
+    """`Batches` of rows (N, max_length) as x (B, T), T the length of the batch's longest row.
+
+    A shuffled epoch is drawn at random, sorted by length within pools of 200 batches, and its batches are shuffled; the
+    smaller one stays the last. Unshuffled, the rows keep their order.
+    """
+
+    def __init__(self, items, size, *, seed, shuffle):
+        super().__init__(items, size, seed=seed, shuffle=shuffle)
+        self.lengths = (items != PAD).sum(1)
+
+    def order(self, epoch):
+        """Return the indices (N,) of the rows in the order of that epoch; batch b holds those from b * size on."""
+        order = super().order(epoch)
+        if not self.shuffle:
+            return order
+        pools = order.split(POOL * self.size)
+        order = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
+        whole = len(order) // self.size
+        batches, last = order[: whole * self.size].split(self.size), order[whole * self.size :]
+        # A stream of its own, beside those of the order (0) and of the batches' noise (1 + b), which text has none of.
+        mixed = torch.randperm(whole, generator=self._generator(epoch, 1)).tolist()
+        return torch.cat([*(batches[number] for number in mixed), last])
+
+    def _batch(self, order, number):
+        index = order[number * self.size : (number + 1) * self.size]
+        return self.items[index, : self.lengths[index].max()]

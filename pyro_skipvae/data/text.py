@@ -1,0 +1,109 @@
+"""Sentences of a text set, and the one way from them to rows of numbers: length rule, vocabulary, unknown words.
+
+Tokens that count are the words, known or not, and the end of each sentence; the begin and the padding do not.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pyro_skipvae.vocabulary import EOS, PAD, UNK, Vocabulary
+
+from .contents import SPLITS, Contents
+
+LONGEST = 200  # words, unless `max_words` says otherwise
+LARGEST = 20_001  # the usual size of a vocabulary, the marks included, as in Yang et al. 2017
+COUNTED = "words, unknown ones too, and the end of each sentence; not the begin, not the padding"
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """A text set as its files give it: for each split a list of sentences, which are lists of words.
+
+    split: one phrase that says which sentences are where. labels: split -> (N,) classes, or empty.
+    vocabulary_size: the usual one, marks included. places: split -> (file, line of each sentence) for a user's own text,
+    where a line that breaks a rule is refused; in a published text it is left out or counted.
+    """
+
+    name: str
+    train: list
+    valid: list
+    test: list
+    split: str
+    labels: dict = field(default_factory=dict)
+    vocabulary_size: int | None = LARGEST
+    places: dict = field(default_factory=dict)
+
+
+def encoded(texts, vocabulary_size=None, max_words=None):
+    """Return the `Contents` of `Texts`: int64 rows (N, max_words + 1) of words, EOS and PAD, and their vocabulary.
+
+    Without max_words the longest sentence has 200 words: a longer line of a user's own text is refused, a longer
+    sentence of a published one left out. With max_words longer ones are left out everywhere, and the phrase says how
+    many. The vocabulary comes from the training sentences that are left.
+    Raises ValueError, with file and line, for a user's line that is too long or has unknown words only.
+    """
+    if max_words is not None and max_words < 1:
+        raise ValueError(f"expected max_words of at least 1, got {max_words}")
+    longest = max_words or LONGEST
+    if max_words is None:
+        _refuse_long_lines(texts)
+    kept = {part: [i for i, words in enumerate(getattr(texts, part)) if len(words) <= longest] for part in SPLITS}
+    sentences = {part: [getattr(texts, part)[i] for i in index] for part, index in kept.items()}
+    empty = [part for part in SPLITS if not sentences[part]]
+    if empty:
+        raise ValueError(f"expected sentences of at most {longest} words in {texts.name}, got none for {' and '.join(empty)}")
+    vocabulary = Vocabulary.of(sentences["train"], texts.vocabulary_size if vocabulary_size is None else vocabulary_size)
+    rows = {part: padded([vocabulary.encode(words) for words in sentences[part]], longest + 1) for part in SPLITS}
+    _refuse_unknown_lines(texts, rows, kept)
+    return Contents(
+        texts.name,
+        **rows,
+        split=texts.split + _left_out(texts, kept, longest),
+        labels={part: labels[kept[part]] for part, labels in texts.labels.items()},
+        kind="text",
+        levels=None,
+        vocabulary=vocabulary,
+    )
+
+
+def padded(rows, length):
+    """Return lists of numbers as one int64 array (N, length), PAD behind them."""
+    lengths = np.array([len(row) for row in rows])
+    array = np.full((len(rows), length), PAD, np.int64)
+    array[np.arange(length) < lengths[:, None]] = np.concatenate(rows)
+    return array
+
+
+def compact(rows):
+    """Return (the numbers without PAD, the lengths), int32: what a checksum needs to see of rows (N, T)."""
+    words = rows != PAD
+    return rows[words].astype(np.int32), words.sum(1, dtype=np.int32)
+
+
+def _refuse_long_lines(texts):
+    for part, (path, lines) in texts.places.items():
+        for words, line in zip(getattr(texts, part), lines, strict=True):
+            if len(words) > LONGEST:
+                raise ValueError(
+                    f"expected at most {LONGEST} words a line, got {len(words)} in line {line} of {path}; "
+                    "--max-words N leaves out lines of more than N words"
+                )
+
+
+def _refuse_unknown_lines(texts, rows, kept):
+    for part, (path, lines) in texts.places.items():
+        unknown = ((rows[part] == UNK) | (rows[part] == EOS) | (rows[part] == PAD)).all(1)
+        if unknown.any():
+            line = lines[kept[part][int(unknown.argmax())]]
+            raise ValueError(
+                f"expected at least one word of the training text's vocabulary, got unknown words only in line {line} "
+                f"of {path}; take the line out, or allow a larger vocabulary with --vocabulary-size"
+            )
+
+
+def _left_out(texts, kept, longest):
+    counts = [len(getattr(texts, part)) - len(kept[part]) for part in SPLITS]
+    if not any(counts):
+        return ""
+    return f"; longer than {longest} words and left out: {' / '.join(f'{count:,}' for count in counts)}"

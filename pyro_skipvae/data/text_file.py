@@ -1,0 +1,88 @@
+"""A user's own text: a UTF-8 file ending in `.txt` or `.txt.gz`, one text a line, words between blanks.
+
+Beside `news.txt`, `news.valid.txt` and `news.test.txt` (or `news.txt.valid`, `news.txt.test`; each also with `.gz`) hold
+the other splits; where one is absent, a tenth of the lines is cut off for it. Empty lines are skipped and counted.
+"""
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from . import folder
+from .contents import SPLITS, shuffled
+from .text import Texts
+
+FEWEST = 2  # lines of a split
+
+
+def find(name, root=None):
+    """Return (the file, or None; [its path]): a user's own file is looked for nowhere else."""
+    path = Path(name).expanduser()
+    return (path if path.is_file() else None), [path]
+
+
+def load(name, *, root=None, download=False):
+    """Return the `Texts` of a user's file, named as the file.
+
+    Raises DataError where there is no such file, ValueError with one line for a file that is not as described above.
+    """
+    path, places = find(name)
+    if path is None:
+        raise folder.missing(name, places, "give the path of an existing text file")
+    paths = {"train": path} | {part: beside for part in SPLITS[1:] if (beside := _beside(path, part))}
+    sentences, places, skipped = {}, {}, 0
+    for part, file in paths.items():
+        words = [line.split() for line in _text(file).split("\n")]
+        lines = [number for number, line in enumerate(words, start=1) if line]
+        if len(lines) < FEWEST:
+            raise ValueError(f"expected at least {FEWEST} lines with words, got {len(lines)} in {file}")
+        sentences[part], places[part] = [words[number - 1] for number in lines], (file, lines)
+        skipped += len(words) - len(lines) - (not words[-1])  # what follows the last newline is no line
+    sentences, places, split = _with_all_splits(path, sentences, places)
+    return Texts(path.name, **sentences, split=split + (f"; {skipped} empty lines skipped" if skipped else ""), places=places)
+
+
+def _beside(path, part):
+    stem = path.name.removesuffix(".gz").removesuffix(".txt")
+    names = (f"{stem}.{part}.txt", f"{stem}.txt.{part}")
+    files = (path.with_name(name + ending) for name in names for ending in ("", ".gz"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _text(path):
+    """Return the text of a file. Raises ValueError, with its path and where it can the line, where it is none."""
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"expected a text compressed by gzip, got {path}, which cannot be read: {error}") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"expected UTF-8, got other bytes ({error.reason}) in line {line} of {path}; save it as UTF-8"
+        ) from error
+    if "\0" in text:  # UTF-16 without its mark is UTF-8 with zeros
+        raise ValueError(f"expected text, got a zero byte in line {text.count(chr(10), 0, text.index(chr(0))) + 1} of {path}")
+    return text
+
+
+def _with_all_splits(path, sentences, places):
+    absent = [part for part in SPLITS if part not in sentences]
+    if not absent:
+        return sentences, places, "as in the files"
+    count = len(sentences["train"])
+    tenth = max(FEWEST, count // 10)
+    if count < FEWEST + len(absent) * tenth:
+        raise ValueError(f"expected more lines, of which {' and '.join(absent)} are cut, got {count} in {path}")
+    order = shuffled(np.arange(count))
+    index = {part: np.sort(order[start * tenth : (start + 1) * tenth]) for start, part in enumerate(absent)}
+    index["train"] = np.sort(order[len(absent) * tenth :])
+    lines, (file, numbers) = sentences["train"], places["train"]
+    cuts = {part: [lines[i] for i in chosen] for part, chosen in index.items()}
+    where = {part: (file, [numbers[i] for i in chosen]) for part, chosen in index.items()}
+    return sentences | cuts, places | where, f"{' and '.join(absent)}: a tenth each of the file's lines, drawn once and for all"
