@@ -10,9 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each may import from those below it and from its own level; `*` covers the modules of a package.
 LEVELS = [
-    {"distributions", "skip", "blocks", "likelihoods", "config", "checkpoint", "torchvision_shim", "vocabulary"},
-    {"guides", "objectives"},
-    {"data", "encoders", "decoders", "priors", "train", "diagnostics", "model", "figures", "tensorboard"},
+    {
+        "distributions",
+        "skip",
+        "blocks",
+        "local_parameters",
+        "likelihoods",
+        "config",
+        "checkpoint",
+        "torchvision_shim",
+        "vocabulary",
+    },
+    {"guides", "objectives", "refinement"},
+    {"data", "encoders", "decoders", "priors", "train", "diagnostics", "model", "figures", "tensorboard", "decoding"},
     {"build"},
     {"run"},
     {"compare"},

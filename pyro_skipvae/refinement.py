@@ -1,0 +1,291 @@
+"""Refining local parameters by gradient steps on the ELBO, and the gradient of what the refined ones are used for.
+
+    v_(k+1) = momentum v_k - grad f(lambda_k),   lambda_(k+1) = lambda_k + lr v_(k+1),   f = -ELBO summed over the batch
+
+f is a sum of one term per datapoint, so the step size is per datapoint and no datapoint sees its batch.
+
+Reference: Kim, Wiseman, Miller, Sontag, Rush 2018, algorithm 1 and section 3.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.distributions import kl_divergence
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from pyro_skipvae.local_parameters import local_parameters
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How the steps go: lr, momentum, and the norm to which each local parameter's gradient is clipped over the batch."""
+
+    lr: float
+    momentum: float
+    clip: float | None = None
+
+
+class Bound:
+    """f(values, noise): the negative ELBO in nats, summed over the batch, of a model and local parameters at one site.
+
+        f = -log p(x|z) + KL(q || p(z)),   z ~ q from the noise
+
+    with Pyro's scales and masks; the KL is by the same draw where Pyro has no closed form, or where model and guide weigh
+    the site differently. `site` is the guide's latent site as Pyro traced it, `arguments` are those of the model, and
+    `parameters` (unconstrained, by name) those of the guide, to which each call adds the model's. Every call starts
+    dropout from the same seed, inside `kept_random`, so that one mask serves the whole refinement.
+    """
+
+    def __init__(self, model, arguments, site, parameters=(), *, mean=False):
+        self.model, self.arguments, self.site = model, arguments, site
+        self.family = local_parameters(site["fn"])
+        self.parameters = dict(parameters)
+        self.divisor = len(self.family.values[0]) if mean else 1
+        self.seed = int(torch.randint(2**62, ()))
+        self.device = self.family.values[0].device
+
+    def __call__(self, values, noise):
+        z, q = self.family.draw(values, noise), self.family.distribution(values)
+        self._start_dropout()
+        with poutine.block(), _AtLatent(self.site["name"], z) as run:
+            self.model(*self.arguments)
+        self.parameters |= run.parameters
+        return (self._divergence(q, z, run.prior) - run.log_likelihood) / self.divisor
+
+    def _divergence(self, q, z, prior):
+        own, others = [{name: node[name] for name in ("scale", "mask")} for node in (self.site, prior)]
+        if all(_equal(own[name], others[name]) for name in own):
+            try:
+                return scale_and_mask(kl_divergence(q, prior["fn"]), **own).sum()
+            except NotImplementedError:
+                pass
+        return (scale_and_mask(q.log_prob(z), **own) - scale_and_mask(prior["fn"].log_prob(z), **others)).sum()
+
+    def _start_dropout(self):
+        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would also seed devices that are not forked
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index].manual_seed(self.seed)
+
+    def kept_random(self):
+        """Inside, random numbers may be used up; the caller's go on afterwards as if none had been."""
+        return torch.random.fork_rng(devices=[self.device.index] if self.device.type == "cuda" else [])
+
+
+def latent_site(trace):
+    """The one latent site of a guide's trace. Raises ValueError where there are none or several."""
+    sites = [node for node in trace.nodes.values() if node["type"] == "sample" and not node["is_observed"]]
+    sites = [node for node in sites if not poutine.util.site_is_subsample(node)]
+    if len(sites) != 1:
+        raise ValueError(f"expected a guide with one latent site to refine, got {[node['name'] for node in sites]}")
+    return sites[0]
+
+
+def guide_parameters(trace):
+    """The unconstrained parameters of a guide's trace by name."""
+    return {name: node["value"].unconstrained() for name, node in trace.nodes.items() if node["type"] == "param"}
+
+
+class _AtLatent(Messenger):
+    """Runs a model at z: adds up its scaled log-likelihood, and keeps the prior's site and the parameters."""
+
+    def __init__(self, name, z):
+        super().__init__()
+        self.name, self.z, self.log_likelihood, self.prior, self.parameters = name, z, 0.0, None, {}
+
+    def _pyro_sample(self, message):
+        if message["name"] == self.name:
+            message["value"], message["done"] = self.z, True
+
+    def _pyro_post_sample(self, message):
+        if message["name"] == self.name:
+            self.prior = message
+        elif message["is_observed"]:
+            log_prob = message["fn"].log_prob(message["value"])
+            self.log_likelihood = self.log_likelihood + scale_and_mask(log_prob, message["scale"], message["mask"]).sum()
+        elif not (poutine.util.site_is_subsample(message) or message["infer"].get("_deterministic")):
+            raise ValueError(f"expected a model with the one latent site {self.name!r}, got {message['name']!r} too")
+
+    def _pyro_post_param(self, message):
+        self.parameters[message["name"]] = message["value"].unconstrained()
+
+    def __exit__(self, *error):
+        if self.prior is None and error[0] is None:
+            raise ValueError(f"expected the model to sample {self.name!r}, as the guide does, got a run without it")
+        return super().__exit__(*error)
+
+
+def unrolled(bound, start, noise, descent):
+    """The refined values with the whole loop in their graph: an exact gradient, in memory that grows with the steps."""
+    start = tuple(value if value.requires_grad else value.detach().requires_grad_() for value in start)
+    with bound.kept_random(), twice_differentiable(bound.device):
+        return _descend(bound, start, noise, descent, create_graph=True)
+
+
+def straight_through(bound, start, noise, descent):
+    """The refined values with d lambda_K / d lambda_0 = 1, and no gradient to the model through them."""
+    refined = without_gradient(bound, start, noise, descent)
+    return tuple(value + (last - value).detach() for value, last in zip(start, refined, strict=True))
+
+
+def without_gradient(bound, start, noise, descent, path=None):
+    """The refined values alone, in memory that does not grow with the steps; each step's start is added to `path`."""
+    with torch.enable_grad(), bound.kept_random():
+        return _detached(_descend(bound, _leaves(start), noise, descent, path=path))
+
+
+def _descend(bound, values, noise, descent, *, create_graph=False, path=None):
+    velocities = [0.0] * len(values)
+    for epsilon in noise:
+        if path is not None:
+            path.append(values)
+        gradients = torch.autograd.grad(bound(values, epsilon), values, create_graph=create_graph)
+        gradients = [_clipped([g], descent.clip)[0] for g in gradients]
+        velocities = [descent.momentum * v - g for v, g in zip(velocities, gradients, strict=True)]
+        values = tuple(value + descent.lr * v for value, v in zip(values, velocities, strict=True))
+        values = values if create_graph else _leaves(values)
+    return values
+
+
+def replayed(products):
+    """A way to differentiate the loop that stores its steps' starts only, and runs each step again in the backward pass.
+
+        b = dL/d lambda_K, u = 0;  for k = K-1..0:  u = momentum u + lr b;  b -= H u;  dL/d theta -= J' u
+
+    with H u and J' u, the gradients of grad f(lambda_k)' u in lambda_k and theta, from `products`. theta are the
+    parameters of model and guide (a VampPrior reads the encoder), and arguments that need a gradient.
+
+    Reference: Kim et al. 2018, algorithm 2.
+    """
+
+    def refine(bound, start, noise, descent):
+        path = []
+        refined = without_gradient(bound, start, noise, descent, path=path)
+
+        def backward(b):
+            u, on_theta = [torch.zeros_like(part) for part in b], [torch.zeros_like(part) for part in theta]
+            for values, epsilon in zip(reversed(path), reversed(noise), strict=True):
+                u = [descent.momentum * part + descent.lr * more for part, more in zip(u, b, strict=True)]
+                product = products(bound, values, epsilon, u, theta)
+                b = _clipped([part - less for part, less in zip(b, product, strict=False)], descent.clip)
+                for part, less in zip(on_theta, product[len(b) :], strict=True):
+                    part -= less
+            return *b, *on_theta
+
+        theta = [part for part in bound.parameters.values() if part.requires_grad]
+        theta += [part for part in bound.arguments if isinstance(part, torch.Tensor) and part.requires_grad]
+        theta = list(dict.fromkeys(theta))
+        return _Replayed.apply(bound, backward, refined, *start, *theta)
+
+    return refine
+
+
+class _Replayed(torch.autograd.Function):
+    """The identity on what was refined already, with `backward` as its derivative."""
+
+    @staticmethod
+    def forward(ctx, bound, backward, refined, *start_and_theta):
+        ctx.bound, ctx.replay = bound, backward
+        return tuple(value.clone() for value in refined)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *b):
+        with torch.enable_grad(), ctx.bound.kept_random():
+            return None, None, None, *_detached(ctx.replay(b))
+
+
+def double_backward(bound, values, epsilon, u, theta):
+    """H u and J' u by differentiating the gradient."""
+    values = _leaves(values)
+    with twice_differentiable(bound.device):
+        gradients = torch.autograd.grad(bound(values, epsilon), values, create_graph=True)
+    return _gradients(gradients, values + tuple(theta), u)
+
+
+def central_difference(bound, values, epsilon, u, theta, *, step=1e-2):
+    """H u and J' u from the gradients at values +- step u / |u|: the step is normalised, or float32 would drown u in rounding."""
+    length = step / torch.cat([part.flatten() for part in u]).norm().clamp_min(1e-30)
+    ahead, behind = (_leaves([v + sign * length * part for v, part in zip(values, u, strict=True)]) for sign in (1, -1))
+    difference = (bound(ahead, epsilon) - bound(behind, epsilon)) / (2 * length)
+    found = _gradients([difference], ahead + behind + tuple(theta))
+    n = len(u)
+    return [one + other for one, other in zip(found[:n], found[n : 2 * n], strict=True)] + found[2 * n :]
+
+
+def authors_difference(bound, values, epsilon, u, theta, *, step=1e-5, clip=5.0):
+    """H u and J' u as the authors' code has them: one-sided, the step not normalised, the gradient ahead clipped as a whole.
+
+    Where that clipping acts, the difference of a clipped and an unclipped gradient is divided by 1e-5: the encoder then gets
+    about the gradient of the plain model, scaled to a norm of 5, and not that of the refined bound.
+    """
+    ahead, here = _leaves([v + step * part for v, part in zip(values, u, strict=True)]), _leaves(values)
+    clipped = _clipped(_gradients([bound(ahead, epsilon)], ahead + tuple(theta)), clip)
+    plain = _gradients([bound(here, epsilon)], here + tuple(theta))
+    n = len(u)
+    plain = [_clipped([part], clip)[0] for part in plain[:n]] + plain[n:]
+    found = [(part - other) / step for part, other in zip(clipped, plain, strict=True)]
+    return found[:n] + _clipped(found[n:], clip)
+
+
+def _gradients(outputs, inputs, weights=None):
+    found = torch.autograd.grad(outputs, inputs, weights, allow_unused=True)
+    return [torch.zeros_like(part) if gradient is None else gradient for part, gradient in zip(inputs, found, strict=True)]
+
+
+def _clipped(gradients, norm):
+    """The tensors scaled down together to a norm of at most `norm`; None leaves them as they are."""
+    if norm is None or not gradients:
+        return gradients
+    total = torch.cat([part.flatten() for part in gradients]).norm()
+    return [part * (norm / (total + 1e-6)).clamp(max=1.0) for part in gradients]
+
+
+def _leaves(values):
+    return tuple(value.detach().requires_grad_() for value in values)
+
+
+def _detached(values):
+    return tuple(value.detach() for value in values)
+
+
+def _equal(one, other):
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one is other or torch.equal(one, other)
+    return one is other or (not isinstance(one, torch.Tensor) and not isinstance(other, torch.Tensor) and one == other)
+
+
+@contextmanager
+def twice_differentiable(device):
+    """cuDNN's recurrent layers have no second derivative: inside, they alone run without it. Nothing else is slowed down."""
+    if device.type != "cuda":
+        yield
+        return
+    enabled = torch.backends.cudnn.enabled
+
+    def switch(to):
+        return lambda module, *_: setattr(torch.backends.cudnn, "enabled", to) if isinstance(module, nn.RNNBase) else None
+
+    hooks = [
+        register_module_forward_pre_hook(switch(False)),
+        register_module_forward_hook(switch(enabled), always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+GRADIENTS = {
+    "exact": unrolled,
+    "exact-rebuilt": replayed(double_backward),
+    "finite-difference": replayed(central_difference),
+    "first-order": straight_through,
+    "authors": replayed(authors_difference),
+}
