@@ -21,7 +21,7 @@ LEVELS = [
         "torchvision_shim",
         "vocabulary",
     },
-    {"guides", "objectives", "refinement"},
+    {"guides", "objectives", "refinement", "semi_amortized"},
     {"data", "encoders", "decoders", "priors", "train", "diagnostics", "model", "figures", "tensorboard", "decoding"},
     {"build"},
     {"run"},

@@ -1,0 +1,100 @@
+"""A dilated convolutional decoder z -> p(x|z) of text: the context that a word sees is bounded, so z is needed more."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pyro_skipvae.decoders.text import TextNetwork, joined_entries
+from pyro_skipvae.distributions.autoregressive import Autoregressive
+from pyro_skipvae.skip import OUTPUT, skip_entries
+
+CYCLE = 5  # dilations 1, 2, 4, 8, 16, and again from 1
+
+
+class DilatedCNNDecoder(nn.Module):
+    """p(x|z) = prod_t p(x_t | x_<t, z) over words by `layers` causal dilated residual blocks: z (..., D) -> batch (...).
+
+    Block l has dilation 2^((l - 1) mod 5), so a word sees the 1 + (kernel - 1) * 31 words before it with 5 blocks, the 1 +
+    (kernel - 1) * 62 with 10. z is joined to every word embedding; `skip` lists where else it is joined: entries 2..L, the
+    input of that block, and "output", the state before the output layer. Entry 1 is there already (see `LSTMDecoder`).
+    With `latent_dim=0` this is the language model. Parameters begin as torch's convolutions do: in many residual blocks
+    the LSTM's uniform [-0.1, 0.1] would grow without bound.
+
+    Reference: Yang et al. 2017, sections 3.2 and 3.3 (10 blocks of kernel 3 are their large CNN).
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        latent_dim,
+        *,
+        max_length=200,
+        layers=10,
+        embedding=512,
+        width=1024,
+        kernel=3,
+        dropout=0.5,
+        word_dropout=0.0,
+        skip="all",
+    ):
+        super().__init__()
+        entries = joined_entries(skip_entries(skip, layers), latent_dim)
+        self.event_shape = (max_length,)
+        self.network = TextNetwork(
+            DilatedStack(embedding + latent_dim, width, layers, kernel, latent_dim, entries),
+            vocabulary_size,
+            latent_dim,
+            max_length=max_length,
+            embedding=embedding,
+            width=width,
+            dropout=dropout,
+            word_dropout=word_dropout,
+            joined=OUTPUT in entries,
+        )
+
+    def forward(self, z):
+        return Autoregressive(self.network, z, self.event_shape)
+
+
+class DilatedStack(nn.Module):
+    """Residual blocks over time; z is joined to the input of those in `entries`. Its memory is what each block still reads."""
+
+    def __init__(self, inputs, width, layers, kernel, latent_dim, entries):
+        super().__init__()
+        self.entries = entries
+        self.bottom = nn.Linear(inputs, width)
+        self.blocks = nn.ModuleList(
+            DilatedBlock(width, latent_dim * (l in entries), kernel, 2 ** ((l - 1) % CYCLE)) for l in range(1, layers + 1)
+        )
+
+    def start(self, z):
+        """Nothing before the first word: zeros (N, span, channels) for each block."""
+        return [self.bottom.weight.new_zeros(len(z), block.span, block.channels) for block in self.blocks]
+
+    def forward(self, inputs, z, memory):
+        h, after = self.bottom(inputs), []  # (N, T, width)
+        for l, (block, before) in enumerate(zip(self.blocks, memory, strict=True), 1):
+            latent = (z[:, None].expand(-1, h.shape[1], -1),) if l in self.entries else ()
+            h, before = block(h, latent, before)
+            after.append(before)
+        return h, after
+
+
+class DilatedBlock(nn.Module):
+    """h' = relu(h + W relu(C * relu(U (h, z)))), with the causal dilated convolution C on half as many channels.
+
+    C is a matrix product on the `kernel` shifted copies: torch's dilated convolution is slow on CPU, in float64 a hundred-fold.
+    """
+
+    def __init__(self, width, joined, kernel, dilation):
+        super().__init__()
+        self.channels, self.dilation, self.span = max(1, width // 2), dilation, (kernel - 1) * dilation
+        self.narrow = nn.Linear(width + joined, self.channels)
+        self.dilated = nn.Linear(kernel * self.channels, self.channels)
+        self.widen = nn.Linear(self.channels, width)
+
+    def forward(self, h, latent, before):
+        """h (N, T, width), before (N, span, channels) what came before -> h' and what comes before the next."""
+        u, T = torch.cat([before, F.relu(self.narrow(torch.cat([h, *latent], -1)))], 1), h.shape[1]
+        copies = torch.cat([u[:, shift : shift + T] for shift in range(0, self.span + 1, self.dilation)], -1)
+        return F.relu(h + self.widen(F.relu(self.dilated(copies)))), u[:, T:]
