@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyro.distributions as dist
 import torch
 from pyro.distributions import ExpandedDistribution
-from torch.distributions import Independent, TransformedDistribution, biject_to
+from torch.distributions import Independent, TransformedDistribution, biject_to, transform_to
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _normal(base, event_dims):
 
 
 def _multivariate_normal(base, event_dims):
-    lower = biject_to(torch.distributions.constraints.lower_cholesky)  # the logarithm on the diagonal
+    lower = transform_to(torch.distributions.constraints.lower_cholesky)  # the logarithm on the diagonal
 
     def distribution(values):
         loc, below = values

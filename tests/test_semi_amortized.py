@@ -1,0 +1,482 @@
+"""Semi-amortized inference: gradients against finite differences of the whole refined loss, and what is left alone."""
+
+import copy
+import weakref
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.optim import Adam
+from torch import nn
+
+from pyro_skipvae import VAE, collapse_report, svi_step
+from pyro_skipvae.guides import DiagonalNormal, FullCovarianceNormal, InverseAutoregressiveFlow, SemiAmortized
+from pyro_skipvae.local_parameters import local_parameters
+from pyro_skipvae.objectives import analytic_elbo, elbo, iwae
+from pyro_skipvae.priors import StandardNormal, VampPrior
+from pyro_skipvae.refinement import GRADIENTS, without_gradient
+from pyro_skipvae.semi_amortized import VARIANTS, beside, kl_to_refined, own_elbo
+
+D = 2
+
+
+class Encoder(nn.Module):
+    def __init__(self, posterior=DiagonalNormal):
+        super().__init__()
+        self.hidden, self.posterior = nn.Linear(5, 3), posterior(3, D)
+
+    def forward(self, x):
+        return self.posterior(torch.tanh(self.hidden(x)))
+
+
+class Decoder(nn.Module):
+    """Smooth, so that finite differences converge; it remembers the dropout masks of its calls."""
+
+    def __init__(self, dropout=0.3):
+        super().__init__()
+        self.hidden, self.dropout, self.output, self.masks = nn.Linear(D, 4), nn.Dropout(dropout), nn.Linear(4, 5), []
+
+    def forward(self, z):
+        h = torch.tanh(self.hidden(z))
+        mask = self.dropout(torch.ones_like(h))
+        self.masks.append(mask)
+        return dist.Bernoulli(logits=self.output(mask * h)).to_event(1)
+
+
+def make(prior=None, posterior=DiagonalNormal, dropout=0.3):
+    encoder = Encoder(posterior)
+    prior = {None: lambda: StandardNormal(D), "vamp": lambda: VampPrior(encoder, torch.rand(3, 5))}.get(prior, prior)()
+    return VAE(prior, Decoder(dropout), encoder), torch.rand(8, 5).bernoulli()
+
+
+def refined_loss(vae, x, beta=0.7, **options):
+    """The loss of one refined step: the same random numbers at every call."""
+    pyro.set_rng_seed(3)
+    return elbo(vae.model, SemiAmortized(vae.model, vae.guide, **{"steps": 3, "lr": 0.2} | options), x, beta)
+
+
+def gradient_of(vae, x, **options):
+    vae.zero_grad()
+    refined_loss(vae, x, **options).backward()
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in vae.named_parameters()}
+
+
+def parts(gradients):
+    """The gradient on the encoder and that on prior and decoder, one vector each."""
+    encoder = torch.cat([g.flatten() for name, g in gradients.items() if name.startswith("encoder")])
+    return encoder, torch.cat([g.flatten() for name, g in gradients.items() if not name.startswith("encoder")])
+
+
+def relative(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def numeric_gradient(vae, x, step=1e-5, **options):
+    """Central differences of the whole refined loss in every parameter: error about step^2 and rounding / step, 1e-10."""
+    gradients = {}
+    with torch.no_grad():
+        for name, parameter in vae.named_parameters():
+            gradients[name], flat = torch.zeros_like(parameter), parameter.view(-1)
+            for i, value in enumerate(flat.tolist()):
+                ends = []
+                for sign in (1, -1):
+                    flat[i] = value + sign * step
+                    ends.append(refined_loss(vae, x, **options).item())
+                flat[i] = value
+                gradients[name].view(-1)[i] = (ends[0] - ends[1]) / (2 * step)
+    return gradients
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"prior": "vamp"}, {"posterior": FullCovarianceNormal}], ids=["normal", "vamp", "full covariance"]
+)
+def test_gradients_are_those_of_the_whole_refined_loss(float64, options):
+    vae, x = make(**options)
+    expected = parts(numeric_gradient(vae, x[:3]))
+    for gradient, tolerance in {"exact": 1e-6, "exact-rebuilt": 1e-6, "finite-difference": 1e-4}.items():
+        for found, value in zip(parts(gradient_of(vae, x[:3], gradient=gradient)), expected, strict=True):
+            assert relative(found, value) < tolerance, gradient
+
+
+def test_gradients_from_zeros_leave_the_encoder_alone(float64):
+    vae, x = make()
+    encoder, decoder = parts(gradient_of(vae, x, start="zeros", gradient="exact-rebuilt"))
+    assert encoder.abs().max() == 0
+    assert relative(decoder, parts(numeric_gradient(vae, x, start="zeros"))[1]) < 1e-6
+
+
+def test_first_order_is_the_plain_gradient_at_the_refined_parameters(float64):
+    vae, x = make(dropout=0.0)
+    pyro.set_rng_seed(3)
+    guide = SemiAmortized(vae.model, vae.guide, steps=3, lr=0.2, gradient="first-order")
+    encoder, _ = parts(gradient_of(vae, x, gradient="first-order"))
+    pyro.set_rng_seed(3)
+    _, start, refined = guide.refinement(x, beta=0.7)
+    refined = tuple(part.detach().requires_grad_() for part in refined)
+    z = refined[0] + (refined[1] / 2).exp() * torch.randn_like(refined[0])
+    q, p = dist.Normal(refined[0], (refined[1] / 2).exp()).to_event(1), vae.prior()
+    loss = -(vae.decoder(z).log_prob(x) + 0.7 * (p.log_prob(z) - q.log_prob(z))).sum()
+    on_refined = torch.autograd.grad(loss, refined)
+    expected = torch.autograd.grad(start, list(vae.encoder.parameters()), on_refined)
+    assert encoder.norm() > 0.1
+    assert relative(encoder, torch.cat([part.flatten() for part in expected])) < 1e-10
+
+
+@pytest.mark.parametrize(("weight", "clips"), [(1, False), (100, True)])
+def test_the_authors_gradient_is_right_only_where_their_clipping_does_not_act(float64, weight, clips):
+    vae, x = make(dropout=0.0)
+    x, B = x.repeat(16, 1), 128
+    with torch.no_grad():
+        vae.decoder.output.weight *= 4
+    model, guide = stranger(vae.encoder, vae.decoder, weight * B)  # its bound is `weight` times as large
+
+    def part(gradient, lr, steps=10):
+        vae.zero_grad()
+        pyro.set_rng_seed(3)
+        (elbo(model, SemiAmortized(model, guide, steps=steps, lr=lr, gradient=gradient), x) / B).backward()
+        return torch.cat([parameter.grad.flatten() for parameter in vae.encoder.parameters()])
+
+    authors = part("authors", 0.1 * B / weight)  # their lr is of the batch's mean
+    exact, plain = part("exact", 0.1 / weight), part("exact", 0.1, steps=0)
+    if clips:
+        assert torch.cosine_similarity(authors, plain, 0) > 0.85
+        assert torch.cosine_similarity(authors, exact, 0) < 0.6
+    else:
+        assert relative(authors, exact) < 1e-4
+
+
+def test_a_batch_of_eight_equals_eight_of_one_with_the_same_noise(float64):
+    vae, x = make(dropout=0.0)
+    guide, noise = SemiAmortized(vae.model, vae.guide, steps=5, lr=0.3), torch.randn(5, 8, D)
+    together = guide.refine(x, noise=noise)
+    for i in range(8):
+        alone = guide.refine(x[i : i + 1], noise=noise[:, i : i + 1])
+        assert torch.allclose(alone.base_dist.loc[0], together.base_dist.loc[i], rtol=1e-12)
+        assert torch.allclose(alone.base_dist.scale[0], together.base_dist.scale[i], rtol=1e-12)
+
+
+class Linear(nn.Module):
+    """p(x|z) = N(2 z, 1): the posterior is N(2 x / 5, 1 / 5), and -ELBO convex in loc and log scale^2."""
+
+    def forward(self, z):
+        return dist.Normal(2.0 * z, 1.0).to_event(1)
+
+
+class Constant(nn.Module):
+    def forward(self, x):
+        return dist.Normal(torch.zeros_like(x) - 1, torch.ones_like(x)).to_event(1)
+
+
+def test_more_steps_never_worsen_the_mean_bound_and_reach_the_posterior(float64):
+    vae, x = VAE(StandardNormal(1), Linear(), Constant()), torch.full((4000, 1), 1.5)
+    noise, bounds = torch.randn(300, 4000, 1), []
+    for steps in (0, 1, 2, 5, 10, 20, 300):
+        q = SemiAmortized(vae.model, vae.guide, steps=steps, lr=0.01).refine(x, noise=noise[:steps])
+        loc, variance = q.base_dist.loc, q.base_dist.variance
+        likelihood = -0.5 * ((1.5 - 2 * loc).square() + 4 * variance)
+        bounds.append((likelihood - 0.5 * (loc.square() + variance - 1 - variance.log())).mean().item())
+    assert bounds == sorted(bounds)
+    # Noise of the draws leaves loc spread around the optimum: its mean over 4000 repeats has an error of about 0.005.
+    assert loc.mean().item() == pytest.approx(2 * 1.5 / 5, abs=0.02)
+    assert variance.mean().item() == pytest.approx(1 / 5, rel=0.05)
+
+
+def test_zero_steps_are_the_amortized_guide():
+    vae, x = make()
+    losses = []
+    for guide in (vae.guide, SemiAmortized(vae.model, vae.guide, steps=0)):
+        pyro.set_rng_seed(5)
+        losses.append(elbo(vae.model, guide, x, 0.5).item())
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_no_gradient_is_left_by_a_refinement(gradient):
+    vae, x = make()
+    guide = SemiAmortized(vae.model, vae.guide, gradient=gradient)
+    before = copy.deepcopy(vae.state_dict())
+    guide.refine(x)
+    guide(x)
+    assert all(parameter.grad is None for parameter in vae.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in vae.state_dict().items())
+    assert set(pyro.get_param_store().keys()) >= {"encoder$$$hidden.weight"}
+
+
+def test_evaluation_without_gradients_gives_the_same_posterior_and_keeps_nothing():
+    vae, x = make(dropout=0.0)
+    guide, noise = SemiAmortized(vae.model, vae.guide, lr=0.2), torch.randn(10, 8, D)
+    expected = guide.refine(x, noise=noise).base_dist.loc
+    with torch.no_grad():
+        plain = guide.refine(x, noise=noise).base_dist.loc
+        assert not poutine.trace(guide).get_trace(x).nodes["z"]["value"].requires_grad
+    with torch.inference_mode():
+        inference = guide.refine(x.clone(), noise=noise).base_dist.loc
+        assert Trace_ELBO().loss(vae.model, guide, x) > 0
+    assert expected.requires_grad and not plain.requires_grad
+    assert torch.allclose(expected, plain) and torch.allclose(expected, inference)
+    assert not torch.allclose(expected, guide.refine(x, noise=noise[:1]).base_dist.loc)
+    assert torch.is_grad_enabled()
+
+
+def test_a_failing_model_leaves_gradients_on():
+    vae, x = make()
+    guide = SemiAmortized(vae.model, vae.guide)
+    with pytest.raises(RuntimeError):
+        guide(x[:, :3])
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_one_dropout_mask_serves_a_refinement_and_the_next_has_another(gradient):
+    vae, x = make(dropout=0.5)
+    guide = SemiAmortized(vae.model, vae.guide, steps=3, gradient=gradient)
+    masks = []
+    for _ in range(2):
+        vae.decoder.masks.clear()
+        z = poutine.trace(guide).get_trace(x).nodes["z"]["value"]
+        z.sum().backward()
+        assert len(vae.decoder.masks) >= 3
+        assert all(torch.equal(mask, vae.decoder.masks[0]) for mask in vae.decoder.masks)
+        masks.append(vae.decoder.masks[0])
+    assert not torch.equal(*masks)
+
+
+def test_dropout_is_off_in_a_report():
+    vae, x = make(dropout=0.5)
+    vae.decoder.masks.clear()
+    report = collapse_report(vae.model, SemiAmortized(vae.model, vae.guide, lr=0.2), x.repeat(3, 1), importance_samples=10)
+    assert all(mask.eq(1).all() for mask in vae.decoder.masks)
+    assert vae.decoder.training and any("itself random" in note for note in report.card["notes"])
+
+
+def test_a_report_shows_that_refining_raises_the_bound():
+    vae, x = make(dropout=0.0)
+    x = x.repeat(10, 1)
+    reports = [
+        collapse_report(vae.model, guide, x, importance_samples=2)
+        for guide in (SemiAmortized(vae.model, vae.guide, lr=0.2), vae.guide)
+    ]
+    assert reports[0].elbo > reports[1].elbo + 0.01
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_training_takes_batches_of_any_size(gradient):
+    vae, x = make()
+    guide = SemiAmortized(vae.model, vae.guide, steps=2, gradient=gradient)
+    step = svi_step(vae.model, guide, elbo, Adam({"lr": 1e-2}), max_norm=5.0)
+    before = [parameter.clone() for parameter in vae.parameters()]
+    assert all(step(batch, 0.5).isfinite() for batch in (x, x[:3], x[:1]))
+    assert all(not torch.equal(old, new) for old, new in zip(before, vae.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("objective", [analytic_elbo, iwae(3)])
+def test_other_objectives(objective):
+    vae, x = make()
+    step = svi_step(vae.model, SemiAmortized(vae.model, vae.guide), objective, Adam({"lr": 1e-2}))
+    assert step(x).isfinite() and step(x[:1]).isfinite()
+    assert all(parameter.grad is not None for parameter in vae.parameters())
+
+
+def stranger(encoder, decoder, size=None):
+    """A pair without `beta`, with names of its own; with `size` its plate stands for that many datapoints."""
+
+    def plate(x):
+        return pyro.plate("items", size or len(x), subsample_size=len(x))
+
+    def model(x):
+        pyro.module("p", decoder)
+        with plate(x):
+            z = pyro.sample("latent", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("obs", decoder(z), obs=x)
+
+    def guide(x):
+        pyro.module("q", encoder)
+        with plate(x):
+            pyro.sample("latent", encoder(x))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("loss", [Trace_ELBO(), TraceMeanField_ELBO(), Trace_ELBO(num_particles=3, vectorize_particles=True)])
+def test_a_strangers_pair_trains_with_svi(loss):
+    model, guide = stranger(Encoder(), Decoder())
+    svi = SVI(model, SemiAmortized(model, guide, steps=4), Adam({"lr": 2e-2}), loss)
+    x = torch.rand(8, 5).bernoulli()
+    losses = [svi.step(x) for _ in range(40)]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    with pytest.raises(ValueError, match="beta"):
+        SemiAmortized(model, guide)(x, beta=0.5)
+
+
+def test_a_plate_that_stands_for_more_scales_the_bound():
+    vae, x = make(dropout=0.0)
+    bounds = []
+    for size in (8, 80):
+        model, guide = stranger(vae.encoder, vae.decoder, size)
+        bound, start, _ = SemiAmortized(model, guide, steps=0).refinement(x)
+        bounds.append(bound(start, torch.zeros(8, D)).item())
+    assert bounds[1] == pytest.approx(10 * bounds[0])
+
+
+def test_model_and_guide_that_are_conditional():
+    class Conditional(nn.Module):
+        def forward(self, *inputs):
+            return dist.Normal(inputs[0] + inputs[-1], 1.0).to_event(1)
+
+    class Shifted(nn.Module):
+        def forward(self, context):
+            return dist.Normal(context, 1.0).to_event(1)
+
+    vae = VAE(Shifted(), Conditional(), Conditional())
+    x, context = torch.randn(6, D), 10 * torch.ones(6, D)
+    q = SemiAmortized(vae.model, vae.guide, steps=200, lr=0.02).refine(x, context)
+    # p(z) = N(c, 1), p(x|z) = N(z + c, 1): the posterior mean is x / 2.
+    assert torch.allclose(q.base_dist.loc, x / 2, atol=0.6)
+
+
+def test_a_context_that_needs_a_gradient_gets_it(float64):
+    class Shift(nn.Module):
+        def forward(self, z, c):
+            return dist.Normal(torch.tanh(z * c), 1.0).to_event(1)
+
+    class Prior(StandardNormal):
+        def forward(self, c):
+            return super().forward()
+
+    class Fixed(nn.Module):
+        def forward(self, x, c):
+            return dist.Normal(x, 1.0).to_event(1)
+
+    vae, x, found = VAE(Prior(D), Shift(), Fixed()), torch.randn(4, D), []
+    for gradient in ("exact", "exact-rebuilt"):
+        pyro.set_rng_seed(1)
+        c = torch.full((4, D), 0.7, requires_grad=True)
+        elbo(vae.model, SemiAmortized(vae.model, vae.guide, gradient=gradient), (x, c)).backward()
+        found.append(c.grad)
+    assert torch.allclose(*found, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "q",
+    [
+        dist.Normal(torch.randn(4, 3), torch.rand(4, 3) + 0.1).to_event(1),
+        dist.Normal(torch.randn(4), 0.3),
+        dist.Normal(torch.randn(4, 2, 3), 0.3).to_event(2),
+        dist.Normal(torch.zeros(3), 1.0).to_event(1).expand([4]),
+        dist.MultivariateNormal(torch.randn(4, 3), torch.eye(3) + 0.3),
+        dist.Laplace(torch.randn(4, 3), torch.rand(4, 3) + 0.1).to_event(1),
+        dist.LogNormal(torch.randn(4, 3), torch.rand(4, 3) + 0.1).to_event(1),
+        dist.Cauchy(torch.randn(4, 3), 1.0).to_event(1),
+    ],
+    ids=lambda q: f"{type(getattr(q, 'base_dist', q)).__name__}{tuple(q.batch_shape + q.event_shape)}",
+)
+def test_local_parameters_give_the_distribution_back_and_draws_from_it(q):
+    family = local_parameters(q)
+    again, noise = family.distribution(family.values), family.noise()
+    z = family.draw(family.values, noise)
+    assert z.shape == q.sample().shape and noise.shape == z.shape
+    assert again.batch_shape == q.batch_shape and again.event_shape == q.event_shape
+    assert torch.allclose(again.log_prob(z), q.log_prob(z), atol=1e-4)
+    draws = torch.stack([family.draw(family.values, family.noise()) for _ in range(4000)])
+    expected = torch.stack([q.sample() for _ in range(4000)])
+    assert torch.allclose(draws.median(0).values, expected.median(0).values, atol=0.25, rtol=0.25)
+
+
+def test_what_cannot_be_refined_is_refused():
+    vae, x = make(posterior=InverseAutoregressiveFlow)
+    with pytest.raises(ValueError, match="TransformedDistribution, a flow"):
+        SemiAmortized(vae.model, vae.guide)(x)
+    with pytest.raises(ValueError, match="Gamma"):
+        local_parameters(dist.Gamma(torch.ones(3), 1.0))
+    with pytest.raises(ValueError, match="Categorical"):
+        local_parameters(dist.Categorical(logits=torch.zeros(4, 3)))
+    with pytest.raises(ValueError, match="AutoNormal"):
+        SemiAmortized(vae.model, AutoNormal(vae.model))
+    for wrong in ({"gradient": "exacter"}, {"start": "ones"}, {"steps": -1}, {"lr": 0.0}, {"momentum": 1.0}):
+        with pytest.raises(ValueError, match="expected"):
+            SemiAmortized(vae.model, vae.guide, **wrong)
+
+
+def test_several_latent_sites_are_refused():
+    def two(x):
+        with pyro.plate("data", len(x)):
+            for name in "ab":
+                pyro.sample(name, dist.Normal(torch.zeros(D), 1.0).to_event(1))
+
+    vae, x = make()
+    with pytest.raises(ValueError, match=r"one latent site.*\['a', 'b'\]"):
+        SemiAmortized(vae.model, two)(x)
+    with pytest.raises(ValueError, match="expected the model to sample 'z'"):
+        SemiAmortized(lambda x: None, vae.guide)(x)
+    with pytest.raises(ValueError, match="one latent site 'z', got 'a' too"):
+        SemiAmortized(lambda x: two(x), vae.guide)(x)
+
+
+@pytest.mark.parametrize(("encoder_loss", "own"), [(own_elbo, True), (kl_to_refined, False)])
+def test_beside_trains_decoder_and_encoder_each_by_its_own_loss(float64, encoder_loss, own):
+    vae, x = make(dropout=0.0)
+    guide = SemiAmortized(vae.model, vae.guide, steps=3, lr=0.2)
+    loss = beside(encoder_loss)(vae.model, guide, x, 0.6)
+    loss.backward()
+    found = parts({name: parameter.grad for name, parameter in vae.named_parameters()})
+    vae.zero_grad()
+
+    pyro.set_rng_seed(0)
+    make(dropout=0.0)  # draws what the first made drew
+    bound, start, refined = guide.refinement(x, beta=0.6, method=without_gradient)
+    z = bound.family.draw(refined, torch.randn(8, D))
+    q, p = bound.family.distribution(refined), vae.prior()
+    decoder = -(vae.decoder(z).log_prob(x) + 0.6 * (p.log_prob(z) - q.log_prob(z))).sum()
+    assert loss.item() == pytest.approx(decoder.item(), rel=1e-10)
+    expected = torch.autograd.grad(decoder, list(vae.decoder.parameters()))
+    assert relative(found[1], torch.cat([part.flatten() for part in expected])) < 1e-10
+    q_0 = bound.family.distribution(start)
+    if own:
+        z = bound.family.draw(start, bound.family.noise())
+        loss = -(vae.decoder(z).log_prob(x) - 0.6 * torch.distributions.kl_divergence(q_0, p)).sum()
+    else:
+        loss = torch.distributions.kl_divergence(q_0, q).sum()
+    expected = torch.autograd.grad(loss, list(vae.encoder.parameters()))
+    assert relative(found[0], torch.cat([part.flatten() for part in expected])) < 1e-10
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_named_variants_train(name):
+    options, encoder_loss = VARIANTS[name]
+    vae, x = make()
+    objective = elbo if encoder_loss is None else beside(encoder_loss)
+    step = svi_step(vae.model, SemiAmortized(vae.model, vae.guide, steps=3, **options), objective, Adam({"lr": 1e-2}))
+    before = [[p.clone() for p in module.parameters()] for module in (vae.encoder, vae.decoder)]
+    assert step(x, 0.5).isfinite() and step(x[:1]).isfinite()
+    moved = [
+        all(not torch.equal(old, new) for old, new in zip(olds, module.parameters(), strict=True))
+        for olds, module in zip(before, (vae.encoder, vae.decoder), strict=True)
+    ]
+    assert moved == [name != "svi", True]
+
+
+def kept_bytes(vae, x, steps, gradient):
+    """What autograd still keeps for the backward pass of one refined loss."""
+    kept = weakref.WeakSet()
+
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            kept.add(self)
+
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        loss = refined_loss(vae, x, steps=steps, gradient=gradient)
+    assert loss.requires_grad
+    return sum({saved.tensor.data_ptr(): saved.tensor.nbytes for saved in kept}.values())
+
+
+def test_memory_of_what_is_replayed_does_not_grow_with_the_steps():
+    vae, x = make()
+    sizes = {gradient: [kept_bytes(vae, x, steps, gradient) for steps in (2, 12)] for gradient in GRADIENTS}
+    assert sizes["exact"][1] > 3 * sizes["exact"][0]
+    for gradient in set(GRADIENTS) - {"exact"}:
+        assert sizes[gradient][1] == sizes[gradient][0], gradient
