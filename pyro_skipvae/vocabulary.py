@@ -5,6 +5,7 @@ A row of words is int64: words, then EOS, then PAD up to the row's length. BOS i
 
 import hashlib
 from collections import Counter
+from itertools import chain
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 MARKS = ("<pad>", "<s>", "</s>", "<unk>")  # as they are written, in the order of their numbers
@@ -38,7 +39,7 @@ class Vocabulary:
             raise ValueError(
                 f"expected a vocabulary size of at least {len(MARKS) + 1}, its {len(MARKS)} marks included, got {size}"
             )
-        counts = Counter(word for sentence in sentences for word in sentence)
+        counts = Counter(chain.from_iterable(sentences))
         ranked = sorted((-count, word) for word, count in counts.items() if word not in UNKNOWN)
         return cls(word for _, word in ranked[: None if size is None else size - len(MARKS)])
 
@@ -48,7 +49,7 @@ class Vocabulary:
     def encode(self, words):
         """Return the numbers of the words, then EOS; a word that is not in the vocabulary becomes UNK."""
         number = self._number.get
-        return [*(number(word, UNK) for word in words), EOS]
+        return [*[number(word, UNK) for word in words], EOS]
 
     def decode(self, row):
         """Return the words of a row of numbers, up to EOS, joined by blanks; PAD and BOS are left out."""

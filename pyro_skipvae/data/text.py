@@ -21,8 +21,9 @@ class Texts:
     """A text set as its files give it: for each split a list of sentences, which are lists of words.
 
     split: one phrase that says which sentences are where. labels: split -> (N,) classes, or empty.
-    vocabulary_size: the usual one, marks included. places: split -> (file, line of each sentence) for a user's own text,
-    where a line that breaks a rule is refused; in a published text it is left out or counted.
+    vocabulary_size: the usual one, marks included. vocabulary: of a set that has one of its own. places: split -> (file,
+    line of each sentence) for a user's own text, where a line that breaks a rule is refused; in a published text it is
+    left out or counted.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Texts:
     split: str
     labels: dict = field(default_factory=dict)
     vocabulary_size: int | None = LARGEST
+    vocabulary: Vocabulary | None = None
     places: dict = field(default_factory=dict)
 
 
@@ -40,7 +42,7 @@ def encoded(texts, vocabulary_size=None, max_words=None):
 
     Without max_words the longest sentence has 200 words: a longer line of a user's own text is refused, a longer
     sentence of a published one left out. With max_words longer ones are left out everywhere, and the phrase says how
-    many. The vocabulary comes from the training sentences that are left.
+    many. The vocabulary comes from the training sentences that are left, unless the set has one of its own.
     Raises ValueError, with file and line, for a user's line that is too long or has unknown words only.
     """
     if max_words is not None and max_words < 1:
@@ -53,7 +55,7 @@ def encoded(texts, vocabulary_size=None, max_words=None):
     empty = [part for part in SPLITS if not sentences[part]]
     if empty:
         raise ValueError(f"expected sentences of at most {longest} words in {texts.name}, got none for {' and '.join(empty)}")
-    vocabulary = Vocabulary.of(sentences["train"], texts.vocabulary_size if vocabulary_size is None else vocabulary_size)
+    vocabulary = _vocabulary(texts, sentences["train"], vocabulary_size)
     rows = {part: padded([vocabulary.encode(words) for words in sentences[part]], longest + 1) for part in SPLITS}
     _refuse_unknown_lines(texts, rows, kept)
     return Contents(
@@ -65,6 +67,14 @@ def encoded(texts, vocabulary_size=None, max_words=None):
         levels=None,
         vocabulary=vocabulary,
     )
+
+
+def _vocabulary(texts, sentences, size):
+    if texts.vocabulary is None:
+        return Vocabulary.of(sentences, texts.vocabulary_size if size is None else size)
+    if size is not None and size < len(texts.vocabulary):
+        raise ValueError(f"expected a vocabulary size of at least {len(texts.vocabulary)} for {texts.name}, got {size}")
+    return texts.vocabulary
 
 
 def padded(rows, length):
