@@ -4,7 +4,7 @@ import json
 
 import click
 
-from pyro_skipvae.config import Config
+from pyro_skipvae.config import PRESETS, Config
 
 from .errors import user_errors
 from .options import OnNan, config_options, settings
@@ -26,11 +26,16 @@ def examples(*lines):
         "train --dataset mnist --decoder mlp --layers 4 --skip none --epochs 20",
         "train --dataset mnist --model autoregressive",
         "train --dataset my.npz --decoder mlp --prior vamp --components 500",
+        "train --dataset ptb --model skip-sa-vae --preset text-small",
+        "train --dataset my.txt --model lm --preset text-small",
         "train --resume runs/digits --epochs 100",
         "train --config runs/digits/config.toml --seed 1 --dry-run",
     )
 )
 @config_options
+@click.option(
+    "--preset", type=click.Choice(PRESETS), help="settings that belong together; flags override them  [default: none]"
+)
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False), help="TOML file of settings")
 @DEVICE
 @click.option("--out", type=click.Path(file_okay=False), help="run folder  [default: runs/<name of the settings>]")
@@ -45,6 +50,7 @@ def examples(*lines):
 @click.option("--dry-run", is_flag=True, help="print parameters, memory and time, from one batch; writes nothing")
 @JSON
 def train(
+    preset,
     file,
     device,
     out,
@@ -67,7 +73,7 @@ def train(
     if resume and out:
         raise click.UsageError("expected --resume RUN or --out RUN, got both")
     with Signals() as signals:
-        flags = settings(file, options)
+        flags = settings(preset, file, options)
         if not resume:
             with user_errors():
                 Config.from_flags(flags)  # so that a mistake is told before torch is imported

@@ -7,6 +7,7 @@ from pyro_skipvae.build import choose_device
 from pyro_skipvae.diagnostics import collapse_report
 from pyro_skipvae.page import draw_samples, write_page
 from pyro_skipvae.run import Run, load_run
+from pyro_skipvae.vocabulary import PAD
 
 from .errors import user_errors
 from .notes import note
@@ -39,7 +40,9 @@ def report_on(vae, data, *, device, budget, extra, **samples):
             bar.update(task, description=stage, completed=done, total=total)
 
         card = {**extra, "data": data.describe()}
-        report = collapse_report(vae.model, vae.guide, x, fit_on=other, budget=budget, progress=show, card=card, **samples)
+        tokens = (x != PAD).sum(-1) if data.kind == "text" else None
+        about = {"fit_on": other, "budget": budget, "tokens": tokens, "progress": show}
+        report = collapse_report(vae.model, vae.guide, x, card=card, **about, **samples)
     for sentence in report.card.get("beyond_budget", ()):
         note(f"Not measured: {sentence}")
     return report

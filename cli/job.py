@@ -15,7 +15,7 @@ from pyro_skipvae.checkpoint import random_state, set_random_state
 from pyro_skipvae.config import Config, ConfigError
 from pyro_skipvae.run import Run, RunError
 from pyro_skipvae.skip import parameter_count
-from pyro_skipvae.train import Progress
+from pyro_skipvae.train import Halving, Progress
 
 from .errors import user_errors
 from .terminal import duration
@@ -56,14 +56,37 @@ class Job:
         self.vae = build_vae(self.config, self.data).to(device)
         self.batches = self.data.batches("train", self.config.batch_size, seed=self.config.seed)
         self.steps = self.config.epochs * len(self.batches)
-        self.step = build_step(self.config, self.vae, self.steps)
+        self.halving = Halving(first=self.config.halving_epoch)
+        self.step = build_step(self.config, self.vae, self.steps, self.halving)
         self.beta = build_beta(self.config, len(self.batches))
         self.progress = Progress()
         self.best = math.inf  # the lowest validation loss at the final beta
+        self.stalled = 0  # epochs since then
 
     @property
     def finished(self):
-        return self.progress.epochs >= self.config.epochs
+        return self.progress.epochs >= self.config.epochs or self.stopped
+
+    @property
+    def stopped(self):
+        """Why the training ended before its last epoch, or None."""
+        if self.config.patience is not None and self.stalled >= self.config.patience:
+            return f"no better validation for {self.stalled} epochs"
+        if self.config.lr_schedule == "halving" and self.halving.ended:
+            return f"learning rate halved to {self.config.lr * self.halving.factor:.2g}"
+        return None
+
+    def judge(self, epoch, loss):
+        """Whether the validation loss after an epoch is the best so far; before beta has its final value none is.
+
+        Until then the loss is another one, and lower for a smaller beta: no patience is lost, no rate halved.
+        """
+        if self.step.steps < self.beta.reached:
+            return False
+        better = loss < self.best
+        self.best, self.stalled = (loss, 0) if better else (self.best, self.stalled + 1)
+        self.halving.after(epoch, better)
+        return better
 
     @property
     def checkpoint_size(self):
@@ -78,6 +101,8 @@ class Job:
             "progress": vars(self.progress),
             "epoch": self.progress.epochs,
             "best": self.best,
+            "stalled": self.stalled,
+            "halving": vars(self.halving),
             "random": random_state(),
             "data": self.data.checksum,
         }
@@ -91,6 +116,8 @@ class Job:
             self.step.load_state_dict(state["step"])
             self.batches.load_state_dict(state["batches"])
             self.progress, self.best = Progress(**state["progress"]), state["best"]
+            self.stalled = state["stalled"]
+            vars(self.halving).update(state["halving"])
             set_random_state(state["random"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"expected a checkpoint of this run, got another one: {error}") from None

@@ -3,6 +3,7 @@
 import os
 import tomllib
 from dataclasses import fields
+from importlib.resources import files
 from types import NoneType
 from typing import get_args
 
@@ -37,8 +38,8 @@ def config_options(command):
     return command
 
 
-def settings(file, options):
-    """The settings given, as flags for `Config.from_flags`: those of a TOML file, overridden by variables and flags.
+def settings(preset, file, options):
+    """The settings given, as flags for `Config.from_flags`: preset < TOML file < variables and flags.
 
     Names may be written with underscores. A misspelt key or variable fails by name.
     """
@@ -47,7 +48,11 @@ def settings(file, options):
         check_names(content, f" in {file}")
         check_names({name.removeprefix(PREFIX).lower() for name in os.environ if _is_ours(name)}, " in the environment")
     given = {name: value for name, value in options.items() if value is not None}
-    return {name: _dashed(name, value) for name, value in {**content, **given}.items()}
+    return {name: _dashed(name, value) for name, value in {**_preset(preset), **content, **given}.items()}
+
+
+def _preset(name):
+    return tomllib.loads((files("pyro_skipvae") / "presets" / f"{name}.toml").read_text()) if name else {}
 
 
 def _read(file):

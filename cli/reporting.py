@@ -248,7 +248,7 @@ def _codes(vae, data, seed, size=500):
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             batches = data.batches(split, size, seed=seed, shuffle=False)
-            moments = [posterior_moments(vae.encoder(x.to(device))) for x in batches]
+            moments = [posterior_moments(vae.posterior(x.to(device))) for x in batches]
         for name, parts in zip(("loc", "scale"), zip(*moments, strict=True), strict=True):
             arrays[f"{split}_{name}"] = torch.cat(parts).cpu().numpy()
         if split in data.labels:

@@ -6,18 +6,23 @@ import time
 
 import torch
 
+from pyro_skipvae.compare import PAIRED, values_per_point
 from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
+from pyro_skipvae.diagnostics.active_units import half_means, mean_variances
+from pyro_skipvae.diagnostics.pair import Chunk
 from pyro_skipvae.diagnostics.rate import per_dimension
 from pyro_skipvae.run import Run, new_folder
 from pyro_skipvae.skip import parameter_count
 from pyro_skipvae.train import evaluate_loss, fit, unfinished
 
-from .errors import NonfiniteError, Stopped
+from .errors import NonfiniteError, Stopped, user_errors
 from .evaluation import pictures, report_on
 from .job import as_trained, seconds_per_step
 from .notes import note, warn
 from .terminal import duration, progress
 
+ACTIVE = 0.01  # variance of the posterior mean from which on a unit counts
+MEAN_DRAWS = 100  # for a mean without a closed form
 LOOK_EVERY = 50  # steps between looks at what the device knows: what was not finite, and, for a terminal, the loss
 
 
@@ -60,7 +65,7 @@ def _written_report(run):
 
 def _begin(job, run):
     run.check_space(job.checkpoint_size)
-    run.begin(job.config)
+    run.begin(job.config, job.data.vocabulary)
     if not job.config.epochs:
         run.save("last", job.state())
 
@@ -68,6 +73,8 @@ def _begin(job, run):
 def _resume(job, run):
     """Put the job where the last checkpoint was taken; a run that has none yet starts anew."""
     run.check_space(job.checkpoint_size)
+    with user_errors():
+        run.check_vocabulary(job.data.vocabulary)
     state, trouble = run.latest()
     if trouble:
         warn(f"{trouble}; going on from the checkpoint before it.")
@@ -139,13 +146,14 @@ class Training:
             self.run.log(**metrics)
             if self.board:
                 self.board.epoch(metrics)
-            # Before beta has its final value the loss is another one, and lower for a smaller beta.
-            if job.step.steps >= job.beta.reached and -metrics["valid_elbo"] < job.best:
-                job.best = -metrics["valid_elbo"]
+            if job.judge(epoch.number, -metrics["valid_elbo"]):
                 self.run.save("best", job.state())  # before last: killed between the two, this epoch is done again
             self.save()
             if self.bar.disable:
                 note(_line(job.config, metrics))
+            if job.stopped:
+                note(f"Stopped after epoch {epoch.number}: {job.stopped}.")
+                return
             self.leave_if_asked()
 
     def after_step(self, x):
@@ -198,7 +206,7 @@ class Board:
         vae, data = self.job.vae.eval(), self.job.data
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
-            rates = per_dimension(vae.encoder(data.valid[:500].to(self.job.device)), vae.prior())
+            rates = per_dimension(vae.posterior(data.valid[:500].to(self.job.device)), vae.prior())
             images = vae.decoder(vae.prior().sample((64,))).sample() if len(data.event_shape) in (2, 3) else None
         rates = None if rates is None else rates.mean(0)
         self.writer.epoch(metrics, rate_per_dimension=rates, images=None if images is None else {"samples": images})
@@ -235,16 +243,24 @@ def _status(job, x):
 
 
 def _validate(job):
-    """Validation metrics at beta = 1 on as many points as cost a small part of an epoch; the same draws each time."""
+    """Validation metrics at beta = 1 on as many points as cost a small part of an epoch; the same draws each time.
+
+    The ELBO and its parts from one draw of z for each point; where another bound is trained, that bound is the first number.
+    """
     x = job.data.valid[: max(500, len(job.data.train) // 5)]
     job.vae.eval()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(job.config.seed)
-        loss = evaluate_loss(job.step, (part.to(job.device) for part in x.split(job.config.batch_size)))
-    nats = rate(job.vae.model, job.vae.guide, x.to(job.device)).value
-    units = active_units(job.vae.model, job.vae.guide, x.to(job.device))
+        batches, values, means = [part.to(job.device) for part in x.split(job.config.batch_size)], [], []
+        for part in batches:
+            q = job.vae.posterior(part)
+            values.append(values_per_point(job.vae, part, q=q))
+            means.append(half_means(Chunk(0, (part,), q), MEAN_DRAWS))
+        elbo, nats, distortion = (torch.cat([value[name] for value in values]).mean().item() for name in PAIRED)
+        bound = -evaluate_loss(job.step, batches) if job.config.particles > 1 else elbo
     job.vae.train()
-    measured = {"valid_elbo": -loss, "valid_rate": nats, "valid_distortion": loss - nats}
+    units = int((mean_variances(torch.cat(means, 1)) >= ACTIVE).sum())
+    measured = {"valid_elbo": bound, "valid_rate": nats, "valid_distortion": distortion}
     return {**measured, "active_units": units, "valid_points": len(x)}
 
 

@@ -27,9 +27,9 @@ CARD = (
 )  # fmt: skip
 # A budget in seconds decides these, so they may differ; then the estimates that stand on them are left out.
 BUDGETED = {
-    "elbo_points": ("elbo", "distortion", "shuffled_latent_loss"),
-    "elbo_posterior_samples": ("elbo", "distortion"),
-    "log_likelihood_points": ("log_likelihood", "log_likelihood_tenth"),
+    "elbo_points": ("elbo", "distortion", "shuffled_latent_loss", "ppl_elbo"),
+    "elbo_posterior_samples": ("elbo", "distortion", "ppl_elbo"),
+    "log_likelihood_points": ("log_likelihood", "log_likelihood_tenth", "ppl_iw"),
     "model_mutual_information_points": ("model_mi_lower", "model_mi_upper"),
 }
 # Where there is no z, nothing is drawn and every estimator is exact: no choice that could disagree.
@@ -38,11 +38,14 @@ DRAWS = (
 )  # fmt: skip
 DENSITIES = ("normal",)  # their nats depend on the unit of x, and those of probabilities do not
 NOT_COMPARED = ("seed", "data_dir", "download")  # settings that make no other model
+PERPLEXITIES = ("ppl_iw", "ppl_elbo")
 PLAIN = ("elbo", "distortion", "log_likelihood", "log_likelihood_tenth", "rate", "shuffled_latent_loss")
 COUNTS = ("active_units", "active_units_0_02", "mi_ceiling")
 INTERVALS = ("mi_lower", "mi_marginal", "mi_upper", "aggregate_kl")
 UNDER_THE_MODEL = ("model_mi_lower", "model_mi_upper")
 LABELS = {
+    "ppl_iw": "perplexity, importance-weighted",
+    "ppl_elbo": "perplexity, by the ELBO",
     "elbo": "ELBO",
     "distortion": "distortion -E log p(x|z)",
     "log_likelihood": "log p(x), importance-weighted",
@@ -163,6 +166,9 @@ def estimates_of(report):
             half = 1.96 * report["standard_errors"].get(name, math.nan)
             ends = (report[name] - half, report[name] + half) if math.isfinite(half) else (None, None)
             found[name] = Estimate(report[name], *ends, points.get(name, card["points"]))
+    for name, ends in (report.get("perplexity") or {}).items():
+        if name in PERPLEXITIES:
+            found[name] = Estimate(*(ends[end] for end in ("value", "low", "high")), points.get(name, card["points"]))
     for name in COUNTS:
         if report.get(name) is not None:
             found[name] = Estimate(report[name], None, None, card["points"])
@@ -222,10 +228,11 @@ def compare(records, *, values=None, allowed=()):
     check_comparable(records, allowed)
     records = _named_apart(records)
     found = [estimates_of(record.report) for record in records]
-    names = [name for name in (*PLAIN, *COUNTS, *INTERVALS, *UNDER_THE_MODEL) if any(name in f for f in found)]
+    names = [name for name in (*PERPLEXITIES, *PLAIN, *COUNTS, *INTERVALS, *UNDER_THE_MODEL) if any(name in f for f in found)]
     notes = [f"The cards differ in {name}, which was allowed." for name in CARD if _disagreement(records, name)]
     for field_name, standing in BUDGETED.items():
-        if _disagreement(records, field_name):
+        standing = [name for name in standing if name in names]
+        if standing and _disagreement(records, field_name):
             names = [name for name in names if name not in standing]
             seen = " and ".join(sorted({f"{_entry(record.report['card'], field_name):,}" for record in records}))
             left_out = "; ".join(LABELS[name] for name in standing)
@@ -270,9 +277,12 @@ def paired_values(records, *, seconds=60.0, samples=1, seed=0, device="cpu", pro
     return {path: {name: torch.cat([part[name] for part in values]) for name in PAIRED} for path, values in parts.items()}
 
 
-def values_per_point(vae, x, *, samples=1):
-    """ELBO, rate and distortion of each row of x, (B,) in float64, averaged over draws of z from torch's generator."""
-    q, p = vae.encoder(x), vae.prior()
+def values_per_point(vae, x, *, q=None, samples=1):
+    """ELBO, rate and distortion of each row of x, (B,) in float64, averaged over draws of z from torch's generator.
+
+    `q` is q(z|x), if it is known already.
+    """
+    q, p = q or vae.posterior(x), vae.prior()
     try:
         rate = kl_divergence(q, p.expand(q.batch_shape)).double()
     except NotImplementedError:

@@ -8,15 +8,27 @@ from dataclasses import asdict, dataclass, field, fields
 from types import NoneType
 from typing import get_args
 
-DATASETS = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot", "omniglot-burda", "frey-faces")
+IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot", "omniglot-burda", "frey-faces")
+TEXTS = ("pydoc", "synthetic-text", "ptb", "yahoo", "yahoo-small", "lm1b", "short-yelp")
+DATASETS = (*IMAGES, *TEXTS)
+FILES = (".npz", ".txt", ".txt.gz")  # of a user's own data
 # A model is a preset of other settings; a flag that contradicts it is refused.
 MODELS = {
     "skip-vae": {},
     "vae": {"skip": "none"},
-    "autoregressive": {"skip": "none", "latent_dim": 0, "decoder": "pixelcnn"},
+    "skip-sa-vae": {"inference": "sa"},
+    "sa-vae": {"skip": "none", "inference": "sa"},
+    "autoregressive": {"skip": "none", "latent_dim": 0},
+    "lm": {"skip": "none", "latent_dim": 0},
 }
-DECODERS = ("pixelcnn", "mlp", "convolutional")
-ENCODERS = ("resnet", "mlp")
+WITHOUT_LATENTS = ("autoregressive", "lm")
+PRESETS = ("text-small",)
+DECODERS = ("pixelcnn", "mlp", "convolutional", "lstm", "dilated-cnn")
+TEXT_DECODERS = ("lstm", "dilated-cnn")
+ENCODERS = ("resnet", "mlp", "lstm")
+INFERENCES = ("amortized", "svi", "vae+svi", "vae+svi+kl", "sa")
+GRADIENTS = ("exact", "exact-rebuilt", "finite-difference", "first-order", "authors")
+OPTIMIZERS = ("adam", "sgd")
 LIKELIHOODS = ("bernoulli", "categorical", "discretised-logistic", "normal", "poisson")
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
 PRIORS = ("standard-normal", "mixture-of-normals", "vamp")
@@ -24,7 +36,7 @@ GUIDES = ("diagonal-normal", "full-covariance-normal", "inverse-autoregressive-f
 OBJECTIVES = ("elbo", "analytic-elbo", "iwae")
 SKIPS = ("all", "none", "first", "last", "parameter-matched")
 SCHEDULES = ("constant", "linear", "cyclical")
-LR_SCHEDULES = ("cosine", "constant")
+LR_SCHEDULES = ("cosine", "constant", "halving")
 
 
 OPEN = ("dataset", "skip", "objective")  # these take more than the names listed for them
@@ -48,38 +60,66 @@ class Config:
     """
 
     # data
-    dataset: str = option("digits", "what to train on, or the path of a .npz file", (*DATASETS, "FILE.npz"))
+    dataset: str = option("digits", "what to train on, or the path of a file", (*DATASETS, "FILE.npz", "FILE.txt"))
     data_dir: str | None = option(None, "folder to look in first", usual="$SKIPVAE_DATA, then ~/.cache/pyro-skipvae")
     download: str = option("auto", "whether to fetch data that are not found", ("auto", "never"))
     binarisation: str | None = option(None, "how grey becomes 0 and 1", BINARISATIONS, usual="dynamic; none for frey-faces")
+    max_words: int | None = option(None, "leave out sentences of more words", usual="none left out; 200 at most", least=1)
+    vocabulary_size: int | None = option(None, "words kept, the most frequent, with four marks", usual="all", least=5)
     limit_train: int | None = option(None, "train on this many items only", usual="all", least=1)
     limit_eval: int | None = option(None, "validate and report on at most this many items", usual="all", least=2)
     # model
     model: str = option("skip-vae", "preset of skip and latent variables", tuple(MODELS))
-    decoder: str | None = option(None, "p(x|z)", DECODERS, usual="pixelcnn for images, else mlp")
-    layers: int | None = option(None, "layers of the decoder", usual="pixelcnn 9, mlp 4, convolutional 3", least=1)
-    width: int = option(512, "units in each hidden layer of an MLP decoder", least=1)
+    decoder: str | None = option(None, "p(x|z)", DECODERS, usual="pixelcnn for images, lstm for text, else mlp")
+    layers: int | None = option(
+        None, "layers of the decoder", usual="pixelcnn 9, mlp 4, convolutional 3, lstm 1, dilated-cnn 4", least=1
+    )
+    width: int | None = option(
+        None, "units in each hidden layer of an MLP decoder or of a text model", usual="512; lstm 1024", least=1
+    )
+    embedding: int = option(512, "dimensions of a word", least=1)
+    dropout: float = option(0.5, "dropout of a text decoder, on words and before the output", least=0.0, below=1.0)
+    word_dropout: float = option(0.0, "part of the input words of a text decoder that become unknown", least=0.0, below=1.0)
     maps: int = option(32, "feature maps of a PixelCNN or convolutional decoder", least=1)
     kernel: int = option(3, "kernel size of a PixelCNN decoder, odd", least=1)
     skip: str = option("all", "where z enters again", (*SKIPS, "1,3,output"))
-    latent_dim: int = option(50, "dimensions of z", least=0)
-    encoder: str | None = option(None, "network of q(z|x)", ENCODERS, usual="mlp for an mlp decoder, else resnet")
-    likelihood: str | None = option(None, "family of p(x|z)", LIKELIHOODS, usual="bernoulli; normal for grey or real values")
+    latent_dim: int | None = option(None, "dimensions of z", usual="50; for text 32", least=0)
+    encoder: str | None = option(
+        None, "network of q(z|x)", ENCODERS, usual="lstm for text, mlp for an mlp decoder, else resnet"
+    )
+    likelihood: str | None = option(
+        None, "family of p(x|z)", LIKELIHOODS, usual="bernoulli; normal for grey or real values; categorical for text"
+    )
     prior: str = option("standard-normal", "p(z)", PRIORS)
     components: int = option(10, "components of a mixture prior, pseudo-inputs of a VampPrior", least=1)
     guide: str = option("diagonal-normal", "family of q(z|x)", GUIDES)
     # inference
     objective: str = option("elbo", "what is maximised", ("elbo", "analytic-elbo", "iwae(K)"))
+    inference: str = option("amortized", "how q(z|x) is found: by the encoder, or refined by SVI steps", INFERENCES)
+    svi_steps: int = option(10, "steps of a refinement", least=0)
+    svi_lr: float = option(1 / 32, "step size of a refinement, per datapoint", least=0.0)
+    svi_momentum: float = option(0.5, "momentum of a refinement", least=0.0, below=1.0)
+    svi_gradient: str = option("exact", "gradient through a refinement", GRADIENTS)
     epochs: int = option(50, "passes over the training data", least=0)
     batch_size: int = option(64, "datapoints in a step", least=1)
-    lr: float = option(1e-3, "Adam's learning rate", least=0.0)
+    optimizer: str = option("adam", "what follows the gradient", OPTIMIZERS)
+    lr: float | None = option(None, "learning rate", usual="adam 0.001, sgd 1.0", least=0.0)
     lr_schedule: str = option("cosine", "course of the learning rate over the run", LR_SCHEDULES)
+    halving_epoch: int = option(15, "halving: the first epoch whose validation may start it", least=0)
+    patience: int | None = option(
+        None, "stop after so many epochs without a better validation, once beta is final", usual="never stop early", least=1
+    )
     max_norm: float = option(5.0, "norm to which the whole gradient is clipped", least=0.0)
     beta: float = option(1.0, "final weight of the KL term", least=0.0)
-    beta_schedule: str | None = option(None, "course of the KL weight", SCHEDULES, usual="linear for a pixelcnn, else constant")
+    beta_schedule: str | None = option(
+        None, "course of the KL weight", SCHEDULES, usual="linear for a pixelcnn or text, else constant"
+    )
     beta_start: float = option(0.1, "where a linear or cyclical schedule starts", least=0.0)
     warmup_epochs: float | None = option(
-        None, "epochs until a linear or cyclical schedule ends", usual="a third of the run, at most 20", least=0.0
+        None,
+        "epochs until a linear or cyclical schedule ends",
+        usual="a third of the run, at most 20; for text half of it, at most 10",
+        least=0.0,
     )
     cycles: int = option(4, "cycles of a cyclical schedule", least=1)
     seed: int = option(0, "seed of initialisation, data order and all draws", least=0, below=2**32)
@@ -87,11 +127,11 @@ class Config:
     def __post_init__(self):
         for entry in fields(self):
             _check(entry, getattr(self, entry.name))
-        if self.dataset not in DATASETS and not self.dataset.endswith(".npz"):
-            raise ConfigError(_unknown("dataset", self.dataset, DATASETS, " or a path to a .npz file"))
-        if self.beta == 0 or self.beta_start == 0 or self.lr == 0 or self.max_norm == 0:
-            zero = next(name for name in ("beta", "beta_start", "lr", "max_norm") if getattr(self, name) == 0)
-            raise ConfigError(f"expected {_flag(zero)} above 0, got 0")
+        if self.dataset not in DATASETS and not self.dataset.endswith(FILES):
+            raise ConfigError(_unknown("dataset", self.dataset, DATASETS, " or a path to a .npz or .txt file"))
+        for name in ("beta", "beta_start", "lr", "max_norm", "svi_lr"):
+            if getattr(self, name) == 0:
+                raise ConfigError(f"expected {_flag(name)} above 0, got 0")
         if self.kernel % 2 == 0:
             raise ConfigError(f"expected --kernel odd, got {self.kernel}")
         self.particles  # noqa: B018  raises for a malformed objective
@@ -106,13 +146,25 @@ class Config:
     def _check_model(self):
         for name, value in MODELS[self.model].items():
             got = getattr(self, name)
-            control = (self.model, got) == ("vae", "parameter-matched")
+            control = name == "skip" and got == "parameter-matched" and self.model in ("vae", "sa-vae")
             if got not in (None, value) and not control:
                 raise ConfigError(f"expected {_flag(name)} {value} with --model {self.model}, got {_flag(name)} {got}")
-        if self.model == "skip-vae" and self.skip in ("none", "parameter-matched"):
-            raise ConfigError(f"expected --skip with entries with --model skip-vae, got --skip {self.skip}; use --model vae")
-        if self.latent_dim == 0 and self.model != "autoregressive":
+        if self.model.startswith("skip-") and self.skip in ("none", "parameter-matched"):
+            plain = self.model.removeprefix("skip-")
+            raise ConfigError(
+                f"expected --skip with entries with --model {self.model}, got --skip {self.skip}; use --model {plain}"
+            )
+        if self.inference == "sa" and "sa-vae" not in self.model:
+            named = "skip-sa-vae" if self.model == "skip-vae" else "sa-vae"
+            raise ConfigError(f"expected --inference other than sa with --model {self.model}; use --model {named}")
+        if self.latent_dim == 0 and self.model not in WITHOUT_LATENTS:
             raise ConfigError("expected --latent-dim of at least 1, got 0; use --model autoregressive for a model without z")
+        if self.inference != "sa" and self.svi_gradient != "exact":
+            raise ConfigError(
+                f"expected --svi-gradient with semi-amortized models only, got it with --inference {self.inference}"
+            )
+        if self.inference != "amortized" and self.particles > 1:
+            raise ConfigError(f"expected --objective elbo with --inference {self.inference}, got {self.objective}")
 
     @property
     def particles(self):
@@ -129,8 +181,9 @@ class Config:
     def from_flags(cls, flags):
         """The config of the flags given: defaults < what the model presets < flags. `--skip none` alone means a VAE."""
         check_names(flags)
-        inferred = "vae" if flags.get("skip") in ("none", "parameter-matched") else "skip-vae"
-        model = flags.get("model", inferred)
+        refined = "sa-" if flags.get("inference") == "sa" else ""
+        skips = "" if flags.get("skip") in ("none", "parameter-matched") else "skip-"
+        model = flags.get("model", f"{skips}{refined}vae")
         if not isinstance(model, str) or model not in MODELS:
             raise ConfigError(_unknown("model", model, MODELS))
         return cls(**{**MODELS[model], "model": model, **flags})
@@ -139,6 +192,11 @@ class Config:
     def from_toml(cls, text):
         """The config that `to_toml` wrote; a misspelt key fails by name."""
         return cls.from_flags(tomllib.loads(text))
+
+    @property
+    def text(self):
+        """Whether the data set is one of text, as far as its name tells."""
+        return self.dataset in TEXTS or self.dataset.endswith(FILES[1:])
 
     def to_toml(self):
         """One line for each setting that is not None."""

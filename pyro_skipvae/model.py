@@ -7,6 +7,7 @@ Letters used in all comments on shapes: B batch, D latent dimensions, T length, 
 """
 
 import pyro
+import torch
 from pyro import poutine
 from torch import nn
 
@@ -39,3 +40,8 @@ class VAE(nn.Module):
         pyro.module("encoder", self.encoder)
         with pyro.plate("data", len(x)), poutine.scale(scale=beta):
             return pyro.sample("z", self.encoder(x, *context))
+
+    @torch.no_grad()
+    def posterior(self, x, *context):
+        """q(z|x) as the guide samples from it, batch (B,): the encoder's, or what a guide has refined it to."""
+        return poutine.trace(self.guide).get_trace(x, *context).nodes["z"]["fn"]

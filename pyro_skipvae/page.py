@@ -151,7 +151,7 @@ def draw_reconstructions(vae, data, *, count=16, seed=0):
     x = data.test[:count].to(_device(vae))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        decoded = vae.decoder(vae.encoder(x).sample())
+        decoded = vae.decoder(vae.posterior(x).sample())
         drawn = decoded.sample().cpu()
     return figures.reconstructions(x.cpu(), _mean(decoded), drawn)
 
@@ -169,7 +169,7 @@ def draw_traversals(vae, data, *, rates=None, dimensions=10, item=0, values=(-3,
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         x = torch.cat([data.test[item : item + 1], data.test[:EMBEDDED_POINTS]]).to(_device(vae))
-        means = posterior_moments(vae.encoder(x))[0]
+        means = posterior_moments(vae.posterior(x))[0]
         what = "variance" if rates is None else "rate"
         ranked = means[1:].var(0) if rates is None else torch.tensor(rates)
         rows = ranked.argsort(descending=True)[:dimensions].tolist()
@@ -188,7 +188,7 @@ def draw_posterior_means(vae, data, *, points=EMBEDDED_POINTS, seed=0):
     """Posterior means of the first test items coloured by class, {"tsne": figure, "pca": figure}."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        means = posterior_moments(vae.encoder(data.test[:points].to(_device(vae))))[0].cpu()
+        means = posterior_moments(vae.posterior(data.test[:points].to(_device(vae))))[0].cpu()
     classes = data.labels["test"][:points]
     accuracy = figures.neighbour_accuracy(means, classes, k=min(10, len(means) - 1))
     drawn = {"tsne": figures.tsne(means, seed=seed), "pca": figures.pca(means)}

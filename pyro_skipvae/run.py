@@ -1,9 +1,10 @@
 """The run folder: where a run keeps its config, metrics, checkpoints and report, and how they are read back.
 
-    config.toml      every setting, resolved          metrics.jsonl   one line an epoch
-    report.json      the collapse report, last        samples.png     draws from the model
-    nonfinite.json   the first step left out because something was not finite, if there was one
-    checkpoints/     last, prev and best.safetensors  .lock           the process that writes here
+config.toml      every setting, resolved          metrics.jsonl   one line an epoch
+report.json      the collapse report, last        samples.png     draws from the model (of text: samples.txt)
+vocabulary.txt   the words of a text model, one a line
+nonfinite.json   the first step left out because something was not finite, if there was one
+checkpoints/     last, prev and best.safetensors  .lock           the process that writes here
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import torch
 from pyro_skipvae import checkpoint
 from pyro_skipvae.checkpoint import CheckpointError
 from pyro_skipvae.config import Config
+from pyro_skipvae.vocabulary import Vocabulary, vocabulary_check
 
 try:
     import fcntl
@@ -54,14 +56,22 @@ class Run:
             (self.path / ".lock").unlink(missing_ok=True)
             os.close(lock)
 
-    def begin(self, config):
+    def begin(self, config, vocabulary=None):
         """Make the folder that of a new run. Raises RunError if it holds one already."""
         if (self.path / "config.toml").exists():
             raise RunError(
                 f"expected a new folder for the run, but {self.path} holds one; choose another with --out, "
                 f"or go on with --resume {self.path}"
             )
+        if vocabulary is not None:
+            self.write("vocabulary.txt", vocabulary.text())
         self.write("config.toml", config.to_toml())
+
+    def check_vocabulary(self, vocabulary):
+        """Raises ValueError, with file and line, if the words of the data found here are not those of the run."""
+        if vocabulary is not None:
+            file = self.path / "vocabulary.txt"
+            vocabulary_check(Vocabulary.read(file).words, vocabulary, file)
 
     def config(self):
         file = self.path / "config.toml"
@@ -212,6 +222,7 @@ def load_run(path, *, device="cpu", which="best"):
     run = Run(path)
     config = run.config()
     data = build_data(config)
+    run.check_vocabulary(data.vocabulary)
     vae = build_vae(config, data)
     vae.load_state_dict(run.load(which)["vae"])
     return vae.to(torch.device(device)).eval(), data, config

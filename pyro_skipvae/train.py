@@ -212,6 +212,35 @@ def fit(step, batches, *, epochs, beta=1.0, progress=None) -> Iterator[Epoch]:
         yield Epoch(progress.epochs, step.steps, mean, last, time.perf_counter() - start)
 
 
+@dataclass
+class Halving:
+    """A factor of the learning rate: from epoch `first` on, the first one without a better validation starts the halving.
+
+    Once started it goes on after every epoch, and the training `ended` below `floor`. Called with the step, as torch's
+    LambdaLR does. Its fields are its state.
+
+    Reference: the training rule of Kim et al. 2018 for text (learning rate 1, halved until it is below 0.03).
+    """
+
+    first: int = 15
+    floor: float = 0.03
+    factor: float = 1.0
+    started: bool = False
+
+    def __call__(self, step):
+        return self.factor
+
+    @property
+    def ended(self):
+        return self.factor < self.floor
+
+    def after(self, epoch, better):
+        """Take note of an epoch, its number from 1, and of whether its validation was the best so far."""
+        self.started = self.started or (epoch >= self.first and not better)
+        if self.started:
+            self.factor /= 2
+
+
 def unfinished(schedule: Schedule, steps):
     """A warning if `schedule` does not reach its final value within `steps` steps, else None."""
     if schedule.reached < steps:

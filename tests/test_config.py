@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import tomllib
+from importlib import resources
 
 import pytest
 from click.testing import CliRunner
 
-from pyro_skipvae import build
-from pyro_skipvae.config import DATASETS, MODELS, OBJECTIVES, Config, ConfigError
+from pyro_skipvae import build, refinement, semi_amortized
+from pyro_skipvae.config import DATASETS, MODELS, OBJECTIVES, PRESETS, TEXTS, Config, ConfigError
 from pyro_skipvae.data import DATASETS as KNOWN
 from pyro_skipvae_cli.commands import train
 
@@ -18,6 +20,20 @@ def test_tables_of_names_agree():
     assert set(metadata["likelihood"]) == set(build.LIKELIHOODS) == set(build.KINDS)
     assert set(metadata["prior"]) == set(build.PRIORS) and set(metadata["guide"]) == set(build.GUIDES)
     assert set(OBJECTIVES) == set(build.OBJECTIVES) and set(DATASETS) == set(KNOWN)
+    assert set(TEXTS) == {name for name, about in KNOWN.items() if about.binarisation == "given"}
+    assert set(metadata["optimizer"]) == set(build.OPTIMIZERS) == set(build.USUAL_LR)
+    assert set(metadata["inference"]) == {"amortized", *semi_amortized.VARIANTS}
+    assert set(metadata["svi_gradient"]) == set(refinement.GRADIENTS)
+
+
+def test_presets_are_settings_that_exist_and_every_file_has_its_name():
+    folder = resources.files("pyro_skipvae") / "presets"
+    assert sorted(PRESETS) == sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
+    for name in PRESETS:
+        settings = tomllib.loads((folder / f"{name}.toml").read_text())
+        usual = dataclasses.asdict(Config())
+        assert settings == {key: getattr(Config.from_flags(settings), key) for key in settings}
+        assert all(value != usual[key] for key, value in settings.items() if key not in ("latent_dim",)), "differences only"
 
 
 def test_the_preset_of_each_model_is_a_config():
@@ -29,6 +45,8 @@ def test_the_preset_of_each_model_is_a_config():
 def test_skip_alone_names_the_model():
     assert Config.from_flags({"skip": "none"}).model == "vae"
     assert Config.from_flags({"skip": "parameter-matched"}).model == "vae"
+    assert Config.from_flags({"inference": "sa"}).model == "skip-sa-vae"
+    assert Config.from_flags({"inference": "sa", "skip": "none"}).model == "sa-vae"
     assert Config.from_flags({"skip": "1,3,output"}).model == Config.from_flags({}).model == "skip-vae"
 
 
@@ -41,6 +59,16 @@ def test_skip_alone_names_the_model():
         ({"model": "autoregressive", "skip": "parameter-matched"}, "expected --skip none"),
         ({"model": "vea"}, "did you mean vae?"),
         ({"latent_dim": 0}, "use --model autoregressive"),
+        ({"model": "vae", "inference": "sa"}, "use --model sa-vae"),
+        ({"model": "skip-vae", "inference": "sa"}, "use --model skip-sa-vae"),
+        ({"model": "skip-sa-vae", "skip": "none"}, "use --model sa-vae"),
+        ({"model": "sa-vae", "inference": "svi"}, "expected --inference sa with --model sa-vae"),
+        ({"inference": "svi", "objective": "iwae(5)"}, "expected --objective elbo"),
+        ({"model": "lm", "latent_dim": 3}, "expected --latent-dim 0"),
+        ({"inference": "svi", "svi_gradient": "first-order"}, "semi-amortized models only"),
+        ({"svi_momentum": 1.0}, "expected --svi-momentum"),
+        ({"svi_gradient": "exatc"}, "did you mean exact?"),
+        ({"vocabulary_size": 4}, "expected --vocabulary-size of at least 5"),
         ({"dataset": "mnits"}, "did you mean mnist?"),
         ({"skip": "al"}, "did you mean all?"),
         ({"prior": "vampire"}, "did you mean vamp?"),

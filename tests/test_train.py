@@ -11,7 +11,7 @@ from pyro_skipvae.decoders import MLPDecoder
 from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.objectives import analytic_elbo, elbo, linear
 from pyro_skipvae.priors import StandardNormal
-from pyro_skipvae.train import Progress, evaluate_loss, unfinished
+from pyro_skipvae.train import Halving, Progress, evaluate_loss, unfinished
 
 
 def make_vae():
@@ -253,3 +253,13 @@ def test_inputs_of_any_type_are_looked_at_and_only_floats_can_be_not_finite():
     with pytest.warns(UserWarning, match="Encountered NaN"):
         step((torch.tensor([0.0, torch.nan, 1.0]), *others))
     assert step.nonfinite().first == 1 and step.nonfinite().what[0] == "input"
+
+
+def test_halving_waits_for_its_epoch_and_does_not_stop_once_it_started():
+    halving, factors = Halving(first=3), []
+    for epoch, better in enumerate([False, False, True, True, False, True, True, True, True, True], 1):
+        halving.after(epoch, better)
+        factors.append(halving(step=0))
+    assert factors == [1, 1, 1, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64]
+    assert halving.ended and Halving(**vars(halving)) == halving
+    assert not Halving(factor=1 / 32, floor=0.03).ended

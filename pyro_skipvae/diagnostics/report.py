@@ -17,6 +17,7 @@ from .model_mutual_information import ancestral_bounds, ancestral_cost
 from .mutual_information import MutualInformation, all_bounds, dieng_2019, he_2019_batch_32
 from .pair import Pair
 from .pairwise import factors
+from .perplexity import perplexities
 from .rows import as_tuple
 from .table import table
 from .unavailable import Unavailable, attempt
@@ -33,6 +34,7 @@ class CollapseReport:
 
     `elbo`, `distortion`, `shuffled_latent_loss` and `log_likelihood` may stand on fewer points than the rest:
     `card["elbo_points"]` and `card["log_likelihood_points"]`. `standard_errors` holds those of the plain numbers.
+    `perplexity` is there for texts; `amortized`, for a guide that refines, holds what its encoder alone reaches.
     """
 
     elbo: float
@@ -58,6 +60,8 @@ class CollapseReport:
     standard_errors: dict[str, float]
     verdict: str
     card: dict
+    perplexity: dict | None = None
+    amortized: dict | None = None
 
     def __str__(self) -> str:
         return table(self)
@@ -94,6 +98,7 @@ def collapse_report(
     seed: int = 0,
     budget: float | None = None,
     rows: int = 256,
+    tokens=None,
     card: dict | None = None,
     progress=None,
 ) -> CollapseReport:
@@ -101,7 +106,8 @@ def collapse_report(
 
     x: a tensor, or a tuple that is passed as `*x`; fit_on: data like x that the fitted marginal r(z) is fitted to
     (None: a random half of x); site: the latent site of interest where there are several, the others are nuisance;
-    rows: how many rows the decoder runs at a time; card: fields that the evaluation card gets in addition;
+    rows: how many rows the decoder runs at a time; tokens: for texts, how many each row of x has, (N,), of which come
+    the perplexities; card: fields that the evaluation card gets in addition;
     progress(stage, done, total) is called along the way. Two calls with one seed agree, unless there is a budget.
 
     Rate, mutual information and active units use every row of x and run the guide only, with posterior_samples N^2
@@ -129,6 +135,8 @@ def collapse_report(
         fields |= _elbo(pair, encoded, spent, posterior_samples, rows, seed, facts, progress)
         fields |= _under_the_model(pair, encoded, spent, rows, reasons, facts)
         fields |= _log_likelihood(pair, encoded, spent, importance_samples, rows, facts, progress)
+        if tokens is not None:
+            fields["perplexity"] = perplexities(fields, tokens.cpu(), facts["importance_samples"])
     facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
     facts |= {"notes": pair.notes + ([BUDGET_NOTE] if budget is not None else [])}
     return _concluded(fields, evaluation_card(card, **_about(pair, encoded), **facts))

@@ -25,10 +25,14 @@ GROUPS = {
 def table(report) -> str:
     """The report as aligned text, in nats per datapoint: estimates with 95 % intervals, notes, the verdict."""
     grid = Table(title="Is it collapsed? (nats per datapoint, 95 % intervals)", title_justify="left", show_header=False)
+    if report.perplexity:
+        _perplexities(grid, report.perplexity)
     for name, rows in GROUPS.items():
         for position, (label, attribute) in enumerate(rows):
             grid.add_row("" if position else name, label, *_cells(report, attribute))
         grid.add_section()
+    if report.amortized:
+        _amortized(grid, report.amortized)
     under = report.model_mutual_information
     if under:
         grid.add_row("generative model", "I_p(x; z), lower bound", _number(under.lower.value), _range(under.lower))
@@ -45,6 +49,29 @@ def table(report) -> str:
         console.print(note, markup=False)
     console.print(report.verdict, markup=False, soft_wrap=True)  # one line, however long
     return text.getvalue().rstrip()
+
+
+def _perplexities(grid: Table, perplexity: dict) -> None:
+    bounds = {"ppl_iw": f"ppl_iw{perplexity['importance_samples']}", "ppl_elbo": "ppl_elbo"}
+    for position, (key, name) in enumerate(bounds.items()):
+        grid.add_row("" if position else "perplexity per token", name, *_measured(perplexity[key]))
+    grid.add_section()
+
+
+def _amortized(grid: Table, amortized: dict) -> None:
+    """What the encoder alone reaches, and the gap of its bound in two parts."""
+    labels = {"elbo": "ELBO", "rate": "rate", "mi_lower": "I_q(x; z), lower bound", "mi_upper": "I_q(x; z), upper bound",
+              "active_units": "active units (0.01)", "amortization_gap": "amortization gap, refined - amortized ELBO",
+              "approximation_gap": "approximation gap, log p(x) - refined ELBO"}  # fmt: skip
+    for position, (key, label) in enumerate(labels.items()):
+        grid.add_row("" if position else "encoder alone", label, *_measured(amortized.get(key)))
+    grid.add_section()
+
+
+def _measured(value) -> tuple[str, str]:
+    if isinstance(value, dict):
+        return _number(value["value"]), f"{_number(value['low'])} to {_number(value['high'])}"
+    return ("-", "not available") if value is None else (str(value), "")
 
 
 def _cells(report, attribute: str) -> tuple[str, str]:

@@ -1,0 +1,27 @@
+"""Perplexity: nats per token, as an exponential."""
+
+from torch import Tensor
+
+from .interval import Interval
+
+COUNTED = "words and the end mark of each text, unknown words too; not the mark at its beginning"
+BOUNDS = {"ppl_iw": "log_likelihood", "ppl_elbo": "elbo"}
+
+
+def perplexity(nats: Tensor, tokens: Tensor) -> Interval:
+    """exp(sum of nats / sum of tokens) over texts: nats (N,) is -log p(x) or a bound on it, tokens (N,) counts those of x.
+
+    A bound from above where nats are one. The interval is over texts, of a ratio of two means (delta method).
+    Reference: Dieng et al. 2019, Table 4 (there by importance sampling with 200 draws).
+    """
+    nats, tokens = nats.double(), tokens.double()
+    per_token = nats.sum() / tokens.sum()
+    half = 1.96 * (nats - per_token * tokens).std() / (tokens.mean() * len(tokens) ** 0.5)
+    return Interval(*(value.exp().item() for value in (per_token, per_token - half, per_token + half)))
+
+
+def perplexities(fields: dict, tokens: Tensor, samples: int) -> dict:
+    """By the ELBO and by importance sampling with `samples` draws, each on the points that it stands on, as plain values."""
+    found = {name: perplexity(-fields[of], tokens[: len(fields[of])]) for name, of in BOUNDS.items()}
+    about = {"tokens": int(tokens.sum()), "counted": COUNTED, "importance_samples": samples}
+    return {**{name: vars(interval) for name, interval in found.items()}, **about}
