@@ -14,6 +14,8 @@ from pyro.optim import Adam
 from torch import nn
 
 from pyro_skipvae import VAE, collapse_report, svi_step
+from pyro_skipvae.diagnostics.inference_gap import inference_gap
+from pyro_skipvae.gradient_check import compare_gradients
 from pyro_skipvae.guides import DiagonalNormal, FullCovarianceNormal, InverseAutoregressiveFlow, SemiAmortized
 from pyro_skipvae.local_parameters import local_parameters
 from pyro_skipvae.objectives import analytic_elbo, elbo, iwae
@@ -480,3 +482,32 @@ def test_memory_of_what_is_replayed_does_not_grow_with_the_steps():
     assert sizes["exact"][1] > 3 * sizes["exact"][0]
     for gradient in set(GRADIENTS) - {"exact"}:
         assert sizes[gradient][1] == sizes[gradient][0], gradient
+
+
+def test_the_inference_gap_of_a_known_model(float64):
+    vae, x = VAE(StandardNormal(1), Linear(), Constant()), torch.randn(300, 1) * 5**0.5
+    refined = SemiAmortized(vae.model, vae.guide, steps=200, lr=0.01)
+    gap = inference_gap(vae.model, refined, vae.guide, x, importance_samples=100)
+    log_p = dist.Normal(0.0, 5**0.5).log_prob(x)[:, 0]
+    posterior = dist.Normal(2 * x[:, 0] / 5, 5**-0.5)
+    amortized = torch.distributions.kl_divergence(dist.Normal(-torch.ones(300), 1.0), posterior).mean().item()
+    assert gap.log_likelihood.value == pytest.approx(log_p.mean().item(), abs=0.01)
+    assert gap.inference_gap.low <= amortized <= gap.inference_gap.high
+    assert abs(gap.approximation_gap.value) < 0.05  # the true posterior is in the family: what is left is noise
+    assert gap.inference_gap.value == pytest.approx(gap.amortization_gap.value + gap.approximation_gap.value)
+    same = inference_gap(vae.model, vae.guide, vae.guide, x, importance_samples=2)
+    assert same.amortization_gap.value == pytest.approx(0.0, abs=0.5)
+
+
+def test_compare_gradients_tells_the_exact_ones_from_the_others(float64):
+    vae, x = make()
+    before = torch.get_rng_state()
+    rows = {row.gradient: row for row in compare_gradients(vae.model, vae.guide, x, steps=6, lr=0.2, rounds=1)}
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(parameter.grad is None for parameter in vae.parameters())
+    assert list(rows) == list(GRADIENTS)
+    assert rows["exact"].encoder_error == rows["exact"].decoder_error == 0
+    assert max(rows["exact-rebuilt"].encoder_error, rows["exact-rebuilt"].decoder_error) < 1e-12
+    assert rows["finite-difference"].encoder_error < 1e-4 < 1e-2 < rows["first-order"].encoder_error
+    assert rows["exact"].memory_bytes > 2 * rows["exact-rebuilt"].memory_bytes > 2 * rows["exact"].amortized_memory_bytes
+    assert all(row.time_ratio > 1 for row in rows.values())
