@@ -114,11 +114,11 @@ def _file(place, file):
 
 
 def _lines(name, path, md5):
-    """Return the lines of a file, each as its words."""
+    """Return the lines of a file, each as its words; tuples, which the garbage collector need not follow."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise folder.damaged(name, [path]) from error
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise folder.damaged(name, [path])
-    return [line.split() for line in content.decode().split("\n")[:-1]]
+    return [tuple(line.split()) for line in content.decode().split("\n")[:-1]]

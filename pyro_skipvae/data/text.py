@@ -18,7 +18,7 @@ COUNTED = "words, unknown ones too, and the end of each sentence; not the begin,
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """A text set as its files give it: for each split a list of sentences, which are lists of words.
+    """A text set as its files give it: for each split a list of sentences, each a sequence of words.
 
     split: one phrase that says which sentences are where. labels: split -> (N,) classes, or empty.
     vocabulary_size: the usual one, marks included. vocabulary: of a set that has one of its own. places: split -> (file,

@@ -34,7 +34,7 @@ def load(name, *, root=None, download=False):
     paths = {"train": path} | {part: beside for part in SPLITS[1:] if (beside := _beside(path, part))}
     sentences, places, skipped = {}, {}, 0
     for part, file in paths.items():
-        words = [line.split() for line in _text(file).split("\n")]
+        words = [tuple(line.split()) for line in _text(file).split("\n")]
         lines = [number for number, line in enumerate(words, start=1) if line]
         if len(lines) < FEWEST:
             raise ValueError(f"expected at least {FEWEST} lines with words, got {len(lines)} in {file}")
