@@ -15,7 +15,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["pyro_skipvae", "pyro_skipvae.*"]), "pyro_skipvae_cli"],
     package_dir={"pyro_skipvae_cli": "cli"},
-    package_data={"pyro_skipvae": ["py.typed", "presets/*.toml", "templates/*.j2"]},
+    package_data={"pyro_skipvae": ["py.typed", "presets/*.toml", "presets/reproduce/*.toml", "templates/*.j2"]},
     install_requires=[
         "pyro-ppl>=1.9.1,<2",
         "torch>=2.6",

@@ -4,10 +4,10 @@ import sys
 
 import click
 
+from . import reporting, reproduction
 from .commands import datasets, evaluate, sample, train
 from .errors import report_errors
 from .notes import say_as_asked
-from .reporting import COMMANDS
 
 EPILOG = "Everything a run does is written to its folder; evaluate and sample need no other setting than its path."
 
@@ -18,7 +18,7 @@ def cli():
     """Train latent-variable models on Pyro, and measure whether their latent variables collapsed."""
 
 
-for command in (train, evaluate, sample, datasets, *COMMANDS):
+for command in (train, evaluate, sample, datasets, *reporting.COMMANDS, *reproduction.COMMANDS):
     cli.add_command(say_as_asked(command))
 
 

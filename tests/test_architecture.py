@@ -38,7 +38,7 @@ LEVELS = [
     {"build"},
     {"run"},
     {"compare"},
-    {"page"},
+    {"page", "reproduction"},
     {"export"},
 ]
 COMPONENTS = {"data", "encoders", "decoders", "priors", "guides"}

@@ -1,0 +1,248 @@
+"""The paper's tables as sets of runs: what each cell was published as, what ours is, and whether the ordering holds.
+
+A table is a TOML file of `presets/reproduce`: settings common to its runs, then for each run its row and arm, the settings
+in which it differs, and what was published. A results file, `results/NAME.json`, has one entry for each finished run, so that
+a run is known as done wherever it was made: by its settings, its seed and the checksum of its data.
+"""
+
+import json
+import math
+import statistics
+import tomllib
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from pyro_skipvae.checkpoint import write_whole
+from pyro_skipvae.compare import estimates_of, read_record
+from pyro_skipvae.config import Config, ConfigError
+
+SCHEMA = 1
+# column -> (its heading, the estimate of a report)
+COLUMNS = {
+    "ppl": ("PPL", "ppl_iw"),
+    "elbo": ("ELBO", "elbo"),
+    "kl": ("KL", "rate"),
+    "mi": ("MI", "mi_dieng_2019"),
+    "au": ("AU", "active_units"),
+}
+CEILING = math.log(10_000)  # of the paper's MI: it has 10,000 test images
+BESIDE = {"mi_upper": "MI, upper bound", "mi_marginal": "MI, fitted marginal"}  # what stands beside a column at its ceiling
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a table: where it stands, the flags that make it, its seed, and how it is scaled down, if it is."""
+
+    row: str
+    arm: str
+    flags: dict
+    seed: int
+    scaled: dict = field(default_factory=dict)
+
+    @property
+    def config(self):
+        return Config.from_flags({**self.flags, **self.scaled, "seed": self.seed})
+
+    @property
+    def folder(self):
+        words = "-".join([self.row, self.arm, *(f"{name}{value}" for name, value in self.scaled.items()), f"seed{self.seed}"])
+        return "".join(c if c.isalnum() else "-" for c in words.lower()).replace("--", "-")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to reproduce. `published` maps (row, arm) to {column: number}; `runs` lists all planned runs."""
+
+    name: str
+    title: str
+    columns: list[str]
+    note: str
+    published: dict
+    runs: list[Planned]
+
+
+def table_names():
+    """The tables that can be reproduced."""
+    return sorted(file.name.removesuffix(".toml") for file in (files("pyro_skipvae") / "presets" / "reproduce").iterdir())
+
+
+def load_table(name, *, seeds=None, **scale):
+    """The table of a name, with `seeds` seeds in place of its own numbers, scaled down where `scale` says so.
+
+    Raises ConfigError for a name that does not exist.
+    """
+    if name not in table_names():
+        raise ConfigError(f"unknown table {name!r}: expected {', '.join(table_names())}")
+    presets = files("pyro_skipvae") / "presets"
+    content = tomllib.loads((presets / "reproduce" / f"{name}.toml").read_text(encoding="utf-8"))
+    published, runs = {}, []
+    for cell in content["runs"]:
+        common = tomllib.loads((presets / f"{cell['preset']}.toml").read_text()) if "preset" in cell else {}
+        flags = {**common, **content.get("settings", {}), **cell.get("settings", {})}
+        published[cell["row"], cell["arm"]] = cell.get("published", {})
+        scaled = {name: value for name, value in scale.items() if value is not None and value != flags.get(name)}
+        count = seeds or cell.get("seeds", content.get("seeds", 1))
+        runs += [Planned(cell["row"], cell["arm"], flags, seed, scaled) for seed in range(count)]
+    return Table(name, content["title"], content["columns"], content.get("note", ""), published, runs)
+
+
+def read_results(path):
+    """The entries of a results file, [] where there is none. Raises ValueError if it cannot be read."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["entries"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"expected results of a reproduction in {path}, which cannot be read: {error}") from None
+
+
+def write_results(path, table, entries):
+    """Write the entries of a table, in its order."""
+    order = {(run.row, run.arm): place for place, run in enumerate(reversed(table.runs))}
+    entries = sorted(entries, key=lambda e: (-order.get((e["row"], e["arm"]), -1), json.dumps(e["scaled"]), e["seed"]))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    content = {"schema": SCHEMA, "reproduction": table.name, "title": table.title, "entries": entries}
+    write_whole(Path(path), json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def entry_of(planned, path):
+    """What a finished run leaves in the results: its place, its settings, what training took, and its whole report."""
+    record = read_record(path)
+    return {
+        **{"row": planned.row, "arm": planned.arm, "seed": planned.seed, "scaled": planned.scaled},
+        "settings": identity(planned.config),
+        "epochs": record.metrics[-1]["epoch"] if record.metrics else 0,
+        "seconds": round(sum(line["seconds"] or 0 for line in record.metrics), 1),
+        "report": record.report,
+    }
+
+
+def identity(config):
+    """The settings that make a run what it is: not its seed, which stands beside them, nor where its data lie."""
+    kept = {name: value for name, value in asdict(config).items() if name not in ("seed", "data_dir", "download")}
+    return {name: value for name, value in kept.items() if value != Config.__dataclass_fields__[name].default}
+
+
+def added(entries, entry):
+    """The entries with one more, in place of an older one of the same settings and seed."""
+    same = ("settings", "seed")
+    return [e for e in entries if any(e[name] != entry[name] for name in same)] + [entry]
+
+
+def entry_for(planned, entries):
+    """The entry of a planned run, or None: the same settings and seed, wherever it was made."""
+    wanted = identity(planned.config)
+    return next((e for e in entries if e["settings"] == wanted and e["seed"] == planned.seed), None)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a table: what was published, our mean and deviation over seeds, and how many these are."""
+
+    published: float | None
+    ours: float | None
+    deviation: float | None
+    seeds: int
+
+    @property
+    def difference(self):
+        return None if self.published is None or self.ours is None else self.ours - self.published
+
+
+def cells(table, entries):
+    """{(row, arm): {column: Cell}} of the entries that belong to the table's planned runs."""
+    found = {}
+    for place, published in table.published.items():
+        own = [e for run in table.runs if (run.row, run.arm) == place and (e := entry_for(run, entries))]
+        values = {column: [v for e in own if (v := value_of(e["report"], column)) is not None] for column in _shown(table)}
+        found[place] = {column: _cell(published.get(column), values[column]) for column in values}
+    return found
+
+
+def value_of(report, column):
+    """The number of a report in a column of the paper, or None where it has none."""
+    name = COLUMNS[column][1] if column in COLUMNS else column
+    if name == "mi_dieng_2019":
+        return (report.get(name) or {}).get("value")
+    estimate = estimates_of(report).get(name)
+    return estimate and estimate.value
+
+
+def _shown(table):
+    return [*table.columns, *(BESIDE if "mi" in table.columns else ())]
+
+
+def _cell(published, values):
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Cell(published, statistics.fmean(values) if values else None, deviation, len(values))
+
+
+def orderings(table, entries):
+    """In words, for each row and column with a plain and a skip arm: what was published, what we find, and whether it holds.
+
+    A difference is shown where it exceeds two standard errors over seeds; with one seed of an arm there is none to compare
+    it with, and the words say so. An MI at its ceiling ln N orders nothing.
+    """
+    found, sentences = cells(table, entries), []
+    for row in dict.fromkeys(row for row, arm in found if arm == "plain" and (row, "skip") in found):
+        plain, skip = found[row, "plain"], found[row, "skip"]
+        for column in table.columns:
+            if plain[column].seeds and skip[column].seeds:
+                sentences.append(_ordering(row, column, plain[column], skip[column]))
+    return sentences
+
+
+def label(table, row, arm):
+    """What is added to our name of a row whose runs are scaled down: by what."""
+    scaled = next(run.scaled for run in table.runs if (run.row, run.arm) == (row, arm))
+    return f" (scaled down: {', '.join(f'{name} {value:,}' for name, value in scaled.items())})" if scaled else ""
+
+
+def notes(table, entries):
+    """What a reader of the table has to know: settings of the data, ceilings, and what stands on fewer points."""
+    own = [e for run in table.runs if (e := entry_for(run, entries))]
+    ceilings = sorted({round(e["report"]["mi_ceiling"], 2) for e in own if e["report"].get("mi_ceiling")})
+    found = []
+    if "mi" in table.columns and ceilings:
+        stated = " and ".join(f"{ceiling:.2f}" for ceiling in ceilings)
+        found.append(f"MI as in the paper is at most ln N = {stated}; the upper and the fitted-marginal bound have no ceiling.")
+    if any(e["settings"].get("limit_train") for e in own):
+        found.append("Trained on a part of the data, as the settings say.")
+    return found
+
+
+def as_json(table, entries):
+    """The table as plain values: cells, orderings in words, and the entries that they stand on."""
+    found = {}
+    for (row, arm), columns in cells(table, entries).items():
+        found.setdefault(row, {})[arm] = {column: vars(cell) for column, cell in columns.items()}
+    own = [e for run in table.runs if (e := entry_for(run, entries))]
+    about = {"schema": SCHEMA, "reproduction": table.name}
+    return {**about, "cells": found, "orderings": orderings(table, entries), "entries": own}
+
+
+def _ordering(row, column, plain, skip):
+    heading = COLUMNS[column][0]
+    ours = skip.ours - plain.ours
+    sentence = f"{row}, {heading}: skip - plain is {ours:+.2f} here"
+    if None in (plain.published, skip.published):
+        return sentence + "; nothing was published."
+    if column == "mi" and min(plain.published, skip.published) > CEILING - 0.05:
+        return f"{sentence}; both published values stand at the ceiling ln 10,000 = {CEILING:.2f} and order nothing."
+    theirs = skip.published - plain.published
+    error = _standard_error(plain, skip)
+    if error is None:
+        told = "holds" if ours * theirs > 0 else "does not hold"
+        return f"{sentence}, {theirs:+.2f} published: the ordering {told} (one seed)."
+    if abs(ours) <= 2 * error:
+        return f"{sentence} (standard error {error:.2f}), {theirs:+.2f} published: not shown over seeds."
+    told = "holds" if ours * theirs > 0 else "does not hold"
+    return f"{sentence} (standard error {error:.2f}), {theirs:+.2f} published: the ordering {told}."
+
+
+def _standard_error(*found):
+    if any(cell.deviation is None for cell in found):
+        return None
+    return math.sqrt(sum(cell.deviation**2 / cell.seeds for cell in found))
