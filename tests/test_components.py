@@ -8,7 +8,7 @@ from pyro import poutine
 
 from pyro_skipvae import VAE
 from pyro_skipvae.decoders import MLPDecoder
-from pyro_skipvae.encoders import MLPEncoder, NoEncoder, ResNetEncoder
+from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder
 from pyro_skipvae.guides import DiagonalNormal, FullCovarianceNormal, InverseAutoregressiveFlow
 from pyro_skipvae.priors import MixtureOfNormals, StandardNormal, VampPrior
 from pyro_skipvae.skip import parameter_count
@@ -18,6 +18,7 @@ ENCODERS = {
     "mlp": lambda posterior: MLPEncoder((8, 9), 3, hidden=(7, 6), posterior=posterior),
     "resnet": lambda posterior: ResNetEncoder((8, 9), 3, maps=4, posterior=posterior),
     "resnet colour": lambda posterior: ResNetEncoder((2, 8, 9), 3, layers=2, maps=4, posterior=posterior),
+    "lstm": lambda posterior: LSTMEncoder(7, 3, embedding=4, width=5, posterior=posterior),
 }
 PRIORS = {
     "standard normal": lambda encoder: StandardNormal(3),
@@ -30,7 +31,7 @@ PRIORS = {
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoder_contract(name, posterior):
     encoder = ENCODERS[name](POSTERIORS[posterior])
-    x = torch.rand(5, *((2, 8, 9) if "colour" in name else (8, 9)))
+    x = torch.randint(2, 7, (5, 6)) if name == "lstm" else torch.rand(5, *((2, 8, 9) if "colour" in name else (8, 9)))
     q = encoder(x)
     assert q.batch_shape == (5,) and q.event_shape == (3,)
     z = q.rsample()

@@ -154,3 +154,8 @@ def test_the_convolutional_decoder_fits_any_size(event_shape):
 def test_impossible_pixelcnns_are_refused(over):
     with pytest.raises(ValueError, match="expected an odd kernel and at least 1 layer"):
         PixelCNNDecoder(3, (4, 4), **over)
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"expected images of \(2, 3\), got \(3, 2\)"):
+        PixelCNNDecoder(0, (2, 3), layers=1, maps=4)(torch.zeros(1, 0)).log_prob(torch.zeros(1, 3, 2))

@@ -246,8 +246,8 @@ def test_first_and_second_derivatives(decoder, monkeypatch, largest):
     assert gradcheck(of, (z, weight), fast_mode=True) and gradgradcheck(of, (z, weight), fast_mode=True)
 
 
-@pytest.mark.parametrize("largest", [2**25, 200])
-def test_pieces_of_logits_change_no_gradient(decoder, monkeypatch, largest):
+@pytest.mark.parametrize(("piece", "largest"), [(2, 2**25), (2, 300), (400, 200)])
+def test_pieces_of_logits_change_no_gradient(decoder, monkeypatch, piece, largest):
     x, z = some_rows(4), torch.randn(4, D, requires_grad=True)
 
     def gradients():
@@ -255,8 +255,8 @@ def test_pieces_of_logits_change_no_gradient(decoder, monkeypatch, largest):
         parameters = list(decoder.parameters())
         return first, *grad(first.square().sum(), [z, *parameters], allow_unused=True, materialize_grads=True)
 
-    monkeypatch.setattr(text, "LARGEST_LOGITS", 2**25)
     whole = gradients()
+    monkeypatch.setattr(text, "PIECE", piece)
     monkeypatch.setattr(text, "LARGEST_LOGITS", largest)
     for ours, theirs in zip(gradients(), whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
@@ -286,8 +286,8 @@ def test_dropout_and_word_dropout_act_in_training_mode_only(name):
 
 def test_a_dropped_word_is_read_as_unknown(name):
     decoder = DECODERS[name](dropout=0.0, word_dropout=1.0)
-    x, unknown, z = torch.tensor([[4, 5, EOS]]), torch.tensor([[BOS, UNK, UNK]]), torch.randn(1, D)
-    assert decoder.network._previous(x).equal(unknown)
+    x = torch.tensor([[4, 5, EOS]])
+    assert decoder.network._previous(x).tolist() == [[BOS, UNK, UNK]]
     decoder.eval()
     assert decoder.network._previous(x).tolist() == [[BOS, 4, 5]]
 
@@ -340,10 +340,9 @@ def test_greedy_takes_the_most_probable_word_each_time(decoder):
     x = greedy(decoder, z)
     assert is_outcome(x, LONGEST).all()
     for i in range(6):
-        firsts = torch.tensor([[word, EOS] if word != EOS else [EOS, PAD] for word in range(EOS, V)])
         memory = decoder.network.stack.start(z[i : i + 1])
         logits, _ = decoder.network.next_word(torch.tensor([BOS]), z[i : i + 1], memory)
-        assert x[i, 0] == firsts[logits[0, EOS:].argmax(), 0]
+        assert x[i, 0] == logits[0].argmax()
 
 
 def test_a_beam_narrower_than_one_is_refused(decoder):
@@ -378,7 +377,7 @@ MEMORY = """
 import resource, torch
 from pyro_skipvae.decoders import LSTMDecoder
 decoder = LSTMDecoder(20_000, 4, embedding=8, width=32)
-x, z = torch.randint(4, 20_000, (32, 200)), torch.randn(32, 4)
+x, z = torch.randint(4, 20_000, (16, 200)), torch.randn(16, 4)
 for parameter in decoder.parameters():
     parameter.grad = torch.zeros_like(parameter)
 decoder(z).log_prob(x[:, :2]).sum().backward()
@@ -389,6 +388,6 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
 
 
 def test_the_logits_of_long_texts_are_never_all_in_memory():
-    # All logits are 488 MiB, and autograd would want them twice; a piece is 32 MiB, and four of them live at once.
+    # All logits are 244 MiB, and autograd would want them twice; a piece is 30 MiB, and four of them live at once.
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    assert float(run.stdout) < 256
+    assert float(run.stdout) < 200

@@ -9,7 +9,11 @@ from torch.utils.checkpoint import checkpoint
 from pyro_skipvae.distributions.text import is_outcome, row_lengths
 from pyro_skipvae.vocabulary import BOS, EOS, PAD, UNK
 
-LARGEST_LOGITS = 32 * 2**20  # bytes: logits of more than that are made in pieces, and made again in the backward pass
+# Logits are made for 400 words at a time: a piece stays in the cache, and memory is used again (a step 15 % faster than with
+# one tensor of 50 MB; smaller pieces lose to the sums of the output weights' gradients). Pieces stay for the backward pass up
+# to LARGEST_LOGITS bytes; the others are made again there.
+PIECE = 400
+LARGEST_LOGITS = 32 * 2**20
 GROUP = 64  # rows
 LARGEST_PADDING = 0.1
 
@@ -100,13 +104,15 @@ class TextNetwork(nn.Module):
 
     def _scores(self, features, words):
         """log p(word) at each place: features (M, F), words (M,) -> (M,)."""
-        size = max(1, LARGEST_LOGITS // (features.element_size() * len(self.impossible)))
-        if len(words) <= size:
-            return self._scores_of_piece(features, words)
-        pieces = zip(features.split(size), words.split(size), strict=True)
-        return torch.cat(
-            [checkpoint(self._scores_of_piece, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
-        )
+        of_word = features.element_size() * len(self.impossible)
+        size = max(1, min(PIECE, LARGEST_LOGITS // of_word))
+        kept = LARGEST_LOGITS // (size * of_word)
+        pieces = list(zip(features.split(size), words.split(size), strict=True))
+        scores = [self._scores_of_piece(*piece) for piece in pieces[:kept]]
+        scores += [
+            checkpoint(self._scores_of_piece, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces[kept:]
+        ]
+        return torch.cat(scores)
 
     def _scores_of_piece(self, features, words):
         return -F.cross_entropy(self._logits(features), words, reduction="none")
