@@ -72,11 +72,14 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path):
-        """Return the vocabulary of a file that holds `text()`. Raises ValueError, with the path, for anything else."""
+        """Return the vocabulary of a file that holds `text()`.
+
+        Raises ValueError, with the path, for a file that is not there or holds anything else.
+        """
         try:
             return cls(path.read_text(encoding="utf-8").split("\n")[:-1])
-        except ValueError as error:  # a UnicodeDecodeError is one
-            raise ValueError(f"expected one word a line in {path}, but {error}") from error
+        except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+            raise ValueError(f"expected a vocabulary, one word a line, in {path}, but {error}") from error
 
 
 def vocabulary_check(saved, vocabulary, where):

@@ -42,8 +42,17 @@ def test_what_is_no_word_is_refused(words, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         Vocabulary(words)
     (tmp_path / "vocabulary.txt").write_text("".join(f"{word}\n" for word in words))
-    with pytest.raises(ValueError, match="expected one word a line in .*vocabulary.txt"):
+    with pytest.raises(ValueError, match="expected a vocabulary, one word a line, in .*vocabulary.txt"):
         Vocabulary.read(tmp_path / "vocabulary.txt")
+
+
+def test_an_absent_or_broken_vocabulary_is_told(tmp_path):
+    for content in (None, b"a\xff\n"):
+        if content:
+            (tmp_path / "vocabulary.txt").write_bytes(content)
+        with pytest.raises(ValueError, match="expected a vocabulary, one word a line, in .*vocabulary.txt, but") as caught:
+            Vocabulary.read(tmp_path / "vocabulary.txt")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_size_without_room_for_a_word_is_refused():
