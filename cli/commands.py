@@ -106,6 +106,7 @@ def train(
 @click.option("--posterior-samples", default=10, show_default=True, type=click.IntRange(1), help="draws of z for each point")
 @click.option("--limit-eval", type=click.IntRange(2), help="the first test items only  [default: 10000]")
 @click.option("--report-budget", default=600.0, show_default=True, help="seconds for what needs the decoder")
+@click.option("--svi-steps", type=click.IntRange(0), help="refine q(z|x) by so many steps  [default: as in training]")
 @click.option("--checkpoint", default="best", show_default=True, type=click.Choice(["best", "last"]))
 @click.option("--save", is_flag=True, help="replace the report.json of the run")
 @DEVICE

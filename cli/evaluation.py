@@ -1,12 +1,15 @@
 """`evaluate` and `sample`: what can be asked of a finished run."""
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 
 from pyro_skipvae import figures
 from pyro_skipvae.build import choose_device
 from pyro_skipvae.diagnostics import collapse_report
+from pyro_skipvae.diagnostics.inference_gap import inference_gap
 from pyro_skipvae.page import draw_samples, write_page
 from pyro_skipvae.run import Run, load_run
+from pyro_skipvae.semi_amortized import SemiAmortized
 from pyro_skipvae.vocabulary import PAD
 
 from .errors import user_errors
@@ -14,20 +17,33 @@ from .notes import note
 from .terminal import progress
 
 REPORT_POINTS = 10_000  # of the test set: the paper's N
+GAP_POINTS = 500  # at most, for the gap: importance sampling once more
 
 
-def evaluate_run(run, *, importance_samples, posterior_samples, limit_eval, report_budget, checkpoint, save, device):
-    """The collapse report of a run, measured anew."""
+def evaluate_run(run, *, importance_samples, posterior_samples, limit_eval, report_budget, checkpoint, save, device, svi_steps):
+    """The collapse report of a run, measured anew; `svi_steps` refines q(z|x) by so many steps, whatever the run did."""
     with user_errors():
         device = choose_device(device)
         vae, data, config = load_run(run, device=device, which=checkpoint)
         data = data.limit(eval=limit_eval)
-    extra = {"run": Run(run).path.name, "checkpoint": checkpoint, "settings": asdict(config)}
+        if svi_steps is not None:
+            vae.guide = _refined(vae, config, svi_steps)
+    extra = {"run": Run(run).path.name, "checkpoint": checkpoint, "settings": asdict(config), "svi_steps": svi_steps}
     samples = {"importance_samples": importance_samples, "posterior_samples": posterior_samples}
     report = report_on(vae, data, device=device, budget=report_budget, extra=extra, **samples)
     if save:
         Run(run).write_report(report)
     return report
+
+
+def _refined(vae, config, steps):
+    """The guide of a run, refined by another number of steps than in training; 0 is the encoder alone."""
+    if config.latent_dim == 0:
+        raise ValueError(f"expected a model with latent variables for --svi-steps, got {config.model}")
+    amortized = getattr(vae.guide, "amortized", vae.guide)
+    start = getattr(vae.guide, "start", "amortized")
+    loop = {"steps": steps, "lr": config.svi_lr, "momentum": config.svi_momentum, "start": start}
+    return SemiAmortized(vae.model, amortized, **loop) if steps or start == "zeros" else amortized
 
 
 def report_on(vae, data, *, device, budget, extra, **samples):
@@ -43,9 +59,27 @@ def report_on(vae, data, *, device, budget, extra, **samples):
         tokens = (x != PAD).sum(-1) if data.kind == "text" else None
         about = {"fit_on": other, "budget": budget, "tokens": tokens, "progress": show}
         report = collapse_report(vae.model, vae.guide, x, card=card, **about, **samples)
+        if isinstance(vae.guide, SemiAmortized):
+            report = replace(report, amortized=_amortized(vae, x, other, report, budget, show))
     for sentence in report.card.get("beyond_budget", ()):
         note(f"Not measured: {sentence}")
     return report
+
+
+def _amortized(vae, x, other, report, budget, show):
+    """What the encoder alone reaches, and the gap of its bound on the points that importance sampling covers."""
+    own = vae.guide.amortized
+    alone = json.loads(collapse_report(vae.model, own, x, fit_on=other, importance_samples=1, budget=budget).to_json())
+    error = 1.96 * alone["standard_errors"]["elbo"]
+    points = min(report.card["log_likelihood_points"], GAP_POINTS)
+    gap = inference_gap(vae.model, vae.guide, own, x[:points], posterior_samples=1, progress=show)
+    return {
+        "steps": vae.guide.steps,
+        "elbo": {"value": alone["elbo"], "low": alone["elbo"] - error, "high": alone["elbo"] + error},
+        **{name: alone[name] for name in ("rate", "mi_lower", "mi_upper", "active_units")},
+        **{name: vars(getattr(gap, name)) for name in ("inference_gap", "amortization_gap", "approximation_gap")},
+        "gap_points": points,
+    }
 
 
 def sample_run(run, *, count, seed, out, device):

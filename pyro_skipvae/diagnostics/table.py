@@ -64,14 +64,16 @@ def _amortized(grid: Table, amortized: dict) -> None:
               "active_units": "active units (0.01)", "amortization_gap": "amortization gap, refined - amortized ELBO",
               "approximation_gap": "approximation gap, log p(x) - refined ELBO"}  # fmt: skip
     for position, (key, label) in enumerate(labels.items()):
-        grid.add_row("" if position else "encoder alone", label, *_measured(amortized.get(key)))
+        grid.add_row("" if position else "before refinement", label, *_measured(amortized.get(key)))
     grid.add_section()
 
 
 def _measured(value) -> tuple[str, str]:
     if isinstance(value, dict):
         return _number(value["value"]), f"{_number(value['low'])} to {_number(value['high'])}"
-    return ("-", "not available") if value is None else (str(value), "")
+    if value is None:
+        return "-", "not available"
+    return (str(value) if isinstance(value, int) else _number(value)), ""
 
 
 def _cells(report, attribute: str) -> tuple[str, str]:
