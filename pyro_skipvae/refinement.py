@@ -123,7 +123,7 @@ class _AtLatent(Messenger):
 def unrolled(bound, start, noise, descent):
     """The refined values with the whole loop in their graph: an exact gradient, in memory that grows with the steps."""
     start = tuple(value if value.requires_grad else value.detach().requires_grad_() for value in start)
-    with bound.kept_random(), twice_differentiable(bound.device):
+    with bound.kept_random(), differentiable_recurrence(bound.device, twice=True):
         return _descend(bound, start, noise, descent, create_graph=True)
 
 
@@ -135,7 +135,7 @@ def straight_through(bound, start, noise, descent):
 
 def without_gradient(bound, start, noise, descent, path=None):
     """The refined values alone, in memory that does not grow with the steps; each step's start is added to `path`."""
-    with torch.enable_grad(), bound.kept_random():
+    with torch.enable_grad(), bound.kept_random(), differentiable_recurrence(bound.device):
         return _detached(_descend(bound, _leaves(start), noise, descent, path=path))
 
 
@@ -196,14 +196,14 @@ class _Replayed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *b):
-        with torch.enable_grad(), ctx.bound.kept_random():
+        with torch.enable_grad(), ctx.bound.kept_random(), differentiable_recurrence(ctx.bound.device):
             return None, None, None, *_detached(ctx.replay(b))
 
 
 def double_backward(bound, values, epsilon, u, theta):
     """H u and J' u by differentiating the gradient."""
     values = _leaves(values)
-    with twice_differentiable(bound.device):
+    with differentiable_recurrence(bound.device, twice=True):
         gradients = torch.autograd.grad(bound(values, epsilon), values, create_graph=True)
     return _gradients(gradients, values + tuple(theta), u)
 
@@ -265,20 +265,23 @@ def _equal(one, other):
 
 
 @contextmanager
-def twice_differentiable(device):
-    """cuDNN's recurrent layers have no second derivative: inside, they alone run without it. Nothing else is slowed down."""
-    if device.type != "cuda":
-        yield
-        return
-    enabled = torch.backends.cudnn.enabled
+def differentiable_recurrence(device, *, twice=False):
+    """cuDNN's recurrent layers have no derivative in evaluation mode and never a second one: there they run without it.
 
-    def switch(to):
-        return lambda module, *_: setattr(torch.backends.cudnn, "enabled", to) if isinstance(module, nn.RNNBase) else None
+    Nothing else does, so convolutions keep their speed.
+    """
+    enabled, hooks = torch.backends.cudnn.enabled, []
 
-    hooks = [
-        register_module_forward_pre_hook(switch(False)),
-        register_module_forward_hook(switch(enabled), always_call=True),
-    ]
+    def switch_off(module, _inputs):
+        if isinstance(module, nn.RNNBase) and (twice or not module.training):
+            torch.backends.cudnn.enabled = False
+
+    def restore(module, _inputs, _output):
+        if isinstance(module, nn.RNNBase):
+            torch.backends.cudnn.enabled = enabled
+
+    if device.type == "cuda":
+        hooks = [register_module_forward_pre_hook(switch_off), register_module_forward_hook(restore, always_call=True)]
     try:
         yield
     finally:

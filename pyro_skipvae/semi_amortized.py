@@ -7,7 +7,15 @@ from pyro.poutine.messenger import Messenger
 from torch.distributions import kl_divergence
 
 from pyro_skipvae.objectives import as_arguments, elbo, weighted
-from pyro_skipvae.refinement import GRADIENTS, Bound, Descent, guide_parameters, latent_site, without_gradient
+from pyro_skipvae.refinement import (
+    GRADIENTS,
+    Bound,
+    Descent,
+    differentiable_recurrence,
+    guide_parameters,
+    latent_site,
+    without_gradient,
+)
 
 
 class SemiAmortized:
@@ -71,6 +79,8 @@ class SemiAmortized:
             bound = Bound(model, arguments, latent_site(trace), guide_parameters(trace), mean=authors)
             start = bound.family.values if self.start == "amortized" else tuple(map(torch.zeros_like, bound.family.values))
             noise = [bound.family.noise() for _ in range(self.steps)] if noise is None else noise
+            if len(noise) != self.steps:
+                raise ValueError(f"expected the noise of {self.steps} steps, got that of {len(noise)}")
             descent = Descent(self.lr, self.momentum, clip=5.0 if authors else None)
             method = method or (GRADIENTS[self.gradient] if learning else without_gradient)
             return bound, start, method(bound, start, noise, descent)
@@ -114,7 +124,7 @@ def _ignoring_beta(guide):
 def own_elbo(bound, start, values):
     """A surrogate whose gradient, to the encoder alone, is that of -ELBO at the amortized posterior."""
     leaves, noise = tuple(value.detach().requires_grad_() for value in start), bound.family.noise()
-    with bound.kept_random():
+    with bound.kept_random(), differentiable_recurrence(bound.device):
         gradients = torch.autograd.grad(bound(leaves, noise), leaves)
     return sum((value * gradient).sum() for value, gradient in zip(start, gradients, strict=True))
 
