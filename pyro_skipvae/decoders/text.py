@@ -1,5 +1,7 @@
 """What decoders of text share: words in, words out, and the two passes over a text, teacher-forced and word by word."""
 
+from functools import partial
+
 import torch
 from pyro.distributions import constraints
 from torch import nn
@@ -9,11 +11,10 @@ from torch.utils.checkpoint import checkpoint
 from pyro_skipvae.distributions.text import is_outcome, row_lengths
 from pyro_skipvae.vocabulary import BOS, EOS, PAD, UNK
 
-# Logits are made for 400 words at a time: a piece stays in the cache, and memory is used again (a step 15 % faster than with
-# one tensor of 50 MB; smaller pieces lose to the sums of the output weights' gradients). Pieces stay for the backward pass up
-# to LARGEST_LOGITS bytes; the others are made again there.
-PIECE = 400
-LARGEST_LOGITS = 32 * 2**20
+# Logits of up to 64 MiB are made for 400 words at a time, so that memory is used again, and stay for the backward pass. Larger
+# ones are made again there, in pieces just above 32 MiB: blocks of that size malloc gives back at once, smaller ones would
+# leave holes. Smaller pieces would also lose time to the sums of the output weights' gradients.
+PIECE, KEPT_LOGITS, LARGEST_PIECE = 400, 64 * 2**20, 32 * 2**20
 GROUP = 64  # rows
 LARGEST_PADDING = 0.1
 
@@ -104,15 +105,12 @@ class TextNetwork(nn.Module):
 
     def _scores(self, features, words):
         """log p(word) at each place: features (M, F), words (M,) -> (M,)."""
-        of_word = features.element_size() * len(self.impossible)
-        size = max(1, min(PIECE, LARGEST_LOGITS // of_word))
-        kept = LARGEST_LOGITS // (size * of_word)
-        pieces = list(zip(features.split(size), words.split(size), strict=True))
-        scores = [self._scores_of_piece(*piece) for piece in pieces[:kept]]
-        scores += [
-            checkpoint(self._scores_of_piece, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces[kept:]
-        ]
-        return torch.cat(scores)
+        of_word, score = features.element_size() * len(self.impossible), self._scores_of_piece
+        size = PIECE
+        if len(words) * of_word > KEPT_LOGITS:
+            size = LARGEST_PIECE // of_word + 1
+            score = partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([score(*piece) for piece in zip(features.split(size), words.split(size), strict=True)])
 
     def _scores_of_piece(self, features, words):
         return -F.cross_entropy(self._logits(features), words, reduction="none")
