@@ -6,6 +6,7 @@ import click
 
 from pyro_skipvae.config import PRESETS, Config
 
+from . import text
 from .errors import user_errors
 from .options import OnNan, config_options, settings
 from .signals import Signals
@@ -118,17 +119,29 @@ def evaluate(run, as_json, **options):
     _show(evaluate_run(run, **options), as_json, run=run)
 
 
-@click.command(epilog=examples("sample runs/digits", "sample runs/digits --count 100 --seed 1 --out hundred.png"))
+@click.command(
+    epilog=examples(
+        "sample runs/digits",
+        "sample runs/digits --count 100 --seed 1 --out hundred.png",
+        "sample runs/pydoc --decoding beam --count 20 --out twenty.txt",
+    )
+)
 @RUN
-@click.option("--count", default=64, show_default=True, type=click.IntRange(1), help="how many images")
+@click.option("--count", type=click.IntRange(1), help="how many  [default: 64 images, 8 texts]")
+@text.decoding("sample")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="seed of z and x")
-@click.option("--out", type=click.Path(dir_okay=False), help="PNG file  [default: samples.png in the run folder]")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False),
+    help="PNG file, or text file  [default: samples.png in the run folder; texts on stdout]",
+)
 @DEVICE
+@JSON
 def sample(run, **options):
-    """Draw images from the model of RUN: z from the prior, x from the decoder; writes a PNG grid."""
+    """Draw from the model of RUN: z from the prior, x from the decoder; writes a PNG grid of images, or prints texts."""
     from .evaluation import sample_run
 
-    click.echo(sample_run(run, **options))
+    sample_run(run, **options)
 
 
 @click.command(epilog=examples("datasets", "datasets --data-dir /data --json"))

@@ -1,7 +1,7 @@
 """How mistakes are told: one plain line on stderr, and an exit code that says of which kind it was.
 
-    0 done    1 unexpected    2 usage or setting    3 data missing or damaged    4 run or checkpoint
-    5 not finite    130 stopped by Ctrl-C    143 stopped by SIGTERM
+0 done    1 unexpected    2 usage or setting    3 data missing or damaged    4 run or checkpoint
+5 not finite    130 stopped by Ctrl-C    143 stopped by SIGTERM
 """
 
 import contextlib
@@ -40,6 +40,15 @@ def user_errors():
         yield
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+@contextlib.contextmanager
+def written(target):
+    """Take a failure to write what the user named as his mistake."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"expected a file that can be written, got {target}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager

@@ -10,9 +10,11 @@ from pyro_skipvae.diagnostics.inference_gap import inference_gap
 from pyro_skipvae.page import draw_samples, write_page
 from pyro_skipvae.run import Run, load_run
 from pyro_skipvae.semi_amortized import SemiAmortized
+from pyro_skipvae.texts import samples
 from pyro_skipvae.vocabulary import PAD
 
-from .errors import user_errors
+from . import text
+from .errors import user_errors, written
 from .notes import note
 from .terminal import progress
 
@@ -82,16 +84,21 @@ def _amortized(vae, x, other, report, budget, show):
     }
 
 
-def sample_run(run, *, count, seed, out, device):
-    """Draw `count` images and write them as a grid; returns the path."""
+def sample_run(run, *, count, decoding, beam_width, seed, out, device, as_json):
+    """Draw `count` images and write them as a grid, or as many texts and print them."""
     with user_errors():
-        device = choose_device(device)
-        vae, data, _ = load_run(run, device=device)
-        if len(data.event_shape) not in (2, 3):
-            raise ValueError(f"expected a model of images to draw a picture, got items of shape {data.event_shape}")
+        vae, data, _ = load_run(run, device=choose_device(device))
+        text.only_for_text(data, decoding=decoding, beam_width=beam_width)
+        if data.kind != "text" and len(data.event_shape) not in (2, 3):
+            raise ValueError(f"expected a model of images or text to sample, got items of shape {data.event_shape}")
+        how = text.how(decoding, beam_width, "sample")
+    if data.kind == "text":
+        found = samples(vae, data.vocabulary, count=count or 8, seed=seed, **how)
+        return text.emit(run, found, {"decoding": how["decoding"], "seed": seed, "texts": found}, out=out, as_json=as_json)
     path = out or Run(run).path / "samples.png"
-    figures.save_png(draw_samples(vae, count=count, seed=seed), path)
-    return str(path)
+    with written(path):
+        figures.save_png(draw_samples(vae, count=count or 64, seed=seed), path)
+    text.emit_file(run, path, as_json=as_json)
 
 
 def pictures(run, vae, data):

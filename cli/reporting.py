@@ -1,13 +1,14 @@
 """Commands on finished runs: pages, comparison, pictures, codes, export, and what this machine has."""
 
-import contextlib
 import json
 import sys
 
 import click
 
+from . import text
 from .commands import DEVICE, JSON, RUN, examples
-from .errors import UserError, user_errors
+from .errors import user_errors, written
+from .gradients import check_gradients
 from .notes import note
 
 RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False))
@@ -27,8 +28,9 @@ ALLOW = click.option(
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="seed of z and x")
 
 
-def png(name):
-    return click.option("--out", type=click.Path(dir_okay=False), help=f"PNG file  [default: {name} in the run folder]")
+def picture(name):
+    about = f"PNG file, or text file  [default: {name} in the run folder; texts on stdout]"
+    return click.option("--out", type=click.Path(dir_okay=False), help=about)
 
 
 @click.command(epilog=examples("report runs/digits", "report runs/vae runs/skip-vae --out both.html"))
@@ -48,7 +50,7 @@ def report(runs, out, budget, posterior_samples, allow, device):
         return click.echo(_page(runs[0], out, device))
     records, comparison = _comparison(runs, budget, posterior_samples, allow, device)
     target = out or "comparison.html"
-    with _written(target):
+    with written(target):
         click.echo(page.write_comparison(records, comparison, target))
 
 
@@ -75,33 +77,101 @@ def compare(runs, budget, posterior_samples, allow, device, as_json):
     click.echo(comparison.to_json() if as_json else _text(records, comparison), nl=as_json)
 
 
-@click.command(epilog=examples("reconstruct runs/digits", "reconstruct runs/digits --count 8 --out eight.png"))
+@click.command(
+    epilog=examples(
+        "reconstruct runs/digits --count 8 --out eight.png",
+        "reconstruct runs/pydoc --decoding beam",
+        'reconstruct runs/pydoc --text "the name is bound to an object ."',
+    )
+)
 @RUN
-@click.option("--count", default=16, show_default=True, type=click.IntRange(1), help="how many test images, from the first on")
+@click.option("--count", type=click.IntRange(1), help="how many test items, from the first on  [default: 16 images, 8 texts]")
+@click.option("--text", "own", help="a text of your own, its words between blanks  [default: test texts]")
+@text.decoding("greedy")
 @SEED
-@png("reconstructions.png")
+@picture("reconstructions.png")
 @DEVICE
-def reconstruct(run, count, seed, out, device):
-    """Draw test images of RUN, and what the model makes of them: mean and sample of p(x|z)."""
-    from pyro_skipvae import page
+@JSON
+def reconstruct(run, count, own, decoding, beam_width, seed, out, device, as_json):
+    """Show test items of RUN, and what the model makes of them: mean and sample of p(x|z), of a text its decoding."""
+    from pyro_skipvae import page, texts
 
-    _draw(run, out, "reconstructions.png", device, lambda vae, data, record: page.draw_reconstructions(
-        vae, data, count=count, seed=seed))  # fmt: skip
+    vae, data, _ = _shown(run, device, text=own, decoding=decoding, beam_width=beam_width)
+    if data.kind != "text":
+        return _draw(run, out, "reconstructions.png", as_json, lambda: page.draw_reconstructions(
+            vae, data, count=count or 16, seed=seed))  # fmt: skip
+    with user_errors():
+        how = text.how(decoding, beam_width, "greedy")
+        if own is not None and count is not None:
+            raise ValueError("expected --text or --count, got both")
+    x = data.test[: count or 8] if own is None else text.read(own, data)
+    pairs = texts.reconstructions(vae, data.vocabulary, x, seed=seed, **how)
+    lines = [line for pair in pairs for line in (f"text            {pair[0]}", f"reconstruction  {pair[1]}", "")][:-1]
+    found = [{"text": original, "reconstruction": made} for original, made in pairs]
+    text.emit(run, lines, {"decoding": how["decoding"], "seed": seed, "pairs": found}, out=out, as_json=as_json)
+
+
+@click.command(
+    epilog=examples(
+        "interpolate runs/digits --from-item 3 --to-item 7",
+        'interpolate runs/pydoc --from "the name is bound ." --to-item 5 --points 9',
+    )
+)
+@RUN
+@click.option("--from", "from_text", metavar="TEXT", help="the text to start from  [default: a test item]")
+@click.option("--from-item", type=click.IntRange(0), help="the test item to start from  [default: 0]")
+@click.option("--to", "to_text", metavar="TEXT", help="the text to end at  [default: a test item]")
+@click.option("--to-item", type=click.IntRange(0), help="the test item to end at  [default: 1]")
+@click.option("--points", default=7, show_default=True, type=click.IntRange(2), help="steps on the way, both ends included")
+@text.decoding("greedy")
+@SEED
+@picture("interpolation.png")
+@DEVICE
+@JSON
+def interpolate(run, from_text, from_item, to_text, to_item, points, decoding, beam_width, seed, out, device, as_json):
+    """Go from one item of RUN to another: decode the straight line between the means of their posteriors."""
+    from pyro_skipvae import page, texts
+
+    ends = {"from": from_text, "to": to_text, "decoding": decoding, "beam_width": beam_width}
+    vae, data, _ = _shown(run, device, **ends)
+    x_a, x_b = _end(data, "from", from_text, from_item, 0), _end(data, "to", to_text, to_item, 1)
+    if data.kind != "text":
+        return _draw(run, out, "interpolation.png", as_json, lambda: page.draw_interpolation(
+            vae, x_a, x_b, points=points, seed=seed))  # fmt: skip
+    with user_errors():
+        how = text.how(decoding, beam_width, "greedy")
+    way = texts.interpolation(vae, data.vocabulary, x_a, x_b, points=points, seed=seed, **how)
+    found = [{"weight": weight, "text": made} for weight, made in way]
+    lines = [f"{weight:.2f}  {made}" for weight, made in way]
+    text.emit(run, lines, {"decoding": how["decoding"], "seed": seed, "points": found}, out=out, as_json=as_json)
 
 
 @click.command(epilog=examples("traverse runs/digits", "traverse runs/digits --item 3 --dimensions 5 --out five.png"))
 @RUN
-@click.option("--item", default=0, show_default=True, type=click.IntRange(0), help="the test image to start from")
-@click.option("--dimensions", default=10, show_default=True, type=click.IntRange(1), help="how many, by decreasing rate")
+@click.option("--item", default=0, show_default=True, type=click.IntRange(0), help="the test item to start from")
+@click.option("--dimensions", type=click.IntRange(1), help="how many, by decreasing rate  [default: 10 of images, 3 of texts]")
 @SEED
-@png("traversals.png")
+@picture("traversals.png")
 @DEVICE
 def traverse(run, item, dimensions, seed, out, device):
-    """Draw what each latent dimension of RUN does: one at a time is moved through the prior."""
-    from pyro_skipvae import page
+    """Show what each latent dimension of RUN does: one at a time is moved through the prior, in standard deviations.
 
-    _draw(run, out, "traversals.png", device, lambda vae, data, record: page.draw_traversals(
-        vae, data, rates=record.report.get("rate_per_dimension"), dimensions=dimensions, item=item, seed=seed))  # fmt: skip
+    Texts are greedy decodings.
+    """
+    from pyro_skipvae import page, texts
+
+    vae, data, rates = _shown(run, device)
+    start = {"rates": rates, "item": item, "seed": seed}
+    if data.kind != "text":
+        return _draw(run, out, "traversals.png", False, lambda: page.draw_traversals(
+            vae, data, dimensions=dimensions or 10, **start))  # fmt: skip
+    with user_errors():
+        z, labels = page.traversed(vae, data, dimensions=dimensions or 3, **start)
+    lines = []
+    for row, label in zip(z, labels, strict=True):
+        made = texts.decoded(vae, data.vocabulary, row)
+        lines += [label, *(f"{value:+4d}  {said}" for value, said in zip(page.STEPS, made, strict=True)), ""]
+    text.emit(run, lines[:-1], {}, out=out, as_json=False)
 
 
 @click.command(epilog=examples("encode runs/digits --out z.npz"))
@@ -123,7 +193,7 @@ def encode(run, out, seed, device):
             raise ValueError(f"expected --out FILE.npz, got {out}")
     buffer = io.BytesIO()
     np.savez(buffer, **_codes(vae, data, seed))
-    with _written(out):
+    with written(out):
         write_whole(out, buffer.getvalue())
     click.echo(out)
 
@@ -135,7 +205,7 @@ def export(run, folder):
     """Write the model of RUN into FOLDER: safetensors weights, settings and a model card."""
     from pyro_skipvae.export import export_run
 
-    with user_errors(), _written(folder):
+    with user_errors(), written(folder):
         for file in export_run(run, folder):
             click.echo(file)
 
@@ -162,16 +232,7 @@ def completion(context, shell):
     click.echo(make(context.find_root().command, {}, "skipvae-pyro", "_SKIPVAE_PYRO_COMPLETE").source())
 
 
-COMMANDS = (report, compare, reconstruct, traverse, encode, export, doctor, completion)
-
-
-@contextlib.contextmanager
-def _written(target):
-    """Take a failure to write what the user named as his mistake."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"expected a file that can be written, got {target}: {error.strerror or error}") from None
+COMMANDS = (report, compare, reconstruct, interpolate, traverse, check_gradients, encode, export, doctor, completion)
 
 
 def _page(run, out, device):
@@ -185,7 +246,7 @@ def _page(run, out, device):
     except DataError as error:
         note(f"No pictures were drawn anew, for want of the data: {error}")
         vae = data = None
-    with _written(out):
+    with written(out):
         return write_page(run, vae=vae, data=data, out=out)
 
 
@@ -220,21 +281,39 @@ def _loaded(run, device, *, latent=False):
     return vae, data, config
 
 
-def _draw(run, out, name, device, make):
-    from pathlib import Path
-
+def _shown(run, device, **for_text):
+    """vae, data and the rate of each dimension of a run on images or text; `for_text` are options that images refuse."""
     from pyro_skipvae.compare import read_record
-    from pyro_skipvae.figures import save_png
 
     with user_errors():
         vae, data, _ = _loaded(run, device, latent=True)
-        if len(data.event_shape) not in (2, 3):
-            raise ValueError(f"expected a model of images to draw a picture, got items of shape {data.event_shape}")
-        target = out or Path(run) / name
-        figure = make(vae, data, read_record(run))
-    with _written(target):
+        text.only_for_text(data, **for_text)
+        if data.kind != "text" and len(data.event_shape) not in (2, 3):
+            raise ValueError(f"expected a model of images or text to show, got items of shape {data.event_shape}")
+        return vae, data, read_record(run).report.get("rate_per_dimension")
+
+
+def _draw(run, out, name, as_json, make):
+    from pathlib import Path
+
+    from pyro_skipvae.figures import save_png
+
+    with user_errors():
+        figure = make()
+    target = out or Path(run) / name
+    with written(target):
         save_png(figure, target)
-    click.echo(target)
+    text.emit_file(run, target, as_json=as_json)
+
+
+def _end(data, name, own, item, usual):
+    """An end of an interpolation, x (1, ...): a text of the user's own, or a test item."""
+    from pyro_skipvae.page import item_of
+
+    with user_errors():
+        if own is not None and item is not None:
+            raise ValueError(f"expected --{name} or --{name}-item, got both")
+        return item_of(data, usual if item is None else item) if own is None else text.read(own, data)
 
 
 def _codes(vae, data, seed, size=500):

@@ -3,6 +3,7 @@
     model.safetensors   the state of the VAE's classes, and what they must know of the data to be built
     config.toml         the settings of the run
     README.md           the model card
+    vocabulary.txt      the words of a text model, one a line
 
 `load_exported` reads it back, without the data.
 """
@@ -21,8 +22,10 @@ from pyro_skipvae.compare import estimates_of, read_record
 from pyro_skipvae.config import Config
 from pyro_skipvae.page import changed_settings, notes, render, train_command
 from pyro_skipvae.run import Run
+from pyro_skipvae.vocabulary import Vocabulary
 
 FORMAT = "pyro_skipvae export 1"
+VOCABULARY = "vocabulary.txt"
 
 
 def export_run(path, folder):
@@ -36,12 +39,15 @@ def export_run(path, folder):
         raise ValueError(f"expected a new or empty folder, got {folder}")
     state = {name: tensor.contiguous() for name, tensor in Run(path).load("best")["vae"].items()}
     about = _about_data(record)
-    _build(record.config, about).load_state_dict(state)  # it must load before anybody is told so
+    vocabulary = _vocabulary(record.path, about)
+    _build(record.config, about, vocabulary).load_state_dict(state)  # it must load before anybody is told so
     files = {
         "model.safetensors": to_bytes(state, {"format": FORMAT, "data": json.dumps(about)}),
         "config.toml": record.config.to_toml(),
         "README.md": model_card(record, sum(tensor.numel() for tensor in state.values())),
     }
+    if vocabulary is not None:
+        files[VOCABULARY] = vocabulary.text()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_whole(folder / name, content)
@@ -54,12 +60,13 @@ def load_exported(folder, *, device="cpu"):
     try:
         with safe_open(folder / "model.safetensors", framework="pt") as file:
             metadata, state = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-        config = Config.from_toml((folder / "config.toml").read_text())
+        config = Config.from_toml((folder / "config.toml").read_text(encoding="utf-8"))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"expected an exported model in {folder}, which cannot be read: {error}") from None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"expected {FORMAT} in {folder / 'model.safetensors'}, got another file")
-    vae = _build(config, json.loads(metadata["data"]))
+    about = json.loads(metadata["data"])
+    vae = _build(config, about, _vocabulary(folder, about))
     vae.load_state_dict(state)
     return vae.to(torch.device(device)).eval(), config
 
@@ -71,6 +78,7 @@ def model_card(record, numbers):
         "README.md.j2",
         name=record.name,
         config=record.config,
+        text=(record.path / VOCABULARY).exists(),
         report=report,
         card=report.get("card", {}),
         estimates=estimates_of(report) if report else {},
@@ -85,11 +93,30 @@ def model_card(record, numbers):
 def _about_data(record):
     """What the classes must know of the data to be built: from the report, or else from the data themselves."""
     known = record.report.get("card", {}).get("data") or build_data(record.config).describe()
-    return {name: known[name] for name in ("event_shape", "levels")}
+    about = {name: known[name] for name in ("event_shape", "levels")}
+    return about | ({"vocabulary": known["vocabulary"]["checksum"]} if "vocabulary" in known else {})
 
 
-def _build(config, about):
+def _vocabulary(folder, about):
+    """The words of a text model in its folder; None for other models.
+
+    Raises CheckpointError where they are absent, or those of another model.
+    """
+    if "vocabulary" not in about:
+        return None
+    try:
+        vocabulary = Vocabulary.read(folder / VOCABULARY)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"expected the words of the model in {folder / VOCABULARY}: {error}") from None
+    if vocabulary.checksum != about["vocabulary"]:
+        raise CheckpointError(f"expected the words of the model in {folder / VOCABULARY}, got those of another one")
+    return vocabulary
+
+
+def _build(config, about, vocabulary):
     shape = tuple(about["event_shape"])
     # The pseudo-inputs of a VampPrior start from training data; here the weights replace them.
-    data = SimpleNamespace(event_shape=shape, levels=about["levels"], train=torch.zeros(config.components, *shape))
+    data = SimpleNamespace(
+        event_shape=shape, levels=about["levels"], train=torch.zeros(config.components, *shape), vocabulary=vocabulary
+    )
     return build_vae(config, data)

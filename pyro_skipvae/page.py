@@ -1,7 +1,8 @@
 """The page of a run, and of several: one HTML file that holds its pictures, without scripts, to be read anywhere.
 
 Equal folders give equal bytes: a page holds no date and no path. What needs the model (draws, reconstructions,
-traversals, posterior means) is drawn once and kept in the run folder as PNG, where later pages find it.
+traversals, posterior means) is drawn once and kept in the run folder, where later pages find it: pictures as PNG, and
+what a text model says as lines of text, their columns between tabs.
 """
 
 import base64
@@ -13,16 +14,19 @@ from types import SimpleNamespace
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pyro_skipvae import figures
+from pyro_skipvae import figures, texts
 from pyro_skipvae.build import resolve
 from pyro_skipvae.checkpoint import write_whole
 from pyro_skipvae.compare import LABELS, estimates_of, grouped, read_record
 from pyro_skipvae.config import MODELS, Config
 from pyro_skipvae.data import DATASETS
+from pyro_skipvae.decoding import interpolate
+from pyro_skipvae.moments import posterior_moments
 from pyro_skipvae.run import Run
 
 EMBEDDED_POINTS = 1000  # t-SNE of more takes minutes
 FEWEST_POINTS = 20  # fewer have no neighbourhoods to speak of
+STEPS = (-3, -2, -1, 0, 1, 2, 3)  # of a traversal
 MINUS = "\N{MINUS SIGN}"
 # file -> (title, alternative text, caption)
 MODEL_PICTURES = {
@@ -46,14 +50,34 @@ MODEL_PICTURES = {
     ),
     "tsne.png": (
         "Posterior means, t-SNE",
-        "Posterior means of test images in the plane by t-SNE, coloured by class",
-        f"The first {EMBEDDED_POINTS:,} test images at most. Distances between clusters and their sizes mean nothing here; "
+        "Posterior means of test items in the plane by t-SNE, coloured by class",
+        f"The first {EMBEDDED_POINTS:,} test items at most. Distances between clusters and their sizes mean nothing here; "
         "the neighbour accuracy is measured in the latent space itself.",
     ),
     "pca.png": (
         "Posterior means, PCA",
-        "Posterior means of test images on their first two principal components, coloured by class",
+        "Posterior means of test items on their first two principal components, coloured by class",
         "The same points on the two directions in which the posterior means vary most.",
+    ),
+}
+# file -> (title, headings of the columns, caption)
+MODEL_TEXTS = {
+    "reconstructions.txt": (
+        "Reconstructions",
+        ("text", "what the model makes of it"),
+        "The first 8 test texts, and the greedy decoding of the mean of q(z|x). A decoder that ignores z says the same "
+        "each time.",
+    ),
+    "interpolation.txt": (
+        "From one text to another",
+        ("weight", "text"),
+        "Greedy decodings along the straight line between the posterior means of the first two test texts. "
+        "Where all are the same, the decoder does not listen to z.",
+    ),
+    "samples.txt": (
+        "Samples from the model",
+        ("text",),
+        "z from the prior, x from the decoder word by word, always with the same random numbers.",
     ),
 }
 ORDER = ("reconstructions.png", "samples.png", "traversals.png", "rates", "units", "tsne.png", "pca.png", "training", "bound")
@@ -91,7 +115,7 @@ def write_comparison(records, comparison, path):
 
 
 def run_page(record, drawn=None):
-    """The HTML of one run; `drawn` holds pictures of the model as {file name: PNG}, others are read from its folder."""
+    """The HTML of one run; `drawn` holds {file name: PNG or text} of the model, others are read from its folder."""
     report, config = record.report, record.config
     changed = changed_settings(config, report)
     return render(
@@ -103,6 +127,7 @@ def run_page(record, drawn=None):
         card=report.get("card", {}),
         notes=notes(record),
         pictures=_pictures(record, drawn or {}),
+        texts=[found for name in MODEL_TEXTS if (found := _said(record, name, drawn or {}))],
         changed=changed,
         settings=asdict(config),
         command=train_command(config, changed),
@@ -119,13 +144,14 @@ def comparison_page(records, comparison):
         runs=[{"name": name, **_headline(record)} for name, record in zip(comparison.runs, records, strict=True)],
         pictures=[_rate_distortion(comparison.runs, records)] if "distortion" in comparison.estimates else [],
         beside=[_beside(records, comparison.runs, title) for title in BESIDE],
+        texts=[found for name in MODEL_TEXTS if (found := _said_beside(records, comparison.runs, name))],
         labels=LABELS,
         seeds=any(len(group) > 1 for group in grouped(records)),
     )  # fmt: skip
 
 
 def draw_pictures(record, vae, data):
-    """The pictures of the model that its data and latent variables admit, {file name: PNG}."""
+    """What the model shows, as far as its data and latent variables admit: {file name: PNG, or lines of a text model}."""
     images, latent, drawn = len(data.event_shape) in (2, 3), record.config.latent_dim > 0, {}
     if images:
         drawn["samples.png"] = draw_samples(vae)
@@ -134,7 +160,19 @@ def draw_pictures(record, vae, data):
         drawn["traversals.png"] = draw_traversals(vae, data, rates=record.report.get("rate_per_dimension"))
     if "test" in data.labels and record.config.latent_dim > 1 and len(data.test) >= FEWEST_POINTS:
         drawn |= {f"{name}.png": figure for name, figure in draw_posterior_means(vae, data).items()}
-    return {name: figures.png(figure) for name, figure in drawn.items()}
+    said = write_texts(vae, data, latent=latent) if data.kind == "text" else {}
+    return {**{name: figures.png(figure) for name, figure in drawn.items()}, **said}
+
+
+def write_texts(vae, data, *, latent=True):
+    """Samples, reconstructions and an interpolation of a text model, {file name: lines}, columns between tabs."""
+    vocabulary, x = data.vocabulary, data.test[:8]
+    rows = {"samples.txt": [(text,) for text in texts.samples(vae, vocabulary)]}
+    if latent:
+        rows["reconstructions.txt"] = texts.reconstructions(vae, vocabulary, x)
+        between = texts.interpolation(vae, vocabulary, x[:1], x[1:2])
+        rows["interpolation.txt"] = [(f"{weight:.2f}", text) for weight, text in between]
+    return {name: "".join("\t".join(row) + "\n" for row in found) for name, found in rows.items()}
 
 
 @torch.no_grad()
@@ -156,31 +194,54 @@ def draw_reconstructions(vae, data, *, count=16, seed=0):
     return figures.reconstructions(x.cpu(), _mean(decoded), drawn)
 
 
-@torch.no_grad()
-def draw_traversals(vae, data, *, rates=None, dimensions=10, item=0, values=(-3, -2, -1, 0, 1, 2, 3), seed=0):
-    """One test image, its posterior mean moved along one dimension of z at a time, in standard deviations of the prior.
+def draw_traversals(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, seed=0):
+    """One test image, its posterior mean moved along one dimension of z at a time; see `traversed`.
 
-    Rows by decreasing rate (D,), or where that is not known by the variance of the posterior mean. Means of p(x|z), or
-    samples with the same noise in every column where an autoregressive decoder has none. Raises ValueError for an item
-    that is not there.
+    Means of p(x|z), or samples with the same noise in every column where an autoregressive decoder has none.
     """
-    if not 0 <= item < len(data.test):
-        raise ValueError(f"expected a test item in 0..{len(data.test) - 1}, got {item}")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        x = torch.cat([data.test[item : item + 1], data.test[:EMBEDDED_POINTS]]).to(_device(vae))
-        means = posterior_moments(vae.posterior(x))[0]
-        what = "variance" if rates is None else "rate"
-        ranked = means[1:].var(0) if rates is None else torch.tensor(rates)
-        rows = ranked.argsort(descending=True)[:dimensions].tolist()
-        prior = vae.prior()
-        z = means[0].repeat(len(rows), len(values), 1)  # (rows, columns, D)
-        for row, dimension in enumerate(rows):
-            steps = torch.tensor(values, dtype=z.dtype, device=z.device)
-            z[row, :, dimension] = prior.mean[dimension] + prior.stddev[dimension] * steps
+    z, labels = traversed(vae, data, rates=rates, dimensions=dimensions, item=item, values=values, seed=seed)
+    with torch.random.fork_rng(), torch.no_grad():
         images = torch.stack([_mean_or_sample(vae.decoder(column), seed) for column in z.unbind(1)], 1)
-    labels = [f"z {dimension}, {what} {ranked[dimension]:.2f}" for dimension in rows]
     return figures.latent_traversals(images, values=values, labels=labels)
+
+
+@torch.no_grad()
+def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, seed=0):
+    """The posterior mean of a test item moved along one dimension at a time, z (rows, values, D), and labels of the rows.
+
+    `values` in standard deviations of the prior; rows by decreasing rate (D,), or where that is not known by the variance
+    of the posterior mean. Raises ValueError for an item that is not there.
+    """
+    x, points = item_of(data, item), 0 if rates else EMBEDDED_POINTS
+    means = texts.posterior_means(vae, torch.cat([x, data.test[:points]]), seed)
+    what = "rate" if rates else "variance"
+    ranked = torch.tensor(rates) if rates else means[1:].var(0)
+    rows = ranked.argsort(descending=True)[:dimensions].tolist()
+    prior = vae.prior()
+    z = means[0].repeat(len(rows), len(values), 1)  # (rows, values, D)
+    for row, dimension in enumerate(rows):
+        steps = torch.tensor(values, dtype=z.dtype, device=z.device)
+        z[row, :, dimension] = prior.mean[dimension] + prior.stddev[dimension] * steps
+    return z, [f"z {dimension}, {what} {ranked[dimension]:.2f}" for dimension in rows]
+
+
+@torch.no_grad()
+def draw_interpolation(vae, x_a, x_b, *, points=7, seed=0):
+    """A row of images along the straight line between the posterior means of x_a and x_b, each (1, *event_shape)."""
+    z = interpolate(*(texts.posterior_means(vae, x, seed)[0] for x in (x_a, x_b)), points)
+    with torch.random.fork_rng():
+        images = torch.cat([_mean_or_sample(vae.decoder(step), seed) for step in z.split(1)])
+    weights = [round(weight, 2) for weight in torch.linspace(0, 1, points).tolist()]
+    figure = figures.latent_traversals(images[None], values=weights, labels=[""])
+    figure.axes[0].set_xlabel("weight of the second image")
+    return figure
+
+
+def item_of(data, number):
+    """The test item of that number, (1, *event_shape). Raises ValueError where there is none."""
+    if not 0 <= number < len(data.test):
+        raise ValueError(f"expected a test item in 0..{len(data.test) - 1}, got {number}")
+    return data.test[number : number + 1]
 
 
 @torch.no_grad()
@@ -199,15 +260,6 @@ def draw_posterior_means(vae, data, *, points=EMBEDDED_POINTS, seed=0):
         )
         for name, plane in drawn.items()
     }
-
-
-def posterior_moments(q, *, draws=100):
-    """Mean and standard deviation of q(z|x), each (B, D); of draws where the family has neither in closed form."""
-    try:
-        return q.mean, q.stddev
-    except NotImplementedError:
-        z = q.sample((draws,))
-        return z.mean(0), z.std(0)
 
 
 def changed_settings(config, report):
@@ -322,9 +374,17 @@ def _headline(record):
         "meaning": MEANING[kind],
         "model": f"{config.layers}-layer {config.decoder} {config.model}"
         + (f", {config.latent_dim} latent dimensions" if config.latent_dim else ""),
-        "dataset": f"{Path(config.dataset).name}: {title}, binarisation {config.binarisation or 'none'}",
+        "dataset": f"{Path(config.dataset).name}: {title}{_how_read(record)}",
         "training": f"{_epochs(record)} of {config.epochs} epochs, seed {config.seed}",
     }
+
+
+def _how_read(record):
+    """What was made of the data: the vocabulary of a text, the binarisation of others."""
+    words = record.report.get("card", {}).get("data", {}).get("vocabulary")
+    if words:
+        return f", vocabulary of {words['size']:,}"
+    return "" if record.config.text else f", binarisation {record.config.binarisation or 'none'}"
 
 
 def _epochs(record):
@@ -407,6 +467,23 @@ def _of_model(record, name, drawn):
     file = record.path / name
     content = drawn.get(name) or (file.read_bytes() if file.is_file() else None)
     return content and _embedded(*MODEL_PICTURES[name], content)
+
+
+def _said(record, name, drawn):
+    """What a text model says, just made or found in the folder: title, caption, headings and rows; None in neither."""
+    file = record.path / name
+    lines = drawn.get(name) or (file.read_text(encoding="utf-8") if file.is_file() else "")
+    title, headings, caption = MODEL_TEXTS[name]
+    rows = [line.split("\t") for line in lines.splitlines()]
+    return {"title": title, "caption": caption, "headings": headings, "rows": rows} if rows else None
+
+
+def _said_beside(records, names, file):
+    """The same texts of every run that has them."""
+    said = [(name, _said(record, file, {})) for name, record in zip(names, records, strict=True)]
+    found = [{**text, "title": name, "caption": ""} for name, text in said if text]
+    title, _, caption = MODEL_TEXTS[file]
+    return {"title": title, "caption": caption, "texts": found} if found else None
 
 
 def _picture(title, alt, caption, figure):

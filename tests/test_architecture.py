@@ -20,6 +20,7 @@ LEVELS = [
         "checkpoint",
         "torchvision_shim",
         "vocabulary",
+        "moments",
     },
     {"guides", "objectives", "refinement", "semi_amortized"},
     {
@@ -34,6 +35,7 @@ LEVELS = [
         "figures",
         "tensorboard",
         "decoding",
+        "texts",
     },
     {"build"},
     {"run"},

@@ -1,0 +1,71 @@
+"""`check-gradients`: how good the gradients through a refinement are on a run's own model, and what they cost."""
+
+import json
+from dataclasses import asdict
+
+import click
+
+from .commands import DEVICE, JSON, RUN, examples
+from .errors import user_errors
+from .notes import note
+
+
+@click.command(
+    "check-gradients",
+    epilog=examples("check-gradients runs/sa", "check-gradients runs/digits --batch 32 --steps 20 --json"),
+)
+@RUN
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="how many test items, from the first on")
+@click.option("--steps", type=click.IntRange(1), help="steps of the refinement  [default: those of the run]")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="seed of the noise, the same for all")
+@DEVICE
+@JSON
+def check_gradients(run, batch, steps, seed, device, as_json):
+    """Compare the ways to differentiate a refinement on RUN: their gradients with the exact one, time and memory.
+
+    A run that is amortized is checked with a refinement around its guide. Encoder is what belongs to the guide, decoder
+    what belongs to the model alone; time is that of a loss and its gradient, as a multiple of the amortized guide's.
+    """
+    with user_errors():
+        checks, about = _checked(run, batch, steps, seed, device)
+    if as_json:
+        from pyro_skipvae.diagnostics.report import finite_or_none
+
+        found = finite_or_none([asdict(check) for check in checks])
+        return click.echo(json.dumps({"schema": 1, "run": str(run), **about, "gradients": found}))
+    note(f"The first {about['batch']} test items, {about['steps']} steps, lr {about['lr']:g}, without dropout.")
+    click.echo(_table(checks), nl=False)
+
+
+def _checked(run, batch, steps, seed, device):
+    from pyro_skipvae.build import choose_device
+    from pyro_skipvae.gradient_check import compare_gradients
+    from pyro_skipvae.run import load_run
+
+    vae, data, config = load_run(run, device=choose_device(device))
+    if config.latent_dim == 0:
+        raise ValueError(f"expected a model with latent variables, got {config.model} in {run}")
+    x = next(iter(data.limit(eval=batch).batches("test", batch, seed=0))).to(next(vae.parameters()).device)
+    loop = {"steps": steps or config.svi_steps, "lr": config.svi_lr, "momentum": config.svi_momentum}
+    guide = getattr(vae.guide, "amortized", vae.guide)
+    return compare_gradients(vae.model, guide, x, **loop, seed=seed), {"batch": len(x), **loop}
+
+
+def _table(checks):
+    from .terminal import table
+
+    parts = [f"{part} {what}" for part in ("encoder", "decoder") for what in ("cosine", "error")]
+    rows = [
+        (
+            check.gradient,
+            f"{check.encoder_cosine:.4f}",
+            f"{check.encoder_error:.1e}",
+            f"{check.decoder_cosine:.4f}",
+            f"{check.decoder_error:.1e}",
+            f"{check.time_ratio:.1f} x",
+            f"{check.memory_bytes / 2**20:,.1f} MiB",
+        )
+        for check in checks
+    ]
+    amortized = ("amortized", "", "", "", "", "1.0 x", f"{checks[0].amortized_memory_bytes / 2**20:,.1f} MiB")
+    return table(("gradient", *parts, "time", "memory"), [*rows, amortized])
