@@ -111,6 +111,7 @@ def resolve(config, data):
         width=config.width or (1024 if text else 512),
         latent_dim=_latent_dim(config, text) if config.latent_dim is None else config.latent_dim,
         binarisation=config.binarisation if data.binarisation == "given" else data.binarisation,
+        svi_lr=config.svi_lr or (1.0 if config.svi_gradient == "authors" else 1 / 32),
         lr=config.lr or USUAL_LR[config.optimizer],
         # An autoregressive decoder learns to do without z in the first epochs unless the KL term starts low.
         beta_schedule=config.beta_schedule or ("linear" if decoder in AUTOREGRESSIVE else "constant"),

@@ -14,8 +14,9 @@ from pyro.optim import Adam
 from torch import nn
 
 from pyro_skipvae import VAE, collapse_report, svi_step
-from pyro_skipvae.decoders import LSTMDecoder, text
+from pyro_skipvae.decoders import LSTMDecoder
 from pyro_skipvae.diagnostics.inference_gap import inference_gap
+from pyro_skipvae.distributions import word_scores
 from pyro_skipvae.encoders import LSTMEncoder
 from pyro_skipvae.gradient_check import compare_gradients
 from pyro_skipvae.guides import DiagonalNormal, FullCovarianceNormal, InverseAutoregressiveFlow, SemiAmortized
@@ -115,7 +116,7 @@ def test_gradients_from_zeros_leave_the_encoder_alone(float64):
 
 @pytest.mark.parametrize("kept", [0, 2**26], ids=["logits made again", "logits kept"])
 def test_gradients_of_a_text_model(float64, monkeypatch, kept):
-    monkeypatch.setattr(text, "KEPT_LOGITS", kept)
+    monkeypatch.setattr(word_scores, "KEPT", kept)
     sizes = {"embedding": 3, "width": 4}
     encoder, decoder = LSTMEncoder(7, D, **sizes), LSTMDecoder(7, D, max_length=5, **sizes)
     vae, x = VAE(StandardNormal(D), decoder, encoder), torch.tensor([[4, 5, 2, 0], [6, 3, 5, 2], [2, 0, 0, 0]])

@@ -15,6 +15,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from pyro_skipvae import VAE
 from pyro_skipvae.decoders import DilatedCNNDecoder, LSTMDecoder, text
 from pyro_skipvae.decoding import beam, greedy, interpolate
+from pyro_skipvae.distributions import word_scores
 from pyro_skipvae.distributions.text import is_outcome, row_lengths
 from pyro_skipvae.encoders import LSTMEncoder, NoEncoder
 from pyro_skipvae.objectives import elbo, iwae
@@ -226,9 +227,8 @@ def test_parameters_of_the_lstms_begin_as_in_the_authors_code():
 
 def in_pieces_of_two(monkeypatch, kept):
     """Logits of two words at a time; `kept` bytes stay for the backward pass."""
-    monkeypatch.setattr(text, "PIECE", 2)
-    monkeypatch.setattr(text, "KEPT_LOGITS", kept)
-    monkeypatch.setattr(text, "LARGEST_PIECE", 8 * V)
+    monkeypatch.setattr(word_scores, "PIECE", 2)
+    monkeypatch.setattr(word_scores, "KEPT", kept)
 
 
 @pytest.mark.parametrize("kept", [2**25, 100])

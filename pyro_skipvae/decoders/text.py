@@ -1,20 +1,14 @@
 """What decoders of text share: words in, words out, and the two passes over a text, teacher-forced and word by word."""
 
-from functools import partial
-
 import torch
 from pyro.distributions import constraints
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from pyro_skipvae.distributions.text import is_outcome, row_lengths
+from pyro_skipvae.distributions.word_scores import word_scores
 from pyro_skipvae.vocabulary import BOS, EOS, PAD, UNK
 
-# Logits of up to 64 MiB are made for 400 words at a time, so that memory is used again, and stay for the backward pass. Larger
-# ones are made again there, in pieces just above 32 MiB: blocks of that size malloc gives back at once, smaller ones would
-# leave holes. Smaller pieces would also lose time to the sums of the output weights' gradients.
-PIECE, KEPT_LOGITS, LARGEST_PIECE = 400, 64 * 2**20, 32 * 2**20
 GROUP = 64  # rows
 LARGEST_PADDING = 0.1
 
@@ -85,7 +79,8 @@ class TextNetwork(nn.Module):
         (words,) = (torch.arange(T, device=x.device) < length[:, None]).flatten().nonzero(as_tuple=True)  # (M,)
         row = words // T
         states = self.dropout(states.flatten(0, 1).index_select(0, words))
-        scores = self._scores(self._joined(states, z[row]), x.flatten()[words])
+        features, bias = self._joined(states, z[row]), self.output.bias + self.impossible
+        scores = word_scores(features, self.output.weight, bias, x.flatten()[words])
         return rows, scores.new_zeros(N).index_add(0, row, scores)
 
     def _previous(self, x):
@@ -102,18 +97,6 @@ class TextNetwork(nn.Module):
 
     def _logits(self, features):
         return F.linear(features, self.output.weight, self.output.bias + self.impossible)
-
-    def _scores(self, features, words):
-        """log p(word) at each place: features (M, F), words (M,) -> (M,)."""
-        of_word, score = features.element_size() * len(self.impossible), self._scores_of_piece
-        size = PIECE
-        if len(words) * of_word > KEPT_LOGITS:
-            size = LARGEST_PIECE // of_word + 1
-            score = partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
-        return torch.cat([score(*piece) for piece in zip(features.split(size), words.split(size), strict=True)])
-
-    def _scores_of_piece(self, features, words):
-        return -F.cross_entropy(self._logits(features), words, reduction="none")
 
     def _check(self, x):
         if x.shape[1] > self.max_length:
