@@ -97,7 +97,9 @@ class Config:
     objective: str = option("elbo", "what is maximised", ("elbo", "analytic-elbo", "iwae(K)"))
     inference: str = option("amortized", "how q(z|x) is found: by the encoder, or refined by SVI steps", INFERENCES)
     svi_steps: int = option(10, "steps of a refinement", least=0)
-    svi_lr: float | None = option(None, "step size of a refinement, per datapoint", usual="1/32; authors 1.0, per batch", least=0.0)
+    svi_lr: float | None = option(
+        None, "step size of a refinement, per datapoint", usual="1/32; with gradient authors 1.0, per batch", least=0.0
+    )
     svi_momentum: float = option(0.5, "momentum of a refinement", least=0.0, below=1.0)
     svi_gradient: str = option("exact", "gradient through a refinement", GRADIENTS)
     epochs: int = option(50, "passes over the training data", least=0)

@@ -27,7 +27,8 @@ def inputs():
 def test_value_and_derivatives():
     *parts, words = inputs()
     features, weight, bias = parts
-    torch.testing.assert_close(word_scores(*parts, words), -F.cross_entropy(features @ weight.T + bias, words, reduction="none"))
+    expected = -F.cross_entropy(features @ weight.T + bias, words, reduction="none")
+    torch.testing.assert_close(word_scores(*parts, words), expected)
     assert gradcheck(word_scores, (*parts, words)) and gradgradcheck(word_scores, (*parts, words))
     impossible = torch.zeros(V, dtype=torch.float64).index_fill(0, torch.tensor([0, 1]), -torch.inf)
     assert gradgradcheck(lambda f, w, b: word_scores(f, w, b + impossible, words), parts)
