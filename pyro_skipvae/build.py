@@ -14,7 +14,7 @@ from pyro_skipvae.decoders import ConvolutionalDecoder, DilatedCNNDecoder, LSTMD
 from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder
 from pyro_skipvae.model import VAE
 from pyro_skipvae.semi_amortized import VARIANTS, SemiAmortized, beside
-from pyro_skipvae.skip import parameter_count, parameter_matched
+from pyro_skipvae.skip import he_normal_, parameter_count, parameter_matched
 from pyro_skipvae.train import Halving, svi_step
 
 TEXT = ("embedding", "dropout", "word_dropout")
@@ -100,6 +100,8 @@ def resolve(config, data):
             if text
             else "expected a guide whose density is known at any z for --prior vamp, got --guide " + config.guide
         )
+    if config.initialisation != "torch" and text:
+        raise ConfigError(f"expected no --initialisation for text, which has a start of its own, got {config.initialisation}")
     if config.guide == "inverse-autoregressive-flow" and config.inference != "amortized":
         raise ConfigError(f"expected a --guide with local parameters for --inference {config.inference}, got {config.guide}")
     return replace(
@@ -156,6 +158,8 @@ def build_vae(config, data):
         return VAE(priors.StandardNormal(0), build_decoder(config, data), NoEncoder())
     encoder = _encoder(config, data)
     vae = VAE(PRIORS[config.prior](config, encoder, data), build_decoder(config, data), encoder)
+    if config.initialisation == "he":
+        he_normal_(vae)
     if config.inference != "amortized":
         loop = {
             "steps": config.svi_steps,
