@@ -1,0 +1,235 @@
+"""Runs on text: what a model says, on the command line, on the page and as an exported model."""
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_cli import skipvae
+from test_page import Tags, plain, tiny_run
+
+from pyro_skipvae import load_run, page, texts
+from pyro_skipvae.checkpoint import CheckpointError
+from pyro_skipvae.compare import estimates_of, read_record
+from pyro_skipvae.export import load_exported
+from pyro_skipvae.gradient_check import GRADIENTS
+from pyro_skipvae.vocabulary import EOS, PAD, UNK, Vocabulary
+
+TINY = (
+    "--model", "skip-sa-vae", "--latent-dim", "3", "--width", "8", "--embedding", "6", "--max-words", "7", "--svi-steps", "2",
+    "--epochs", "1", "--batch-size", "16", "--report-budget", "2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("text")
+    subjects, verbs = ("cats", "dogs", "birds", "fish"), ("see", "hear", "follow", "like")
+    lines = [f"{a} {verb} {'many ' * (i % 3)}{b}" for a in subjects for verb in verbs for i, b in enumerate(subjects)]
+    (place / "own.txt").write_text("\n".join(lines) + "\n")
+    done = skipvae("train", "--dataset", place / "own.txt", *TINY, "--out", "run", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def said(folder, *arguments):
+    done = skipvae(*arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class Echo:
+    """A model of one number z that says "low" below 1/2 and "high high" from there on, and whose encoder sees which."""
+
+    vocabulary = Vocabulary(["low", "high"])
+    rows = torch.tensor([[4, EOS, PAD], [5, 5, EOS]])
+
+    def __init__(self):
+        self.network = SimpleNamespace(generate=lambda z, choose: (self.rows[(z[:, 0] >= 0.5).long()], None))
+        self.decoder = self
+
+    def parameters(self):
+        yield torch.zeros(0)
+
+    def posterior(self, x):
+        return torch.distributions.Normal((x[:, :1] == 5).double(), 1.0)
+
+
+def test_reconstructions_are_decoded_from_the_posterior_mean():
+    pairs = texts.reconstructions(Echo(), Echo.vocabulary, torch.tensor([[5, UNK, EOS], [4, EOS, PAD]]))
+    assert pairs == [("high <unk>", "high high"), ("low", "low")]
+
+
+def test_an_interpolation_goes_straight_from_the_first_text_to_the_second():
+    way = texts.interpolation(Echo(), Echo.vocabulary, torch.tensor([[4, EOS]]), torch.tensor([[5, EOS]]), points=5)
+    assert way == [(0.0, "low"), (0.25, "low"), (0.5, "high high"), (0.75, "high high"), (1.0, "high high")]
+    with pytest.raises(ValueError, match="expected at least 2 points"):
+        texts.interpolation(Echo(), Echo.vocabulary, torch.tensor([[4, EOS]]), torch.tensor([[5, EOS]]), points=1)
+
+
+def test_a_text_of_ones_own_is_read_and_its_unknown_words_are_named():
+    x, unknown = texts.read_text("high  Low <unk>", Echo.vocabulary, 4)
+    assert x.tolist() == [[5, UNK, UNK, EOS]] and unknown == ["Low"]
+    for text, reason in (
+        (" ", "an empty one"),
+        ("low low low low", "at most 3 words, got 4"),
+        ("what is", "unknown words only"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            texts.read_text(text, Echo.vocabulary, 4)
+
+
+def test_decodings_are_the_same_each_time_and_leave_the_random_numbers_alone(folder):
+    vae, data, _ = load_run(folder / "run")
+    state = torch.get_rng_state()
+    drawn = {
+        way: texts.samples(vae, data.vocabulary, count=6, decoding=way, beam_width=1) for way in ("sample", "greedy", "beam")
+    }
+    assert drawn["greedy"] == drawn["beam"] != drawn["sample"]
+    assert all(
+        texts.samples(vae, data.vocabulary, count=6, decoding=way, beam_width=1) == found for way, found in drawn.items()
+    )
+    assert texts.samples(vae, data.vocabulary, count=6, seed=1) != drawn["sample"]
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="expected decoding to be one of sample, greedy, beam, got 'best'"):
+        texts.samples(vae, data.vocabulary, decoding="best")
+
+
+def test_samples_are_printed_one_a_line_or_written(folder):
+    printed = said(folder, "sample", "run", "--count", "5")
+    assert len(printed.splitlines()) == 5 and "see" in said(folder, "sample", "run", "--count", "40")
+    found = json.loads(said(folder, "sample", "run", "--count", "5", "--json"))
+    assert found["texts"] == printed.splitlines() and (found["schema"], found["decoding"], found["seed"]) == (1, "sample", 0)
+    assert said(folder, "sample", "run", "--count", "5", "--out", "five.txt") == "five.txt\n"
+    assert (folder / "five.txt").read_text() == printed
+    beams = said(folder, "sample", "run", "--count", "2", "--decoding", "beam", "--beam-width", "2")
+    assert len(beams.splitlines()) == 2
+
+
+def test_reconstructions_are_printed_in_pairs(folder):
+    _, data, _ = load_run(folder / "run")
+    lines = said(folder, "reconstruct", "run", "--count", "3").splitlines()
+    assert [line.split(maxsplit=1)[0] for line in lines if line] == ["text", "reconstruction"] * 3
+    assert lines[0].removeprefix("text").strip() == data.vocabulary.decode(data.test[0])
+    found = json.loads(said(folder, "reconstruct", "run", "--count", "3", "--json"))["pairs"]
+    assert [pair["text"] for pair in found] == [data.vocabulary.decode(row) for row in data.test[:3]]
+    done = skipvae("reconstruct", "run", "--text", "cats see Rome", cwd=folder)
+    assert "text            cats see <unk>\n" in done.stdout and "read as <unk>: Rome." in done.stderr
+
+
+def test_an_interpolation_ends_at_the_reconstructions(folder):
+    ends = [json.loads(said(folder, "reconstruct", "run", "--text", text, "--json"))["pairs"][0]["reconstruction"]
+            for text in ("cats see dogs", "fish like many birds")]  # fmt: skip
+    flags = ("--from", "cats see dogs", "--to", "fish like many birds", "--points", "3")
+    found = json.loads(said(folder, "interpolate", "run", *flags, "--json"))["points"]
+    assert [found[0]["text"], found[-1]["text"]] == ends and [point["weight"] for point in found] == [0, 0.5, 1]
+    lines = said(folder, "interpolate", "run", "--from-item", "2", "--points", "4").splitlines()
+    assert [line.split()[0] for line in lines] == ["0.00", "0.33", "0.67", "1.00"]
+
+
+def test_a_traversal_of_a_text_says_what_each_value_of_a_dimension_gives(folder):
+    lines = said(folder, "traverse", "run", "--dimensions", "2").splitlines()
+    rates = read_record(folder / "run").report["rate_per_dimension"]
+    first = max(range(3), key=rates.__getitem__)
+    assert lines[0] == f"z {first}, rate {rates[first]:.2f}" and len(lines) == 17
+    assert [line.split()[0] for line in lines[1:8]] == ["-3", "-2", "-1", "+0", "+1", "+2", "+3"]
+
+
+def test_gradients_are_checked_on_runs_of_text_and_of_images(folder):
+    found = json.loads(said(folder, "check-gradients", "run", "--batch", "2", "--json"))
+    assert [check["gradient"] for check in found["gradients"]] == list(GRADIENTS) and (found["batch"], found["steps"]) == (2, 2)
+    checks = {check["gradient"]: check for check in found["gradients"]}
+    assert checks["exact"]["encoder_error"] == 0 and checks["exact-rebuilt"]["encoder_error"] < 1e-4  # float32
+    assert checks["exact-rebuilt"]["decoder_error"] < 1e-4 < checks["first-order"]["encoder_error"]
+    shutil.copytree(tiny_run(), folder / "digits")
+    done = skipvae("check-gradients", "digits", "--batch", "3", "--steps", "1", cwd=folder)
+    assert done.stdout.startswith("gradient") and "amortized" in done.stdout and "3 test items, 1 steps" in done.stderr
+    assert json.loads(said(folder, "interpolate", "digits", "--points", "2", "--json"))["file"] == "digits/interpolation.png"
+    for command in ("sample", "reconstruct", "interpolate"):
+        done = skipvae(command, "digits", "--decoding", "greedy", cwd=folder)
+        assert (done.returncode, done.stderr) == (2, "Error: expected a run on text for --decoding, got one on digits\n")
+
+
+def test_the_page_of_a_text_run_has_texts_and_perplexities(folder):
+    html, record = (folder / "run/report.html").read_text(), read_record(folder / "run")
+    Tags(html)
+    seen = plain(html)
+    for name in ("samples", "reconstructions", "interpolation"):
+        for line in (folder / f"run/{name}.txt").read_text().splitlines():
+            assert all((part or "(nothing)") in html for part in line.replace("<unk>", "&lt;unk&gt;").split("\t")), line
+    for name in ("ppl_iw", "ppl_elbo"):
+        estimate = estimates_of(record.report)[name]
+        assert f"{page.nats(estimate.value)} {page.nats(estimate.low)} to {page.nats(estimate.high)}" in seen
+    assert record.report["perplexity"]["counted"] in seen and "vocabulary of 13" in seen and "Latent traversals" not in seen
+    for name in ("elbo", "amortization_gap", "approximation_gap"):
+        assert page.nats(record.report["amortized"][name]["value"]) in seen and "Amortization gap" in seen
+    again = said(folder, "report", "run", "--out", "again.html").strip()
+    assert (folder / again).read_text() == html
+
+
+def test_a_page_without_the_data_shows_the_texts_of_the_folder(folder, monkeypatch):
+    from pyro_skipvae.data.folder import DataError
+
+    def missing(*_, **__):
+        raise DataError("own.txt was not found")
+
+    monkeypatch.setattr("pyro_skipvae.build.load_data", missing)
+    said(folder, "report", "run", "--out", "without.html")
+    assert (folder / "without.html").read_text() == (folder / "run/report.html").read_text()
+
+
+def test_runs_on_text_are_compared_on_one_page(folder, tmp_path):
+    shutil.copytree(folder / "run", folder / "twin", dirs_exist_ok=True)
+    said(folder, "report", "run", "twin", "--budget", "0", "--out", "both.html")
+    seen = plain((folder / "both.html").read_text())
+    assert "perplexity, importance-weighted" in seen and "perplexities per token" in seen and "From one text to another" in seen
+
+
+def test_an_exported_text_model_brings_its_words(folder, monkeypatch, capsys):
+    said(folder, "export", "run", "model")
+    vae, data, _ = load_run(folder / "run")
+    monkeypatch.setattr("pyro_skipvae.build.load_data", None)
+    monkeypatch.chdir(folder / "model")
+    card = (folder / "model/README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", card, re.S)[1]
+    assert code.startswith("from pathlib import Path\n\nfrom pyro_skipvae.export")
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == texts.samples(vae, data.vocabulary)
+    report = read_record(folder / "run").report
+    assert page.nats(report["perplexity"]["ppl_iw"]["value"]) in card and data.vocabulary.checksum in card
+    for words, reason in (
+        (Vocabulary(["other"]).text(), "got those of another one"),
+        (None, "expected the words of the model"),
+    ):
+        file = folder / "model/vocabulary.txt"
+        file.unlink() if words is None else file.write_text(words)
+        with pytest.raises(CheckpointError, match=reason):
+            load_exported(".")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("reconstruct", "run", "--text", "Rome is"), "expected at least one word of the model's vocabulary"),
+        (("reconstruct", "run", "--text", "cats", "--count", "2"), "expected --text or --count, got both"),
+        (("reconstruct", "run", "--text", "cats " * 9), "expected a text of at most 7 words, got 9"),
+        (("interpolate", "run", "--from", "cats", "--from-item", "1"), "expected --from or --from-item, got both"),
+        (("interpolate", "run", "--to-item", "999"), "expected a test item in 0.."),
+        (("sample", "run", "--beam-width", "3"), "expected --beam-width with --decoding beam, got --decoding sample"),
+        (("sample", "run", "--out", "no/such.txt"), "expected a file that can be written, got no/such.txt"),
+    ],
+)
+def test_mistakes_are_one_line_each(folder, arguments, reason):
+    done = skipvae(*arguments, cwd=folder)
+    assert (done.returncode, done.stdout) == (2, "") and reason in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_language_model_has_samples_and_nothing_to_reconstruct(folder):
+    said(folder, "train", "--dataset", "own.txt", *TINY, "--model", "lm", "--latent-dim", "0", "--epochs", "0", "--out", "lm")
+    assert (folder / "lm/samples.txt").exists() and not (folder / "lm/reconstructions.txt").exists()
+    assert "Samples from the model" in (folder / "lm/report.html").read_text()
+    for command in ("reconstruct", "interpolate", "traverse", "check-gradients"):
+        done = skipvae(command, "lm", cwd=folder)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "expected a model with latent variables" in done.stderr
