@@ -31,6 +31,13 @@ LOOK_SECONDS = 1.0
 @click.argument("name", required=False)
 @click.option("--list", "listing", is_flag=True, help="what there is: data, what is done, and what the rest costs here")
 @click.option("--seeds", type=click.IntRange(1), help="seeds of every run  [default: as the table says]")
+@click.option(
+    "--protocol",
+    default="default",
+    show_default=True,
+    type=click.Choice(["default", "paper"]),
+    help="what we hold right, or what the paper and its authors' code did",
+)
 @click.option("--epochs", type=click.IntRange(1), help="scale down: epochs of every run  [default: as the table says]")
 @click.option("--limit-train", type=click.IntRange(1), help="scale down: training items  [default: as the table says]")
 @click.option("--limit-eval", type=click.IntRange(2), help="scale down: test items  [default: as the table says]")
@@ -43,7 +50,7 @@ LOOK_SECONDS = 1.0
 @click.option("--markdown", is_flag=True, help="print the table as Markdown")
 @DEVICE
 @JSON
-def reproduce(name, listing, seeds, jobs, minutes, report_budget, folder, results, force, markdown, device, as_json, **scale):
+def reproduce(name, listing, jobs, minutes, report_budget, folder, results, force, markdown, device, as_json, **which):
     """Reproduce a table of the paper: train the runs that are missing, and print each number beside the published one.
 
     Runs that are done are known by their settings, so that nothing is trained twice; what was interrupted goes on where it
@@ -56,7 +63,7 @@ def reproduce(name, listing, seeds, jobs, minutes, report_budget, folder, result
     if not name:
         raise click.UsageError(f"expected a table to reproduce: {', '.join(reproduction.table_names())}; or --list")
     with user_errors():
-        wanted = reproduction.load_table(name, seeds=seeds, **scale)
+        wanted = reproduction.load_table(name, **which)
         file = Path(results) / f"{name}.json"
         entries = reproduction.read_results(file)
     missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries)]

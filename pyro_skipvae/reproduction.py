@@ -1,8 +1,9 @@
 """The paper's tables as sets of runs: what each cell was published as, what ours is, and whether the ordering holds.
 
-A table is a TOML file of `presets/reproduce`: settings common to its runs, then for each run its row and arm, the settings
-in which it differs, and what was published. A results file, `results/NAME.json`, has one entry for each finished run, so that
-a run is known as done wherever it was made: by its settings, its seed and the checksum of its data.
+A table is a TOML file of `presets/reproduce`: settings common to its runs, under `paper` what the paper's protocol has
+otherwise, then for each run its row and arm, the settings in which it differs, and what was published. A results file,
+`results/NAME.json`, has one entry for each finished run, so that a run is known as done wherever it was made: by its
+settings and its seed.
 """
 
 import json
@@ -67,8 +68,10 @@ def table_names():
     return sorted(file.name.removesuffix(".toml") for file in (files("pyro_skipvae") / "presets" / "reproduce").iterdir())
 
 
-def load_table(name, *, seeds=None, **scale):
+def load_table(name, *, seeds=None, protocol="default", **scale):
     """The table of a name, with `seeds` seeds in place of its own numbers, scaled down where `scale` says so.
+
+    `protocol` is "default", what we hold right, or "paper", what the paper and the authors' code did.
 
     Raises ConfigError for a name that does not exist.
     """
@@ -76,10 +79,10 @@ def load_table(name, *, seeds=None, **scale):
         raise ConfigError(f"unknown table {name!r}: expected {', '.join(table_names())}")
     presets = files("pyro_skipvae") / "presets"
     content = tomllib.loads((presets / "reproduce" / f"{name}.toml").read_text(encoding="utf-8"))
-    published, runs = {}, []
+    quirks, published, runs = content.get("paper", {}) if protocol == "paper" else {}, {}, []
     for cell in content["runs"]:
         common = tomllib.loads((presets / f"{cell['preset']}.toml").read_text()) if "preset" in cell else {}
-        flags = {**common, **content.get("settings", {}), **cell.get("settings", {})}
+        flags = {**common, **content.get("settings", {}), **cell.get("settings", {}), **quirks}
         published[cell["row"], cell["arm"]] = cell.get("published", {})
         scaled = {name: value for name, value in scale.items() if value is not None and value != flags.get(name)}
         count = seeds or cell.get("seeds", content.get("seeds", 1))
