@@ -39,7 +39,7 @@ def user_errors():
     try:
         yield
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(str(error).partition("\nTrace Shapes:")[0]) from error  # Pyro adds those to what is raised in a trace
 
 
 @contextlib.contextmanager

@@ -233,3 +233,12 @@ def test_a_language_model_has_samples_and_nothing_to_reconstruct(folder):
     for command in ("reconstruct", "interpolate", "traverse", "check-gradients"):
         done = skipvae(command, "lm", cwd=folder)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "expected a model with latent variables" in done.stderr
+
+
+def test_a_guide_that_cannot_be_refined_is_one_line(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("expected another guide\nTrace Shapes:\n Param Sites:")
+
+    monkeypatch.setattr("pyro_skipvae.gradient_check.compare_gradients", refuse)
+    done = skipvae("check-gradients", "run", cwd=folder)
+    assert (done.returncode, done.stderr) == (2, "Error: expected another guide\n")
