@@ -1,4 +1,4 @@
-"""`reproduce`: the runs of a table that are not done yet, each in a process of its own; then the table."""
+"""`reproduce`: the runs of a table that are not done yet, each in a process of its own; then the table and its page."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from .commands import DEVICE, JSON, examples
-from .errors import user_errors
+from .errors import user_errors, written
 from .notes import note, warn
 from .signals import Signals
 from .terminal import duration, progress, table
@@ -26,10 +26,14 @@ LOOK_SECONDS = 1.0
         "reproduce table3",
         "reproduce table4 --jobs 2 --minutes 60",
         "reproduce table3 --epochs 2 --limit-train 2000 --seeds 1",
+        "reproduce figure1 --show --html figure1.html",
     )
 )
 @click.argument("name", required=False)
-@click.option("--list", "listing", is_flag=True, help="what there is: data, what is done, and what the rest costs here")
+@click.option(
+    "--list", "listing", is_flag=True, help="what there is, or NAME alone: data, what is done, and what the rest costs here"
+)
+@click.option("--show", is_flag=True, help="print what is done, and train nothing")
 @click.option("--seeds", type=click.IntRange(1), help="seeds of every run  [default: as the table says]")
 @click.option(
     "--protocol",
@@ -48,47 +52,60 @@ LOOK_SECONDS = 1.0
 @click.option("--results", default="results", show_default=True, help="where results are kept, one JSON file a table")
 @click.option("--force", is_flag=True, help="train all runs anew")
 @click.option("--markdown", is_flag=True, help="print the table as Markdown")
+@click.option("--html", type=click.Path(dir_okay=False), help="the page with the pictures  [default: NAME.html in the results]")
 @DEVICE
 @JSON
-def reproduce(name, listing, jobs, minutes, report_budget, folder, results, force, markdown, device, as_json, **which):
-    """Reproduce a table of the paper: train the runs that are missing, and print each number beside the published one.
+def reproduce(
+    name, listing, show, jobs, minutes, report_budget, folder, results, force, markdown, html, device, as_json, **which
+):
+    """Reproduce a table or figure of the paper: train the runs that are missing, print each number beside the published one.
 
-    Runs that are done are known by their settings, so that nothing is trained twice; what was interrupted goes on where it
-    was. A scaled-down run is labelled so wherever it appears.
+    Runs that are done are known by their settings, whichever table they were made for, so that nothing is trained twice;
+    what was interrupted goes on where it was. A scaled-down run is labelled so wherever it appears.
     """
     from pyro_skipvae import reproduction
+    from pyro_skipvae.reproduction_page import write_page
 
     if listing:
-        return click.echo(_listing(reproduction, results), nl=False)
+        return click.echo(_listing(reproduction, name, results, which), nl=False)
     if not name:
-        raise click.UsageError(f"expected a table to reproduce: {', '.join(reproduction.table_names())}; or --list")
+        raise click.UsageError(f"expected what to reproduce: {', '.join(reproduction.table_names())}; or --list")
     with user_errors():
         wanted = reproduction.load_table(name, **which)
         file = Path(results) / f"{name}.json"
-        entries = reproduction.read_results(file)
-    missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries)]
-    if missing:
+        entries, others = reproduction.read_results(file), reproduction.results_of_others(name, results)
+    missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries + others)]
+    if missing and not show:
         note(f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)} runs are done; training {len(missing)} into {folder}.")
-        pool = Pool(missing, Path(folder) / name, jobs=jobs, minutes=minutes, device=device, budget=report_budget, force=force)
+        pool = Pool(missing, Path(folder), name, jobs=jobs, minutes=minutes, device=device, budget=report_budget, force=force)
         with Signals():
             for planned, path in pool.finished():
-                entries = reproduction.added(entries, reproduction.entry_of(planned, path))
+                entries = reproduction.added(entries, reproduction.entry_of(planned, path, device=device))
                 reproduction.write_results(file, wanted, entries)
+    entries = entries + others
+    html = html or file.with_suffix(".html")
+    with written(html):
+        write_page(wanted, entries, html)
     if as_json:
         return click.echo(json.dumps(reproduction.as_json(wanted, entries), indent=2))
     click.echo(_markdown(reproduction, wanted, entries) if markdown else _text(reproduction, wanted, entries), nl=False)
 
 
 class Pool:
-    """Trains runs, `jobs` at a time, in processes that write to a log beside their folder; stops them all if it is stopped."""
+    """Trains runs, `jobs` at a time, in processes that write to a log beside their folder; stops them all if it is stopped.
 
-    def __init__(self, planned, folder, *, jobs, minutes, device, budget, force):
-        self.waiting, self.running, self.folder, self.jobs = list(planned), {}, folder, jobs
+    A run of the same settings and seed that was begun for another table goes on in its own folder; one that is finished
+    there is only handed over.
+    """
+
+    def __init__(self, planned, root, name, *, jobs, minutes, device, budget, force):
+        self.waiting, self.running, self.root, self.folder, self.jobs = list(planned), {}, root, root / name, jobs
         self.device, self.budget, self.force = device, budget, force
         self.end = time.monotonic() + 60 * minutes if minutes else float("inf")
 
     def finished(self):
         """Yields (planned run, its folder) as they are done; a run that failed is told and left out."""
+        yield from self._ready()
         self.folder.mkdir(parents=True, exist_ok=True)
         with progress() as bar:
             try:
@@ -101,9 +118,23 @@ class Pool:
             finally:
                 self._stop()
 
+    def _ready(self):
+        from pyro_skipvae.reproduction import is_finished, run_folder
+
+        for planned in [] if self.force else list(self.waiting):
+            path = run_folder(planned, self.root)
+            if path and is_finished(path):
+                self.waiting.remove(planned)
+                note(f"Found: {_label(planned)}, in {path}")
+                yield planned, path
+
     def _start(self, planned, bar):
+        from pyro_skipvae.reproduction import run_folder
+
         path = self.folder / planned.folder
-        if self.force:
+        if not self.force:
+            path = run_folder(planned, self.root) or path
+        else:
             path = next(p for n in range(1, 10_000) if not (p := path.with_name(f"{path.name}-again{n}")).exists())
         settings = path.with_suffix(".toml")
         settings.write_text(planned.config.to_toml(), encoding="utf-8")
@@ -115,7 +146,7 @@ class Pool:
             [*map(str, command), "--report-budget", str(self.budget)], stdout=log, stderr=log, env=environment
         )
         log.close()
-        label = f"{planned.row}, {planned.arm}, seed {planned.seed}"
+        label = _label(planned)
         task = bar.add_task(label, total=planned.config.epochs, status="")
         self.running[process] = (planned, path, task, label, time.monotonic())
         note(f"Started: {label}")
@@ -149,37 +180,68 @@ class Pool:
             note(f"{left} runs are not finished; the same command goes on with them.")
 
 
-def _listing(reproduction, results):
+def _label(planned):
+    return f"{planned.row}, {planned.arm}, seed {planned.seed}"
+
+
+def _listing(reproduction, name, results, which):
     """Each table with its data, what is done, and what the rest would cost here, measured on a step of each cell."""
-    from pyro_skipvae.data import locate
-
-    from .job import make_config, make_job, trial
-
-    rows = []
-    for name in reproduction.table_names():
-        wanted = reproduction.load_table(name)
-        entries = reproduction.read_results(Path(results) / f"{name}.json")
+    costs, rows = Costs(), []
+    with user_errors():
+        tables = [reproduction.load_table(each, **which) for each in ([name] if name else reproduction.table_names())]
+    for wanted in tables:
+        entries = reproduction.read_results(Path(results) / f"{wanted.name}.json")
+        entries = entries + reproduction.results_of_others(wanted.name, results)
         missing = [run for run in wanted.runs if not reproduction.entry_for(run, entries)]
-        sets = list(dict.fromkeys(run.config.dataset for run in wanted.runs))
-        absent = [data for data in sets if not locate(data)[0] and data not in ("digits", "pydoc", "synthetic-text")]
-        seconds, known = 0.0, {}
-        for run in missing:
-            if run.config.dataset in absent:
-                continue
-            place = (run.row, run.arm)
-            if place not in known:
-                config, data = make_config({**run.flags, **run.scaled, "seed": run.seed}, resume=None)
-                known[place] = trial(make_job(config, data, device="auto"))["seconds"]
-            seconds += known[place]
+        absent = costs.absent(wanted.runs)
+        seconds = sum(costs.of(run) for run in missing if run.config.dataset not in absent)
+        sets = dict.fromkeys(run.config.dataset for run in wanted.runs)
         data = ", ".join(f"{s} (not here)" if s in absent else s for s in sets)
         done = f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)}"
-        rows.append((name, wanted.title, data, done, duration(seconds) if missing else "-"))
+        known = [run for run in missing if run.config.dataset not in absent]
+        rows.append((wanted.name, wanted.title, data, done, duration(seconds) if known else "?" if missing else "-"))
     return table(("name", "what", "data", "runs done", "time for the rest, one at a time"), rows)
+
+
+class Costs:
+    """Seconds of training that runs take here, each cell measured once, whichever tables it stands in; reports come on top."""
+
+    def __init__(self):
+        self.data, self.seconds = {}, {}
+
+    def absent(self, runs):
+        """The data sets of some runs that are not on this machine."""
+        from pyro_skipvae.data import locate
+
+        sets = {run.config.dataset for run in runs}
+        return {name for name in sets if name not in ("digits", "pydoc", "synthetic-text") and not locate(name)[0]}
+
+    def of(self, planned):
+        from pyro_skipvae.build import resolve
+        from pyro_skipvae.reproduction import identity
+
+        from .job import make_job, trial
+
+        config = planned.config
+        key = json.dumps(identity(config))
+        if key not in self.seconds:
+            job = make_job(resolve(config, self._data(config)), self._data(config), device="auto")
+            self.seconds[key] = trial(job)["seconds"]
+        return self.seconds[key]
+
+    def _data(self, config):
+        from pyro_skipvae.build import build_data
+
+        fields = "dataset", "binarisation", "vocabulary_size", "max_words", "limit_train", "limit_eval"
+        key = tuple(getattr(config, name) for name in fields)
+        if key not in self.data:
+            self.data[key] = build_data(config)
+        return self.data[key]
 
 
 def _rows(reproduction, wanted, entries):
     """(header, rows) of the table: for each column what was published, ours with its deviation, and the difference."""
-    shown = wanted.columns + [c for c in reproduction.BESIDE if "mi" in wanted.columns]
+    shown = reproduction.shown_columns(wanted)
     heading = {**{c: v[0] for c, v in reproduction.COLUMNS.items()}, **reproduction.BESIDE}
     header = ["", "", "seeds", *(heading[column] for column in shown)]
     rows = []

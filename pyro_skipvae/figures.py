@@ -284,6 +284,98 @@ def importance_bound(samples, bounds, errors, *, ax=None, elbo=None, exact=None)
 
 
 @_styled
+def published_and_ours(places, *, heading, ax=None):
+    """A number in a column of a table: for each place what was published (a ring) and ours (a dot, a bar of one deviation).
+
+    `places` are tuples (label, group, published, ours, deviation), from top to bottom, numbers None where there are none;
+    a group has one colour. Raises ValueError if there are no places.
+    """
+    if not places:
+        raise ValueError("expected at least one place, got none")
+    ax = _axes(ax, 5.2, 0.24 * len(places) + 0.7)
+    groups = list(dict.fromkeys(group for _, group, *_ in places))
+    for height, (_, group, published, ours, deviation) in enumerate(places):
+        colour = PALETTE[groups.index(group) % len(PALETTE)]
+        ax.axhline(height, color=FAINT, linewidth=0.5, zorder=1)
+        if published is not None:
+            ax.plot(published, height, "o", mfc="white", mec=colour, mew=1.4, markersize=7, zorder=2)
+        if ours is not None:
+            ax.errorbar(ours, height, xerr=deviation or None, color=colour, marker="o", markersize=4, capsize=2, zorder=3)
+    ax.set_yticks(range(len(places)), [label for label, *_ in places])
+    ax.set_ylim(len(places) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.set_xlabel(heading)
+    return ax.figure
+
+
+@_styled
+def by_depth(curves, *, quantity, ax=None, ceiling=None):
+    """A quantity against the number of layers: dashed what was published, solid what is ours, with bars of one deviation.
+
+    `curves` are tuples (label, depths, published, ours, deviations), the last three with None where there is no number;
+    `ceiling` is a line that no value can pass. Raises ValueError if there are no curves.
+
+    Reference: Dieng et al. 2019, figure 1.
+    """
+    if not curves:
+        raise ValueError("expected at least one curve, got none")
+    ax = _axes(ax, 4.6, 3.0)
+    for i, (label, depths, published, ours, deviations) in enumerate(curves):
+        colour, marker = PALETTE[i % len(PALETTE)], "os^Dv"[i % 5]
+        values, bars = (np.array(row, dtype=float) for row in (ours, [d or 0.0 for d in deviations]))  # None becomes NaN
+        ax.plot(
+            depths,
+            np.array(published, dtype=float),
+            marker,
+            color=colour,
+            mfc="white",
+            linestyle="--",
+            label=f"{label}, published",
+        )
+        if np.isfinite(values).any():
+            ax.errorbar(depths, values, yerr=bars, color=colour, marker=marker, capsize=2, label=f"{label}, ours")
+    if ceiling is not None:
+        _level(ax, ceiling, f"ceiling\n{ceiling:.2f}", side="center", style=":")
+    depths = sorted({depth for curve in curves for depth in curve[1]})
+    ax.xaxis.set_major_locator(FixedLocator(depths))
+    ax.margins(y=0.15)
+    ax.set_xlabel("layers of the decoder")
+    ax.set_ylabel(quantity)
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.22), ncols=2)
+    return ax.figure
+
+
+@_styled
+def variance_histogram(groups, *, ax=None, between=None):
+    """How many units have posterior means of which variance, on a log axis, with both thresholds in use.
+
+    `groups` are {name: variances of all units (D,)}; `between`, two variances, is the stretch that has next to no units if
+    they are of two kinds. Raises ValueError for none. Reference: Dieng et al. 2019, section 4.
+    """
+    if not groups:
+        raise ValueError("expected at least one group of variances, got none")
+    ax = _axes(ax, 6.4, 3.0)
+    # An encoder that ignores x has the variance 0, which a log axis cannot show.
+    logs = {name: np.log10(_vector(variances, "variances").clip(1e-8)) for name, variances in groups.items()}
+    lowest = np.floor(min(values.min() for values in logs.values()))
+    bins = 10 ** np.arange(min(lowest, -3), 1.01, 0.25)
+    ax.hist([10**values for values in logs.values()], bins, stacked=True, label=list(groups),
+            color=[PALETTE[i % len(PALETTE)] for i in range(len(groups))], edgecolor="white", linewidth=0.5)  # fmt: skip
+    if between is not None:
+        ax.axvspan(*between, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
+    for threshold, style in ((BURDA, "--"), (AUTHORS_CODE, ":")):
+        ax.axvline(threshold, color=INK, linestyle=style, linewidth=1, label=f"threshold {threshold:g}")
+    ax.set_xscale("log")
+    _plain_log_labels(ax.xaxis)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("variance of the posterior mean over x")
+    ax.set_ylabel("units")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return ax.figure
+
+
+@_styled
 def png(figure):
     """The bytes of a figure as PNG: 150 dpi, cropped to what is drawn, the same bytes for the same picture."""
     buffer = BytesIO()

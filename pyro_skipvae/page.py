@@ -400,12 +400,12 @@ def _pictures(record, drawn):
     if report.get("active_unit_variances"):
         alt = f"Variance of the posterior mean of each dimension; {report['active_units']} are above 0.01"
         caption = "A unit counts as active where its posterior mean varies over the data by more than the threshold."
-        found["units"] = _picture("Active units", alt, caption, figures.active_unit_variances(report["active_unit_variances"]))
+        found["units"] = picture("Active units", alt, caption, figures.active_unit_variances(report["active_unit_variances"]))
     if record.metrics:
         rate = record.metrics[-1]["valid_rate"]
         alt = f"Curves of loss, rate, active units and beta over the epochs; at the end the rate is {nats(rate)} nats"
         caption = "Rate and distortion stand apart, since a collapse hides in their sum. Validation data, always at beta = 1."
-        found["training"] = _picture("Training", alt, caption, figures.training_curves(record.metrics))
+        found["training"] = picture("Training", alt, caption, figures.training_curves(record.metrics))
     if report and report["card"]["importance_samples"] > report["card"]["importance_samples_tenth"]:
         found["bound"] = _importance_bound(report)
     return [{**found[name], "wide": name == "reconstructions.png"} for name in ORDER if found.get(name)]
@@ -415,7 +415,7 @@ def _rates(record):
     rates = record.report["rate_per_dimension"]
     alt = f"Rate of each of {len(rates)} dimensions, sorted: from {max(rates):.2f} down to {min(rates):.4f} nats"
     caption = "KL(q(z|x) || p(z)) of each dimension. One at 0 says nothing of x."
-    return _picture("Rate of each dimension", alt, caption, figures.rate_per_dimension(rates))
+    return picture("Rate of each dimension", alt, caption, figures.rate_per_dimension(rates))
 
 
 def _importance_bound(report):
@@ -429,7 +429,7 @@ def _importance_bound(report):
     alt = "; ".join(f"{K} draws: {nats(bound)} nats" for K, bound in zip(samples, bounds, strict=True))
     caption = "The bound rises to log p(x) with K. Where it still rises, the truth is higher."
     figure = figures.importance_bound(samples, bounds, errors, elbo=elbo)
-    return _picture("Importance-weighted bound", alt, caption, figure)
+    return picture("Importance-weighted bound", alt, caption, figure)
 
 
 def _rate_distortion(names, records):
@@ -443,7 +443,7 @@ def _rate_distortion(names, records):
         "Further down is a better reconstruction, further right costs more rate; along a dashed line the ELBO is the same. "
         "Two runs on one line with different rates are equally good, and differ in how much they say through z."
     )
-    return _picture("Rate and distortion", alt, caption, figures.rate_distortion(points))
+    return picture("Rate and distortion", alt, caption, figures.rate_distortion(points))
 
 
 def _beside(records, names, title):
@@ -486,7 +486,8 @@ def _said_beside(records, names, file):
     return {"title": title, "caption": caption, "texts": found} if found else None
 
 
-def _picture(title, alt, caption, figure):
+def picture(title, alt, caption, figure):
+    """A figure as a template shows it: title, alternative text, caption, and the PNG itself as its source."""
     return _embedded(title, alt, caption, figures.png(figure))
 
 

@@ -1,45 +1,58 @@
 """The paper's tables as sets of runs: what each cell was published as, what ours is, and whether the ordering holds.
 
 A table is a TOML file of `presets/reproduce`: settings common to its runs, under `paper` what the paper's protocol has
-otherwise, then for each run its row and arm, the settings in which it differs, and what was published. A results file,
-`results/NAME.json`, has one entry for each finished run, so that a run is known as done wherever it was made: by its
-settings and its seed.
+otherwise (of all, or of one), then for each run its row and arm, the settings in which it differs, and what was published.
+It may take runs from other tables, name an analysis that every run goes through (`analyses.py`), and pictures. A results
+file, `results/NAME.json`, has one entry for each finished run, so that a run is known as done wherever it was made, for
+whichever table: by its settings and its seed.
 """
 
 import json
 import math
 import statistics
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
+from pyro_skipvae.analyses import analyse
 from pyro_skipvae.checkpoint import write_whole
 from pyro_skipvae.compare import estimates_of, read_record
 from pyro_skipvae.config import Config, ConfigError
 
 SCHEMA = 1
-# column -> (its heading, the estimate of a report)
+BETWEEN = (0.003, 0.1)  # variances of posterior means between those of idle and of active units, if these are two kinds
+# column -> (its heading, the estimate of a report or the number of an analysis)
 COLUMNS = {
     "ppl": ("PPL", "ppl_iw"),
     "elbo": ("ELBO", "elbo"),
     "kl": ("KL", "rate"),
     "mi": ("MI", "mi_dieng_2019"),
     "au": ("AU", "active_units"),
+    "au_authors_code": ("AU at 0.02", "active_units_0_02"),
+    "units_between": (f"units of {BETWEEN[0]} to {BETWEEN[1]}, %", "units_between"),
+    "mlp_probe": ("MLP probe, %", "mlp_probe"),
+    "linear_probe": ("linear probe, %", "linear_probe"),
+    "neighbours": ("10 nearest neighbours, %", "neighbours"),
+    "silhouette": ("silhouette", "silhouette"),
+    "random_mlp_probe": ("random encoder, MLP probe, %", "random_mlp_probe"),
+    "random_linear_probe": ("random encoder, linear probe, %", "random_linear_probe"),
 }
+UNORDERED = ("units_between", "random_mlp_probe", "random_linear_probe")  # no claim of skip against plain
 CEILING = math.log(10_000)  # of the paper's MI: it has 10,000 test images
 BESIDE = {"mi_upper": "MI, upper bound", "mi_marginal": "MI, fitted marginal"}  # what stands beside a column at its ceiling
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a table: where it stands, the flags that make it, its seed, and how it is scaled down, if it is."""
+    """One run of a table: where it stands, the flags that make it, its seed, how it is scaled down, and what it is put to."""
 
     row: str
     arm: str
     flags: dict
     seed: int
     scaled: dict = field(default_factory=dict)
+    analysis: str | None = None
 
     @property
     def config(self):
@@ -53,14 +66,18 @@ class Planned:
 
 @dataclass(frozen=True)
 class Table:
-    """A table to reproduce. `published` maps (row, arm) to {column: number}; `runs` lists all planned runs."""
+    """A table to reproduce. `published` maps (row, arm) to {column: number}; `runs` lists all planned runs.
+
+    `pictures` names what is drawn of it on its page, beside its numbers.
+    """
 
     name: str
     title: str
     columns: list[str]
-    note: str
     published: dict
     runs: list[Planned]
+    note: str = ""
+    pictures: list[str] = field(default_factory=list)
 
 
 def table_names():
@@ -77,17 +94,33 @@ def load_table(name, *, seeds=None, protocol="default", **scale):
     """
     if name not in table_names():
         raise ConfigError(f"unknown table {name!r}: expected {', '.join(table_names())}")
-    presets = files("pyro_skipvae") / "presets"
-    content = tomllib.loads((presets / "reproduce" / f"{name}.toml").read_text(encoding="utf-8"))
-    quirks, published, runs = content.get("paper", {}) if protocol == "paper" else {}, {}, []
-    for cell in content["runs"]:
-        common = tomllib.loads((presets / f"{cell['preset']}.toml").read_text()) if "preset" in cell else {}
-        flags = {**common, **content.get("settings", {}), **cell.get("settings", {}), **quirks}
+    content = tomllib.loads((files("pyro_skipvae") / "presets" / "reproduce" / f"{name}.toml").read_text(encoding="utf-8"))
+    published, runs = {}, []
+    for part in content.get("tables", ()):
+        other = load_table(part["name"], seeds=seeds, protocol=protocol, **scale)
+        name_of = {row: f"{part['row']}, {row}" for row, _ in other.published}
+        for (row, arm), found in other.published.items():
+            if arm in part["arms"]:
+                published[name_of[row], arm] = {column: found[column] for column in content["columns"] if column in found}
+        runs += [replace(run, row=name_of[run.row]) for run in other.runs if run.arm in part["arms"]]
+    for cell in content.get("runs", ()):
         published[cell["row"], cell["arm"]] = cell.get("published", {})
-        scaled = {name: value for name, value in scale.items() if value is not None and value != flags.get(name)}
-        count = seeds or cell.get("seeds", content.get("seeds", 1))
-        runs += [Planned(cell["row"], cell["arm"], flags, seed, scaled) for seed in range(count)]
-    return Table(name, content["title"], content["columns"], content.get("note", ""), published, runs)
+        runs += _planned(cell, content, seeds, protocol, scale)
+    named = {key: content[key] for key in ("note", "pictures") if key in content}
+    return Table(name, content["title"], content["columns"], published, runs, **named)
+
+
+def _planned(cell, content, seeds, protocol, scale):
+    """The runs of a cell: what all runs of its table have, then what it has itself, then the quirks of the protocol."""
+    parts = [content.get("settings", {}), cell.get("settings", {})]
+    if "preset" in cell:
+        parts.insert(0, tomllib.loads((files("pyro_skipvae") / "presets" / f"{cell['preset']}.toml").read_text()))
+    if protocol == "paper":
+        parts += [content.get("paper", {}), cell.get("paper", {})]
+    flags = {name: value for part in parts for name, value in part.items()}
+    scaled = {name: value for name, value in scale.items() if value is not None and value != flags.get(name)}
+    count = seeds or cell.get("seeds", content.get("seeds", 1))
+    return [Planned(cell["row"], cell["arm"], flags, seed, scaled, content.get("analysis")) for seed in range(count)]
 
 
 def read_results(path):
@@ -101,6 +134,29 @@ def read_results(path):
         raise ValueError(f"expected results of a reproduction in {path}, which cannot be read: {error}") from None
 
 
+def results_of_others(name, folder):
+    """The entries of all other tables in a folder of results: one of the same settings and seed need not be made again."""
+    return [entry for other in table_names() if other != name for entry in read_results(Path(folder) / f"{other}.json")]
+
+
+def run_folder(planned, folder):
+    """The folder of a run of the same settings and seed, for whichever table it was made; a finished one, if there is one.
+
+    None if there is none. Looks at the settings that lie beside each folder, FOLDER/TABLE/RUN.toml.
+    """
+    wanted, found = identity(planned.config), []
+    for settings in sorted(Path(folder).glob("*/*.toml")):
+        config = Config.from_toml(settings.read_text(encoding="utf-8"))
+        if (identity(config), config.seed) == (wanted, planned.seed):
+            found.append(settings.with_suffix(""))
+    return max(found, key=is_finished, default=None)
+
+
+def is_finished(path):
+    """Whether a run folder has its report, which is written last."""
+    return (path / "report.json").is_file()
+
+
 def write_results(path, table, entries):
     """Write the entries of a table, in its order."""
     order = {(run.row, run.arm): place for place, run in enumerate(reversed(table.runs))}
@@ -110,8 +166,11 @@ def write_results(path, table, entries):
     write_whole(Path(path), json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def entry_of(planned, path):
-    """What a finished run leaves in the results: its place, its settings, what training took, and its whole report."""
+def entry_of(planned, path, *, device="cpu"):
+    """What a finished run leaves in the results: its place, its settings, what training took, and its whole report.
+
+    Where the table has an analysis, this is the time at which the model is put to it.
+    """
     record = read_record(path)
     return {
         **{"row": planned.row, "arm": planned.arm, "seed": planned.seed, "scaled": planned.scaled},
@@ -119,7 +178,7 @@ def entry_of(planned, path):
         "epochs": record.metrics[-1]["epoch"] if record.metrics else 0,
         "seconds": round(sum(line["seconds"] or 0 for line in record.metrics), 1),
         "report": record.report,
-    }
+    } | ({"analysis": {planned.analysis: analyse(planned.analysis, path, device=device)}} if planned.analysis else {})
 
 
 def identity(config):
@@ -135,9 +194,10 @@ def added(entries, entry):
 
 
 def entry_for(planned, entries):
-    """The entry of a planned run, or None: the same settings and seed, wherever it was made."""
+    """The entry of a planned run, or None: the same settings and seed, wherever it was made, and with its analysis."""
     wanted = identity(planned.config)
-    return next((e for e in entries if e["settings"] == wanted and e["seed"] == planned.seed), None)
+    same = (e for e in entries if e["settings"] == wanted and e["seed"] == planned.seed)
+    return next((e for e in same if planned.analysis is None or planned.analysis in e.get("analysis", {})), None)
 
 
 @dataclass(frozen=True)
@@ -159,21 +219,27 @@ def cells(table, entries):
     found = {}
     for place, published in table.published.items():
         own = [e for run in table.runs if (run.row, run.arm) == place and (e := entry_for(run, entries))]
-        values = {column: [v for e in own if (v := value_of(e["report"], column)) is not None] for column in _shown(table)}
+        values = {column: [v for e in own if (v := value_of(e, column)) is not None] for column in shown_columns(table)}
         found[place] = {column: _cell(published.get(column), values[column]) for column in values}
     return found
 
 
-def value_of(report, column):
-    """The number of a report in a column of the paper, or None where it has none."""
-    name = COLUMNS[column][1] if column in COLUMNS else column
+def value_of(entry, column):
+    """The number of an entry in a column, out of its report or its analyses, or None where it has none."""
+    report, name = entry["report"], COLUMNS[column][1] if column in COLUMNS else column
+    analysed = [numbers[name] for numbers in entry.get("analysis", {}).values() if name in numbers]
+    if analysed:
+        return analysed[0]
+    if name == "units_between":
+        return 100 * statistics.fmean(BETWEEN[0] <= v <= BETWEEN[1] for v in report["active_unit_variances"])
     if name == "mi_dieng_2019":
         return (report.get(name) or {}).get("value")
     estimate = estimates_of(report).get(name)
     return estimate and estimate.value
 
 
-def _shown(table):
+def shown_columns(table):
+    """The columns of the table, and those that stand beside an MI at its ceiling."""
     return [*table.columns, *(BESIDE if "mi" in table.columns else ())]
 
 
@@ -191,7 +257,7 @@ def orderings(table, entries):
     found, sentences = cells(table, entries), []
     for row in dict.fromkeys(row for row, arm in found if arm == "plain" and (row, "skip") in found):
         plain, skip = found[row, "plain"], found[row, "skip"]
-        for column in table.columns:
+        for column in (c for c in table.columns if c not in UNORDERED):
             if plain[column].seeds and skip[column].seeds:
                 sentences.append(_ordering(row, column, plain[column], skip[column]))
     return sentences
@@ -213,7 +279,25 @@ def notes(table, entries):
         found.append(f"MI as in the paper is at most ln N = {stated}; the upper and the fitted-marginal bound have no ceiling.")
     if any(e["settings"].get("limit_train") for e in own):
         found.append("Trained on a part of the data, as the settings say.")
+    if "units_between" in table.columns and own:
+        found.append(_two_kinds([v for e in own for v in e["report"]["active_unit_variances"]]))
+    errors = [v for e in own for n in e.get("analysis", {}).values() for name, v in n.items() if name.endswith("_error")]
+    if errors:
+        found.append(f"Standard errors of accuracies over test items: at most {max(errors):.2f} points of percent.")
     return found
+
+
+def _two_kinds(variances):
+    """Whether units are of two kinds, in words: how many lie between, and how many change sides with the threshold."""
+    low, high = BETWEEN
+    shares = [100 * statistics.fmean(test(v) for v in variances) for test in (
+        lambda v: v < low, lambda v: low <= v <= high, lambda v: v > high, lambda v: 0.01 <= v < 0.02
+    )]  # fmt: skip
+    return (
+        f"Of {len(variances):,} units {shares[0]:.1f} % vary by less than {low}, {shares[2]:.1f} % by more than {high}, and "
+        f"{shares[1]:.1f} % lie between; {shares[3]:.1f} % are active at 0.01 and not at 0.02. Two kinds of units, and a "
+        "threshold that hardly matters, would mean next to none between."
+    )
 
 
 def as_json(table, entries):

@@ -36,11 +36,12 @@ LEVELS = [
         "tensorboard",
         "decoding",
         "texts",
+        "theorem",
     },
     {"build"},
     {"run"},
     {"compare"},
-    {"page", "reproduction"},
+    {"page", "reproduction", "reproduction_page", "analyses"},
     {"export"},
 ]
 COMPONENTS = {"data", "encoders", "decoders", "priors", "guides"}

@@ -42,7 +42,8 @@ def entry(run, elbo=-80.0, rate=1.0, units=3):
     report = {
         "elbo": elbo, "rate": rate, "active_units": units, "mi_ceiling": math.log(1929), "standard_errors": {},
         "mi_dieng_2019": {"value": rate / 2}, "mi_upper": {"value": rate, "low": 0.0, "high": 2.0}, "mi_marginal": None,
-        "perplexity": {"ppl_iw": {"value": 100.0, "low": 90.0, "high": 110.0}}, "card": {"points": 10},
+        "perplexity": {"ppl_iw": {"value": 100.0, "low": 90.0, "high": 110.0}}, "card": {"points": 10, "device": "cpu"},
+        "active_unit_variances": [1e-4, 0.05, 0.5, 0.9], "active_units_0_02": 3,
     }  # fmt: skip
     about = {"row": run.row, "arm": run.arm, "seed": run.seed, "scaled": run.scaled, "epochs": 1, "seconds": 1.0}
     return {**about, "settings": reproduction.identity(run.config), "report": report}

@@ -1,0 +1,161 @@
+"""The page of a reproduction: its table beside what was published, the orderings in words, its pictures and its cards.
+
+One HTML file that holds its pictures, drawn from results alone: no model and no data are needed. Equal results give equal
+bytes.
+"""
+
+import math
+from pathlib import Path
+
+from pyro_skipvae import figures
+from pyro_skipvae.checkpoint import write_whole
+from pyro_skipvae.page import picture, render, train_command
+from pyro_skipvae.reproduction import (
+    BESIDE,
+    BETWEEN,
+    CEILING,
+    COLUMNS,
+    cells,
+    entry_for,
+    label,
+    notes,
+    orderings,
+    shown_columns,
+)
+
+
+def write_page(table, entries, path):
+    """Write the page of a table with the entries of its results; returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page_of(table, entries))
+    return path
+
+
+def page_of(table, entries):
+    """The HTML of a table with the entries of its results."""
+    found, own = cells(table, entries), [(run, e) for run in table.runs if (e := entry_for(run, entries))]
+    scaled = {name: value for run in table.runs for name, value in run.scaled.items()}
+    return render(
+        "reproduction.html.j2",
+        title=table.title,
+        planned=len(table.runs),
+        done=len(own),
+        prologue=(),
+        scaled=", ".join(f"{name} {value:,}" for name, value in scaled.items()),
+        headings=[heading(column) for column in shown_columns(table)],
+        rows=[_row(table, place, found[place]) for place in found],
+        orderings=orderings(table, entries),
+        notes=[*([table.note] if table.note else []), *notes(table, entries)],
+        pictures=[drawn for name in table.pictures or ["columns"] for drawn in PICTURES[name](table, entries)],
+        entries=[_run(run, entry) for run, entry in own],
+    )
+
+
+def heading(column):
+    """The heading of a column."""
+    return BESIDE[column] if column in BESIDE else COLUMNS[column][0]
+
+
+def columns(table, entries):
+    """A picture for each column that has numbers: published and ours, place by place."""
+    found, drawn = cells(table, entries), []
+    for column in table.columns:
+        places = [
+            (f"{row}, {arm}", arm, cell[column].published, cell[column].ours, cell[column].deviation)
+            for (row, arm), cell in found.items()
+            if cell[column].published is not None or cell[column].ours is not None
+        ]
+        if any(ours is not None for *_, ours, _ in places):
+            alt = "; ".join(f"{name}: published {_said(theirs)}, ours {_said(ours)}" for name, _, theirs, ours, _ in places)
+            caption = "Rings: published. Dots: ours, with bars of one deviation over seeds where there are two at least."
+            figure = figures.published_and_ours(places, heading=heading(column))
+            drawn.append(picture(heading(column), alt, caption, figure))
+    return _narrow(drawn)
+
+
+def depth(table, entries):
+    """KL and MI against the number of layers, for each decoder that the rows name."""
+    found, drawn = cells(table, entries), []
+    for decoder in dict.fromkeys(_decoder(row) for row, _ in found):
+        for column in table.columns:
+            curves = [_curve(found, decoder, arm, column) for arm in ("plain", "skip")]
+            alt = "; ".join(
+                f"{arm}, {layers} layers: published {_said(theirs)}, ours {_said(ours)}"
+                for arm, depths, published, values, _ in curves
+                for layers, theirs, ours in zip(depths, published, values, strict=True)
+            )
+            ceiling = CEILING if column == "mi" else None
+            figure = figures.by_depth(curves, quantity=f"{heading(column)} (nats)", ceiling=ceiling)
+            caption = "Dashed: published. Solid: ours, with bars of one deviation over seeds where there are two at least."
+            drawn.append(picture(f"{decoder}: {heading(column)}", alt, caption, figure))
+    return _narrow(drawn)
+
+
+def planes(table, entries):
+    """Posterior means by t-SNE, one picture for each run, its scores in the title."""
+    drawn = []
+    for run in table.runs:
+        entry = entry_for(run, entries)
+        if entry:
+            numbers = entry["analysis"]["clusters"]
+            scores = f"10 nearest neighbours {numbers['neighbours']:.1f} %, silhouette {numbers['silhouette']:.3f}"
+            figure = figures.posterior_means(numbers["plane"], numbers["classes"], title=scores)
+            name = f"{run.row}, {run.arm}" + (f", seed {run.seed}" if run.seed else "")
+            caption = "Distances between clusters and their sizes mean nothing here; the scores are those of the latent space."
+            drawn.append(picture(name, f"Posterior means by t-SNE, coloured by class; {scores}", caption, figure))
+    return _narrow(drawn)
+
+
+def variances(table, entries):
+    """Histograms of the variances of posterior means over all runs of a decoder, plain and skip."""
+    drawn = []
+    for decoder in dict.fromkeys(_decoder(run.row) for run in table.runs):
+        groups = {}
+        for run in table.runs:
+            entry = entry_for(run, entries)
+            if entry and _decoder(run.row) == decoder:
+                groups.setdefault(run.arm, []).extend(entry["report"]["active_unit_variances"])
+        if groups:
+            counts = "; ".join(f"{arm}: {sum(v > 0.01 for v in own)} of {len(own)} above 0.01" for arm, own in groups.items())
+            caption = f"All units of all runs. Grey: from {BETWEEN[0]} to {BETWEEN[1]}. Values below 1e-8 are shown there."
+            figure = figures.variance_histogram(groups, between=BETWEEN)
+            drawn.append({**picture(decoder, counts, caption, figure), "wide": True})
+    return drawn
+
+
+PICTURES = {"columns": columns, "depth": depth, "planes": planes, "variances": variances}
+
+
+def _row(table, place, found):
+    row, arm = place
+    seeds = max((cell.seeds for cell in found.values()), default=0)
+    shown = [found[column] for column in shown_columns(table)]
+    return {"name": row, "arm": arm, "label": label(table, row, arm).strip(" ()"), "seeds": seeds, "cells": shown}
+
+
+def _run(run, entry):
+    changed = {name: (value, None) for name, value in entry["settings"].items()} | {"seed": (entry["seed"], None)}
+    about = {"row": run.row, "arm": run.arm, "seed": run.seed, "epochs": entry["epochs"], "seconds": entry["seconds"]}
+    return {**about, "card": entry["report"]["card"], "command": train_command(run.config, changed)}
+
+
+def _curve(found, decoder, arm, column):
+    """(arm, depths, published, ours, deviations) of the rows "DECODER, 3 layers"."""
+    own = [(int(row.removeprefix(f"{decoder}, ").split()[0]), cell[column]) for (row, a), cell in found.items()
+           if a == arm and _decoder(row) == decoder]  # fmt: skip
+    own.sort(key=lambda pair: pair[0])
+    columns = [[getattr(cell, name) for _, cell in own] for name in ("published", "ours", "deviation")]
+    return (arm, [layers for layers, _ in own], *columns)
+
+
+def _decoder(row):
+    return row.partition(",")[0]
+
+
+def _said(value):
+    return "nothing" if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def _narrow(drawn):
+    return [{**found, "wide": False} for found in drawn]
