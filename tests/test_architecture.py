@@ -37,6 +37,7 @@ LEVELS = [
         "decoding",
         "texts",
         "theorem",
+        "theorem_study",
     },
     {"build"},
     {"run"},
