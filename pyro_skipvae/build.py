@@ -24,7 +24,7 @@ DECODERS = {
     "mlp": (MLPDecoder, 4, "width", ()),
     "convolutional": (ConvolutionalDecoder, 3, "maps", ()),
     "lstm": (LSTMDecoder, 1, "width", TEXT),
-    "dilated-cnn": (DilatedCNNDecoder, 4, "width", TEXT),
+    "dilated-cnn": (DilatedCNNDecoder, 10, "width", TEXT),
 }
 AUTOREGRESSIVE = ("pixelcnn", *TEXT_DECODERS)
 ENCODERS = {"resnet": ResNetEncoder, "mlp": MLPEncoder, "lstm": LSTMEncoder}

@@ -73,7 +73,7 @@ class Config:
     model: str = option("skip-vae", "preset of skip and latent variables", tuple(MODELS))
     decoder: str | None = option(None, "p(x|z)", DECODERS, usual="pixelcnn for images, lstm for text, else mlp")
     layers: int | None = option(
-        None, "layers of the decoder", usual="pixelcnn 9, mlp 4, convolutional 3, lstm 1, dilated-cnn 4", least=1
+        None, "layers of the decoder", usual="pixelcnn 9, mlp 4, convolutional 3, lstm 1, dilated-cnn 10", least=1
     )
     width: int | None = option(
         None, "units in each hidden layer of an MLP decoder or of a text model", usual="512; lstm 1024", least=1
