@@ -340,6 +340,9 @@ def by_depth(curves, *, quantity, ax=None, ceiling=None):
     depths = sorted({depth for curve in curves for depth in curve[1]})
     ax.xaxis.set_major_locator(FixedLocator(depths))
     ax.margins(y=0.15)
+    low, high = ax.get_ylim()
+    room = max(0.0, 1.0 - (high - low)) / 2  # a nat at least: values at a ceiling must not look far apart
+    ax.set_ylim(low - room, high + room)
     ax.set_xlabel("layers of the decoder")
     ax.set_ylabel(quantity)
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.22), ncols=2)
@@ -358,8 +361,8 @@ def variance_histogram(groups, *, ax=None, between=None):
     ax = _axes(ax, 6.4, 3.0)
     # An encoder that ignores x has the variance 0, which a log axis cannot show.
     logs = {name: np.log10(_vector(variances, "variances").clip(1e-8)) for name, variances in groups.items()}
-    lowest = np.floor(min(values.min() for values in logs.values()))
-    bins = 10 ** np.arange(min(lowest, -3), 1.01, 0.25)
+    lowest, highest = min(values.min() for values in logs.values()), max(values.max() for values in logs.values())
+    bins = 10 ** np.arange(min(np.floor(lowest), -3), max(np.ceil(highest), 0) + 0.01, 0.25)
     ax.hist([10**values for values in logs.values()], bins, stacked=True, label=list(groups),
             color=[PALETTE[i % len(PALETTE)] for i in range(len(groups))], edgecolor="white", linewidth=0.5)  # fmt: skip
     if between is not None:

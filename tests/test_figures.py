@@ -32,6 +32,12 @@ METRICS = [
     for e in (1, 2, 3, 4)
 ]  # fmt: skip
 EMBEDDING, CLASSES = torch.linspace(-1, 1, 60).reshape(30, 2).sin(), torch.arange(30) % 3
+PLACES = [
+    ("2 layers, plain", "plain", -94.9, -95.2, 0.1),
+    ("2 layers, skip", "skip", -94.8, -94.1, None),
+    ("x", "x", None, None, None),
+]
+CURVES = [("plain", [2, 3], [5.0, 4.0], [5.5, None], [0.2, None]), ("skip", [2, 3], [6.0, 5.0], [None, None], [None, None])]
 RUN = ("skip-vae", REPORT.rate, REPORT.distortion, 0.1, 0.3)
 
 # name -> how to draw it, into `ax` where that is given
@@ -47,6 +53,11 @@ DRAWN = {
     "rate_distortion": lambda **o: figures.rate_distortion([RUN, ("vae", 0.2, 27.0, 0.0, 0.0)], **o),
     "importance_bound": lambda **o: figures.importance_bound(
         [1, 20, 200], [-24.0, -22.5, -22.0], [0.3, 0.2, 0.2], elbo=-24.0, exact=-21.5, **o
+    ),
+    "published_and_ours": lambda **o: figures.published_and_ours(PLACES, heading="ELBO", **o),
+    "by_depth": lambda **o: figures.by_depth(CURVES, quantity="KL (nats)", ceiling=9.21, **o),
+    "variance_histogram": lambda **o: figures.variance_histogram(
+        {"plain": REPORT.active_unit_variances, "skip": [0.9, 0.7]}, between=(0.003, 0.1), **o
     ),
 }
 EVERY = DRAWN | {"training_curves": lambda: figures.training_curves(METRICS)}
@@ -245,6 +256,28 @@ def test_importance_bound_has_its_samples_as_ticks_and_the_lines_given():
     assert "ELBO" not in words(figures.importance_bound([20, 200], [-1.0, -0.5], [0.1, 0.1]))
 
 
+def test_a_place_shows_what_was_published_and_ours_where_there_are_such():
+    (ax,) = figures.published_and_ours(PLACES, heading="ELBO").axes
+    rings = [line.get_xdata()[0] for line in ax.lines if line.get_markerfacecolor() == "white"]
+    dots = [container[0].get_xdata()[0] for container in ax.containers]
+    assert rings == [-94.9, -94.8] and dots == [-95.2, -94.1]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [label for label, *_ in PLACES]
+    top, bottom = ax.get_ylim()[::-1]
+    assert top < 0 < bottom  # the first place is at the top
+
+
+def test_curves_by_depth_leave_out_what_is_missing_and_span_a_nat():
+    (ax,) = figures.by_depth(CURVES, quantity="KL (nats)").axes
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"plain, published", "plain, ours", "skip, published"}
+    (ax,) = figures.by_depth([("plain", [1, 2], [9.2, 9.21], [9.2, 9.2], [None, None])], quantity="MI").axes
+    assert ax.get_ylim()[1] - ax.get_ylim()[0] >= 1
+
+
+def test_every_unit_is_in_the_histogram_of_variances():
+    (ax,) = figures.variance_histogram({"plain": [0.0, 1e-5, 0.5], "skip": [0.02, 3.0]}).axes
+    assert [sum(bar.get_height() for bar in bars) for bars in ax.containers] == [3, 2]
+
+
 def test_neighbour_accuracy_leaves_a_point_out_of_its_own_neighbours():
     apart = torch.cat([torch.randn(20, 3), torch.randn(20, 3) + 50])
     halves = torch.arange(40) // 20
@@ -282,6 +315,9 @@ def test_embeddings_are_planar_and_reproducible():
         lambda: figures.rate_distortion([]),
         lambda: figures.training_curves([]),
         lambda: figures.importance_bound([1, 2], [0.0], [0.0]),
+        lambda: figures.published_and_ours([], heading="ELBO"),
+        lambda: figures.by_depth([], quantity="KL"),
+        lambda: figures.variance_histogram({}),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(draw):
