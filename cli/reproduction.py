@@ -255,15 +255,16 @@ def _rows(reproduction, wanted, entries):
 
 def _text(reproduction, wanted, entries):
     header, rows = _rows(reproduction, wanted, entries)
-    parts = [wanted.title + "\n", table(header, rows), *(f"{s}\n" for s in _sentences(reproduction, wanted, entries))]
-    return "\n".join(parts[:2]) + "\n" + "".join(parts[2:])
+    before = "".join(f"{paragraph}\n\n" for paragraph in (wanted.title, *reproduction.premise(wanted)))
+    return before + table(header, rows) + "\n" + "".join(f"{s}\n" for s in _sentences(reproduction, wanted, entries))
 
 
 def _markdown(reproduction, wanted, entries):
     header, rows = _rows(reproduction, wanted, entries)
     lines = [header, ["---"] * len(header), *rows]
     grid = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    return f"**{wanted.title}**\n\n{grid}\n" + "".join(f"- {s}\n" for s in _sentences(reproduction, wanted, entries))
+    before = "".join(f"{paragraph}\n\n" for paragraph in (f"**{wanted.title}**", *reproduction.premise(wanted)))
+    return f"{before}{grid}\n" + "".join(f"- {s}\n" for s in _sentences(reproduction, wanted, entries))
 
 
 def _sentences(reproduction, wanted, entries):

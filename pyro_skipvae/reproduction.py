@@ -2,7 +2,8 @@
 
 A table is a TOML file of `presets/reproduce`: settings common to its runs, under `paper` what the paper's protocol has
 otherwise (of all, or of one), then for each run its row and arm, the settings in which it differs, and what was published.
-It may take runs from other tables, name an analysis that every run goes through (`analyses.py`), and pictures. A results
+It may take runs from other tables, name an analysis that every run goes through (`analyses.py`), pictures, and a study
+that says more than numbers: what stands before the table, and what is found in place of published orderings. A results
 file, `results/NAME.json`, has one entry for each finished run, so that a run is known as done wherever it was made, for
 whichever table: by its settings and its seed.
 """
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
+from pyro_skipvae import theorem_study
 from pyro_skipvae.analyses import analyse
 from pyro_skipvae.checkpoint import write_whole
 from pyro_skipvae.compare import estimates_of, read_record
@@ -29,6 +31,10 @@ COLUMNS = {
     "kl": ("KL", "rate"),
     "mi": ("MI", "mi_dieng_2019"),
     "au": ("AU", "active_units"),
+    "mi_lower": ("MI, lower bound", "mi_lower"),
+    "mi_upper": ("MI, upper bound", "mi_upper"),
+    "model_mi_lower": ("I_p, lower bound", "model_mi_lower"),
+    "model_mi_upper": ("I_p, upper bound", "model_mi_upper"),
     "au_authors_code": ("AU at 0.02", "active_units_0_02"),
     "units_between": (f"units of {BETWEEN[0]} to {BETWEEN[1]}, %", "units_between"),
     "mlp_probe": ("MLP probe, %", "mlp_probe"),
@@ -39,6 +45,7 @@ COLUMNS = {
     "random_linear_probe": ("random encoder, linear probe, %", "random_linear_probe"),
 }
 UNORDERED = ("units_between", "random_mlp_probe", "random_linear_probe")  # no claim of skip against plain
+STUDIES = {"theorem": theorem_study}
 CEILING = math.log(10_000)  # of the paper's MI: it has 10,000 test images
 BESIDE = {"mi_upper": "MI, upper bound", "mi_marginal": "MI, fitted marginal"}  # what stands beside a column at its ceiling
 
@@ -68,7 +75,7 @@ class Planned:
 class Table:
     """A table to reproduce. `published` maps (row, arm) to {column: number}; `runs` lists all planned runs.
 
-    `pictures` names what is drawn of it on its page, beside its numbers.
+    `pictures` names what is drawn of it on its page, beside its numbers; `study` one of `STUDIES`.
     """
 
     name: str
@@ -78,6 +85,7 @@ class Table:
     runs: list[Planned]
     note: str = ""
     pictures: list[str] = field(default_factory=list)
+    study: str | None = None
 
 
 def table_names():
@@ -106,7 +114,7 @@ def load_table(name, *, seeds=None, protocol="default", **scale):
     for cell in content.get("runs", ()):
         published[cell["row"], cell["arm"]] = cell.get("published", {})
         runs += _planned(cell, content, seeds, protocol, scale)
-    named = {key: content[key] for key in ("note", "pictures") if key in content}
+    named = {key: content[key] for key in ("note", "pictures", "study") if key in content}
     return Table(name, content["title"], content["columns"], published, runs, **named)
 
 
@@ -248,13 +256,20 @@ def _cell(published, values):
     return Cell(published, statistics.fmean(values) if values else None, deviation, len(values))
 
 
+def premise(table):
+    """Paragraphs that stand before the numbers of a table, in Markdown; [] without a study. Takes seconds of computing."""
+    return STUDIES[table.study].premise() if table.study else []
+
+
 def orderings(table, entries):
     """In words, for each row and column with a plain and a skip arm: what was published, what we find, and whether it holds.
 
     A difference is shown where it exceeds two standard errors over seeds; with one seed of an arm there is none to compare
-    it with, and the words say so. An MI at its ceiling ln N orders nothing.
+    it with, and the words say so. An MI at its ceiling ln N orders nothing. Where there is a study, what that finds.
     """
     found, sentences = cells(table, entries), []
+    if table.study:
+        return STUDIES[table.study].findings({arm: cell for (_, arm), cell in found.items()})
     for row in dict.fromkeys(row for row, arm in found if arm == "plain" and (row, "skip") in found):
         plain, skip = found[row, "plain"], found[row, "skip"]
         for column in (c for c in table.columns if c not in UNORDERED):
@@ -306,7 +321,7 @@ def as_json(table, entries):
     for (row, arm), columns in cells(table, entries).items():
         found.setdefault(row, {})[arm] = {column: vars(cell) for column, cell in columns.items()}
     own = [e for run in table.runs if (e := entry_for(run, entries))]
-    about = {"schema": SCHEMA, "reproduction": table.name}
+    about = {"schema": SCHEMA, "reproduction": table.name, "premise": premise(table)}
     return {**about, "cells": found, "orderings": orderings(table, entries), "entries": own}
 
 

@@ -20,6 +20,7 @@ from pyro_skipvae.reproduction import (
     label,
     notes,
     orderings,
+    premise,
     shown_columns,
 )
 
@@ -41,7 +42,7 @@ def page_of(table, entries):
         title=table.title,
         planned=len(table.runs),
         done=len(own),
-        prologue=(),
+        premise=premise(table),
         scaled=", ".join(f"{name} {value:,}" for name, value in scaled.items()),
         headings=[heading(column) for column in shown_columns(table)],
         rows=[_row(table, place, found[place]) for place in found],

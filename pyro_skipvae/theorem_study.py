@@ -130,20 +130,26 @@ def findings(arms: dict) -> list[str]:
 
 
 def _first_test(p, q):
+    told = f"Test 1: skip against {CONTROL}: "
     if p > 0 and q > 0:
-        return "Test 1: the skip arm has more of both informations than the parameter-matched one. The claim stands."
-    missing = " and ".join(name for name, sign in (("I_p", p), ("I_q", q)) if sign <= 0)
-    return f"Test 1: that skip has more {missing} than parameter-matched is not shown. The claim is falsified here."
+        return told + "more of I_p and of I_q. The claim stands."
+    less = [name for name, sign in (("I_p", p), ("I_q", q)) if sign < 0]
+    if less:
+        return f"{told}less of {' and of '.join(less)}. The claim is falsified here."
+    open_ones = " and of ".join(name for name, sign in (("I_p", p), ("I_q", q)) if not sign)
+    return told + f"more of {open_ones} is not shown, which counts against the claim, as stated beforehand."
 
 
 def _second_test(orders):
     opposed = [pair for pair, (p, q) in orders.items() if p * q < 0]
-    open_ones = [pair for pair, (p, q) in orders.items() if bool(p) != bool(q)]
+    agreed = [pair for pair, (p, q) in orders.items() if p * q > 0]
+    single = [pair for pair, (p, q) in orders.items() if bool(p) != bool(q)]
+    told = f"Test 2: of {len(orders)} pairs of arms, I_p and I_q order {len(agreed)} alike and {len(opposed)} differently"
+    told += f" ({_pairs(opposed)})" if opposed else ""
+    told += f"; of {len(single)} only one of the two shows an order ({_pairs(single)})" if single else ""
     if opposed:
-        return f"Test 2: I_p and I_q differ in the order of {_pairs(opposed)}. The mechanism is falsified here."
-    if open_ones:
-        return f"Test 2: I_p and I_q order no two arms differently; only one of them shows an order of {_pairs(open_ones)}."
-    return "Test 2: I_p and I_q order all arms alike, as far as is shown. The mechanism stands."
+        return f"{told}. The mechanism is falsified here."
+    return f"{told}. {'The mechanism stands.' if agreed and not single else 'That is undecided.'}"
 
 
 def _pairs(pairs):
