@@ -76,7 +76,7 @@ def reproduce(
         entries, others = reproduction.read_results(file), reproduction.results_of_others(name, results)
     missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries + others)]
     if missing and not show:
-        note(f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)} runs are done; training {len(missing)} into {folder}.")
+        note(f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)} runs are done.")
         pool = Pool(missing, Path(folder), name, jobs=jobs, minutes=minutes, device=device, budget=report_budget, force=force)
         with Signals():
             for planned, path in pool.finished():
@@ -106,6 +106,9 @@ class Pool:
     def finished(self):
         """Yields (planned run, its folder) as they are done; a run that failed is told and left out."""
         yield from self._ready()
+        if not self.waiting:
+            return
+        note(f"Now training {len(self.waiting)} into {self.folder}.")
         self.folder.mkdir(parents=True, exist_ok=True)
         with progress() as bar:
             try:

@@ -3,13 +3,20 @@
 import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 from test_cli import skipvae
 
-from pyro_skipvae import reproduction
+from pyro_skipvae import analyses, reproduction, reproduction_page
 from pyro_skipvae.config import Config, ConfigError
-from pyro_skipvae.reproduction import Cell, cells, entry_for, load_table, orderings, read_results, write_results
+from pyro_skipvae.reproduction import Cell, Planned, Table, cells, entry_for, load_table, orderings, read_results, write_results
+from pyro_skipvae.run import load_run
+from pyro_skipvae_cli.job import make_config, make_job
+
+TINY = {"dataset": "digits", "decoder": "mlp", "layers": 1, "width": 16, "latent_dim": 3}
+FEW = {"epochs": 1, "limit_train": 200, "limit_eval": 60}
 
 
 @pytest.mark.parametrize("name", reproduction.table_names())
@@ -115,14 +122,139 @@ def test_the_command_says_what_there_is(tmp_path):
     assert done.returncode == 2 and "unknown table 'tabel4'" in done.stderr
 
 
-def test_missing_runs_are_trained_and_recognised(tmp_path):
-    few = ("--epochs", 1, "--limit-train", 40, "--limit-eval", 20, "--report-budget", 1, "--jobs", 2)
-    table = load_table("semi-amortized-images", epochs=1, limit_train=40, limit_eval=20)
-    kept = [run for run in table.runs if run.row == "digits, amortized"]
-    write_results(tmp_path / "results" / f"{table.name}.json", table, [entry(r) for r in table.runs if r not in kept])
-    done = skipvae("reproduce", "semi-amortized-images", *few, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "training 2 into" in done.stderr and done.stdout.count("scaled down: epochs 1") == 8
-    entries = read_results(tmp_path / "results" / f"{table.name}.json")
-    assert all(entry_for(run, entries)["report"]["card"]["settings"]["epochs"] == 1 for run in kept)
-    assert "training" not in skipvae("reproduce", "semi-amortized-images", *few, cwd=tmp_path).stderr
+def tiny_table(name, analysis=None, **about):
+    """A table of two runs on digits, scaled down to seconds of training."""
+    models = {"plain": "vae", "skip": "skip-vae"}
+    runs = [Planned("digits", arm, {**TINY, "model": model}, 0, FEW, analysis) for arm, model in models.items()]
+    published = {("digits", "plain"): {}, ("digits", "skip"): {}}
+    return Table(name, "Digits", about.pop("columns", ["elbo", "kl"]), published, runs, **about)
+
+
+@pytest.fixture(scope="module")
+def two_tables(tmp_path_factory):
+    """A folder in which a table was made, and then another of the same runs that puts them to an analysis; what each said."""
+    folder = tmp_path_factory.mktemp("tables")
+    tables = {
+        "first": tiny_table("first"),
+        "second": tiny_table("second", "clusters", columns=["neighbours", "silhouette"], pictures=["planes"]),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reproduction, "load_table", lambda name, **which: tables[name])
+        patch.setattr(reproduction, "table_names", lambda: list(tables))
+        said = {
+            name: skipvae("reproduce", name, "--jobs", 2, "--report-budget", 1, "--device", "cpu", cwd=folder)
+            for name in tables
+        }
+        shown = skipvae("reproduce", "second", "--show", "--html", "page.html", cwd=folder)
+        listed = skipvae("reproduce", "--list", cwd=folder)
+    assert all(done.returncode == 0 for done in said.values()), [done.stderr for done in said.values()]
+    return folder, said, shown, listed
+
+
+def test_a_run_that_was_made_for_another_table_is_only_analysed(two_tables):
+    folder, said, *_ = two_tables
+    assert "Now training 2 into" in said["first"].stderr and said["first"].stdout.count("scaled down: epochs 1") == 2
+    assert "training" not in said["second"].stderr
+    assert said["second"].stderr.count("Found: digits") == 2 and not (folder / "runs/reproduce/second").exists()
+    first, second = (read_results(folder / "results" / f"{name}.json") for name in said)
+    assert [e["report"] for e in first] == [e["report"] for e in second]
+    numbers = second[0]["analysis"]["clusters"]
+    assert 0 <= numbers["neighbours"] <= 100 and -1 <= numbers["silhouette"] <= 1
+    assert len(numbers["plane"]) == len(numbers["classes"]) == 60
+    assert f"{numbers['neighbours']:.2f}" in said["second"].stdout
+
+
+def test_show_trains_nothing_and_the_page_holds_its_pictures(two_tables):
+    folder, said, shown, _ = two_tables
+    assert shown.stdout == said["second"].stdout and not shown.stderr
+    page = (folder / "page.html").read_text()
+    assert page == (folder / "results" / "second.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and "<script" not in page and "http" not in page
+    assert page.count("Evaluation card:") == 2 and "skipvae-pyro train --limit-train 200" in page and "silhouette" in page
+
+
+def test_the_list_says_what_is_done(two_tables):
+    *_, listed = two_tables
+    rows = [line.split() for line in listed.stdout.splitlines()[1:]]
+    assert [row[0] for row in rows] == ["first", "second"] and all(row[-4:] == ["2", "of", "2", "-"] for row in rows)
+
+
+def test_the_classification_study_of_a_run(two_tables):
+    folder, *_ = two_tables
+    path = reproduction.run_folder(tiny_table("any").runs[1], folder / "runs/reproduce")
+    found = analyses.analyse("classification", path)
+    assert json.loads(json.dumps(found)) == found
+    assert set(load_table("classification").columns) <= {*found, "silhouette"}
+    assert all(0 <= value <= 100 for value in found.values())
+    assert found["mlp_probe_error"] == pytest.approx((found["mlp_probe"] * (100 - found["mlp_probe"]) / 60) ** 0.5, abs=0.01)
+    with pytest.raises(ValueError, match="unknown analysis 'probe'"):
+        analyses.analyse("probe", path)
+
+
+def test_the_random_encoder_is_that_of_the_run_before_its_first_step(two_tables):
+    folder, *_ = two_tables
+    planned = tiny_table("any").runs[1]
+    vae, data, config = load_run(reproduction.run_folder(planned, folder / "runs/reproduce"))
+    job = make_job(*make_config({**planned.flags, **FEW, "seed": 0}, resume=None), device="cpu")
+    before, trained = analyses._untrained(config, data).state_dict(), vae.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in job.vae.state_dict().items())
+    assert not all(torch.equal(value, before[name]) for name, value in trained.items())
+    x = data.test[:7]
+    torch.testing.assert_close(analyses.posterior_means(vae, x), vae.posterior(x).mean)
+
+
+def test_the_folder_of_a_run_is_known_by_its_settings(tmp_path):
+    planned = tiny_table("any").runs[0]
+    for name, config in (("a/x", planned.config), ("b/y", planned.config), ("b/z", replace(planned.config, seed=1))):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name).with_suffix(".toml").write_text(config.to_toml())
+    assert reproduction.run_folder(planned, tmp_path) == tmp_path / "a/x"
+    (tmp_path / "b/y/report.json").write_text("{}")
+    assert reproduction.run_folder(planned, tmp_path) == tmp_path / "b/y"  # a finished one rather than one that was begun
+    assert reproduction.run_folder(replace(planned, seed=2), tmp_path) is None
+
+
+def test_an_entry_without_the_analysis_of_the_table_is_not_done():
+    table = load_table("classification")
+    entries = [entry(run) for run in load_table("table3").runs]
+    assert not any(entry_for(run, entries) for run in table.runs)
+    assert entry_for(replace(table.runs[0], analysis=None), entries)  # 4 layers of table 3
+    numbers = {"mlp_probe": 98.0, "mlp_probe_error": 0.14, "random_mlp_probe": 92.0}
+    entries = [entry(run) | {"analysis": {"classification": numbers}} for run in table.runs]
+    found = cells(table, entries)["MLP", "plain"]
+    assert found["mlp_probe"] == Cell(97.70, 98.0, 0.0, 3) and found["linear_probe"].ours is None
+    assert not any("random" in sentence for sentence in orderings(table, entries))
+    assert "at most 0.14" in reproduction.notes(table, entries)[-1]
+
+
+def test_figures_take_their_runs_from_tables(tmp_path):
+    table = load_table("figure1")
+    write_results(tmp_path / "table3.json", load_table("table3"), [entry(run) for run in load_table("table3").runs])
+    others = reproduction.results_of_others("figure1", tmp_path)
+    done = [run for run in table.runs if entry_for(run, others)]
+    assert {run.row for run in done} == {f"MLP, {layers} layers" for layers in (2, 3, 4)} and len(done) == 18
+    assert table.published["PixelCNN, 9 layers", "skip"] == {"kl": 9.34, "mi": 7.8}
+    assert len(reproduction_page.depth(table, others)) == 4
+    assert "depth" in table.pictures and set(table.pictures) <= set(reproduction_page.PICTURES)
+
+
+def test_units_between_the_two_kinds():
+    table = load_table("active-units")
+    entries = [entry(run) for run in table.runs]  # variances 1e-4, 0.05, 0.5 and 0.9
+    found = cells(table, entries)["MLP, 2 layers", "plain"]
+    assert found["units_between"].ours == 25.0 and found["au"].ours == 3
+    assert (
+        "25.0 % vary by less than 0.003, 50.0 % by more than 0.1, and 25.0 % lie between; 0.0 %"
+        in reproduction.notes(table, entries)[-1]
+    )
+
+
+@pytest.mark.parametrize("name", reproduction.table_names())
+def test_every_reproduction_has_a_page_with_and_without_results(name, monkeypatch):
+    monkeypatch.setattr(reproduction_page, "premise", lambda table: ["What is claimed."])  # its own takes a while
+    table = load_table(name, seeds=1)
+    planar = {"clusters": {"neighbours": 90.0, "silhouette": 0.1, "plane": [[0.0, 1.0], [1.0, 0.0]], "classes": [0, 1]}}
+    entries = [entry(run) | {"analysis": {"classification": {"mlp_probe": 97.0}, **planar}} for run in table.runs]
+    empty, full = (reproduction_page.page_of(table, found) for found in ([], entries))
+    assert "0 of" in empty and f"{len(table.runs)} of {len(table.runs)}" in full
+    assert full.count("<img") >= 1 and all(f" {column} " not in full for column in ("None", "nan"))
