@@ -111,7 +111,7 @@ def random_networks(
     return RandomNetworks(means, skips, rescaled, errors)
 
 
-def prior_grid(points: int = 48) -> tuple[Tensor, Tensor]:
+def prior_grid(points: int = 64) -> tuple[Tensor, Tensor]:
     """The nodes z (points^2, 2) of the trapezoidal rule on a square, and the logarithms of p(z) times their weights."""
     axis = torch.linspace(-REACH, REACH, points, dtype=torch.float64)  # what skips add may be 1e6 times what a plain net says
     z = torch.cartesian_prod(axis, axis)
@@ -123,7 +123,8 @@ def pointwise_information(network, z: Tensor, noise: Tensor, grid: tuple[Tensor,
 
         p(x) = sum_g w_g N(x; network(z_g), NOISE^2 I)
 
-    The rule is exact but for rounding as long as p(z|x) is wider than the mesh of the grid (0.19 at 48 points a side).
+    The rule is exact for smooth networks as long as p(z|x) is wider than the mesh of the grid (0.14 at 64 points a side);
+    kinks of relu and narrow p(z|x) leave errors of at most some 1e-3 nats in a mean.
     z (samples, 2) and noise (samples, outputs) are standard normal; takes samples x points^2 numbers of memory.
     """
     nodes, log_weights = grid
