@@ -250,7 +250,8 @@ def _rows(reproduction, wanted, entries):
     rows = []
     for (row, arm), found in reproduction.cells(wanted, entries).items():
         count = max((cell.seeds for cell in found.values()), default=0)
-        rows.append([row, f"{arm}, published", "", *(_number(found[column].published) for column in shown)])
+        if any(found[column].published is not None for column in shown):
+            rows.append([row, f"{arm}, published", "", *(_number(found[column].published) for column in shown)])
         label = f"{arm}, ours" + reproduction.label(wanted, row, arm)
         rows.append([row, label, str(count), *(_ours(found[column]) for column in shown)])
     return header, rows

@@ -37,7 +37,7 @@ bounds = [model_mutual_information(pair_of(c), torch.zeros(samples, 2), samples=
 plain = counter_example(0.0)
 for c, found in zip(weights, bounds, strict=True):
     exact, told = counter_example(c), "less than without the skip" if counter_example(c) < plain else ""
-    print(f"c = {c:4.1f}   I_p {exact:.3f} nats, Monte Carlo [{found.lower.value:.3f}, {found.upper.value:.3f}]   {told}")
+    print(f"c = {c:4.1f}   I_p {exact:.3f} nats, Monte Carlo [{found.lower.low:.3f}, {found.upper.high:.3f}]   {told}")
 
 fine = torch.linspace(-5, 2, 400).tolist()
 figure, axes = pyplot.subplots(figsize=(5, 3), layout="constrained")

@@ -39,9 +39,9 @@ On average, at the start, the claim holds. Random networks, 40 a row, each witho
 16 units, 8 outputs, noise 0.5; p(x) by quadrature; means and standard errors over networks, nats). "Rescaled" is the plain
 network with its outputs multiplied to the variance of the skip network: what larger weights in the last layer give."""
 MEANING = """\
-The effect grows with depth, because plain networks contract what tells one z from another below the noise, and skips go
-around it. Single networks violate the theorem. Most of the effect is strength of signal, which a plain network can have
-too; the rest, for which skips are needed, is less, and grows with depth as well."""
+The effect grows with depth until the plain network says nothing: each layer brings the outputs of different z nearer to each
+other, down to the noise, and skips go around that. Single networks violate the theorem. Most of the effect is strength of
+signal, which a plain network can have too; what is left for skips themselves is less, and grows with depth as well."""
 LAGRANGIAN = """\
 Equation 6 reads the ELBO subject to I_p >= delta (the plain model's) as ELBO + lambda I_p with lambda > 0. If the theorem
 held, the constraint would exclude nothing, and the multiplier of a constraint that excludes nothing is 0: the ELBO again.
