@@ -14,6 +14,7 @@ from pyro_skipvae.config import Config, ConfigError
 from pyro_skipvae.reproduction import Cell, Planned, Table, cells, entry_for, load_table, orderings, read_results, write_results
 from pyro_skipvae.run import load_run
 from pyro_skipvae_cli.job import make_config, make_job
+from pyro_skipvae_cli.reproduction import Costs
 
 TINY = {"dataset": "digits", "decoder": "mlp", "layers": 1, "width": 16, "latent_dim": 3}
 FEW = {"epochs": 1, "limit_train": 200, "limit_eval": 60}
@@ -177,6 +178,28 @@ def test_the_list_says_what_is_done(two_tables):
     *_, listed = two_tables
     rows = [line.split() for line in listed.stdout.splitlines()[1:]]
     assert [row[0] for row in rows] == ["first", "second"] and all(row[-4:] == ["2", "of", "2", "-"] for row in rows)
+
+
+def test_the_list_measures_a_cell_once_and_says_which_data_are_absent(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(Costs, "_measured", lambda self, config: measured.append(config) or 60.0)
+    monkeypatch.setenv("SKIPVAE_DATA", str(tmp_path))
+    monkeypatch.setattr(reproduction, "table_names", lambda: ["table1", "theorem1"])
+    said = skipvae("reproduce", "--list", cwd=tmp_path).stdout
+    assert "mnist (not here)" in said and "0 of 10" in said and "0 of 20" in said
+    arms = {run.arm for run in load_table("theorem1").runs}
+    assert len(measured) == len(arms) and "20 min" in said  # each arm once, for all seeds
+    tables = [skipvae("reproduce", "theorem1", "--list", "--seeds", seeds, cwd=tmp_path).stdout for seeds in (1, 2)]
+    assert all("table1" not in text for text in tables) and f"0 of {2 * len(arms)}" in tables[1]
+
+
+def test_what_a_cell_costs_is_measured():
+    first, second = (
+        replace(run, flags={**run.flags, "epochs": epochs}, scaled={})
+        for run, epochs in zip(tiny_table("any").runs, (1, 200), strict=True)
+    )
+    costs = Costs()
+    assert 0 < costs.of(first) < costs.of(second)
 
 
 def test_the_classification_study_of_a_run(two_tables):
