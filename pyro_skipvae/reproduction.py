@@ -45,6 +45,10 @@ COLUMNS = {
     "random_linear_probe": ("random encoder, linear probe, %", "random_linear_probe"),
 }
 UNORDERED = ("units_between", "random_mlp_probe", "random_linear_probe")  # no claim of skip against plain
+PROTOCOLS = {
+    "default": "Protocol: default, what we hold right.",
+    "paper": "Protocol: paper, what the paper says and its authors' code did.",
+}
 STUDIES = {"theorem": theorem_study}
 CEILING = math.log(10_000)  # of the paper's MI: it has 10,000 test images
 BESIDE = {"mi_upper": "MI, upper bound", "mi_marginal": "MI, fitted marginal"}  # what stands beside a column at its ceiling
@@ -86,6 +90,7 @@ class Table:
     note: str = ""
     pictures: list[str] = field(default_factory=list)
     study: str | None = None
+    protocol: str = "default"
 
 
 def table_names():
@@ -115,7 +120,7 @@ def load_table(name, *, seeds=None, protocol="default", **scale):
         published[cell["row"], cell["arm"]] = cell.get("published", {})
         runs += _planned(cell, content, seeds, protocol, scale)
     named = {key: content[key] for key in ("note", "pictures", "study") if key in content}
-    return Table(name, content["title"], content["columns"], published, runs, **named)
+    return Table(name, content["title"], content["columns"], published, runs, protocol=protocol, **named)
 
 
 def _planned(cell, content, seeds, protocol, scale):
@@ -288,7 +293,7 @@ def notes(table, entries):
     """What a reader of the table has to know: settings of the data, ceilings, and what stands on fewer points."""
     own = [e for run in table.runs if (e := entry_for(run, entries))]
     ceilings = sorted({round(e["report"]["mi_ceiling"], 2) for e in own if e["report"].get("mi_ceiling")})
-    found = []
+    found = [PROTOCOLS[table.protocol]]
     if "mi" in table.columns and ceilings:
         stated = " and ".join(f"{ceiling:.2f}" for ceiling in ceilings)
         found.append(f"MI as in the paper is at most ln N = {stated}; the upper and the fitted-marginal bound have no ceiling.")
@@ -321,7 +326,7 @@ def as_json(table, entries):
     for (row, arm), columns in cells(table, entries).items():
         found.setdefault(row, {})[arm] = {column: vars(cell) for column, cell in columns.items()}
     own = [e for run in table.runs if (e := entry_for(run, entries))]
-    about = {"schema": SCHEMA, "reproduction": table.name, "premise": premise(table)}
+    about = {"schema": SCHEMA, "reproduction": table.name, "protocol": table.protocol, "premise": premise(table)}
     return {**about, "cells": found, "orderings": orderings(table, entries), "entries": own}
 
 

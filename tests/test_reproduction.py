@@ -261,6 +261,16 @@ def test_figures_take_their_runs_from_tables(tmp_path):
     assert "depth" in table.pictures and set(table.pictures) <= set(reproduction_page.PICTURES)
 
 
+def test_the_protocol_is_said_and_changes_what_a_run_is():
+    usual, paper = load_table("table3"), load_table("table3", protocol="paper")
+    assert [run.config.batch_size for run in paper.runs] == [50] * len(paper.runs) and usual.runs[0].config.batch_size != 50
+    entries = [entry(run) for run in paper.runs]
+    assert not any(entry_for(run, entries) for run in usual.runs)
+    assert "Protocol: paper" in reproduction.notes(paper, entries)[0] and "default" in reproduction.notes(usual, [])[0]
+    pixelcnn = next(run for run in load_table("figure2", protocol="paper").runs if "PixelCNN" in run.row)
+    assert pixelcnn.config.beta_schedule == "constant" and pixelcnn.config.lr_schedule == "constant"
+
+
 def test_units_between_the_two_kinds():
     table = load_table("active-units")
     entries = [entry(run) for run in table.runs]  # variances 1e-4, 0.05, 0.5 and 0.9

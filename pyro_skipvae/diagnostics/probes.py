@@ -51,7 +51,7 @@ def mlp_probe(
     *,
     hidden: int = 1024,
     dropout: float = 0.5,
-    epochs: int = 30,
+    epochs: int = 20,
     batch_size: int = 256,
     lr: float = 1e-3,
     seed: int = 0,
