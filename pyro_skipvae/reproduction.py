@@ -23,6 +23,7 @@ from pyro_skipvae.compare import estimates_of, read_record
 from pyro_skipvae.config import Config, ConfigError
 
 SCHEMA = 1
+BURDA, AUTHORS_CODE = 0.01, 0.02  # thresholds of active units
 BETWEEN = (0.003, 0.1)  # variances of posterior means between those of idle and of active units, if these are two kinds
 # column -> (its heading, the estimate of a report or the number of an analysis)
 COLUMNS = {
@@ -44,7 +45,7 @@ COLUMNS = {
     "random_mlp_probe": ("random encoder, MLP probe, %", "random_mlp_probe"),
     "random_linear_probe": ("random encoder, linear probe, %", "random_linear_probe"),
 }
-UNORDERED = ("units_between", "random_mlp_probe", "random_linear_probe")  # no claim of skip against plain
+UNORDERED = ("au_authors_code", "units_between", "random_mlp_probe", "random_linear_probe")  # no claim of skip against plain
 PROTOCOLS = {
     "default": "Protocol: default, what we hold right.",
     "paper": "Protocol: paper, what the paper says and its authors' code did.",
@@ -300,24 +301,29 @@ def notes(table, entries):
     if any(e["settings"].get("limit_train") for e in own):
         found.append("Trained on a part of the data, as the settings say.")
     if "units_between" in table.columns and own:
-        found.append(_two_kinds([v for e in own for v in e["report"]["active_unit_variances"]]))
+        found += _two_kinds(table, entries)
     errors = [v for e in own for n in e.get("analysis", {}).values() for name, v in n.items() if name.endswith("_error")]
     if errors:
-        found.append(f"Standard errors of accuracies over test items: at most {max(errors):.2f} points of percent.")
+        found.append(f"Standard errors of accuracies over test items: at most {max(errors):.2f} percentage points.")
     return found
 
 
-def _two_kinds(variances):
-    """Whether units are of two kinds, in words: how many lie between, and how many change sides with the threshold."""
-    low, high = BETWEEN
-    shares = [100 * statistics.fmean(test(v) for v in variances) for test in (
-        lambda v: v < low, lambda v: low <= v <= high, lambda v: v > high, lambda v: 0.01 <= v < 0.02
-    )]  # fmt: skip
-    return (
-        f"Of {len(variances):,} units {shares[0]:.1f} % vary by less than {low}, {shares[2]:.1f} % by more than {high}, and "
-        f"{shares[1]:.1f} % lie between; {shares[3]:.1f} % are active at 0.01 and not at 0.02. Two kinds of units, and a "
-        "threshold that hardly matters, would mean next to none between."
-    )
+def _two_kinds(table, entries):
+    """Whether units are of two kinds, in words for each decoder: how many lie between, and how many a threshold moves."""
+    variances, (low, high) = {}, BETWEEN
+    for run in table.runs:
+        if entry := entry_for(run, entries):
+            variances.setdefault(run.row.partition(",")[0], []).extend(entry["report"]["active_unit_variances"])
+    found = []
+    for decoder, own in variances.items():
+        below, between, above = (100 * statistics.fmean(kind) for kind in (
+            [v < low for v in own], [low <= v <= high for v in own], [v > high for v in own]))  # fmt: skip
+        moved = 100 * statistics.fmean(BURDA <= v < AUTHORS_CODE for v in own)
+        found.append(
+            f"{decoder}: of {len(own):,} units {below:.1f} % vary by less than {low}, {above:.1f} % by more than {high}, and "
+            f"{between:.1f} % lie between; {moved:.1f} % are active at {BURDA} and not at {AUTHORS_CODE}."
+        )
+    return [*found, "Two kinds of units, and a threshold that hardly matters, would mean next to none between."]
 
 
 def as_json(table, entries):
@@ -331,22 +337,21 @@ def as_json(table, entries):
 
 
 def _ordering(row, column, plain, skip):
-    heading = COLUMNS[column][0]
-    ours = skip.ours - plain.ours
-    sentence = f"{row}, {heading}: skip - plain is {ours:+.2f} here"
+    """One sentence: our difference, with its standard error over seeds if there is one, the published one, and the verdict."""
+    ours, error = skip.ours - plain.ours, _standard_error(plain, skip)
+    sentence = f"{row}, {COLUMNS[column][0]}: skip - plain is {ours:+.2f} here"
+    sentence += "" if error is None else f" (standard error {error:.2f})"
     if None in (plain.published, skip.published):
         return sentence + "; nothing was published."
     if column == "mi" and min(plain.published, skip.published) > CEILING - 0.05:
         return f"{sentence}; both published values stand at the ceiling ln 10,000 = {CEILING:.2f} and order nothing."
     theirs = skip.published - plain.published
-    error = _standard_error(plain, skip)
-    if error is None:
-        told = "holds" if ours * theirs > 0 else "does not hold"
-        return f"{sentence}, {theirs:+.2f} published: the ordering {told} (one seed)."
-    if abs(ours) <= 2 * error:
-        return f"{sentence} (standard error {error:.2f}), {theirs:+.2f} published: not shown over seeds."
+    if theirs == 0:
+        return f"{sentence}; the published values are equal and order nothing."
+    if error is not None and abs(ours) <= 2 * error:
+        return f"{sentence}, {theirs:+.2f} published: not shown over seeds."
     told = "holds" if ours * theirs > 0 else "does not hold"
-    return f"{sentence} (standard error {error:.2f}), {theirs:+.2f} published: the ordering {told}."
+    return f"{sentence}, {theirs:+.2f} published: the ordering {told}{' (one seed)' if error is None else ''}."
 
 
 def _standard_error(*found):
