@@ -57,7 +57,7 @@ def clusters(vae, data, config):
         "neighbours": round(100 * share, 4),
         "neighbours_error": round(100 * (share * (1 - share) / len(means)) ** 0.5, 4),
         "silhouette": round(probes.silhouette(means, classes), 4),
-        "plane": [[round(float(value), 1) for value in point] for point in plane],
+        **{name: [round(float(value), 1) for value in values] for name, values in zip("xy", plane.T, strict=True)},
         "classes": classes[:EMBEDDED_POINTS].tolist(),
     }
 

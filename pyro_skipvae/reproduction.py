@@ -10,6 +10,7 @@ whichever table: by its settings and its seed.
 
 import json
 import math
+import re
 import statistics
 import tomllib
 from dataclasses import asdict, dataclass, field, replace
@@ -177,7 +178,9 @@ def write_results(path, table, entries):
     entries = sorted(entries, key=lambda e: (-order.get((e["row"], e["arm"]), -1), json.dumps(e["scaled"]), e["seed"]))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     content = {"schema": SCHEMA, "reproduction": table.name, "title": table.title, "entries": entries}
-    write_whole(Path(path), json.dumps(content, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=1, allow_nan=False)
+    # A list of numbers takes a line, not one for each number: these files are kept under version control.
+    write_whole(Path(path), re.sub(r"\[[-+.,\d\seE]+\]", lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def entry_of(planned, path, *, device="cpu"):

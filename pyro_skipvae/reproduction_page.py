@@ -101,7 +101,8 @@ def planes(table, entries):
         if entry:
             numbers = entry["analysis"]["clusters"]
             scores = f"10 nearest neighbours {numbers['neighbours']:.1f} %, silhouette {numbers['silhouette']:.3f}"
-            figure = figures.posterior_means(numbers["plane"], numbers["classes"], title=scores)
+            plane = list(zip(numbers["x"], numbers["y"], strict=True))
+            figure = figures.posterior_means(plane, numbers["classes"], title=scores)
             name = f"{run.row}, {run.arm}" + (f", seed {run.seed}" if run.seed else "")
             caption = "Distances between clusters and their sizes mean nothing here; the scores are those of the latent space."
             drawn.append(picture(name, f"Posterior means by t-SNE, coloured by class; {scores}", caption, figure))

@@ -99,6 +99,7 @@ def test_results_are_read_back_and_an_older_entry_gives_way(tmp_path):
     first, second = entry(table.runs[1]), entry(table.runs[0])
     write_results(tmp_path / "new" / "table4.json", table, [first, second])
     assert read_results(tmp_path / "new" / "table4.json") == [second, first]  # in the order of the table
+    assert "[ 0.0001, 0.05, 0.5, 0.9 ]" in (tmp_path / "new" / "table4.json").read_text()
     newer = copy.deepcopy(first) | {"seconds": 2.0}
     assert reproduction.added([first, second], newer) == [second, newer]
     (tmp_path / "bad.json").write_text("{")
@@ -163,7 +164,7 @@ def test_a_run_that_was_made_for_another_table_is_only_analysed(two_tables):
     assert [e["report"] for e in first] == [e["report"] for e in second]
     numbers = second[0]["analysis"]["clusters"]
     assert 0 <= numbers["neighbours"] <= 100 and -1 <= numbers["silhouette"] <= 1
-    assert len(numbers["plane"]) == len(numbers["classes"]) == 60
+    assert len(numbers["x"]) == len(numbers["y"]) == len(numbers["classes"]) == 60
     assert f"{numbers['neighbours']:.2f}" in said["second"].stdout
 
 
@@ -286,7 +287,7 @@ def test_units_between_the_two_kinds():
 def test_every_reproduction_has_a_page_with_and_without_results(name, monkeypatch):
     monkeypatch.setattr(reproduction_page, "premise", lambda table: ["What is claimed."])  # its own takes a while
     table = load_table(name, seeds=1)
-    planar = {"clusters": {"neighbours": 90.0, "silhouette": 0.1, "plane": [[0.0, 1.0], [1.0, 0.0]], "classes": [0, 1]}}
+    planar = {"clusters": {"neighbours": 90.0, "silhouette": 0.1, "x": [0.0, 1.0], "y": [1.0, 0.0], "classes": [0, 1]}}
     entries = [entry(run) | {"analysis": {"classification": {"mlp_probe": 97.0}, **planar}} for run in table.runs]
     empty, full = (reproduction_page.page_of(table, found) for found in ([], entries))
     assert "0 of" in empty and f"{len(table.runs)} of {len(table.runs)}" in full
