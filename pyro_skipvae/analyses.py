@@ -27,7 +27,7 @@ def classification(vae, data, config):
     """What probes read out of posterior means, and out of those of the encoder as it was before training.
 
     They learn from the training split, of which one draw is encoded where it is binarised afresh, and are asked about the test
-    split. The random encoder is that of the run's own seed.
+    split; the silhouette is that of its items. The random encoder is that of the run's own seed.
     """
     _check_classes(data)
     found = {}
@@ -37,6 +37,7 @@ def classification(vae, data, config):
         accuracies = {"mlp_probe": probes.mlp_probe(*items), "linear_probe": probes.linear_probe(*items)}
         if not prefix:
             accuracies["neighbours"] = probes.nearest_neighbours(*items)
+            found["silhouette"] = round(probes.silhouette(test, data.labels["test"]), 4)
         for name, accuracy in accuracies.items():
             found[prefix + name] = round(100 * accuracy.value, 4)
             found[f"{prefix}{name}_error"] = round(100 * accuracy.standard_error, 4)
