@@ -300,7 +300,10 @@ def _ours(cell):
 
 
 def _number(value):
-    return "-" if value is None else f"{value:.2f}".removesuffix(".00") if abs(value) < 1e5 else f"{value:.3g}"
+    if value is None:
+        return "-"
+    rounded = round(value, 2) + 0.0  # not -0.00
+    return f"{rounded:.2f}".removesuffix(".00") if abs(value) < 1e5 else f"{value:.3g}"
 
 
 COMMANDS = (reproduce,)
