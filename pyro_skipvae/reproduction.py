@@ -305,10 +305,20 @@ def notes(table, entries):
         found.append("Trained on a part of the data, as the settings say.")
     if "units_between" in table.columns and own:
         found += _two_kinds(table, entries)
+    found += [sentence for e in own for column in ("ppl", "elbo") if column in table.columns if (sentence := _fewer(e, column))]
     errors = [v for e in own for n in e.get("analysis", {}).values() for name, v in n.items() if name.endswith("_error")]
     if errors:
         found.append(f"Standard errors of accuracies over test items: at most {max(errors):.2f} percentage points.")
     return found
+
+
+def _fewer(entry, column):
+    """The sentence that a number stands on fewer points than the rest of its row, or None."""
+    estimate, points = estimates_of(entry["report"]).get(COLUMNS[column][1]), entry["report"]["card"]["points"]
+    if estimate is None or estimate.points is None or estimate.points >= points:
+        return None
+    place = f"{entry['row']}, {entry['arm']}, seed {entry['seed']}"
+    return f"{COLUMNS[column][0]} of {place}: the first {estimate.points:,} of {points:,} points."
 
 
 def _two_kinds(table, entries):

@@ -292,3 +292,11 @@ def test_every_reproduction_has_a_page_with_and_without_results(name, monkeypatc
     empty, full = (reproduction_page.page_of(table, found) for found in ([], entries))
     assert "0 of" in empty and f"{len(table.runs)} of {len(table.runs)}" in full
     assert full.count("<img") >= 1 and all(f" {column} " not in full for column in ("None", "nan"))
+
+
+def test_a_number_on_fewer_points_is_told():
+    table = load_table("table4")
+    whole, part = entry(table.runs[0]), entry(table.runs[1])
+    part["report"]["card"] = {"points": 1000, "log_likelihood_points": 200}
+    (sentence,) = [s for s in reproduction.notes(table, [whole, part]) if "the first" in s]
+    assert sentence == f"PPL of {part['row']}, {part['arm']}, seed 0: the first 200 of 1,000 points."
