@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, SVI
-from pyro.infer.util import zero_grads
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -49,14 +48,15 @@ class SVIStep:
             raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
         self.objective, self.optim, self.max_norm = objective, optim, max_norm
         self.svi = SVI(model, guide, optim, loss=self._loss, loss_and_grads=self._loss_and_grads)
-        self.steps, self._checked = 0, False
+        self.svi.optim = self._update
+        self.steps, self._checked, self._one = 0, False, None
         self._left_out = torch.zeros(5, dtype=torch.long)  # how many, the first, and three flags: input, loss, gradient
 
     def __call__(self, x, beta=1.0):
         try:
             self.svi.step(x, beta)
         except _LeaveOut:
-            zero_grads(self._parameters)  # as SVI does after the optimizer
+            _let_go(self._parameters)
         if isinstance(self.optim, PyroLRScheduler):
             self.optim.step()
         self.steps += 1
@@ -102,6 +102,24 @@ class SVIStep:
         self._leave_out_unless(self._is_finite(x, self._last_loss, norm))
         return 0.0  # SVI would make a number of the loss, and so wait for the device
 
+    def _update(self, parameters):
+        """What SVI calls as its optimizer: the `PyroOptim`, or one torch optimizer that does the work of all that it has.
+
+        Those are one for each parameter, and take as long to call as to compute; what is shared is their state.
+        """
+        alone = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, self._parameters)]
+        own = type(self.optim).__call__ not in (PyroOptim.__call__, PyroLRScheduler.__call__)
+        if _alike(alone) and not own and not any(map(self.optim.grad_clip.get, self._parameters)):
+            if self._one is None or list(map(id, self._one.param_groups[0]["params"])) != list(map(id, self._parameters)):
+                self._one = type(alone[0])(self._parameters, lr=0.0)
+            self._one.state.update((p, one.state[p]) for p, one in zip(self._parameters, alone, strict=True))
+            self._one.param_groups[0].update(_options(alone[0]))
+            self._one.found_inf = alone[0].found_inf
+            self._one.step()
+        else:
+            self.optim(parameters)
+        _let_go(parameters)
+
     def _is_finite(self, x, loss, norm):
         """Whether all of it is finite, as a tensor on the device; what is not is written down there too."""
         parts = [part for part in as_arguments(x) if isinstance(part, torch.Tensor) and part.is_floating_point()]
@@ -146,6 +164,22 @@ def _mean_loss_and_grads(objective, model, guide, x, beta):
 
 def _size(x):
     return len(as_arguments(x)[0])
+
+
+def _alike(optimizers):
+    """Whether these are there, of one fused kind, which treats each number of a tensor alike, and with the same options."""
+    fused = all(one is not None and one.defaults.get("fused") for one in optimizers)
+    return fused and all(type(one) is type(optimizers[0]) and _options(one) == _options(optimizers[0]) for one in optimizers)
+
+
+def _options(optimizer):
+    return {name: value for name, value in optimizer.param_groups[0].items() if name not in ("params", "initial_lr")}
+
+
+def _let_go(parameters):
+    """Free the gradients: to fill them with zeros, and to add to these, would take a tenth of a step. SVI leaves None alone."""
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def _check_store(trace):

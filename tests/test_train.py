@@ -5,6 +5,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.optim import Adam, CosineAnnealingLR
+from pyro.optim.lr_scheduler import PyroLRScheduler
 
 from pyro_skipvae import VAE, fit, svi_step
 from pyro_skipvae.decoders import MLPDecoder
@@ -67,6 +68,56 @@ def test_the_norm_of_the_whole_gradient_is_clipped(vae, max_norm):
         svi_step(vae.model, vae.guide, elbo, optim := Recorder(), max_norm=limit)(X.double())
         norms.append(torch.cat([g.flatten() for g in optim.gradients.values()]).norm().item())
     assert norms[1] == pytest.approx(min(norms[0], max_norm), rel=1e-4)
+
+
+class Separate(PyroLRScheduler):
+    """Pyro's own loop over one optimizer for each parameter."""
+
+    def __init__(self, optim_args):
+        super().__init__(torch.optim.lr_scheduler.LambdaLR, optim_args)
+
+    def __call__(self, params, *args, **kwargs):
+        super().__call__(params, *args, **kwargs)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_one_optimizer_of_all_parameters_does_what_pyros_do_one_by_one(kind):
+    """Over a step that is left out, and over what is saved by one and loaded into another."""
+
+    def make_step(of):
+        options = {"lr": 0.1, "fused": True} | ({"momentum": 0.9} if kind is torch.optim.SGD else {})
+        halving = {"optimizer": kind, "optim_args": options, "lr_lambda": lambda step: 0.5**step}
+        return svi_step(vae.model, vae.guide, lambda *given: factor * elbo(*given), of(halving), max_norm=1.0)
+
+    ended = []
+    for of in (pyro.optim.LambdaLR, Separate, pyro.optim.LambdaLR):
+        pyro.clear_param_store()
+        vae = make_vae()
+        torch.manual_seed(1)
+        step = make_step(of)
+        for n in range(6):
+            factor = torch.nan if n == 2 else 1.0
+            step(X.float())
+            if n == 3 and len(ended) == 2:
+                state, step = step.state_dict(), make_step(of)
+                step.load_state_dict(state)
+        assert step.nonfinite().steps == 1 and (step._one is None) == (of is Separate)
+        ended.append([p.detach().clone() for p in vae.parameters()])
+    torch.testing.assert_close(ended[0], ended[1], rtol=0, atol=0)
+    torch.testing.assert_close(ended[0], ended[2], rtol=0, atol=0)
+
+
+def test_parameters_with_options_of_their_own_keep_their_optimizers(vae):
+    options = lambda name: {"lr": 0.1 if name.startswith("decoder") else 0.01, "fused": True}  # noqa: E731
+    step = svi_step(vae.model, vae.guide, elbo, pyro.optim.PyroOptim(torch.optim.Adam, options))
+    step(X.double())
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    step(X.double())
+    moved = {name: (p - before[name]).abs().max().item() for name, p in vae.named_parameters()}
+    assert step._one is None
+    assert all(size < 0.02 for name, size in moved.items() if name.startswith("encoder"))
+    assert max(size for name, size in moved.items() if name.startswith("decoder")) > 0.05
 
 
 def test_a_second_model_in_the_same_store_is_refused_before_it_trains():
