@@ -12,9 +12,10 @@ from pyro_skipvae.config import TEXT_DECODERS, WITHOUT_LATENTS, ConfigError
 from pyro_skipvae.data import DATASETS, load_data
 from pyro_skipvae.decoders import ConvolutionalDecoder, DilatedCNNDecoder, LSTMDecoder, MLPDecoder, PixelCNNDecoder
 from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder
+from pyro_skipvae.initialisation import data_dependent_, he_normal_
 from pyro_skipvae.model import VAE
 from pyro_skipvae.semi_amortized import VARIANTS, SemiAmortized, beside
-from pyro_skipvae.skip import he_normal_, parameter_count, parameter_matched
+from pyro_skipvae.skip import parameter_count, parameter_matched
 from pyro_skipvae.train import Halving, svi_step
 
 TEXT = ("embedding", "dropout", "word_dropout")
@@ -58,6 +59,7 @@ KINDS = {  # the values that each likelihood is a distribution over
 USUAL_LR = {"adam": 1e-3, "sgd": 1.0}
 # fused: one kernel for the whole update; on a CPU it takes about a third of the time of torch's default loop.
 OPTIMIZERS = {"adam": (torch.optim.Adam, {"fused": True}), "sgd": (torch.optim.SGD, {"fused": True})}
+STATISTICS_ITEMS = 512  # of the training data, for the data-dependent start
 OBJECTIVES = {
     "elbo": lambda particles: objectives.elbo,
     "analytic-elbo": lambda particles: objectives.analytic_elbo,
@@ -160,6 +162,8 @@ def build_vae(config, data):
     vae = VAE(PRIORS[config.prior](config, encoder, data), build_decoder(config, data), encoder)
     if config.initialisation == "he":
         he_normal_(vae)
+    elif config.initialisation == "data-dependent":
+        data_dependent_(vae, data.train[:STATISTICS_ITEMS])
     if config.inference != "amortized":
         loop = {
             "steps": config.svi_steps,

@@ -28,7 +28,7 @@ TEXT_DECODERS = ("lstm", "dilated-cnn")
 ENCODERS = ("resnet", "mlp", "lstm")
 INFERENCES = ("amortized", "svi", "vae+svi", "vae+svi+kl", "sa")
 GRADIENTS = ("exact", "exact-rebuilt", "finite-difference", "first-order", "authors")
-INITIALISATIONS = ("torch", "he")
+INITIALISATIONS = ("torch", "he", "data-dependent")
 OPTIMIZERS = ("adam", "sgd")
 LIKELIHOODS = ("bernoulli", "categorical", "discretised-logistic", "normal", "poisson")
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
@@ -91,7 +91,7 @@ class Config:
     likelihood: str | None = option(
         None, "family of p(x|z)", LIKELIHOODS, usual="bernoulli; normal for grey or real values; categorical for text"
     )
-    initialisation: str = option("torch", "how linear maps start; text models have a start of their own", INITIALISATIONS)
+    initialisation: str = option("torch", "how maps start; text models have a start of their own", INITIALISATIONS)
     prior: str = option("standard-normal", "p(z)", PRIORS)
     components: int = option(10, "components of a mixture prior, pseudo-inputs of a VampPrior", least=1)
     guide: str = option("diagonal-normal", "family of q(z|x)", GUIDES)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
-from pyro_skipvae import theorem_study
+from pyro_skipvae import side_claims, theorem_study
 from pyro_skipvae.analyses import analyse
 from pyro_skipvae.checkpoint import write_whole
 from pyro_skipvae.compare import estimates_of, read_record
@@ -51,7 +51,7 @@ PROTOCOLS = {
     "default": "Protocol: default, what we hold right.",
     "paper": "Protocol: paper, what the paper says and its authors' code did.",
 }
-STUDIES = {"theorem": theorem_study}
+STUDIES = {"theorem": theorem_study, "side-claims": side_claims}
 CEILING = math.log(10_000)  # of the paper's MI: it has 10,000 test images
 BESIDE = {"mi_upper": "MI, upper bound", "mi_marginal": "MI, fitted marginal"}  # what stands beside a column at its ceiling
 
@@ -278,7 +278,7 @@ def orderings(table, entries):
     """
     found, sentences = cells(table, entries), []
     if table.study:
-        return STUDIES[table.study].findings({arm: cell for (_, arm), cell in found.items()})
+        return STUDIES[table.study].findings(found)
     for row in dict.fromkeys(row for row, arm in found if arm == "plain" and (row, "skip") in found):
         plain, skip = found[row, "plain"], found[row, "skip"]
         for column in (c for c in table.columns if c not in UNORDERED):

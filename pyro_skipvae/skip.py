@@ -86,26 +86,6 @@ class SkipSequential(nn.Module):
         return h
 
 
-def he_normal_(module):
-    """Start the linear maps of a module from He's normal distribution, in place: weights N(0, 2 / fan-in), biases 0.
-
-    Where U_l z is added to W_l h_l both have one fan-in, the sum of theirs, as if z were joined to h_l: else each skip
-    would add a variance of its own. torch's own start, with weights of variance 1 / (3 fan-in), loses a factor of six in
-    variance at each relu, so that the logits of a plain decoder of four layers hardly depend on z at first.
-    Convolutions and embeddings keep torch's start, as in the authors' image code.
-
-    Reference: He et al. 2015, equation 10.
-    """
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-    for part in module.modules():
-        if isinstance(part, SkipSequential):
-            part.share_fan_in_()
-
-
 def _flatten(network):
     for child in network:
         yield from _flatten(child) if isinstance(child, nn.Sequential) else (child,)

@@ -116,8 +116,9 @@ def order(first: dict, second: dict, bounds: tuple[str, str]) -> Order:
     return Order(0, f"{told} (not shown)")
 
 
-def findings(arms: dict) -> list[str]:
-    """What the trained arms say of the two tests that were stated beforehand; {arm: {column: cell}} -> sentences."""
+def findings(found: dict) -> list[str]:
+    """What the trained arms say of the two tests that were stated beforehand; {(row, arm): {column: cell}} -> sentences."""
+    arms = {arm: cells for (_, arm), cells in found.items()}
     names = ("skip", CONTROL, *OTHERS)
     if any(arms[name][column].ours is None for name in names for column in (*I_P, *I_Q)):
         return ["The tests stated beforehand wait for the trained arms."]

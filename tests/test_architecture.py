@@ -38,6 +38,8 @@ LEVELS = [
         "texts",
         "theorem",
         "theorem_study",
+        "initialisation",
+        "side_claims",
     },
     {"build"},
     {"run"},

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_cli import skipvae
 
-from pyro_skipvae import analyses, reproduction, reproduction_page
+from pyro_skipvae import analyses, reproduction, reproduction_page, side_claims
 from pyro_skipvae.config import Config, ConfigError
 from pyro_skipvae.reproduction import Cell, Planned, Table, cells, entry_for, load_table, orderings, read_results, write_results
 from pyro_skipvae.run import load_run
@@ -292,6 +292,27 @@ def test_every_reproduction_has_a_page_with_and_without_results(name, monkeypatc
     empty, full = (reproduction_page.page_of(table, found) for found in ([], entries))
     assert "0 of" in empty and f"{len(table.runs)} of {len(table.runs)}" in full
     assert full.count("<img") >= 1 and all(f" {column} " not in full for column in ("None", "nan"))
+
+
+def test_the_side_claims_are_told_by_their_numbers():
+    table = load_table("side-claims")
+    told = {
+        ("2 layers", "plain"): (9.0, -90.0, 80.0),
+        ("4 layers", "plain"): (8.0, -91.0, 81.0),
+        ("8 layers", "plain"): (2.0, -99.0, 60.0),
+    }
+    told |= {
+        ("4 layers, data-dependent start", "plain"): (8.0, -90.5, 81.0),
+        ("4 layers, 2 dimensions", "plain"): (5.0, -130.0, 79.0),
+    }
+    found = {place: {c: Cell(None, None, None, 0) for c in table.columns} for place in table.published}
+    for place, numbers in told.items():
+        found[place] = {c: Cell(None, v, None, 1) for c, v in zip(("kl", "elbo", "neighbours"), numbers, strict=True)}
+    size, start, dimensions = side_claims.findings(found)
+    assert "9.00, 8.00, 2.00; it falls with every step" in size
+    assert "plain: ELBO +0.50 against He's start; it is better" in start
+    assert "79.0 %" in dimensions and dimensions.endswith("against 81.0 %; not more.")
+    assert orderings(table, []) == ["The claims wait for their runs."]
 
 
 def test_a_number_on_fewer_points_is_told():
