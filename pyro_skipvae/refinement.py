@@ -7,19 +7,17 @@ f is a sum of one term per datapoint, so the step size is per datapoint and no d
 Reference: Kim, Wiseman, Miller, Sontag, Rush 2018, algorithm 1 and section 3.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
-from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.distributions import kl_divergence
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from pyro_skipvae.local_parameters import local_parameters
+from pyro_skipvae.recurrence import differentiable_recurrence
 
 
 @dataclass(frozen=True)
@@ -262,31 +260,6 @@ def _equal(one, other):
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one is other or torch.equal(one, other)
     return one is other or (not isinstance(one, torch.Tensor) and not isinstance(other, torch.Tensor) and one == other)
-
-
-@contextmanager
-def differentiable_recurrence(device, *, twice=False):
-    """cuDNN's recurrent layers have no derivative in evaluation mode and never a second one: there they run without it.
-
-    Nothing else does, so convolutions keep their speed.
-    """
-    enabled, hooks = torch.backends.cudnn.enabled, []
-
-    def switch_off(module, _inputs):
-        if isinstance(module, nn.RNNBase) and (twice or not module.training):
-            torch.backends.cudnn.enabled = False
-
-    def restore(module, _inputs, _output):
-        if isinstance(module, nn.RNNBase):
-            torch.backends.cudnn.enabled = enabled
-
-    if device.type == "cuda":
-        hooks = [register_module_forward_pre_hook(switch_off), register_module_forward_hook(restore, always_call=True)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 GRADIENTS = {

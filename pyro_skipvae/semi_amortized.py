@@ -7,15 +7,8 @@ from pyro.poutine.messenger import Messenger
 from torch.distributions import kl_divergence
 
 from pyro_skipvae.objectives import as_arguments, elbo, weighted
-from pyro_skipvae.refinement import (
-    GRADIENTS,
-    Bound,
-    Descent,
-    differentiable_recurrence,
-    guide_parameters,
-    latent_site,
-    without_gradient,
-)
+from pyro_skipvae.recurrence import differentiable_recurrence
+from pyro_skipvae.refinement import GRADIENTS, Bound, Descent, guide_parameters, latent_site, without_gradient
 
 
 class SemiAmortized:

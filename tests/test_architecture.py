@@ -21,6 +21,7 @@ LEVELS = [
         "torchvision_shim",
         "vocabulary",
         "moments",
+        "recurrence",
     },
     {"guides", "objectives", "refinement", "semi_amortized"},
     {

@@ -5,6 +5,7 @@ from torch import nn
 
 from pyro_skipvae.decoders.text import TextNetwork, joined_entries
 from pyro_skipvae.distributions.autoregressive import Autoregressive
+from pyro_skipvae.recurrence import run_lstm
 from pyro_skipvae.skip import OUTPUT, skip_entries
 
 
@@ -78,9 +79,3 @@ class LSTMStack(nn.Module):
             h, state = run_lstm(layer, h, state)
             after += state
         return h, after
-
-
-def run_lstm(layer, inputs, state):
-    """The one call of torch's LSTM: inputs (N, T, F), state (h, c) (N, width) each -> states (N, T, width), (h, c)."""
-    states, last = layer(inputs, tuple(part[None].contiguous() for part in state))
-    return states, [part[0] for part in last]

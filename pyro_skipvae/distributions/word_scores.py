@@ -30,10 +30,10 @@ def _forward(features, weight, bias, words):
     """log p(word) (M,), and the softmax of the first pieces."""
     scores, kept = features.new_empty(len(features)), []
     for number, piece in enumerate(_pieces(words)):
-        logits = torch.addmm(bias, features[piece], weight.T)
-        p = logits.softmax(-1)
+        p = _softmax(features[piece], weight, bias)
         named = p.gather(1, words[piece, None])[:, 0]
         if (named < torch.finfo(p.dtype).tiny).any():  # underflow: the logarithm has to come first
+            logits = torch.addmm(bias, features[piece], weight.T)
             scores[piece] = logits.log_softmax(-1).gather(1, words[piece, None])[:, 0]
         else:
             scores[piece] = named.log()
@@ -130,7 +130,12 @@ def _softmaxes(features, weight, bias, words, kept):
     """(piece, p) one after the other, kept or made anew."""
     for number, piece in enumerate(_pieces(words)):
         fresh = number >= len(kept)
-        yield piece, torch.addmm(bias, features[piece], weight.T).softmax(-1) if fresh else kept[number]
+        yield piece, _softmax(features[piece], weight, bias) if fresh else kept[number]
+
+
+def _softmax(features, weight, bias):
+    logits = torch.addmm(bias, features, weight.T)
+    return torch.softmax(logits, -1, out=logits)  # in place: new memory costs as much as a sweep
 
 
 def _pieces(words):
