@@ -88,6 +88,8 @@ def reproduce(
                 entries = reproduction.added(entries, reproduction.entry_of(planned, path, device=device))
                 reproduction.write_results(file, wanted, entries)
     entries = entries + others
+    if wanted.study == "theorem":
+        note("The random networks that stand beside its table take about 15 s.")
     html = html or file.with_suffix(".html")
     with written(html):
         write_page(wanted, entries, html)
