@@ -250,15 +250,15 @@ def compare(records, *, values=None, allowed=()):
     )
 
 
-def paired_values(records, *, seconds=60.0, samples=1, seed=0, device="cpu", progress=None):
+def paired_values(records, *, points=None, seconds=60.0, samples=1, seed=0, device="cpu", progress=None):
     """ELBO, rate and distortion of every run on the same test points, {path: {quantity: (n,)}}, in nats.
 
-    The points are the first n of the test set, n as many as `seconds` allow, 100 at least. All runs get the same noise
-    for z. One draw a point is the default, since with the same work more points narrow the interval more than more
-    draws. Raises ValueError if the test sets differ.
+    The points are the first n of the test set: `points`, or as many as `seconds` allow, 100 at least. All runs get the
+    same noise for z. One draw a point is the default, since with the same work more points narrow the interval more than
+    more draws. Raises ValueError if the test sets differ.
     """
     loaded = {record.path: load_run(record.path, device=device)[:2] for record in records}
-    tests = [data.test for _, data in loaded.values()]
+    tests = [data.test[:points] for _, data in loaded.values()]
     if any(not torch.equal(test, tests[0]) for test in tests[1:]):
         raise ValueError("expected the same test points in every run, but the data found here differ")
     total, start, parts = len(tests[0]), time.perf_counter(), {path: [] for path in loaded}

@@ -19,11 +19,13 @@ from pathlib import Path
 
 from pyro_skipvae import side_claims, theorem_study
 from pyro_skipvae.analyses import analyse
+from pyro_skipvae.build import choose_device
 from pyro_skipvae.checkpoint import write_whole
-from pyro_skipvae.compare import estimates_of, read_record
+from pyro_skipvae.compare import estimates_of, paired_values, read_record
 from pyro_skipvae.config import Config, ConfigError
 
 SCHEMA = 1
+POINTS = 1000  # of the test set, on which arms are compared one by one
 BURDA, AUTHORS_CODE = 0.01, 0.02  # thresholds of active units
 BETWEEN = (0.003, 0.1)  # variances of posterior means between those of idle and of active units, if these are two kinds
 # column -> (its heading, the estimate of a report or the number of an analysis)
@@ -186,15 +188,18 @@ def write_results(path, table, entries):
 def entry_of(planned, path, *, device="cpu"):
     """What a finished run leaves in the results: its place, its settings, what training took, and its whole report.
 
-    Where the table has an analysis, this is the time at which the model is put to it.
+    Beside it the ELBO of each of the first test points, by one draw of z with noise that is the same for all runs. Where the
+    table has an analysis, this is the time at which the model is put to it.
     """
     record = read_record(path)
+    (values,) = paired_values([record], points=POINTS, seconds=math.inf, device=choose_device(device)).values()
     return {
         **{"row": planned.row, "arm": planned.arm, "seed": planned.seed, "scaled": planned.scaled},
         "settings": identity(planned.config),
         "epochs": record.metrics[-1]["epoch"] if record.metrics else 0,
         "seconds": round(sum(line["seconds"] or 0 for line in record.metrics), 1),
         "report": record.report,
+        "elbo_per_point": [round(value, 2) for value in values["elbo"].tolist()],
     } | ({"analysis": {planned.analysis: analyse(planned.analysis, path, device=device)}} if planned.analysis else {})
 
 
@@ -262,7 +267,8 @@ def shown_columns(table):
 
 def _cell(published, values):
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Cell(published, statistics.fmean(values) if values else None, deviation, len(values))
+    mean = statistics.fmean(values) if len(values) > 1 else next(iter(values), None)  # one count is a whole number
+    return Cell(published, mean, deviation, len(values))
 
 
 def premise(table):
@@ -274,7 +280,8 @@ def orderings(table, entries):
     """In words, for each row and column with a plain and a skip arm: what was published, what we find, and whether it holds.
 
     A difference is shown where it exceeds two standard errors over seeds; with one seed of an arm there is none to compare
-    it with, and the words say so. An MI at its ceiling ln N orders nothing. Where there is a study, what that finds.
+    it with, and the words say so. Of the ELBO the interval over test points stands there too. An MI at its ceiling ln N
+    orders nothing. Where there is a study, what that finds.
     """
     found, sentences = cells(table, entries), []
     if table.study:
@@ -283,8 +290,53 @@ def orderings(table, entries):
         plain, skip = found[row, "plain"], found[row, "skip"]
         for column in (c for c in table.columns if c not in UNORDERED):
             if plain[column].seeds and skip[column].seeds:
-                sentences.append(_ordering(row, column, plain[column], skip[column]))
-    return sentences
+                pairs = paired_difference(table, entries, row, "skip") if column == "elbo" else None
+                sentences.append(_ordering(row, column, plain[column], skip[column], pairs))
+    return sentences + _other_arms(table, entries)
+
+
+def paired_difference(table, entries, row, arm):
+    """The ELBO of an arm minus that of the plain one, point by point on the same test points: a `Paired`, or None.
+
+    Means over seeds come first; the interval (95 %) is over points.
+    """
+    groups = []
+    for name in (arm, "plain"):
+        own = [e for run in table.runs if (run.row, run.arm) == (row, name) and (e := entry_for(run, entries))]
+        lists = [e["elbo_per_point"] for e in own if "elbo_per_point" in e]
+        groups.append([statistics.fmean(values) for values in zip(*lists, strict=False)])
+    delta = [one - other for one, other in zip(*groups, strict=False)]
+    if len(delta) < 2:
+        return None
+    mean, half = statistics.fmean(delta), 1.96 * statistics.stdev(delta) / len(delta) ** 0.5
+    return Paired(mean, mean - half, mean + half, len(delta))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A mean difference over test points, its interval, and how many points these are."""
+
+    value: float
+    low: float
+    high: float
+    points: int
+
+    def __str__(self):
+        return f"{self.low:+.2f} to {self.high:+.2f} over the first {self.points:,} test points, paired"
+
+    @property
+    def shown(self):
+        return self.low > 0 or self.high < 0
+
+
+def _other_arms(table, entries):
+    """The arms that the paper lacks, each against the plain one on the same points."""
+    found = []
+    for row, arm in table.published:
+        if "elbo" in table.columns and arm not in ("plain", "skip"):
+            pairs = paired_difference(table, entries, row, arm)
+            found += [f"{row}, ELBO: {arm} - plain is {pairs.value:+.2f} ({pairs})."] if pairs else []
+    return found
 
 
 def label(table, row, arm):
@@ -349,11 +401,12 @@ def as_json(table, entries):
     return {**about, "cells": found, "orderings": orderings(table, entries), "entries": own}
 
 
-def _ordering(row, column, plain, skip):
+def _ordering(row, column, plain, skip, pairs=None):
     """One sentence: our difference, with its standard error over seeds if there is one, the published one, and the verdict."""
     ours, error = skip.ours - plain.ours, _standard_error(plain, skip)
     sentence = f"{row}, {COLUMNS[column][0]}: skip - plain is {ours:+.2f} here"
-    sentence += "" if error is None else f" (standard error {error:.2f})"
+    sure = ([] if error is None else [f"standard error {error:.2f}"]) + ([str(pairs)] if pairs else [])
+    sentence += f" ({'; '.join(sure)})" if sure else ""
     if None in (plain.published, skip.published):
         return sentence + "; nothing was published."
     if column == "mi" and min(plain.published, skip.published) > CEILING - 0.05:
@@ -363,6 +416,8 @@ def _ordering(row, column, plain, skip):
         return f"{sentence}; the published values are equal and order nothing."
     if error is not None and abs(ours) <= 2 * error:
         return f"{sentence}, {theirs:+.2f} published: not shown over seeds."
+    if error is None and pairs and not pairs.shown:
+        return f"{sentence}, {theirs:+.2f} published: not shown over test points (one seed)."
     told = "holds" if ours * theirs > 0 else "does not hold"
     return f"{sentence}, {theirs:+.2f} published: the ordering {told}{' (one seed)' if error is None else ''}."
 

@@ -87,6 +87,22 @@ def test_an_ordering_is_told_in_words(seeds, skip, told):
     assert told in sentence and "+9.58 published" in sentence
 
 
+def test_arms_are_compared_on_the_same_test_points():
+    table = load_table("table3", seeds=1)
+    runs = {run.arm: run for run in table.runs if run.row == "3 layers"}
+    points = {"plain": [-90.0, -100.0, -80.0], "skip": [-89.0, -98.0, -77.0], "last layer only": [-91.0, -100.0, -79.0]}
+    entries = [entry(runs[arm], elbo=sum(own) / 3) | {"elbo_per_point": own} for arm, own in points.items()]
+    entries.append(entry(runs["parameter-matched"]))  # made without values for each point
+    pairs = reproduction.paired_difference(table, entries, "3 layers", "skip")
+    assert (pairs.value, pairs.points) == (2.0, 3) and pairs.high - 2.0 == pytest.approx(1.96 / 3**0.5)
+    told = [sentence for sentence in orderings(table, entries) if "ELBO" in sentence]
+    assert len(told) == 2 and "+0.87 to +3.13 over the first 3 test points, paired" in told[0]
+    assert told[0].endswith("+1.21 published: the ordering holds (one seed).")
+    assert told[1].startswith("3 layers, ELBO: last layer only - plain is +0.00 (")
+    entries[1]["elbo_per_point"] = [-91.0, -99.0, -79.0]
+    assert "not shown over test points (one seed)" in orderings(table, entries)[0]
+
+
 def test_values_at_the_ceiling_order_nothing():
     plain, skip = Cell(9.21, 4.0, None, 1), Cell(9.20, 5.0, None, 1)
     assert "ceiling ln 10,000" in reproduction._ordering("4 layers", "mi", plain, skip)
