@@ -274,7 +274,8 @@ def test_figures_take_their_runs_from_tables(tmp_path):
     write_results(tmp_path / "table3.json", load_table("table3"), [entry(run) for run in load_table("table3").runs])
     others = reproduction.results_of_others("figure1", tmp_path)
     done = [run for run in table.runs if entry_for(run, others)]
-    assert {run.row for run in done} == {f"MLP, {layers} layers" for layers in (2, 3, 4)} and len(done) == 18
+    rows = {"MLP, 1 layer", *(f"MLP, {layers} layers" for layers in (2, 3, 4))}
+    assert {run.row for run in done} == rows and len(done) == 20
     assert table.published["PixelCNN, 9 layers", "skip"] == {"kl": 9.34, "mi": 7.8}
     assert len(reproduction_page.depth(table, others)) == 4
     assert "depth" in table.pictures and set(table.pictures) <= set(reproduction_page.PICTURES)
