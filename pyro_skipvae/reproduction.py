@@ -60,7 +60,7 @@ BESIDE = {"mi_upper": "MI, upper bound", "mi_marginal": "MI, fitted marginal"}  
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a table: where it stands, the flags that make it, its seed, how it is scaled down, and what it is put to."""
+    """One run of a table: where it stands, what makes it, how it is scaled down, what it is put to, and by which protocol."""
 
     row: str
     arm: str
@@ -68,6 +68,7 @@ class Planned:
     seed: int
     scaled: dict = field(default_factory=dict)
     analysis: str | None = None
+    protocol: str = "default"
 
     @property
     def config(self):
@@ -137,7 +138,8 @@ def _planned(cell, content, seeds, protocol, scale):
     flags = {name: value for part in parts for name, value in part.items()}
     scaled = {name: value for name, value in scale.items() if value is not None and value != flags.get(name)}
     count = seeds or cell.get("seeds", content.get("seeds", 1))
-    return [Planned(cell["row"], cell["arm"], flags, seed, scaled, content.get("analysis")) for seed in range(count)]
+    about = {"scaled": scaled, "analysis": content.get("analysis"), "protocol": protocol}
+    return [Planned(cell["row"], cell["arm"], flags, seed, **about) for seed in range(count)]
 
 
 def read_results(path):
@@ -195,6 +197,7 @@ def entry_of(planned, path, *, device="cpu"):
     (values,) = paired_values([record], points=POINTS, seconds=math.inf, device=choose_device(device)).values()
     return {
         **{"row": planned.row, "arm": planned.arm, "seed": planned.seed, "scaled": planned.scaled},
+        "protocol": planned.protocol,
         "settings": identity(planned.config),
         "epochs": record.metrics[-1]["epoch"] if record.metrics else 0,
         "seconds": round(sum(line["seconds"] or 0 for line in record.metrics), 1),

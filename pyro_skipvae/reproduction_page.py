@@ -138,7 +138,8 @@ def _row(table, place, found):
 
 def _run(run, entry):
     changed = {name: (value, None) for name, value in entry["settings"].items()} | {"seed": (entry["seed"], None)}
-    about = {"row": run.row, "arm": run.arm, "seed": run.seed, "epochs": entry["epochs"], "seconds": entry["seconds"]}
+    about = {"row": run.row, "arm": run.arm, "seed": run.seed}
+    about |= {name: entry[name] for name in ("protocol", "epochs", "seconds")}
     return {**about, "card": entry["report"]["card"], "command": train_command(run.config, changed)}
 
 

@@ -53,7 +53,8 @@ def entry(run, elbo=-80.0, rate=1.0, units=3):
         "perplexity": {"ppl_iw": {"value": 100.0, "low": 90.0, "high": 110.0}}, "card": {"points": 10, "device": "cpu"},
         "active_unit_variances": [1e-4, 0.05, 0.5, 0.9], "active_units_0_02": 3,
     }  # fmt: skip
-    about = {"row": run.row, "arm": run.arm, "seed": run.seed, "scaled": run.scaled, "epochs": 1, "seconds": 1.0}
+    about = {"row": run.row, "arm": run.arm, "seed": run.seed, "scaled": run.scaled, "protocol": run.protocol}
+    about |= {"epochs": 1, "seconds": 1.0}
     return {**about, "settings": reproduction.identity(run.config), "report": report}
 
 
@@ -286,6 +287,8 @@ def test_the_protocol_is_said_and_changes_what_a_run_is():
     assert [run.config.batch_size for run in paper.runs] == [50] * len(paper.runs) and usual.runs[0].config.batch_size != 50
     entries = [entry(run) for run in paper.runs]
     assert not any(entry_for(run, entries) for run in usual.runs)
+    page = reproduction_page.page_of(paper, entries)
+    assert page.count("<td>paper</td>") == len(paper.runs) and "<td>default</td>" not in page
     assert "Protocol: paper" in reproduction.notes(paper, entries)[0] and "default" in reproduction.notes(usual, [])[0]
     pixelcnn = next(run for run in load_table("figure2", protocol="paper").runs if "PixelCNN" in run.row)
     assert pixelcnn.config.beta_schedule == "constant" and pixelcnn.config.lr_schedule == "constant"
