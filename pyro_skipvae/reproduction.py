@@ -1,7 +1,8 @@
 """The paper's tables as sets of runs: what each cell was published as, what ours is, and whether the ordering holds.
 
 A table is a TOML file of `presets/reproduce`: settings common to its runs, under `paper` what the paper's protocol has
-otherwise (of all, or of one), then for each run its row and arm, the settings in which it differs, and what was published.
+otherwise (of all, or of one), under `scaled` what a CPU does in place of that (unless in full), then for each run its row and
+arm, the settings in which it differs, and what was published.
 It may take runs from other tables, name an analysis that every run goes through (`analyses.py`), pictures, and a study
 that says more than numbers: what stands before the table, and what is found in place of published orderings. A results
 file, `results/NAME.json`, has one entry for each finished run, so that a run is known as done wherever it was made, for
@@ -103,8 +104,10 @@ def table_names():
     return sorted(file.name.removesuffix(".toml") for file in (files("pyro_skipvae") / "presets" / "reproduce").iterdir())
 
 
-def load_table(name, *, seeds=None, protocol="default", **scale):
+def load_table(name, *, seeds=None, protocol="default", full=False, **scale):
     """The table of a name, with `seeds` seeds in place of its own numbers, scaled down where `scale` says so.
+
+    Runs that take a day on a CPU are scaled down by the table itself, unless `full`.
 
     `protocol` is "default", what we hold right, or "paper", what the paper and the authors' code did.
 
@@ -115,7 +118,7 @@ def load_table(name, *, seeds=None, protocol="default", **scale):
     content = tomllib.loads((files("pyro_skipvae") / "presets" / "reproduce" / f"{name}.toml").read_text(encoding="utf-8"))
     published, runs = {}, []
     for part in content.get("tables", ()):
-        other = load_table(part["name"], seeds=seeds, protocol=protocol, **scale)
+        other = load_table(part["name"], seeds=seeds, protocol=protocol, full=full, **scale)
         name_of = {row: f"{part['row']}, {row}" for row, _ in other.published}
         for (row, arm), found in other.published.items():
             if arm in part["arms"]:
@@ -123,7 +126,8 @@ def load_table(name, *, seeds=None, protocol="default", **scale):
         runs += [replace(run, row=name_of[run.row]) for run in other.runs if run.arm in part["arms"]]
     for cell in content.get("runs", ()):
         published[cell["row"], cell["arm"]] = cell.get("published", {})
-        runs += _planned(cell, content, seeds, protocol, scale)
+        own = {} if full else cell.get("scaled", content.get("scaled", {}))
+        runs += _planned(cell, content, seeds, protocol, own | {name: v for name, v in scale.items() if v is not None})
     named = {key: content[key] for key in ("note", "pictures", "study") if key in content}
     return Table(name, content["title"], content["columns"], published, runs, protocol=protocol, **named)
 
@@ -136,7 +140,7 @@ def _planned(cell, content, seeds, protocol, scale):
     if protocol == "paper":
         parts += [content.get("paper", {}), cell.get("paper", {})]
     flags = {name: value for part in parts for name, value in part.items()}
-    scaled = {name: value for name, value in scale.items() if value is not None and value != flags.get(name)}
+    scaled = {name: value for name, value in scale.items() if value != flags.get(name)}
     count = seeds or cell.get("seeds", content.get("seeds", 1))
     about = {"scaled": scaled, "analysis": content.get("analysis"), "protocol": protocol}
     return [Planned(cell["row"], cell["arm"], flags, seed, **about) for seed in range(count)]
@@ -294,7 +298,8 @@ def orderings(table, entries):
         for column in (c for c in table.columns if c not in UNORDERED):
             if plain[column].seeds and skip[column].seeds:
                 pairs = paired_difference(table, entries, row, "skip") if column == "elbo" else None
-                sentences.append(_ordering(row, column, plain[column], skip[column], pairs))
+                small = " (scaled down)" if label(table, row, "skip") else ""
+                sentences.append(_ordering(row + small, column, plain[column], skip[column], pairs))
     return sentences + _other_arms(table, entries)
 
 
@@ -356,7 +361,9 @@ def notes(table, entries):
     if "mi" in table.columns and ceilings:
         stated = " and ".join(f"{ceiling:.2f}" for ceiling in ceilings)
         found.append(f"MI as in the paper is at most ln N = {stated}; the upper and the fitted-marginal bound have no ceiling.")
-    if any(e["settings"].get("limit_train") for e in own):
+    if any(run.scaled for run in table.runs):
+        found.append("Scaled down as the rows say, and so not comparable with what was published; --full trains in full.")
+    if any(e["settings"].get("limit_train") and not e["scaled"] for e in own):
         found.append("Trained on a part of the data, as the settings say.")
     if "units_between" in table.columns and own:
         found += _two_kinds(table, entries)

@@ -46,6 +46,18 @@ def test_scaling_down_is_part_of_what_a_run_is():
     assert reproduction.label(whole, row, arm) == "" and not load_table("table4", epochs=20).runs[0].scaled
 
 
+def test_tables_for_a_gpu_are_scaled_down_unless_in_full():
+    table, full = load_table("classification"), load_table("classification", full=True)
+    assert {run.row for run in table.runs if run.scaled} == {"PixelCNN, 9 layers"} and not any(run.scaled for run in full.runs)
+    assert {run.config.epochs for run in full.runs} == {100} and load_table("table1", epochs=2).runs[0].config.epochs == 2
+    assert load_table("figure1").runs[0].scaled == load_table("table2-mnist").runs[0].scaled != {}
+    table1 = load_table("table1")
+    entries = [entry(run) for run in table1.runs]
+    assert "(scaled down)" in orderings(table1, entries)[0]
+    assert any("--full" in note for note in reproduction.notes(table1, entries))
+    assert not any("--full" in note for note in reproduction.notes(load_table("table3"), []))
+
+
 def entry(run, elbo=-80.0, rate=1.0, units=3):
     report = {
         "elbo": elbo, "rate": rate, "active_units": units, "mi_ceiling": math.log(1929), "standard_errors": {},
