@@ -42,6 +42,7 @@ def page_of(table, entries):
         title=table.title,
         planned=len(table.runs),
         done=len(own),
+        published=any(table.published.values()),
         premise=premise(table),
         scaled=", ".join(f"{name} {value:,}" for name, value in scaled.items()),
         headings=[heading(column) for column in shown_columns(table)],
