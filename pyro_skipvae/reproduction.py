@@ -26,6 +26,7 @@ from pyro_skipvae.compare import estimates_of, paired_values, read_record
 from pyro_skipvae.config import Config, ConfigError
 
 SCHEMA = 1
+NEEDED = {"row", "arm", "seed", "scaled", "protocol", "settings", "epochs", "seconds", "report"}  # of every entry
 POINTS = 1000  # of the test set, on which arms are compared one by one
 BURDA, AUTHORS_CODE = 0.01, 0.02  # thresholds of active units
 BETWEEN = (0.003, 0.1)  # variances of posterior means between those of idle and of active units, if these are two kinds
@@ -152,9 +153,13 @@ def read_results(path):
     if not path.exists():
         return []
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["entries"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
+        lacking = sorted({name for entry in entries for name in NEEDED - entry.keys()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"expected results of a reproduction in {path}, which cannot be read: {error}") from None
+    if lacking:
+        raise ValueError(f"expected results of a reproduction in {path}, but entries lack {', '.join(lacking)}")
+    return entries
 
 
 def results_of_others(name, folder):

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,6 +135,16 @@ def test_results_are_read_back_and_an_older_entry_gives_way(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match="bad.json, which cannot be read"):
         read_results(tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_text('{"entries": [{"row": "2 layers"}]}')
+    with pytest.raises(ValueError, match="bad.json, but entries lack arm, epochs, protocol, report, scaled, seconds, seed"):
+        read_results(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_what_is_kept_can_be_read(path):
+    if path.stem in reproduction.table_names():
+        table, entries = load_table(path.stem), read_results(path)
+        assert entries and all(any(entry_for(run, [e]) for run in table.runs) for e in entries), "expected no run of no row"
 
 
 def test_the_command_prints_what_is_done_without_training(tmp_path):
