@@ -19,10 +19,8 @@ from .signals import Signals
 from .terminal import duration, progress, table
 
 LOOK_SECONDS = 1.0
-PART, LONG_SECONDS = (
-    4,
-    0.1,
-)  # steps longer than that are measured on a quarter of a batch: within 15 %, in a quarter of the time
+# Steps longer than LONG_SECONDS are measured on a PART-th of a batch: within 15 %, in a quarter of the time.
+PART, LONG_SECONDS = 4, 0.1
 
 
 @click.command(
