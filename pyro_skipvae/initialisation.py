@@ -1,5 +1,6 @@
 """How weights start, where it is not as torch has it: functions that change a model in place before it is trained."""
 
+import pyro
 import torch
 from torch import nn
 
@@ -64,7 +65,8 @@ def data_dependent_(vae, x):
     maps = [part for net in (vae.encoder, vae.decoder) for part in net.modules() if isinstance(part, nn.Linear | CONVOLUTIONS)]
     hooks = [part.register_forward_hook(normalise) for part in maps]
     try:
-        elbo(vae.model, vae.guide, x)
+        with pyro.get_param_store().scope():  # what this run registers there would be in the way of another model
+            elbo(vae.model, vae.guide, x)
     finally:
         for hook in hooks:
             hook.remove()

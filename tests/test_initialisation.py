@@ -1,5 +1,6 @@
 """How weights start: variances of layers, and what the data-dependent start promises of the batch that it saw."""
 
+import pyro
 import pytest
 import torch
 from torch import nn
@@ -56,5 +57,6 @@ def test_data_dependent_start_leaves_a_unit_that_does_not_vary():
     with torch.no_grad():
         vae.encoder.network[0].weight[0] = 0
     data_dependent_(vae, torch.rand(32, 4).gt(0.5).float())
+    assert not list(pyro.get_param_store())
     assert all(parameter.isfinite().all() for parameter in vae.parameters())
     assert not vae.encoder.network[0].weight[0].any() and vae.encoder.network[0].bias[0] == 0
