@@ -25,6 +25,7 @@ setup(
         "tensorboardX>=2.6",
         "rich>=13.0",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "matplotlib>=3.8",
         "safetensors>=0.4.3",
         "Jinja2>=3.1",

@@ -19,6 +19,12 @@ class UserError(click.ClickException):
     exit_code = 2
 
 
+class RunsFailed(click.ClickException):
+    """Runs of a table did not finish; what did is kept."""
+
+    exit_code = 4
+
+
 class NonfiniteError(click.ClickException):
     """Input, loss or gradient was not finite more often than allowed."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from .commands import DEVICE, JSON, examples
-from .errors import user_errors, written
+from .errors import RunsFailed, user_errors, written
 from .notes import note, warn
 from .signals import Signals
 from .terminal import duration, progress, table
@@ -52,10 +52,16 @@ PART, LONG_SECONDS = 4, 0.1
 @click.option("--limit-eval", type=click.IntRange(2), help="scale down: test items  [default: as the table says]")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="runs at a time")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="stop then, with checkpoints  [default: no limit]")
-@click.option("--report-budget", default=600.0, show_default=True, help="seconds for what in a report needs the decoder")
+@click.option(
+    "--report-budget",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="seconds for what in a report needs the decoder",
+)
 @click.option("--runs", "folder", default="runs/reproduce", show_default=True, help="where run folders go")
 @click.option("--results", default="results", show_default=True, help="where results are kept, one JSON file a table")
-@click.option("--force", is_flag=True, help="train all runs anew")
+@click.option("--force", is_flag=True, help="train all runs anew; once interrupted, go on with that")
 @click.option("--markdown", is_flag=True, help="print the table as Markdown")
 @click.option("--html", type=click.Path(dir_okay=False), help="the page with the pictures  [default: NAME.html in the results]")
 @DEVICE
@@ -68,7 +74,7 @@ def reproduce(
     Runs that are done are known by their settings, whichever table they were made for, so that nothing is trained twice;
     what was interrupted goes on where it was. A scaled-down run is labelled so wherever it appears.
     """
-    from pyro_skipvae import reproduction
+    from pyro_skipvae import reproduction, reproduction_words
     from pyro_skipvae.reproduction_page import write_page
 
     if listing:
@@ -78,24 +84,48 @@ def reproduce(
     with user_errors():
         wanted = reproduction.load_table(name, **which)
         file = Path(results) / f"{name}.json"
+        if show and not Path(results).is_dir():
+            raise ValueError(f"expected a folder of results, got {results}")
         entries, others = reproduction.read_results(file), reproduction.results_of_others(name, results)
     missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries + others)]
     if missing and not show:
+        _check(missing, device, results, folder)
         note(f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)} runs are done.")
         pool = Pool(missing, Path(folder), name, jobs=jobs, minutes=minutes, device=device, budget=report_budget, force=force)
         with Signals():
             for planned, path in pool.finished():
-                entries = reproduction.added(entries, reproduction.entry_of(planned, path, device=device))
+                try:
+                    entry = reproduction.entry_of(planned, path, device=device)
+                except ValueError as error:
+                    pool.fail(planned, str(error))
+                    continue
+                entries = reproduction.added(reproduction.read_results(file), entry)  # another process may have written too
                 reproduction.write_results(file, wanted, entries)
     entries = entries + others
     if wanted.study == "theorem":
         note("The random networks that stand beside its table take about 15 s.")
+    if as_json:
+        click.echo(json.dumps(reproduction_words.as_json(wanted, entries), indent=2))
+    else:
+        click.echo(_markdown(wanted, entries) if markdown else _text(wanted, entries), nl=False)
     html = html or file.with_suffix(".html")
     with written(html):
         write_page(wanted, entries, html)
-    if as_json:
-        return click.echo(json.dumps(reproduction.as_json(wanted, entries), indent=2))
-    click.echo(_markdown(reproduction, wanted, entries) if markdown else _text(reproduction, wanted, entries), nl=False)
+    if missing and not show and pool.failed:
+        raise RunsFailed(f"{len(pool.failed)} runs failed: {'; '.join(pool.failed)}")
+
+
+def _check(planned, device, results, folder):
+    """What would make every run fail, found before the first: device, data, or a folder that cannot be written."""
+    from pyro_skipvae.build import build_data, choose_device
+
+    with user_errors():
+        choose_device(device)
+        for config in {run.config.dataset: run.config for run in planned}.values():
+            build_data(config)
+    for place in (results, folder):
+        with written(place):
+            Path(place).mkdir(parents=True, exist_ok=True)
 
 
 class Pool:
@@ -107,14 +137,24 @@ class Pool:
 
     def __init__(self, planned, root, name, *, jobs, minutes, device, budget, force):
         self.waiting, self.running, self.root, self.folder, self.jobs = list(planned), {}, root, root / name, jobs
-        self.device, self.budget, self.force = device, budget, force
+        self.device, self.budget, self.failed = device, budget, []
+        self.anew = Anew(self.folder, planned) if force else None
         self.end = time.monotonic() + 60 * minutes if minutes else float("inf")
 
     def finished(self):
         """Yields (planned run, its folder) as they are done; a run that failed is told and left out."""
         yield from self._ready()
-        if not self.waiting:
-            return
+        if self.waiting:
+            yield from self._trained()
+        if self.anew and not self.waiting and not self.running and not self.failed:
+            self.anew.done()
+
+    def fail(self, planned, reason):
+        """Tell that a run is left out, and why."""
+        warn(f"{_label(planned)}: {reason}")
+        self.failed.append(_label(planned))
+
+    def _trained(self):
         note(f"Now training {len(self.waiting)} into {self.folder}.")
         self.folder.mkdir(parents=True, exist_ok=True)
         with progress() as bar:
@@ -129,37 +169,38 @@ class Pool:
                 self._stop()
 
     def _ready(self):
-        from pyro_skipvae.reproduction import is_finished, run_folder
+        from pyro_skipvae.reproduction import is_finished
 
-        for planned in [] if self.force else list(self.waiting):
-            path = run_folder(planned, self.root)
+        for planned in list(self.waiting):
+            path = self._begun(planned)
             if path and is_finished(path):
                 self.waiting.remove(planned)
                 note(f"Found: {_label(planned)}, in {path}")
                 yield planned, path
 
     def _start(self, planned, bar):
-        from pyro_skipvae.reproduction import run_folder
-
-        path = self.folder / planned.folder
-        if not self.force:
-            path = run_folder(planned, self.root) or path
-        else:
-            path = next(p for n in range(1, 10_000) if not (p := path.with_name(f"{path.name}-again{n}")).exists())
+        path = self._begun(planned) or _fresh(self.folder / planned.folder)
         settings = path.with_suffix(".toml")
         settings.write_text(planned.config.to_toml(), encoding="utf-8")
         where = ["--resume", path] if (path / "config.toml").exists() else ["--config", settings, "--out", path]
         command = [sys.executable, "-m", "pyro_skipvae_cli", "train", *where, "--device", self.device, "--json"]
         log = open(path.with_suffix(".log"), "a", encoding="utf-8")
-        environment = os.environ | ({"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {})
-        process = subprocess.Popen(
-            [*map(str, command), "--report-budget", str(self.budget)], stdout=log, stderr=log, env=environment
-        )
+        # Settings are those of the table, not of the environment; and Ctrl-C is ours to pass on, once.
+        kept = {n: value for n, value in os.environ.items() if not n.startswith("SKIPVAE_") or n == "SKIPVAE_DATA"}
+        environment = ({"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}) | kept
+        command += ["--report-budget", self.budget]
+        process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, env=environment, start_new_session=True)
         log.close()
         label = _label(planned)
         task = bar.add_task(label, total=planned.config.epochs, status="")
         self.running[process] = (planned, path, task, label, time.monotonic())
         note(f"Started: {label}")
+
+    def _begun(self, planned):
+        """The folder in which a run was begun, or None."""
+        from pyro_skipvae.reproduction import run_folder
+
+        return self.anew.folder_of(planned) if self.anew else run_folder(planned, self.root)
 
     def _look(self, process, bar):
         from pyro_skipvae.run import Run
@@ -173,8 +214,10 @@ class Pool:
         del self.running[process]
         bar.remove_task(task)
         if process.returncode:
-            warn(f"{label} ended with code {process.returncode}; what it said is in {path.with_suffix('.log')}.")
-            return
+            log = path.with_suffix(".log")
+            said = log.read_text(encoding="utf-8", errors="replace").split("\n")
+            last = next((line for line in reversed(said) if line.strip()), "nothing")
+            return self.fail(planned, f"ended with code {process.returncode}: {last} (more in {log})")
         note(f"Done: {label}, {duration(time.monotonic() - start)}, {status}")
         yield planned, path
 
@@ -190,6 +233,32 @@ class Pool:
             note(f"{left} runs are not finished; the same command goes on with them.")
 
 
+class Anew:
+    """Which runs are to be made anew, and where: a file that stays until all of them are, so that it can be gone on with."""
+
+    def __init__(self, folder, planned):
+        self.file, self.folder = folder / "anew.json", folder
+        begun = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
+        for run in planned:
+            if run.folder not in begun:
+                begun[run.folder] = _fresh(folder / run.folder, taken=begun.values()).name
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(begun, indent=1), encoding="utf-8")
+        self.begun = begun
+
+    def folder_of(self, planned):
+        return self.folder / self.begun[planned.folder]
+
+    def done(self):
+        self.file.unlink()
+
+
+def _fresh(path, taken=()):
+    """The path, or with a number behind it the first that is not in use."""
+    names = (path if n == 0 else path.with_name(f"{path.name}-{n}") for n in range(10_000))
+    return next(p for p in names if not p.exists() and not p.with_suffix(".toml").exists() and p.name not in taken)
+
+
 def _label(planned):
     return f"{planned.row}, {planned.arm}, seed {planned.seed}"
 
@@ -201,8 +270,9 @@ def _listing(reproduction, name, results, which):
     with user_errors():
         tables = [reproduction.load_table(each, **which) for each in ([name] if name else reproduction.table_names())]
     for wanted in tables:
-        entries = reproduction.read_results(Path(results) / f"{wanted.name}.json")
-        entries = entries + reproduction.results_of_others(wanted.name, results)
+        with user_errors():
+            entries = reproduction.read_results(Path(results) / f"{wanted.name}.json")
+            entries = entries + reproduction.results_of_others(wanted.name, results)
         missing = [run for run in wanted.runs if not reproduction.entry_for(run, entries)]
         absent = costs.absent(wanted.runs)
         seconds = sum(costs.of(run) for run in missing if run.config.dataset not in absent)
@@ -211,7 +281,7 @@ def _listing(reproduction, name, results, which):
         done = f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)}"
         known = [run for run in missing if run.config.dataset not in absent]
         rows.append((wanted.name, wanted.title, data, done, duration(seconds) if known else "?" if missing else "-"))
-    return table(("name", "what", "data", "runs done", "time for the rest, one at a time"), rows)
+    return table(("name", "what", "data", "runs done", "training left, one run at a time"), rows)
 
 
 class Costs:
@@ -258,54 +328,61 @@ class Costs:
         return self.data[key]
 
 
-def _rows(reproduction, wanted, entries):
-    """(header, rows) of the table: for each column what was published, ours with its deviation, and the difference."""
-    shown = reproduction.shown_columns(wanted)
-    heading = {**{c: v[0] for c, v in reproduction.COLUMNS.items()}, **reproduction.BESIDE}
+def _rows(wanted, entries):
+    """(header, rows) of the table: for each arm what was published, ours with its deviation, and the difference."""
+    from pyro_skipvae.reproduction import BESIDE, COLUMNS, cells, shown_columns
+    from pyro_skipvae.reproduction_words import is_comparable, label
+
+    shown = shown_columns(wanted)
+    heading = {**{c: v[0] for c, v in COLUMNS.items()}, **BESIDE}
     header = ["", "", "seeds", *(heading[column] for column in shown)]
     rows = []
-    for (row, arm), found in reproduction.cells(wanted, entries).items():
+    for (row, arm), found in cells(wanted, entries).items():
         count = max((cell.seeds for cell in found.values()), default=0)
-        if any(found[column].published is not None for column in shown):
+        published = any(found[column].published is not None for column in shown)
+        if published:
             rows.append([row, f"{arm}, published", "", *(_number(found[column].published) for column in shown)])
-        label = f"{arm}, ours" + reproduction.label(wanted, row, arm)
-        rows.append([row, label, str(count), *(_ours(found[column]) for column in shown)])
+        rows.append([row, f"{arm}, ours" + label(wanted, row, arm), str(count), *(_ours(found[column]) for column in shown)])
+        if published and count and is_comparable(wanted, row, arm):
+            rows.append([row, "difference", "", *(_number(found[column].difference, "+") for column in shown)])
     return header, rows
 
 
-def _text(reproduction, wanted, entries):
-    header, rows = _rows(reproduction, wanted, entries)
-    before = "".join(f"{paragraph}\n\n" for paragraph in (wanted.title, *reproduction.premise(wanted)))
-    return before + table(header, rows) + "\n" + "".join(f"{s}\n" for s in _sentences(reproduction, wanted, entries))
+def _text(wanted, entries):
+    from pyro_skipvae.reproduction_words import premise
+
+    before = "".join(f"{paragraph}\n\n" for paragraph in (wanted.title, *premise(wanted)))
+    return before + table(*_rows(wanted, entries)) + "\n" + "".join(f"{s}\n" for s in _sentences(wanted, entries))
 
 
-def _markdown(reproduction, wanted, entries):
-    header, rows = _rows(reproduction, wanted, entries)
+def _markdown(wanted, entries):
+    from pyro_skipvae.reproduction_words import premise
+
+    header, rows = _rows(wanted, entries)
     lines = [header, ["---"] * len(header), *rows]
     grid = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    before = "".join(f"{paragraph}\n\n" for paragraph in (f"**{wanted.title}**", *reproduction.premise(wanted)))
-    return f"{before}{grid}\n" + "".join(f"- {s}\n" for s in _sentences(reproduction, wanted, entries))
+    before = "".join(f"{paragraph}\n\n" for paragraph in (f"**{wanted.title}**", *premise(wanted)))
+    return f"{before}{grid}\n" + "".join(f"- {s}\n" for s in _sentences(wanted, entries))
 
 
-def _sentences(reproduction, wanted, entries):
-    return [
-        *reproduction.orderings(wanted, entries),
-        *([wanted.note] if wanted.note else []),
-        *reproduction.notes(wanted, entries),
-    ]
+def _sentences(wanted, entries):
+    from pyro_skipvae.reproduction_words import notes, orderings
+
+    return [*orderings(wanted, entries), *([wanted.note] if wanted.note else []), *notes(wanted, entries)]
 
 
 def _ours(cell):
-    if cell.ours is None:
-        return "-"
     return _number(cell.ours) + ("" if cell.deviation is None else f" ± {cell.deviation:.2f}")
 
 
-def _number(value):
+def _number(value, sign=""):
+    """Two decimals, three of what is below 0.1, none of what is whole."""
     if value is None:
         return "-"
-    rounded = round(value, 2) + 0.0  # not -0.00
-    return f"{rounded:.2f}".removesuffix(".00") if abs(value) < 1e5 else f"{value:.3g}"
+    if abs(value) >= 1e5:
+        return f"{value:{sign}.3g}"
+    rounded = round(value, 3 if abs(value) < 0.1 else 2) + 0.0  # not -0.00
+    return f"{rounded:{sign}.{3 if 0 < abs(rounded) < 0.1 else 2}f}".removesuffix(".00")
 
 
 COMMANDS = (reproduce,)

@@ -310,11 +310,11 @@ def published_and_ours(places, *, heading, ax=None):
 
 
 @_styled
-def by_depth(curves, *, quantity, ax=None, ceiling=None):
+def by_depth(curves, *, quantity, ax=None, ceilings=()):
     """A quantity against the number of layers: dashed what was published, solid what is ours, with bars of one deviation.
 
     `curves` are tuples (label, depths, published, ours, deviations), the last three with None where there is no number;
-    `ceiling` is a line that no value can pass. Raises ValueError if there are no curves.
+    `ceilings` are lines that no value of some data can pass. Raises ValueError if there are no curves.
 
     Reference: Dieng et al. 2019, figure 1.
     """
@@ -335,7 +335,7 @@ def by_depth(curves, *, quantity, ax=None, ceiling=None):
         )
         if np.isfinite(values).any():
             ax.errorbar(depths, values, yerr=bars, color=colour, marker=marker, capsize=2, label=f"{label}, ours")
-    if ceiling is not None:
+    for ceiling in ceilings:
         _level(ax, ceiling, f"ceiling\n{ceiling:.2f}", side="center", style=":")
     depths = sorted({depth for curve in curves for depth in curve[1]})
     ax.xaxis.set_major_locator(FixedLocator(depths))

@@ -17,12 +17,9 @@ from pyro_skipvae.reproduction import (
     COLUMNS,
     cells,
     entry_for,
-    label,
-    notes,
-    orderings,
-    premise,
     shown_columns,
 )
+from pyro_skipvae.reproduction_words import is_comparable, label, notes, orderings, premise
 
 
 def write_page(table, entries, path):
@@ -63,14 +60,15 @@ def columns(table, entries):
     """A picture for each column that has numbers: published and ours, place by place."""
     found, drawn = cells(table, entries), []
     for column in table.columns:
-        places = [
-            (f"{row}, {arm}", arm, cell[column].published, cell[column].ours, cell[column].deviation)
-            for (row, arm), cell in found.items()
-            if cell[column].published is not None or cell[column].ours is not None
-        ]
+        places = []
+        for (row, arm), cell in ((place, columns[column]) for place, columns in found.items()):
+            if cell.published is not None or cell.ours is not None:
+                name = f"{row}, {arm}" + ("*" if label(table, row, arm) else "")
+                places.append((name, arm, cell.published, cell.ours, cell.deviation))
         if any(ours is not None for *_, ours, _ in places):
             alt = "; ".join(f"{name}: published {_said(theirs)}, ours {_said(ours)}" for name, _, theirs, ours, _ in places)
             caption = "Rings: published. Dots: ours, with bars of one deviation over seeds where there are two at least."
+            caption += " *: ours scaled down." if any(name.endswith("*") for name, *_ in places) else ""
             figure = figures.published_and_ours(places, heading=heading(column))
             drawn.append(picture(heading(column), alt, caption, figure))
     return _narrow(drawn)
@@ -87,10 +85,13 @@ def depth(table, entries):
                 for arm, depths, published, values, _ in curves
                 for layers, theirs, ours in zip(depths, published, values, strict=True)
             )
-            ceiling = CEILING if column == "mi" else None
-            figure = figures.by_depth(curves, quantity=f"{heading(column)} (nats)", ceiling=ceiling)
+            own = [e for run in table.runs if _decoder(run.row) == decoder and (e := entry_for(run, entries))]
+            ceilings = {round(c, 2) for c in (CEILING, *(e["report"]["mi_ceiling"] for e in own))} if column == "mi" else ()
+            figure = figures.by_depth(curves, quantity=f"{heading(column)} (nats)", ceilings=sorted(ceilings))
             caption = "Dashed: published. Solid: ours, with bars of one deviation over seeds where there are two at least."
-            drawn.append(picture(f"{decoder}: {heading(column)}", alt, caption, figure))
+            small = any(run.scaled for run in table.runs if _decoder(run.row) == decoder)
+            name = f"{decoder}: {heading(column)}" + (" (ours scaled down)" if small else "")
+            drawn.append(picture(name, alt, caption, figure))
     return _narrow(drawn)
 
 
@@ -105,6 +106,7 @@ def planes(table, entries):
             plane = list(zip(numbers["x"], numbers["y"], strict=True))
             figure = figures.posterior_means(plane, numbers["classes"], title=scores)
             name = f"{run.row}, {run.arm}" + (f", seed {run.seed}" if run.seed else "")
+            name += " (scaled down)" if run.scaled else ""
             caption = "Distances between clusters and their sizes mean nothing here; the scores are those of the latent space."
             drawn.append(picture(name, f"Posterior means by t-SNE, coloured by class; {scores}", caption, figure))
     return _narrow(drawn)
@@ -134,13 +136,14 @@ def _row(table, place, found):
     row, arm = place
     seeds = max((cell.seeds for cell in found.values()), default=0)
     shown = [found[column] for column in shown_columns(table)]
-    return {"name": row, "arm": arm, "label": label(table, row, arm).strip(" ()"), "seeds": seeds, "cells": shown}
+    about = {"name": row, "arm": arm, "label": label(table, row, arm).strip(" ()"), "seeds": seeds}
+    return {**about, "cells": shown, "comparable": is_comparable(table, row, arm)}
 
 
 def _run(run, entry):
     changed = {name: (value, None) for name, value in entry["settings"].items()} | {"seed": (entry["seed"], None)}
     about = {"row": run.row, "arm": run.arm, "seed": run.seed}
-    about |= {name: entry[name] for name in ("protocol", "epochs", "seconds")}
+    about |= {name: entry[name] for name in ("epochs", "seconds")}
     return {**about, "card": entry["report"]["card"], "command": train_command(run.config, changed)}
 
 

@@ -28,7 +28,8 @@ def _size(kl, arm):
     falls = all(deeper < shallower for shallower, deeper in pairwise(kl))
     numbers = ", ".join(f"{value:.2f}" for value in kl)
     verdict = "falls with every step" if falls else "does not fall with every step"
-    return [f"Collapse grows with the size of the decoder (section 1), {arm}: KL at 2, 4 and 8 layers {numbers}; it {verdict}."]
+    said = "Collapse of the plain model grows with its size (section 4.1)" if arm == "plain" else "Beside it, the skip model"
+    return [f"{said}: KL at 2, 4 and 8 layers {numbers}; it {verdict} (one seed)."]
 
 
 def _start(usual, data_dependent, arm):
@@ -37,7 +38,8 @@ def _start(usual, data_dependent, arm):
     gain = data_dependent - usual
     verdict = "better" if gain > 0 else "not better"
     return [
-        f"A data-dependent start is worth having (footnote 3), {arm}: ELBO {gain:+.2f} against He's start; it is {verdict}."
+        f"A data-dependent start is worth having (footnote 3), {arm}: ELBO {gain:+.2f} against He's start; it is {verdict} "
+        "(one seed)."
     ]
 
 
@@ -47,5 +49,5 @@ def _dimensions(many, two, arm):
     verdict = "more" if two > many else "not more"
     return [
         f"Two dimensions give much better representations than 50 (footnote 4), {arm}: {two:.1f} % of test images lie among "
-        f"neighbours of their class, against {many:.1f} %; {verdict}."
+        f"neighbours of their class, against {many:.1f} %; {verdict} (one seed)."
     ]

@@ -22,6 +22,8 @@ LEVELS = [
         "vocabulary",
         "moments",
         "recurrence",
+        "param_store",
+        "random_numbers",
     },
     {"guides", "objectives", "refinement", "semi_amortized"},
     {
@@ -45,7 +47,7 @@ LEVELS = [
     {"build"},
     {"run"},
     {"compare"},
-    {"page", "reproduction", "reproduction_page", "analyses"},
+    {"page", "reproduction", "reproduction_page", "reproduction_words", "analyses"},
     {"export"},
 ]
 COMPONENTS = {"data", "encoders", "decoders", "priors", "guides"}

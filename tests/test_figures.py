@@ -55,7 +55,7 @@ DRAWN = {
         [1, 20, 200], [-24.0, -22.5, -22.0], [0.3, 0.2, 0.2], elbo=-24.0, exact=-21.5, **o
     ),
     "published_and_ours": lambda **o: figures.published_and_ours(PLACES, heading="ELBO", **o),
-    "by_depth": lambda **o: figures.by_depth(CURVES, quantity="KL (nats)", ceiling=9.21, **o),
+    "by_depth": lambda **o: figures.by_depth(CURVES, quantity="KL (nats)", ceilings=[6.91, 9.21], **o),
     "variance_histogram": lambda **o: figures.variance_histogram(
         {"plain": REPORT.active_unit_variances, "skip": [0.9, 0.7]}, between=(0.003, 0.1), **o
     ),

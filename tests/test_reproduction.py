@@ -1,8 +1,10 @@
 """Tables of the paper: what is planned, what is known as done, what the words say of an ordering, and the command."""
 
+import contextlib
 import copy
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +12,13 @@ import pytest
 import torch
 from test_cli import skipvae
 
-from pyro_skipvae import analyses, reproduction, reproduction_page, side_claims
+from pyro_skipvae import analyses, reproduction, reproduction_page, reproduction_words, side_claims
 from pyro_skipvae.config import Config, ConfigError
-from pyro_skipvae.reproduction import Cell, Planned, Table, cells, entry_for, load_table, orderings, read_results, write_results
+from pyro_skipvae.reproduction import Cell, Planned, Table, cells, entry_for, load_table, read_results, write_results
+from pyro_skipvae.reproduction_words import orderings
 from pyro_skipvae.run import load_run
 from pyro_skipvae_cli.job import make_config, make_job
-from pyro_skipvae_cli.reproduction import Costs
+from pyro_skipvae_cli.reproduction import Anew, Costs, _fresh
 
 TINY = {"dataset": "digits", "decoder": "mlp", "layers": 1, "width": 16, "latent_dim": 3}
 FEW = {"epochs": 1, "limit_train": 200, "limit_eval": 60}
@@ -43,8 +46,8 @@ def test_scaling_down_is_part_of_what_a_run_is():
     entries = [entry(run) for run in scaled.runs]
     assert all(entry_for(run, entries) for run in scaled.runs) and not any(entry_for(run, entries) for run in whole.runs)
     row, arm = scaled.runs[0].row, scaled.runs[0].arm
-    assert "scaled down: epochs 1, limit_train 64" in reproduction.label(scaled, row, arm)
-    assert reproduction.label(whole, row, arm) == "" and not load_table("table4", epochs=20).runs[0].scaled
+    assert "scaled down: epochs 1, limit_train 64" in reproduction_words.label(scaled, row, arm)
+    assert reproduction_words.label(whole, row, arm) == "" and not load_table("table4", epochs=20).runs[0].scaled
 
 
 def test_tables_for_a_gpu_are_scaled_down_unless_in_full():
@@ -55,19 +58,19 @@ def test_tables_for_a_gpu_are_scaled_down_unless_in_full():
     table1 = load_table("table1")
     entries = [entry(run) for run in table1.runs]
     assert "(scaled down)" in orderings(table1, entries)[0]
-    assert any("--full" in note for note in reproduction.notes(table1, entries))
-    assert not any("--full" in note for note in reproduction.notes(load_table("table3"), []))
+    assert any("--full" in note for note in reproduction_words.notes(table1, entries))
+    assert not any("--full" in note for note in reproduction_words.notes(load_table("table3"), []))
 
 
 def entry(run, elbo=-80.0, rate=1.0, units=3):
     report = {
         "elbo": elbo, "rate": rate, "active_units": units, "mi_ceiling": math.log(1929), "standard_errors": {},
         "mi_dieng_2019": {"value": rate / 2}, "mi_upper": {"value": rate, "low": 0.0, "high": 2.0}, "mi_marginal": None,
-        "perplexity": {"ppl_iw": {"value": 100.0, "low": 90.0, "high": 110.0}}, "card": {"points": 10, "device": "cpu"},
+        "perplexity": {"ppl_iw": {"value": 100.0, "low": 90.0, "high": 110.0}},
+        "card": {"points": 10, "device": "cpu", "protocol": run.protocol},
         "active_unit_variances": [1e-4, 0.05, 0.5, 0.9], "active_units_0_02": 3,
     }  # fmt: skip
-    about = {"row": run.row, "arm": run.arm, "seed": run.seed, "scaled": run.scaled, "protocol": run.protocol}
-    about |= {"epochs": 1, "seconds": 1.0}
+    about = {"row": run.row, "arm": run.arm, "seed": run.seed, "scaled": run.scaled, "epochs": 1, "seconds": 1.0}
     return {**about, "settings": reproduction.identity(run.config), "report": report}
 
 
@@ -107,21 +110,47 @@ def test_arms_are_compared_on_the_same_test_points():
     points = {"plain": [-90.0, -100.0, -80.0], "skip": [-89.0, -98.0, -77.0], "last layer only": [-91.0, -100.0, -79.0]}
     entries = [entry(runs[arm], elbo=sum(own) / 3) | {"elbo_per_point": own} for arm, own in points.items()]
     entries.append(entry(runs["parameter-matched"]))  # made without values for each point
-    pairs = reproduction.paired_difference(table, entries, "3 layers", "skip")
+    pairs = reproduction_words.paired_difference(table, entries, "3 layers", "skip", "plain")
     assert (pairs.value, pairs.points) == (2.0, 3) and pairs.high - 2.0 == pytest.approx(1.96 / 3**0.5)
-    told = [sentence for sentence in orderings(table, entries) if "ELBO" in sentence]
-    assert len(told) == 2 and "+0.87 to +3.13 over the first 3 test points, paired" in told[0]
+    told = orderings(table, entries)
+    assert "(paired on 3 test points +2.00, +0.87 to +3.13)" in told[0]
     assert told[0].endswith("+1.21 published: the ordering holds (one seed).")
-    assert told[1].startswith("3 layers, ELBO: last layer only - plain is +0.00 (")
+    arms = [sentence for sentence in told if "last layer only" in sentence]
+    assert arms[0].startswith("3 layers: last layer only - plain is +0.00 in ELBO (paired on 3 test points +0.00,")
+    assert arms[1].startswith("3 layers: skip - last layer only is +2.00 in ELBO") and arms[1].endswith("seeds: 1 and 1.")
+    assert any("skip - parameter-matched is" in sentence and "+0.00 in KL" in sentence for sentence in told)
     entries[1]["elbo_per_point"] = [-91.0, -99.0, -79.0]
     assert "not shown over test points (one seed)" in orderings(table, entries)[0]
 
 
 def test_values_at_the_ceiling_order_nothing():
     plain, skip = Cell(9.21, 4.0, None, 1), Cell(9.20, 5.0, None, 1)
-    assert "ceiling ln 10,000" in reproduction._ordering("4 layers", "mi", plain, skip)
+    assert "ceiling ln 10,000" in reproduction_words._ordering("4 layers", "mi", plain, skip)
     equal = Cell(20, 19.0, 0.1, 3), Cell(20, 20.0, 0.1, 3)
-    assert "(standard error 0.08); the published values are equal" in reproduction._ordering("1 layer", "au", *equal)
+    told = reproduction_words._ordering("1 layer", "au", *equal)  # Welch: 4 degrees of freedom, t = 2.776, times 0.1 sqrt(2/3)
+    assert "(+0.77 to +1.23 over seeds); the published values are equal" in told
+    ours = Cell(7.05, 6.88, None, 1), Cell(7.10, 6.90, None, 1)
+    assert "both stand at their ceiling of 6.91" in reproduction_words._ordering("3 layers", "mi", *ours, ceiling=6.9078)
+    assert "the ordering holds" in reproduction_words._ordering("3 layers", "mi", *ours, ceiling=9.21)
+
+
+def test_an_interval_over_seeds():
+    low, high = reproduction_words.over_seeds(Cell(None, 3.0, 1.0, 3), Cell(None, 1.0, 2.0, 5))
+    freedom = (1 / 3 + 4 / 5) ** 2 / ((1 / 3) ** 2 / 2 + (4 / 5) ** 2 / 4)
+    assert freedom == pytest.approx(5.959, abs=1e-3)  # Student's quantile of it is 2.451
+    assert (low, high) == pytest.approx((2.0 - 2.451 * (17 / 15) ** 0.5, 2.0 + 2.451 * (17 / 15) ** 0.5), abs=2e-3)
+    assert reproduction_words.over_seeds(Cell(None, 3.0, None, 1), Cell(None, 1.0, 2.0, 5)) is None
+    assert reproduction_words.over_seeds(Cell(None, 3.0, 0.0, 2), Cell(None, 1.0, 0.0, 2)) == (2.0, 2.0)
+
+
+def test_layers_counted_in_another_way():
+    table = load_table("table3", seeds=1)
+    runs = [run for run in table.runs if (run.row, run.arm) == ("1 layer", "plain")]
+    (told,) = [s for s in orderings(table, [entry(runs[0], elbo=-95.0, rate=20.0)]) if "of the paper" in s]
+    assert told == (
+        "If 2 layers of the paper are our 1 layer, plain: ELBO -95.00 (-94.88 published, -0.12), "
+        "KL 20.00 (24.23 published, -4.23)."
+    )
 
 
 def test_results_are_read_back_and_an_older_entry_gives_way(tmp_path):
@@ -136,15 +165,18 @@ def test_results_are_read_back_and_an_older_entry_gives_way(tmp_path):
     with pytest.raises(ValueError, match="bad.json, which cannot be read"):
         read_results(tmp_path / "bad.json")
     (tmp_path / "bad.json").write_text('{"entries": [{"row": "2 layers"}]}')
-    with pytest.raises(ValueError, match="bad.json, but entries lack arm, epochs, protocol, report, scaled, seconds, seed"):
+    with pytest.raises(ValueError, match="bad.json, which cannot be read: entries lack arm, epochs, report, scaled, seconds"):
         read_results(tmp_path / "bad.json")
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_what_is_kept_can_be_read(path):
     if path.stem in reproduction.table_names():
-        table, entries = load_table(path.stem), read_results(path)
-        assert entries and all(any(entry_for(run, [e]) for run in table.runs) for e in entries), "expected no run of no row"
+        entries, planned = read_results(path), []
+        for how in ({}, {"full": True}, {"protocol": "paper"}, {"protocol": "paper", "full": True}):
+            with contextlib.suppress(ConfigError):  # not every table has a protocol of the paper
+                planned += load_table(path.stem, **how).runs
+        assert entries and all(any(entry_for(run, [e]) for run in planned) for e in entries), "expected no run of no row"
 
 
 def test_the_command_prints_what_is_done_without_training(tmp_path):
@@ -153,10 +185,22 @@ def test_the_command_prints_what_is_done_without_training(tmp_path):
     done = skipvae("reproduce", "table4", cwd=tmp_path)
     assert done.returncode == 0 and "61.60" in done.stdout and "ours" in done.stdout and not done.stderr
     assert not (tmp_path / "runs").exists()
+    assert "difference" not in done.stdout  # of other data, and a model of another size
     found = json.loads(skipvae("reproduce", "table4", "--json", cwd=tmp_path).stdout)
     assert found["cells"]["PTB, amortized, 32"]["plain"]["elbo"]["published"] == -330.1
     assert len(found["entries"]) == len(table.runs)
     assert "\n| --- | --- |" in skipvae("reproduce", "table4", "--markdown", cwd=tmp_path).stdout
+
+
+def test_the_difference_stands_beside_what_was_published_of_the_same_data(tmp_path):
+    runs = [run for run in load_table("table3").runs if (run.row, run.arm) == ("2 layers", "plain")]
+    write_results(tmp_path / "results/table3.json", load_table("table3"), [entry(run, elbo=-95.0) for run in runs])
+    said = skipvae("reproduce", "table3", "--show", cwd=tmp_path).stdout.splitlines()
+    assert [line.split()[2:6] for line in said if " difference " in line] == [["difference", "-0.12", "-23.23", "-8.71"]]
+    found = json.loads(skipvae("reproduce", "table3", "--show", "--json", cwd=tmp_path).stdout)
+    assert found["cells"]["2 layers"]["plain"]["elbo"]["difference"] == pytest.approx(-0.12)
+    page = (tmp_path / "results/table3.html").read_text()
+    assert page.count("<br>difference ") == 3
 
 
 def test_the_command_says_what_there_is(tmp_path):
@@ -185,6 +229,7 @@ def two_tables(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reproduction, "load_table", lambda name, **which: tables[name])
         patch.setattr(reproduction, "table_names", lambda: list(tables))
+        patch.setenv("SKIPVAE_EPOCHS", "2")  # settings are those of the table
         said = {
             name: skipvae("reproduce", name, "--jobs", 2, "--report-budget", 1, "--device", "cpu", cwd=folder)
             for name in tables
@@ -201,7 +246,7 @@ def test_a_run_that_was_made_for_another_table_is_only_analysed(two_tables):
     assert "training" not in said["second"].stderr
     assert said["second"].stderr.count("Found: digits") == 2 and not (folder / "runs/reproduce/second").exists()
     first, second = (read_results(folder / "results" / f"{name}.json") for name in said)
-    assert [e["report"] for e in first] == [e["report"] for e in second]
+    assert [e["report"] for e in first] == [e["report"] for e in second] and {e["epochs"] for e in first} == {1}
     numbers = second[0]["analysis"]["clusters"]
     assert 0 <= numbers["neighbours"] <= 100 and -1 <= numbers["silhouette"] <= 1
     assert len(numbers["x"]) == len(numbers["y"]) == len(numbers["classes"]) == 60
@@ -274,9 +319,14 @@ def test_the_folder_of_a_run_is_known_by_its_settings(tmp_path):
     for name, config in (("a/x", planned.config), ("b/y", planned.config), ("b/z", replace(planned.config, seed=1))):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name).with_suffix(".toml").write_text(config.to_toml())
-    assert reproduction.run_folder(planned, tmp_path) == tmp_path / "a/x"
+    (tmp_path / "b/half.toml").write_text("epochs = ")
+    (tmp_path / "b/older.toml").write_text('gone = "a setting that was"')
     (tmp_path / "b/y/report.json").write_text("{}")
     assert reproduction.run_folder(planned, tmp_path) == tmp_path / "b/y"  # a finished one rather than one that was begun
+    (tmp_path / "a/x/report.json").write_text("{}")
+    for name, when in (("a/x.toml", 2e9), ("b/y.toml", 1e9)):
+        os.utime(tmp_path / name, (when, when))
+    assert reproduction.run_folder(planned, tmp_path) == tmp_path / "a/x"  # the newest
     assert reproduction.run_folder(replace(planned, seed=2), tmp_path) is None
 
 
@@ -290,7 +340,7 @@ def test_an_entry_without_the_analysis_of_the_table_is_not_done():
     found = cells(table, entries)["MLP", "plain"]
     assert found["mlp_probe"] == Cell(97.70, 98.0, 0.0, 3) and found["linear_probe"].ours is None
     assert not any("random" in sentence for sentence in orderings(table, entries))
-    assert "at most 0.14" in reproduction.notes(table, entries)[-1]
+    assert "at most 0.14" in reproduction_words.notes(table, entries)[-1]
 
 
 def test_figures_take_their_runs_from_tables(tmp_path):
@@ -312,9 +362,85 @@ def test_the_protocol_is_said_and_changes_what_a_run_is():
     assert not any(entry_for(run, entries) for run in usual.runs)
     page = reproduction_page.page_of(paper, entries)
     assert page.count("<td>paper</td>") == len(paper.runs) and "<td>default</td>" not in page
-    assert "Protocol: paper" in reproduction.notes(paper, entries)[0] and "default" in reproduction.notes(usual, [])[0]
+    (said, *_), (usually, *_) = reproduction_words.notes(paper, entries), reproduction_words.notes(usual, [])
+    assert said.endswith("in these settings: batch_size 50, lr_schedule constant.") and "default" in usually
     pixelcnn = next(run for run in load_table("figure2", protocol="paper").runs if "PixelCNN" in run.row)
     assert pixelcnn.config.beta_schedule == "constant" and pixelcnn.config.lr_schedule == "constant"
+
+
+def test_a_protocol_that_a_table_does_not_have_is_refused():
+    with pytest.raises(ConfigError, match="expected --protocol default for theorem1, which has no settings of the paper"):
+        load_table("theorem1", protocol="paper")
+    paper = load_table("table4", protocol="paper")
+    assert "Protocol: paper" in reproduction_words.notes(paper, [])[0]
+    assert "optimizer sgd, svi_gradient authors" in reproduction_words.notes(paper, [])[0]
+    assert {run.config.svi_gradient for run in paper.runs if "semi" in run.row} == {"authors"}
+    assert not {run.folder for run in paper.runs} & {run.folder for run in load_table("table4").runs}
+
+
+def test_an_entry_is_known_by_what_its_run_was_made_with():
+    planned = load_table("table3").runs[0]
+    made = entry(planned)
+    made["report"]["card"]["settings"] = {"lr_schedule": planned.config.lr_schedule, "layers": 1}
+    assert entry_for(planned, [made]) is made
+    made["report"]["card"]["settings"]["lr_schedule"] = "constant"  # once the default, say, and so not among its settings
+    assert entry_for(planned, [made]) is None
+
+
+def test_the_folder_of_another_run_is_not_taken_for_this_one(two_tables):
+    folder, *_ = two_tables
+    planned = tiny_table("any").runs[0]
+    path = reproduction.run_folder(planned, folder / "runs/reproduce")
+    other = replace(planned, flags={**planned.flags, "batch_size": 50})
+    with pytest.raises(ValueError, match="expected a run of digits, plain, seed 0 in .* got other settings"):
+        reproduction.entry_of(other, path)
+    assert _fresh(path).name == f"{path.name}-1" and reproduction.run_folder(other, folder / "runs/reproduce") is None
+
+
+def test_what_is_made_anew_is_gone_on_with(tmp_path):
+    runs = tiny_table("any").runs
+    (tmp_path / runs[0].folder).mkdir()
+    first = Anew(tmp_path, runs)
+    assert first.folder_of(runs[0]).name == f"{runs[0].folder}-1" and first.folder_of(runs[1]).name == runs[1].folder
+    first.folder_of(runs[0]).mkdir()
+    again = Anew(tmp_path, runs)
+    assert [again.folder_of(run) for run in runs] == [first.folder_of(run) for run in runs]
+    again.done()
+    assert Anew(tmp_path, runs).folder_of(runs[0]).name == f"{runs[0].folder}-2"
+
+
+def test_runs_that_fail_are_told_and_the_others_kept(tmp_path, monkeypatch):
+    table = tiny_table("any")
+    broken = replace(table.runs[0], flags={**table.runs[0].flags, "encoder": "lstm"})
+    table = replace(table, runs=[broken, table.runs[1]])
+    monkeypatch.setattr(reproduction, "load_table", lambda name, **which: table)
+    monkeypatch.setattr(reproduction, "table_names", lambda: ["any"])
+    done = skipvae("reproduce", "any", "--report-budget", 1, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 4 and "Error: 1 runs failed: digits, plain, seed 0" in done.stderr
+    assert "ended with code 2: Error: expected --encoder lstm for text" in done.stderr and "skip, ours" in done.stdout
+    assert [e["arm"] for e in read_results(tmp_path / "results/any.json")] == ["skip"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--show", "--results", "nowhere"], "expected a folder of results, got nowhere"),
+        (["--runs", "file"], "got file"),
+        (["--results", "file"], "got file"),
+        (["--report-budget", "-1"], "-1"),
+        (["--list", "--results", "damaged"], "table3.json, which cannot be read"),
+        (["--show", "--results", "damaged"], "holds something that is no number"),
+    ],
+)
+def test_what_would_fail_later_is_told_before_a_run_begins(arguments, said, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "damaged").mkdir()
+    made = entry(load_table("table3").runs[0])
+    made["report"]["elbo"] = "abc"
+    (tmp_path / "damaged/table3.json").write_text(json.dumps({"entries": [made]}))
+    done = skipvae("reproduce", "table3", "--epochs", 1, "--limit-train", 100, *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr and "Started" not in done.stderr
 
 
 def test_units_between_the_two_kinds():
@@ -322,7 +448,7 @@ def test_units_between_the_two_kinds():
     entries = [entry(run) for run in table.runs]  # variances 1e-4, 0.05, 0.5 and 0.9
     found = cells(table, entries)["MLP, 2 layers", "plain"]
     assert found["units_between"].ours == 25.0 and found["au"].ours == 3
-    (sentence,) = [note for note in reproduction.notes(table, entries) if note.startswith("MLP")]
+    (sentence,) = [note for note in reproduction_words.notes(table, entries) if note.startswith("MLP")]
     assert "25.0 % vary by less than 0.003, 50.0 % by more than 0.1, and 25.0 % lie between; 0.0 % are active" in sentence
 
 
@@ -354,7 +480,7 @@ def test_the_side_claims_are_told_by_their_numbers():
     size, start, dimensions = side_claims.findings(found)
     assert "9.00, 8.00, 2.00; it falls with every step" in size
     assert "plain: ELBO +0.50 against He's start; it is better" in start
-    assert "79.0 %" in dimensions and dimensions.endswith("against 81.0 %; not more.")
+    assert "79.0 %" in dimensions and dimensions.endswith("against 81.0 %; not more (one seed).")
     assert orderings(table, []) == ["The claims wait for their runs."]
 
 
@@ -362,5 +488,5 @@ def test_a_number_on_fewer_points_is_told():
     table = load_table("table4")
     whole, part = entry(table.runs[0]), entry(table.runs[1])
     part["report"]["card"] = {"points": 1000, "log_likelihood_points": 200}
-    (sentence,) = [s for s in reproduction.notes(table, [whole, part]) if "the first" in s]
+    (sentence,) = [s for s in reproduction_words.notes(table, [whole, part]) if "the first" in s]
     assert sentence == f"PPL of {part['row']}, {part['arm']}, seed 0: the first 200 of 1,000 points."

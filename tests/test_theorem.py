@@ -7,7 +7,8 @@ import torch
 from pyro_skipvae import theorem, theorem_study
 from pyro_skipvae.diagnostics import model_mutual_information
 from pyro_skipvae.priors import StandardNormal
-from pyro_skipvae.reproduction import Cell, load_table, orderings
+from pyro_skipvae.reproduction import Cell, load_table
+from pyro_skipvae.reproduction_words import orderings
 from pyro_skipvae.theorem import CounterExampleDecoder, counter_example, pointwise_information, prior_grid, random_networks
 
 
@@ -121,6 +122,11 @@ def test_the_claim_stands_where_both_informations_are_higher_in_one_order():
 )
 def test_the_first_test_is_against_as_many_parameters(control, words):
     assert words in told(**{"parameter-matched": control})[-2]
+
+
+def test_one_seed_of_an_arm_decides_nothing():
+    single = {name: Cell(None, 1.0, None, 1) for name in (*theorem_study.I_P, *theorem_study.I_Q)}
+    assert told(skip=single)[-2].endswith("one seed of an arm decides nothing.")
 
 
 def test_the_second_test_is_of_the_two_orders():
