@@ -8,7 +8,7 @@ from pyro_skipvae.config import PRESETS, Config
 
 from . import text
 from .errors import user_errors
-from .options import OnNan, config_options, settings
+from .options import Duration, OnNan, config_options, settings
 from .signals import Signals
 
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto (CUDA, else MPS, else CPU), or a torch device")
@@ -22,7 +22,7 @@ def examples(*lines):
 
 @click.command(
     epilog=examples(
-        "train",
+        "train --out runs/digits",
         "train --dataset mnist --layers 9",
         "train --dataset mnist --decoder mlp --layers 4 --skip none --epochs 20",
         "train --dataset mnist --model autoregressive",
@@ -41,11 +41,15 @@ def examples(*lines):
 @DEVICE
 @click.option("--out", type=click.Path(file_okay=False), help="run folder  [default: runs/<name of the settings>]")
 @click.option("--resume", type=click.Path(file_okay=False), help="go on with this run folder, exactly where it stopped")
-@click.option(
-    "--checkpoint-minutes", default=10.0, show_default=True, type=click.FloatRange(0), help="a checkpoint that often, too"
-)
+@click.option("--checkpoint-minutes", default=10.0, show_default=True, type=Duration(), help="a checkpoint that often, too")
 @click.option("--on-nan", default="stop", show_default=True, type=OnNan(), help="stop, or skip:N to leave out N steps at most")
-@click.option("--report-budget", default=120.0, show_default=True, help="seconds for what in the report needs the decoder")
+@click.option(
+    "--report-budget",
+    default=120.0,
+    show_default=True,
+    type=Duration(),
+    help="seconds for what in the report needs the decoder",
+)
 @click.option("--tensorboard", is_flag=True, help="write event files for TensorBoard, too")
 @click.option("--print-config", is_flag=True, help="print the settings that would be used, as TOML, and stop")
 @click.option("--dry-run", is_flag=True, help="print parameters, memory and time, from one batch; writes nothing")
@@ -106,7 +110,7 @@ def train(
 @click.option("--importance-samples", default=200, show_default=True, type=click.IntRange(1), help="K of the bound on log p(x)")
 @click.option("--posterior-samples", default=10, show_default=True, type=click.IntRange(1), help="draws of z for each point")
 @click.option("--limit-eval", type=click.IntRange(2), help="the first test items only  [default: 10000]")
-@click.option("--report-budget", default=600.0, show_default=True, help="seconds for what needs the decoder")
+@click.option("--report-budget", default=600.0, show_default=True, type=Duration(), help="seconds for what needs the decoder")
 @click.option("--svi-steps", type=click.IntRange(0), help="refine q(z|x) by so many steps  [default: as in training]")
 @click.option("--checkpoint", default="best", show_default=True, type=click.Choice(["best", "last"]))
 @click.option("--save", is_flag=True, help="replace the report.json of the run")

@@ -8,7 +8,7 @@ from pyro_skipvae.build import choose_device
 from pyro_skipvae.diagnostics import collapse_report
 from pyro_skipvae.diagnostics.inference_gap import inference_gap
 from pyro_skipvae.page import draw_samples, write_page
-from pyro_skipvae.run import Run, load_run
+from pyro_skipvae.run import Run, load_checkpoint, load_run
 from pyro_skipvae.semi_amortized import SemiAmortized
 from pyro_skipvae.texts import samples
 from pyro_skipvae.vocabulary import PAD
@@ -26,11 +26,13 @@ def evaluate_run(run, *, importance_samples, posterior_samples, limit_eval, repo
     """The collapse report of a run, measured anew; `svi_steps` refines q(z|x) by so many steps, whatever the run did."""
     with user_errors():
         device = choose_device(device)
-        vae, data, config = load_run(run, device=device, which=checkpoint)
+        vae, data, config, loaded = load_checkpoint(run, device=device, which=checkpoint)
         data = data.limit(eval=limit_eval)
         if svi_steps is not None:
             vae.guide = _refined(vae, config, svi_steps)
-    extra = {"run": Run(run).path.name, "checkpoint": checkpoint, "settings": asdict(config), "svi_steps": svi_steps}
+    if loaded != checkpoint:
+        note(f"{run} has no {checkpoint} checkpoint; evaluating {loaded}.")
+    extra = {"run": Run(run).path.name, "checkpoint": loaded, "settings": asdict(config), "svi_steps": svi_steps}
     samples = {"importance_samples": importance_samples, "posterior_samples": posterior_samples}
     report = report_on(vae, data, device=device, budget=report_budget, extra=extra, **samples)
     if save:

@@ -120,7 +120,8 @@ class Job:
             vars(self.halving).update(state["halving"])
             set_random_state(state["random"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise RunError(f"expected a checkpoint of this run, got another one: {error}") from None
+            reason = str(error).partition("\n")[0].rstrip(":")  # torch names every tensor in lines of their own
+            raise RunError(f"expected a checkpoint of this run, got another one: {reason}") from None
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Click options made from the fields of Config: one source for names, types, choices, defaults, variables and help."""
 
+import math
 import os
 import tomllib
 from dataclasses import fields
@@ -31,6 +32,19 @@ class OnNan(click.ParamType):
         return int(count)
 
 
+class Duration(click.FloatRange):
+    """Seconds or minutes, at least 0: click alone takes NaN for a number in any range."""
+
+    def __init__(self, **range_options):
+        super().__init__(min=0, **range_options)
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"expected a number of at least 0, got {value}", param, ctx)
+        return number
+
+
 def config_options(command):
     """Give a command one option for each field of Config; those not given stay out of what it receives."""
     for entry in reversed(fields(Config)):
@@ -56,8 +70,11 @@ def _preset(name):
 
 
 def _read(file):
-    with open(file, "rb") as stream:
-        return tomllib.load(stream)
+    try:
+        with open(file, "rb") as stream:
+            return tomllib.load(stream)
+    except ValueError as error:
+        raise ValueError(f"expected settings as TOML in {file}, which cannot be read: {error}") from None
 
 
 def _is_ours(variable):

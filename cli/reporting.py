@@ -10,13 +10,14 @@ from .commands import DEVICE, JSON, RUN, examples
 from .errors import user_errors, written
 from .gradients import check_gradients
 from .notes import note
+from .options import Duration
 
 RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False))
 BUDGET = click.option(
     "--budget",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Duration(),
     help="seconds for differences on the same test points; 0: none",
 )
 DRAWS = click.option(
@@ -472,6 +473,8 @@ def _about_file(path):
 def _instead(path):
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        return ""
     with open(path, "rb") as file:
         start = file.read(2)
     if start == b"PK" or start[:1] == b"\x80":

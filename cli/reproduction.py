@@ -15,6 +15,7 @@ import click
 from .commands import DEVICE, JSON, examples
 from .errors import RunsFailed, user_errors, written
 from .notes import note, warn
+from .options import Duration
 from .signals import Signals
 from .terminal import duration, progress, table
 
@@ -51,12 +52,12 @@ PART, LONG_SECONDS = 4, 0.1
 @click.option("--limit-train", type=click.IntRange(1), help="scale down: training items  [default: as the table says]")
 @click.option("--limit-eval", type=click.IntRange(2), help="scale down: test items  [default: as the table says]")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="runs at a time")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="stop then, with checkpoints  [default: no limit]")
+@click.option("--minutes", type=Duration(min_open=True), help="stop then, with checkpoints  [default: no limit]")
 @click.option(
     "--report-budget",
     default=600.0,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Duration(),
     help="seconds for what in a report needs the decoder",
 )
 @click.option("--runs", "folder", default="runs/reproduce", show_default=True, help="where run folders go")
@@ -75,7 +76,9 @@ def reproduce(
     what was interrupted goes on where it was. A scaled-down run is labelled so wherever it appears.
     """
     from pyro_skipvae import reproduction, reproduction_words
+    from pyro_skipvae.checkpoint import CheckpointError
     from pyro_skipvae.reproduction_page import write_page
+    from pyro_skipvae.run import RunError
 
     if listing:
         return click.echo(_listing(reproduction, name, results, which), nl=False)
@@ -96,7 +99,7 @@ def reproduce(
             for planned, path in pool.finished():
                 try:
                     entry = reproduction.entry_of(planned, path, device=device)
-                except ValueError as error:
+                except (ValueError, RunError, CheckpointError) as error:
                     pool.fail(planned, str(error))
                     continue
                 entries = reproduction.added(reproduction.read_results(file), entry)  # another process may have written too

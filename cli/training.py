@@ -15,7 +15,7 @@ from pyro_skipvae.run import Run, new_folder
 from pyro_skipvae.skip import parameter_count
 from pyro_skipvae.train import evaluate_loss, fit, unfinished
 
-from .errors import NonfiniteError, Stopped, user_errors
+from .errors import NonfiniteError, Stopped, UserError, user_errors
 from .evaluation import pictures, report_on
 from .job import as_trained, seconds_per_step
 from .notes import note, warn
@@ -38,7 +38,7 @@ def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboar
         report = _written_report(run) if job.finished else None
         if report is not None:
             if not (run.path / "report.html").exists():
-                job.vae.load_state_dict(run.load("best")["vae"])
+                run.load_weights(job.vae)
                 pictures(run, job.vae.eval(), job.data)
             note(f"{run.path} is finished: {job.progress.epochs} epochs of {job.config.epochs}.")
             return run, report
@@ -80,6 +80,9 @@ def _resume(job, run):
         warn(f"{trouble}; going on from the checkpoint before it.")
     if state is not None:
         job.restore(state)
+    done, epochs = job.progress.epochs, job.config.epochs
+    if epochs < done:
+        raise UserError(f"expected --epochs of at least {done}, the epochs that {run.path} has, got {epochs}")
     run.cut_metrics(job.progress.epochs)
     run.write("config.toml", job.config.to_toml())
     if not job.finished:
@@ -107,8 +110,7 @@ def _announce(job, run):
 
 def _report(job, run, budget):
     """The report on the best epoch, then the page and its pictures, which are made from it."""
-    best = run.load("best")
-    job.vae.load_state_dict(best["vae"])
+    best, _ = run.load_weights(job.vae)
     job.vae.eval()
     if any(line["epoch"] == best["epoch"] and line["valid_elbo"] is None for line in run.metrics()):
         raise NonfiniteError(f"the validation loss of epoch {best['epoch']} is not finite: nothing to report on; lower --lr")

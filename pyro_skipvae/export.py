@@ -9,6 +9,7 @@
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,10 +38,11 @@ def export_run(path, folder):
     record, folder = read_record(path), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"expected a new or empty folder, got {folder}")
-    state = {name: tensor.contiguous() for name, tensor in Run(path).load("best")["vae"].items()}
     about = _about_data(record)
     vocabulary = _vocabulary(record.path, about)
-    _build(record.config, about, vocabulary).load_state_dict(state)  # it must load before anybody is told so
+    vae = _build(record.config, about, vocabulary)
+    weights = Run(path).load_weights(vae)[0]["vae"]  # they must fit before anybody is told so
+    state = {name: tensor.contiguous() for name, tensor in weights.items()}
     files = {
         "model.safetensors": to_bytes(state, {"format": FORMAT, "data": json.dumps(about)}),
         "config.toml": record.config.to_toml(),
@@ -115,8 +117,8 @@ def _vocabulary(folder, about):
 
 def _build(config, about, vocabulary):
     shape = tuple(about["event_shape"])
-    # The pseudo-inputs of a VampPrior start from training data; here the weights replace them.
+    # The pseudo-inputs of a VampPrior, and a data-dependent start, are of training data; here the weights replace them.
     data = SimpleNamespace(
         event_shape=shape, levels=about["levels"], train=torch.zeros(config.components, *shape), vocabulary=vocabulary
     )
-    return build_vae(config, data)
+    return build_vae(replace(config, initialisation="torch"), data)

@@ -3,13 +3,14 @@
 import statistics
 import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from pyro import poutine
 
 from pyro_skipvae.objectives import as_arguments, elbo
+from pyro_skipvae.param_store import check_own
+from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.refinement import GRADIENTS
 from pyro_skipvae.semi_amortized import SemiAmortized
 
@@ -52,7 +53,8 @@ def compare_gradients(
 
     The gradient of the authors has `lr` times the size of the batch, so that its steps are the others' where it does not
     clip. Modules run in the mode they are in. Parameters, their `.grad` and the random numbers stay as they were. Cost:
-    (1 + `rounds`) gradients of each kind. Raises ValueError for a pair that cannot be refined.
+    (1 + `rounds`) gradients of each kind. Raises ValueError for a pair that cannot be refined, or if Pyro's parameter store
+    holds the tensors of another model.
     """
     size = len(as_arguments(x)[0])
 
@@ -62,11 +64,11 @@ def compare_gradients(
 
     guides = {name: refined(name) for name in dict.fromkeys(("exact", *gradients))}
     device = as_arguments(x)[0].device
-    with _seeded(device, seed):
+    with forked([device], seed):
         encoder, decoder = _parameters(model, guide, x)
 
     def run(guide):
-        with _seeded(device, seed):
+        with forked([device], seed):
             loss = objective(model, guide, x, beta)
             return torch.autograd.grad(loss, encoder + decoder, allow_unused=True, materialize_grads=True)
 
@@ -86,24 +88,15 @@ def compare_gradients(
     ]
 
 
-@contextmanager
-def _seeded(device, seed):
-    """Random numbers from `seed` inside; the caller's go on afterwards as if none had been drawn."""
-    with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index].manual_seed(seed)
-        yield
-
-
 def _parameters(model, guide, x):
     """The unconstrained parameters of the guide, and those of the model that are not the guide's."""
     traces = []
     for callable_ in (guide, model):
         with poutine.block(), torch.no_grad(), poutine.trace(param_only=True) as capture:
             callable_(*as_arguments(x))
-        nodes = capture.trace.nodes.values()
-        traces.append([value for node in nodes if (value := node["value"].unconstrained()).requires_grad])
+        nodes = capture.trace.nodes
+        check_own(nodes)
+        traces.append([value for node in nodes.values() if (value := node["value"].unconstrained()).requires_grad])
     mine = {id(value) for value in traces[0]}
     return traces[0], [value for value in traces[1] if id(value) not in mine]
 

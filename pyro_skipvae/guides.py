@@ -15,7 +15,7 @@ __all__ = ["DiagonalNormal", "FullCovarianceNormal", "InverseAutoregressiveFlow"
 
 
 class DiagonalNormal(nn.Module):
-    """q(z|x) = N(loc, diag(scale^2)), with log scale^2 linear in the features."""
+    """q(z|x) = N(loc, diag(scale^2)), with log scale^2 linear in the features: (B, F) -> batch (B,), event (D,)."""
 
     def __init__(self, features, latent_dim):
         super().__init__()

@@ -14,7 +14,7 @@ TRANSPOSED = nn.modules.conv._ConvTransposeNd
 def he_normal_(module):
     """Start the linear maps of a module from He's normal distribution, in place: weights N(0, 2 / fan-in), biases 0.
 
-    Where U_l z is added to W_l h_l both have one fan-in, the sum of theirs, as if z were joined to h_l: else each skip
+    Where U_l z is added to a linear W_l h_l both have one fan-in, the sum of theirs, as if z were joined to h_l: else each skip
     would add a variance of its own. torch's own start, with weights of variance 1 / (3 fan-in), loses a factor of six in
     variance at each relu, so that the logits of a plain decoder of four layers hardly depend on z at first.
     Convolutions and embeddings keep torch's start, as in the authors' image code.

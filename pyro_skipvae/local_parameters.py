@@ -38,9 +38,9 @@ def local_parameters(q):
         return _normal(base, event_dims)
     if isinstance(base, torch.distributions.MultivariateNormal):
         return _multivariate_normal(base, event_dims)
-    if base.arg_constraints and base.has_rsample and _has_quantiles(base):
+    if _has_own_arguments(base) and base.has_rsample and _has_quantiles(base):
         return _by_quantiles(base, event_dims)
-    reason = "a flow" if isinstance(base, TransformedDistribution) else "a discrete or implicit draw"
+    reason = "a flow" if isinstance(base, TransformedDistribution) else "a family"
     raise ValueError(
         f"expected a posterior that can be refined (Normal, MultivariateNormal, or a reparameterised family with a quantile "
         f"function), got {type(base).__name__}, {reason} without local parameters to differentiate twice: use it amortized"
@@ -90,6 +90,15 @@ def _by_quantiles(base, event_dims):
     return LocalParameters(
         values, lambda values: make(values).to_event(event_dims), lambda values, noise: make(values).icdf(noise), noise
     )
+
+
+def _has_own_arguments(base):
+    """Whether the family is made of all its arguments, each with a constraint that asks nothing of the others.
+
+    That of a Uniform's low is its high; a ContinuousBernoulli takes probs or logits.
+    """
+    constraints = type(base).arg_constraints
+    return isinstance(constraints, dict) and constraints and not {"probs", "logits"} <= set(constraints)
 
 
 def _has_quantiles(base):

@@ -29,6 +29,12 @@ class VAE(nn.Module):
         self.prior, self.decoder, self.encoder = prior, decoder, encoder
 
     def model(self, x, *context, beta=1.0):
+        """Sample z (B, D) at the site "z" and observe x (B, *event_shape) at the site "x", in the plate "data"; returns x.
+
+            log density = beta log p(z) + log p(x|z), in nats per datapoint
+
+        Pyro raises ValueError unless beta > 0.
+        """
         pyro.module("prior", self.prior)
         pyro.module("decoder", self.decoder)
         with pyro.plate("data", len(x)):
@@ -37,6 +43,12 @@ class VAE(nn.Module):
             return pyro.sample("x", self.decoder(z, *context), obs=x)
 
     def guide(self, x, *context, beta=1.0):
+        """Sample z (B, D) from q(z|x) at the site "z" in the plate "data"; returns z.
+
+            log density = beta log q(z|x), in nats per datapoint
+
+        Pyro raises ValueError unless beta > 0.
+        """
         pyro.module("encoder", self.encoder)
         with pyro.plate("data", len(x)), poutine.scale(scale=beta):
             return pyro.sample("z", self.encoder(x, *context))

@@ -12,11 +12,11 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 
 def elbo(model, guide, x, beta=1.0):
-    """The negative ELBO by Monte Carlo, one z per datapoint (Pyro's Trace_ELBO).
+    """The negative ELBO by Monte Carlo, one z per datapoint (Pyro's Trace_ELBO): nats summed over the batch, a tensor ().
 
-        -ELBO = -E_q[log p(x|z) + beta (log p(z) - log q(z|x))]
+        -ELBO = -sum_x E_q[log p(x|z) + beta (log p(z) - log q(z|x))]
 
-    x is a tensor (B, ...) or a tuple of them. Raises ValueError if beta is not 1 and neither callable takes it.
+    x is a tensor (B, ...) or a tuple of them. Raises ValueError if beta is not 1 and not both callables take it.
 
     Reference: Dieng et al. 2019, equation 2.
     """
@@ -24,16 +24,22 @@ def elbo(model, guide, x, beta=1.0):
 
 
 def analytic_elbo(model, guide, x, beta=1.0):
-    """The same with KL(q(z|x) || p(z)) in closed form where Pyro has one (Pyro's TraceMeanField_ELBO)."""
+    """The same with KL(q(z|x) || p(z)) in closed form where Pyro has one (Pyro's TraceMeanField_ELBO).
+
+        -ELBO = -sum_x (E_q[log p(x|z)] - beta KL(q(z|x) || p(z)))
+
+    x, the nats, what is raised and the reference are those of `elbo`.
+    """
     return TraceMeanField_ELBO().differentiable_loss(*weighted(model, guide, beta), *as_arguments(x))
 
 
 def iwae(particles):
     """The importance-weighted bound with K = `particles` draws per datapoint, as an objective.
 
-        -L_K = -sum_x log 1/K sum_k p(x, z_k) / q(z_k|x),  z_k ~ q(z|x)
+        -L_K = -sum_x log 1/K sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta,  z_k ~ q(z|x)
 
-    L_1 is the ELBO; L_K rises to log p(x) with K. All sites must lie in the one data plate.
+    At beta = 1, L_1 is the ELBO and L_K rises to log p(x) with K; at another beta it need not bound log p(x). All sites
+    must lie in the one data plate. The objective's nats are summed over the batch, a tensor (); it raises what `elbo` does.
 
     Reference: Burda, Grosse, Salakhutdinov 2016, equation 8.
     """
@@ -64,11 +70,18 @@ def as_arguments(x):
 
 
 def weighted(model, guide, beta):
-    """Model and guide with their `beta` set, where they take one."""
-    takers = [callable_ for callable_ in (model, guide) if _takes_beta(callable_)]
-    if beta != 1.0 and not takers:
-        raise ValueError(f"expected a model or a guide with an argument beta to use beta={beta}, got neither")
-    return tuple(partial(callable_, beta=beta) if callable_ in takers else callable_ for callable_ in (model, guide))
+    """Model and guide with their `beta` set, where they take one. Raises ValueError unless both do, or beta is 1.
+
+    With one alone only log p(z), or only log q(z|x), would be weighed.
+    """
+    takes = {"model": _takes_beta(model), "guide": _takes_beta(guide)}
+    if beta != 1.0 and not all(takes.values()):
+        lacking = " and a ".join(name for name, taken in takes.items() if not taken)
+        raise ValueError(
+            f"expected a model and a guide with an argument beta each to use beta={beta}, got a {lacking} without one; "
+            "let each weigh its latent site by it, as pyro_skipvae.VAE does"
+        )
+    return tuple(partial(each, beta=beta) if takes[name] else each for name, each in (("model", model), ("guide", guide)))
 
 
 def _takes_beta(callable_):
@@ -98,7 +111,7 @@ def linear(start, final, steps):
     Pyro rejects a scale of zero, so both ends must be positive: start low, for example at 0.1.
     """
     _positive(min(start, final))
-    return Schedule(lambda step: final + (start - final) * max(0.0, 1 - step / max(steps, 1)), steps)
+    return Schedule(lambda step: final if step >= steps else final + (start - final) * (1 - step / steps), steps)
 
 
 def cyclical(start, final, steps, *, cycles=4, rising=0.5):
@@ -115,4 +128,3 @@ def _positive(beta):
     if not (math.isfinite(beta) and beta > 0):
         raise ValueError(f"expected a positive weight beta (Pyro rejects a scale of zero), got {beta}")
     return beta
-

@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import kl_divergence
 
 from pyro_skipvae.local_parameters import local_parameters
+from pyro_skipvae.param_store import check_own
+from pyro_skipvae.random_numbers import forked, seed_generators
 from pyro_skipvae.recurrence import differentiable_recurrence
 
 
@@ -36,7 +38,7 @@ class Bound:
 
     with Pyro's scales and masks; the KL is by the same draw where Pyro has no closed form, or where model and guide weigh
     the site differently. `site` is the guide's latent site as Pyro traced it, `arguments` are those of the model, and
-    `parameters` (unconstrained, by name) those of the guide, to which each call adds the model's. Every call starts
+    `parameters` (sites, by name) those of the guide, to which each call adds the model's. Every call starts
     dropout from the same seed, inside `kept_random`, so that one mask serves the whole refinement.
     """
 
@@ -50,7 +52,7 @@ class Bound:
 
     def __call__(self, values, noise):
         z, q = self.family.draw(values, noise), self.family.distribution(values)
-        self._start_dropout()
+        seed_generators([self.device], self.seed)  # one dropout mask
         with poutine.block(), _AtLatent(self.site["name"], z) as run:
             self.model(*self.arguments)
         self.parameters |= run.parameters
@@ -65,14 +67,19 @@ class Bound:
                 pass
         return (scale_and_mask(q.log_prob(z), **own) - scale_and_mask(prior["fn"].log_prob(z), **others)).sum()
 
-    def _start_dropout(self):
-        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would also seed devices that are not forked
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[self.device.index].manual_seed(self.seed)
-
     def kept_random(self):
         """Inside, random numbers may be used up; the caller's go on afterwards as if none had been."""
-        return torch.random.fork_rng(devices=[self.device.index] if self.device.type == "cuda" else [])
+        return forked([self.device])
+
+    def theta(self):
+        """What f depends on besides the values and may be learned: parameters, and arguments that need a gradient.
+
+        The parameters are those of Pyro's store. Raises ValueError if these are not the tensors that the modules run with.
+        """
+        check_own(self.parameters)
+        parts = [site["value"].unconstrained() for site in self.parameters.values()]
+        parts += [part for part in self.arguments if isinstance(part, torch.Tensor)]
+        return list(dict.fromkeys(part for part in parts if part.requires_grad))
 
 
 def latent_site(trace):
@@ -85,12 +92,12 @@ def latent_site(trace):
 
 
 def guide_parameters(trace):
-    """The unconstrained parameters of a guide's trace by name."""
-    return {name: node["value"].unconstrained() for name, node in trace.nodes.items() if node["type"] == "param"}
+    """The parameter sites of a guide's trace by name."""
+    return {name: node for name, node in trace.nodes.items() if node["type"] == "param"}
 
 
 class _AtLatent(Messenger):
-    """Runs a model at z: adds up its scaled log-likelihood, and keeps the prior's site and the parameters."""
+    """Runs a model at z: adds up its scaled log-likelihood, and keeps the sites of prior and parameters."""
 
     def __init__(self, name, z):
         super().__init__()
@@ -110,7 +117,7 @@ class _AtLatent(Messenger):
             raise ValueError(f"expected a model with the one latent site {self.name!r}, got {message['name']!r} too")
 
     def _pyro_post_param(self, message):
-        self.parameters[message["name"]] = message["value"].unconstrained()
+        self.parameters[message["name"]] = message
 
     def __exit__(self, *error):
         if self.prior is None and error[0] is None:
@@ -156,7 +163,8 @@ def replayed(products):
         b = dL/d lambda_K, u = 0;  for k = K-1..0:  u = momentum u + lr b;  b -= H u;  dL/d theta -= J' u
 
     with H u and J' u, the gradients of grad f(lambda_k)' u in lambda_k and theta, from `products`. theta are the
-    parameters of model and guide (a VampPrior reads the encoder), and arguments that need a gradient.
+    parameters of model and guide (a VampPrior reads the encoder), and arguments that need a gradient. Raises ValueError if
+    Pyro's parameter store, where the parameters are read, holds those of another model.
 
     Reference: Kim et al. 2018, algorithm 2.
     """
@@ -175,9 +183,7 @@ def replayed(products):
                     part -= less
             return *b, *on_theta
 
-        theta = [part for part in bound.parameters.values() if part.requires_grad]
-        theta += [part for part in bound.arguments if isinstance(part, torch.Tensor) and part.requires_grad]
-        theta = list(dict.fromkeys(theta))
+        theta = bound.theta()
         return _Replayed.apply(bound, backward, refined, *start, *theta)
 
     return refine

@@ -152,7 +152,7 @@ class Paired:
 
 
 def _signed(value):
-    return f"{value:+.2f}".removesuffix(".00")
+    return f"{round(value, 2) + 0.0:+.2f}".removesuffix(".00")  # not -0.00
 
 
 def _leaves_out_0(low, high):

@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,8 @@ try:
     import fcntl
 except ImportError:  # Windows, where a second run in a folder is not noticed
     fcntl = None
+
+CHECKPOINTS = ("best", "last", "prev")
 
 
 class RunError(Exception):
@@ -53,8 +56,7 @@ class Run:
             self._remove_leftovers()
             yield self
         finally:
-            (self.path / ".lock").unlink(missing_ok=True)
-            os.close(lock)
+            _release(lock, self.path / ".lock")
 
     def begin(self, config, vocabulary=None):
         """Make the folder that of a new run. Raises RunError if it holds one already."""
@@ -74,10 +76,14 @@ class Run:
             vocabulary_check(Vocabulary.read(file).words, vocabulary, file)
 
     def config(self):
+        """The settings of the run. Raises RunError if its config.toml is missing or cannot be read."""
         file = self.path / "config.toml"
         if not file.is_file():
             raise RunError(f"expected a run folder with a config.toml, got {self.path}")
-        return Config.from_toml(file.read_text(encoding="utf-8"))
+        try:
+            return Config.from_toml(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"expected the settings of a run in {file}, which cannot be read: {error}") from None
 
     def check_space(self, size):
         """Raises RunError unless the disk has room for three checkpoints of `size` bytes: last, prev and best."""
@@ -107,25 +113,40 @@ class Run:
 
     def save(self, name, state):
         """Write a checkpoint; the `last` that was there becomes `prev`, if it is known to be whole."""
-        folder = self.path / "checkpoints"
-        keep = folder / "prev.safetensors" if name == "last" and self._last_is_whole else None
+        keep = self._checkpoint("prev") if name == "last" and self._last_is_whole else None
         with self._writing():
-            checkpoint.save(folder / f"{name}.safetensors", state, keep=keep)
+            checkpoint.save(self._checkpoint(name), state, keep=keep)
         self._last_is_whole = self._last_is_whole or name == "last"
 
-    def load(self, name="best"):
-        """The state of a checkpoint; of the last one if there is no best."""
-        path = self.path / "checkpoints" / "best.safetensors"
-        state = checkpoint.load(path) if name == "best" and path.exists() else self.latest()[0]
-        if state is None:
-            raise CheckpointError(f"expected a checkpoint in {path.parent}, got none")
-        return state
+    def load(self, which="best"):
+        """(state, name) of the checkpoint `which`, "best" or "last", or, where it is absent, of the next of best, last, prev.
+
+        One that is damaged is refused by a CheckpointError, as is a run that has none.
+        """
+        if which not in CHECKPOINTS[:2]:
+            raise ValueError(f"expected the checkpoint best or last, got {which!r}")
+        for name in CHECKPOINTS[CHECKPOINTS.index(which) :]:
+            path = self._checkpoint(name)
+            if path.exists():
+                return checkpoint.load(path), name
+        raise CheckpointError(f"expected a checkpoint in {path.parent}, got none")
+
+    def load_weights(self, vae, which="best"):
+        """Give a model the weights of a checkpoint; returns what `load` does. Raises CheckpointError if they do not fit."""
+        state, name = self.load(which)
+        try:
+            vae.load_state_dict(state["vae"])
+        except (KeyError, TypeError, RuntimeError):
+            file = self._checkpoint(name)
+            reason = f"expected a checkpoint of this run, but {file} is not of the settings in config.toml"
+            raise CheckpointError(reason) from None
+        return state, name
 
     def latest(self):
         """(state, None) of `last`; (state of `prev`, why) where last cannot be read; (None, None) where there is neither."""
         trouble = None
         for name in ("last", "prev"):
-            path = self.path / "checkpoints" / f"{name}.safetensors"
+            path = self._checkpoint(name)
             if not path.exists():
                 continue
             try:
@@ -146,6 +167,9 @@ class Run:
         """Write a file of the folder, whole or not at all."""
         with self._writing():
             checkpoint.write_whole(self.path / name, text)
+
+    def _checkpoint(self, name):
+        return self.path / "checkpoints" / f"{name}.safetensors"
 
     def _remove_leftovers(self):
         """Remove what a killed process had not finished to write."""
@@ -176,8 +200,20 @@ def _acquire(path):
                 break
         os.close(lock)  # its holder finished, and removed the file, after it was opened here
     os.ftruncate(lock, 0)
-    os.pwrite(lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+    os.lseek(lock, 0, os.SEEK_SET)  # pread and pwrite are not on Windows
+    os.write(lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
     return lock
+
+
+def _release(lock, path):
+    """Remove a lock file while it is locked, so that nobody else does; Windows removes none that is open."""
+    if fcntl is None:
+        os.close(lock)
+        with contextlib.suppress(PermissionError):  # a second run, not noticed here, has it open
+            path.unlink(missing_ok=True)
+    else:
+        path.unlink(missing_ok=True)
+        os.close(lock)
 
 
 def _lock(lock, path):
@@ -203,7 +239,8 @@ def _holder(lock, wait=1.0):
     end = time.monotonic() + wait
     while True:
         try:
-            holder = json.loads(os.pread(lock, 1000, 0))
+            os.lseek(lock, 0, os.SEEK_SET)
+            holder = json.loads(os.read(lock, 1000))
             return holder["pid"], holder["host"]
         except ValueError:
             if time.monotonic() >= end:
@@ -214,18 +251,23 @@ def _holder(lock, wait=1.0):
 def load_run(path, *, device="cpu", which="best"):
     """Read a run back: (vae in evaluation mode, data, config).
 
-    `which` is "best" (the epoch with the lowest validation loss at the final beta) or "last". Raises RunError or
-    CheckpointError if the folder is not a whole run, DataError if its data are not found.
+    `which` is "best" (the epoch with the lowest validation loss at the final beta) or "last"; where there is no best yet,
+    it is the last. Raises RunError or CheckpointError if the folder is not a whole run, DataError if its data are not found.
     """
+    return load_checkpoint(path, device=device, which=which)[:3]
+
+
+def load_checkpoint(path, *, device="cpu", which="best"):
+    """What `load_run` returns, and the name of the checkpoint that it is of: "best", "last", or "prev" (see `Run.load`)."""
     from pyro_skipvae.build import build_data, build_vae
 
     run = Run(path)
     config = run.config()
     data = build_data(config)
     run.check_vocabulary(data.vocabulary)
-    vae = build_vae(config, data)
-    vae.load_state_dict(run.load(which)["vae"])
-    return vae.to(torch.device(device)).eval(), data, config
+    vae = build_vae(replace(config, initialisation="torch"), data)  # any other start would cost time, and is overwritten
+    _, name = run.load_weights(vae, which)
+    return vae.to(torch.device(device)).eval(), data, config, name
 
 
 def new_folder(config):

@@ -20,8 +20,9 @@ class SemiAmortized:
     per datapoint, on the unconstrained local parameters (`pyro_skipvae.local_parameters`): loc and log scale^2 of a normal.
     `gradient` says how the outer objective's gradient passes the loop: "exact" (the loop stays in the graph),
     "exact-rebuilt" (the same in memory that does not grow with the steps), "finite-difference" (Kim et al.'s, with a
-    normalised step), "first-order" (d lambda_K / d lambda_0 = 1), "authors" (their clipping, see `refinement.authors`).
-    `start="zeros"` starts from zeros instead of the guide: stochastic variational inference without an encoder.
+    normalised step), "first-order" (d lambda_K / d lambda_0 = 1), "authors" (their clipping, see
+    `refinement.authors_difference`). `start="zeros"` starts from zeros instead of the guide: stochastic variational inference
+    without an encoder.
 
     It is called like a guide, `(x, *context, beta=1.0)`, and trained by SVI with any objective. Where gradients are off it
     refines all the same and keeps nothing. Raises ValueError for a guide or a family that cannot be refined.
@@ -117,7 +118,7 @@ def _ignoring_beta(guide):
 def own_elbo(bound, start, values):
     """A surrogate whose gradient, to the encoder alone, is that of -ELBO at the amortized posterior."""
     leaves, noise = tuple(value.detach().requires_grad_() for value in start), bound.family.noise()
-    with bound.kept_random(), differentiable_recurrence(bound.device):
+    with torch.enable_grad(), bound.kept_random(), differentiable_recurrence(bound.device):
         gradients = torch.autograd.grad(bound(leaves, noise), leaves)
     return sum((value * gradient).sum() for value, gradient in zip(start, gradients, strict=True))
 

@@ -4,6 +4,8 @@ Hidden layers are numbered 1..L from the bottom, and the layer that gives the na
 enters at the bottom; the entries listed by `skip` are the further ones, each with weights U_l of its own.
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -18,7 +20,8 @@ def skip_entries(skip, layers):
     possible = (*range(1, layers + 1), OUTPUT)
     named = {"all": possible, "none": (), "first": possible[:1], "last": possible[-1:]}
     entries = named[skip] if isinstance(skip, str) and skip in named else skip
-    if isinstance(entries, str) or len(set(entries)) != len(entries) or not set(entries) <= set(possible):
+    listed = isinstance(entries, Collection) and not isinstance(entries, str)
+    if not listed or any(entry not in possible for entry in entries) or len(set(entries)) != len(entries):
         raise ValueError(f'expected skip to be "all", "none", "first", "last" or entries of {possible}, got {skip!r}')
     return tuple(entry for entry in possible if entry in entries)
 
@@ -66,15 +69,19 @@ class SkipSequential(nn.Module):
 
     @torch.no_grad()
     def share_fan_in_(self):
-        """Scale W_l and U_l from variances of c / (own fan-in) to c / (sum of their fan-ins), in place."""
+        """Scale W_l and U_l from variances of c / (own fan-in) to c / (sum of their fan-ins), in place.
+
+        Only where W_l is linear: a convolution has a start of its own, and U_l z beside it is left alone too.
+        """
         if not self.entry_at:
             return
         rows = dict(zip(self.skips.sizes, self.skips.stacked.weight.split(list(self.skips.sizes.values())), strict=True))
         for index, entry in self.entry_at.items():
-            layer, skip = _maps(self.network[index])[-1].weight, rows[entry]
-            own, latent = layer[0].numel(), skip[0].numel()
-            layer.mul_((own / (own + latent)) ** 0.5)
-            skip.mul_((latent / (own + latent)) ** 0.5)
+            layer, skip = _maps(self.network[index])[-1], rows[entry]
+            if isinstance(layer, nn.Linear):
+                own, latent = layer.in_features, skip.shape[1]
+                layer.weight.mul_((own / (own + latent)) ** 0.5)
+                skip.mul_((latent / (own + latent)) ** 0.5)
 
     def forward(self, z):
         skips, h = self.skips(z), z

@@ -1,5 +1,6 @@
 """Training: a step updates the parameters on one batch, `fit` applies it to every batch of every epoch."""
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_skipvae.objectives import Schedule, as_arguments, constant, weighted
+from pyro_skipvae.param_store import check_own
 
 
 def svi_step(model, guide, objective, optim, *, max_norm=None):
@@ -46,6 +49,11 @@ class SVIStep:
     def __init__(self, model, guide, objective, optim, max_norm):
         if not isinstance(optim, PyroOptim):
             raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
+        if getattr(optim, "pt_scheduler_constructor", None) is ReduceLROnPlateau:
+            raise ValueError(
+                "expected a learning-rate schedule of the step alone, got ReduceLROnPlateau, which wants to be told a loss; "
+                "use pyro.optim.LambdaLR, with pyro_skipvae.train.Halving for one that follows the validation"
+            )
         self.objective, self.optim, self.max_norm = objective, optim, max_norm
         self.svi = SVI(model, guide, optim, loss=self._loss, loss_and_grads=self._loss_and_grads)
         self.svi.optim = self._update
@@ -73,13 +81,17 @@ class SVIStep:
         return Nonfinite(steps, first, what) if steps else None
 
     def state_dict(self):
+        """What `load_state_dict` goes on from; as with torch's own, its tensors are those in use: copy it to keep a moment."""
         # What was loaded and no step has used yet is still with the optimizer, not in its state.
         optimizer = {**self.optim._state_waiting_to_be_consumed, **self.optim.get_state()}
         return {"steps": self.steps, "optimizer": optimizer, "left_out": self._left_out}
 
     def load_state_dict(self, state):
-        self.steps, self._left_out = state["steps"], state["left_out"]
-        self.optim.set_state(state["optimizer"])
+        self.steps, self._left_out, self._one = state["steps"], state["left_out"], None
+        # Pyro gives a state only to a parameter that it has not seen: what this step's optimizers have seen is forgotten.
+        for known in (self.optim.optim_objs, self.optim.grad_clip, self.optim._state_waiting_to_be_consumed):
+            known.clear()
+        self.optim.set_state(copy.deepcopy(state["optimizer"]))  # they would go on in the tensors of `state`
 
     def _loss(self, model, guide, x):
         if isinstance(self.objective, ELBO):
@@ -91,7 +103,7 @@ class SVIStep:
         with poutine.trace(param_only=True) as capture:
             loss = _mean_loss_and_grads(self.objective, model, guide, x, beta)
         if not self._checked:
-            _check_store(capture.trace)
+            check_own(capture.trace.nodes)
             self._checked = True
         # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
         self._parameters = list(dict.fromkeys(site["value"].unconstrained() for site in capture.trace.nodes.values()))
@@ -180,18 +192,6 @@ def _let_go(parameters):
     """Free the gradients: to fill them with zeros, and to add to these, would take a tenth of a step. SVI leaves None alone."""
     for parameter in parameters:
         parameter.grad = None
-
-
-def _check_store(trace):
-    """Raise if a parameter that `pyro.module` offered is not the tensor that the store returned for its name."""
-    for name, site in trace.nodes.items():
-        offered = site["args"][1] if "$$$" in name else None
-        if offered is not None and site["value"].unconstrained() is not offered:
-            reason = "is not contiguous" if not offered.is_contiguous() else "belongs to another model"
-            raise ValueError(
-                f"expected Pyro's parameter store to hold this model's own tensors, but its {name.replace('$$$', '.')} "
-                f"{reason}; call pyro.clear_param_store() before building a second model"
-            )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -107,6 +108,18 @@ def test_evaluate_needs_the_run_alone(trained, tmp_path):
     assert "active" in text.stdout and "collapsed" in text.stdout and text.returncode == 0
 
 
+def test_the_card_of_evaluate_names_the_checkpoint_that_was_read(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    (run / "checkpoints" / "best.safetensors").unlink()
+    flags = ("--importance-samples", "2", "--posterior-samples", "1", "--report-budget", "0", "--save")
+    done = skipvae("evaluate", run, *flags, cwd=tmp_path)
+    assert done.returncode == 0 and "has no best checkpoint; evaluating last" in done.stderr
+    assert json.loads((run / "report.json").read_text())["card"]["checkpoint"] == "last"
+    (run / "checkpoints" / "last.safetensors").write_bytes(b"")
+    done = skipvae("evaluate", run, *flags, cwd=tmp_path)
+    assert done.returncode == 4 and "last.safetensors" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_sample_writes_a_picture_and_the_same_seed_the_same_one(trained, tmp_path):
     run, _ = trained
     for name, seed in (("a.png", 1), ("b.png", 1), ("c.png", 2)):
@@ -134,6 +147,12 @@ def test_help_names_the_default_of_every_option(command, tmp_path):
             assert "[default:" in described or option.opts[0] in ("--config", "--resume"), option.opts
 
 
+def test_the_first_example_makes_the_run_of_the_others(tmp_path):
+    texts = {name: skipvae(name, "--help", cwd=tmp_path).stdout.split("Examples:\n")[1] for name in ("train", "evaluate")}
+    assert texts["train"].splitlines()[0].strip() == "skipvae-pyro train --out runs/digits"
+    assert texts["evaluate"].splitlines()[0].strip() == "skipvae-pyro evaluate runs/digits"
+
+
 def test_quiet_leaves_the_result_alone(trained, tmp_path):
     run, _ = trained
     said = [skipvae("train", "--resume", run, *flags, cwd=tmp_path) for flags in ([], ["-q"])]
@@ -147,6 +166,12 @@ MISTAKES = [
     (["train", "--layers", "0"], 2, "expected --layers of at least 1"),
     (["train", "--layers", "many"], 2, "not a valid integer"),
     (["train", "--skip", "1,99"], 2, "expected skip to be"),
+    (["train", "--report-budget", "-5"], 2, "-5.0 is not in the range x>=0"),
+    (["train", "--report-budget", "nan"], 2, "expected a number of at least 0, got nan"),
+    (["train", "--checkpoint-minutes", "nan"], 2, "expected a number of at least 0, got nan"),
+    (["evaluate", "nowhere", "--report-budget", "-5"], 2, "-5.0 is not in the range x>=0"),
+    (["evaluate", "nowhere", "--report-budget", "nan"], 2, "expected a number of at least 0, got nan"),
+    (["compare", "nowhere", "--budget", "nan"], 2, "expected a number of at least 0, got nan"),
     (["train", "--likelihood", "normal"], 2, "expected grey or real values for --likelihood normal"),
     (["train", "--device", "cuda:77"], 2, "expected a device that this machine has"),
     (["train", "--prior", "vamp", "--guide", "inverse-autoregressive-flow"], 2, "expected a guide whose density"),

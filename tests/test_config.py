@@ -142,11 +142,12 @@ def test_a_flag_goes_before_a_variable_before_a_file_before_the_default(file, tm
         ("epohcs = 3", "did you mean epochs?"),
         ("epochs = '3'", "expected --epochs to be a whole number, got '3'"),
         ("model = 3", "unknown model 3"),
-        ("epochs = ", "Invalid value"),
+        ("epochs = ", "settings.toml, which cannot be read: Invalid value"),
+        ("dataset = 'dig\xe9ts'", "settings.toml, which cannot be read: 'utf-8' codec"),
     ],
 )
 def test_a_file_with_a_mistake_is_refused(content, message, file, tmp_path):
-    file.write_text(content)
+    file.write_text(content, encoding="latin-1")
     code, said = printed("--config", file, tmp_path=tmp_path)
     assert code == 2 and message in said
 

@@ -12,6 +12,7 @@ from torch import nn
 from pyro_skipvae.diagnostics import (
     active_units,
     collapse_report,
+    inference_gap,
     log_likelihood,
     model_mutual_information,
     mutual_information,
@@ -726,6 +727,46 @@ def test_a_lazily_binarised_view_is_read_whole():
     report = collapse_report(vae.model, vae.guide, data.test, fit_on=data.train, importance_samples=2)
     assert "60 points of fit_on" in report.card["mi_marginal_reference"]
     assert collapse_report(vae.model, vae.guide, data.train, importance_samples=2).card["points"] == 60
+
+
+FUNCTIONS = {
+    "collapse_report": lambda x, **more: report(model, guide, x, **more).elbo,
+    "rate": lambda x, **more: rate(model, guide, x, **more),
+    "active_units": lambda x, **more: active_units(model, guide, x, **more),
+    "mutual_information": lambda x, **more: mutual_information(model, guide, x, **more),
+    "log_likelihood": lambda x, **more: log_likelihood(model, guide, x, **more),
+    "inference_gap": lambda x, **more: inference_gap(model, guide, guide, x, **more),
+    "model_mutual_information": lambda x, **more: model_mutual_information(model, x, **more),
+}
+DRAWS = {"log_likelihood": "importance_samples", "model_mutual_information": "samples"}
+
+
+class Lazy:
+    """A view that draws noise onto its rows whenever it is read."""
+
+    shape = X.shape
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, index):
+        return X[index] + torch.rand(X[index].shape, dtype=X.dtype)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_view_that_draws_is_drawn_from_the_seed(name):
+    before = torch.get_rng_state()
+    found = [FUNCTIONS[name](Lazy(), seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(before, torch.get_rng_state())
+    assert found[0] == found[1] and (found[0] != found[2] or name == "active_units")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_one_row_and_no_sample_are_refused(name):
+    with pytest.raises(ValueError, match="expected at least 2 rows of x, got 1"):
+        FUNCTIONS[name](X[:1])
+    with pytest.raises(ValueError, match="expected at least one sample, got"):
+        FUNCTIONS[name](X, **{DRAWS.get(name, "posterior_samples"): 0})
 
 
 WRONG = [(torch.zeros(0, 3), r"a tensor of shape \(0, 3\)"), ([1, 2], "a list"), ((), "an empty tuple")]

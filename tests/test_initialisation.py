@@ -26,6 +26,14 @@ def test_he_normal_keeps_the_variance_of_every_layer_plain_or_with_skips():
         assert not any(bias.any() for name, bias in network.named_parameters() if name.endswith("bias"))
 
 
+def test_he_normal_leaves_convolutions_as_torch_starts_them():
+    decoder = ConvolutionalDecoder(3, (8, 8), layers=2, maps=4)
+    before = {name: parameter.clone() for name, parameter in decoder.named_parameters()}
+    he_normal_(decoder)
+    same = {name: parameter.equal(before[name]) for name, parameter in decoder.named_parameters()}
+    assert same == {name: "skips" not in name for name in before}
+
+
 @pytest.mark.parametrize("skip", ["none", "all"])
 @pytest.mark.parametrize("make", [MLPDecoder, PixelCNNDecoder, ConvolutionalDecoder])
 def test_data_dependent_start_gives_every_unit_mean_0_and_variance_1_over_the_batch(make, skip):

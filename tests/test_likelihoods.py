@@ -53,6 +53,24 @@ def test_grey_levels_are_a_categorical_on_the_unit_interval():
     torch.testing.assert_close(GreyLevels(logits).log_prob(level / 16), dist.Categorical(logits=logits).log_prob(level))
 
 
+def test_grey_levels_are_normalised_once_and_stay_so(monkeypatch):
+    logits = torch.randn(3, 17, requires_grad=True)
+    p, level = GreyLevels(logits, validate_args=True), torch.tensor([0, 7, 16])
+    wide = p.expand([5, 3])
+    expected = dist.Categorical(logits=logits).log_prob(level)
+    (gradient,) = torch.autograd.grad(expected.sum(), logits)
+    with pytest.raises(ValueError, match="logits"):
+        GreyLevels(torch.full((3, 17), torch.nan), validate_args=True)
+    monkeypatch.setattr(torch.Tensor, "logsumexp", None)  # what is asked from here on has no need of it
+    assert p.log_prob(level / 16).equal(expected)
+    assert wide.batch_shape == (5, 3) and wide.log_prob(level / 16).equal(expected.expand(5, 3))
+    assert torch.autograd.grad(p.log_prob(level / 16).sum(), logits)[0].equal(gradient)
+    assert p.to_event(1).log_prob(torch.zeros(2, 1, 3)).shape == (2, 1)
+    for grey in (p, wide):
+        with pytest.raises(ValueError, match="within the support"):
+            grey.log_prob(torch.tensor([0.0, 1.1, 1.0]))
+
+
 def test_likelihoods_have_gradients_far_from_the_data():
     eta = torch.tensor([[40.0, -8.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(likelihoods.discretised_logistic()(eta, 1).log_prob(torch.zeros(1)), eta)

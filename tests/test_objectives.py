@@ -1,5 +1,7 @@
 """Objectives against closed forms, value and gradient; schedules of beta."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -109,6 +111,19 @@ def test_iwae_and_its_gradient_equal_pyros_renyi_bound(pair):
     torch.testing.assert_close(ours, torch.cat([parameter.grad.flatten() for parameter in pair.parameters()]))
 
 
+def test_iwae_weighs_the_latent_terms_of_every_draw(pair):
+    x, beta = torch.randn(6, 3), 0.3
+    torch.manual_seed(3)
+    loss = iwae(4)(pair.model, pair.guide, x, beta)
+    torch.manual_seed(3)
+    q = dist.MultivariateNormal(x @ pair.V.T, scale_tril=pair.scale_tril)
+    z = q.expand((4, 6)).sample()  # (K, B, D)
+    p = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    log_x = dist.Normal(z @ pair.W.T, pair.s).to_event(1).log_prob(x)
+    weights = log_x.exp() * (p.log_prob(z) - q.log_prob(z)).exp() ** beta
+    torch.testing.assert_close(loss, -weights.mean(0).log().sum())
+
+
 def test_pairs_without_beta_train_at_one_and_refuse_another():
     def model(x):
         with pyro.plate("data", len(x)):
@@ -121,7 +136,16 @@ def test_pairs_without_beta_train_at_one_and_refuse_another():
     x = torch.randn(5)
     for objective in (elbo, analytic_elbo, iwae(3)):
         assert objective(model, guide, x).isfinite()
-        with pytest.raises(ValueError, match="expected a model or a guide with an argument beta"):
+        with pytest.raises(ValueError, match="argument beta each to use beta=0.5, got a model and a guide without one"):
+            objective(model, guide, x, 0.5)
+
+
+@pytest.mark.parametrize("objective", [elbo, analytic_elbo, iwae(3)])
+def test_a_pair_of_which_one_alone_takes_beta_trains_at_one_and_refuses_another(pair, objective):
+    x, without = torch.randn(4, 3), {"model": lambda x: pair.model(x), "guide": lambda x: pair.guide(x)}
+    for model, guide, lacking in ((pair.model, without["guide"], "guide"), (without["model"], pair.guide, "model")):
+        assert objective(model, guide, x).isfinite()
+        with pytest.raises(ValueError, match=f"to use beta=0.5, got a {lacking} without one"):
             objective(model, guide, x, 0.5)
 
 
@@ -146,9 +170,13 @@ def test_schedules():
     assert waves.reached == 40
 
 
+@pytest.mark.parametrize("steps", [0, 0.5, 3])
+def test_a_schedule_has_its_final_value_from_the_step_on_where_it_says_so(steps):
+    for schedule in (linear(0.1, 1.0, steps), cyclical(0.1, 1.0, steps)):
+        assert [schedule(step) for step in range(6) if step >= schedule.reached] == [1.0] * (6 - math.ceil(steps))
+
+
 @pytest.mark.parametrize("make", [lambda: constant(0.0)(0), lambda: linear(0.0, 1.0, 5), lambda: cyclical(-1, 1, 5)])
 def test_weights_that_pyro_would_reject_are_refused(make):
     with pytest.raises(ValueError, match="expected a positive weight beta"):
         make()
-
-

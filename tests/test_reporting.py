@@ -17,6 +17,7 @@ from test_cli import skipvae
 from test_page import tiny_run
 
 from pyro_skipvae import load_run
+from pyro_skipvae.checkpoint import CheckpointError
 from pyro_skipvae.compare import read_record
 from pyro_skipvae.export import load_exported
 from pyro_skipvae.page import draw_traversals, nats, posterior_moments
@@ -89,6 +90,13 @@ def test_an_exported_model_is_the_model_and_needs_no_data(folder, monkeypatch):
     assert done.returncode == 2 and "expected a new or empty folder" in done.stderr
 
 
+def test_a_run_without_a_report_is_exported_too(folder, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    (tmp_path / "run/report.json").unlink()
+    done = skipvae("export", "run", "model", cwd=tmp_path)
+    assert done.returncode == 0 and "## Evaluation" not in (tmp_path / "model/README.md").read_text(), done.stderr
+
+
 def test_every_number_of_a_model_card_is_read_from_the_run(folder):
     skipvae("export", "run", "card", cwd=folder)
     card, report = (folder / "card/README.md").read_text(), read_record(folder / "run").report
@@ -143,6 +151,46 @@ def test_doctor_explains_what_is_no_checkpoint(folder, content, reason):
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if content is None else content)
     done = skipvae("doctor", file.name, cwd=folder)
     assert done.returncode == 4 and reason in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    """A copy of the run that may be damaged."""
+    return shutil.copytree(folder / "run", tmp_path / "run")
+
+
+READERS = [f"{name} run" for name in ("evaluate", "sample", "report", "train --resume")] + ["export run exported"]
+
+
+@pytest.mark.parametrize("content", [b"epochs = 2\nlayers = ", b'dataset = "dig', b"\xff\xfe", b"layer = 2"])
+def test_a_damaged_config_is_one_line_that_names_it(copied, content):
+    (copied / "config.toml").write_bytes(content)
+    for words in ("doctor run", "compare run run", *READERS):
+        done = skipvae(*words.split(), cwd=copied.parent)
+        assert done.returncode == 4 and done.stderr.count("\n") == 1, words
+        assert done.stderr.startswith("Error: expected the settings of a run in run/config.toml, which cannot be read: ")
+
+
+def test_weights_of_other_settings_are_refused(copied):
+    text = (copied / "config.toml").read_text()
+    (copied / "config.toml").write_text(text.replace("layers = 1", "layers = 2"))
+    with pytest.raises(CheckpointError, match="last.safetensors is not of the settings"):
+        load_run(copied, which="last")
+    for words in READERS:
+        done = skipvae(*words.split(), cwd=copied.parent)
+        assert done.returncode == 4 and done.stderr.startswith("Error: expected a checkpoint of this run"), words
+        assert done.stderr.count("\n") == 1, words
+        assert words.startswith("train") or "best.safetensors is not of the settings in config.toml" in done.stderr
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_told(copied):
+    best = copied / "checkpoints/best.safetensors"
+    best.unlink()
+    best.mkdir()
+    done = skipvae("doctor", "run", "--json", cwd=copied.parent)
+    assert done.returncode == 0 and "cannot be read" in json.loads(done.stdout)["checkpoints"][best.name]
+    done = skipvae("sample", "run", cwd=copied.parent)
+    assert done.returncode == 4 and "best.safetensors" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -230,7 +278,7 @@ def test_a_grid_holds_every_image_once():
 
 @pytest.mark.parametrize("name", ["page", "compare", "export", "tensorboard"])
 def test_nothing_below_reads_what_is_made_of_runs(name):
-    allowed = {"page.py", "export.py", "compare.py", "reproduction.py", "reproduction_page.py"}
+    allowed = {"page.py", "export.py", "compare.py", "reproduction.py", "reproduction_page.py", "reproduction_words.py"}
     for path in (ROOT / "pyro_skipvae").rglob("*.py"):
         pattern = rf"from (pyro_skipvae)?\.{name} import|from (pyro_skipvae|\.) import .*\b{name}\b"
         assert path.name in allowed or not re.search(pattern, path.read_text()), path

@@ -200,7 +200,7 @@ def test_the_difference_stands_beside_what_was_published_of_the_same_data(tmp_pa
     found = json.loads(skipvae("reproduce", "table3", "--show", "--json", cwd=tmp_path).stdout)
     assert found["cells"]["2 layers"]["plain"]["elbo"]["difference"] == pytest.approx(-0.12)
     page = (tmp_path / "results/table3.html").read_text()
-    assert page.count("<br>difference ") == 3
+    assert page.count("<br>difference ") == 4
 
 
 def test_the_command_says_what_there_is(tmp_path):

@@ -1,14 +1,21 @@
 """A run that was killed goes on to the same end, bit for bit; what it is asked that it cannot do, it refuses."""
 
+import json
+import os
 import random
 import shutil
 import signal
 
 import pytest
+import torch
 import torture
 
-from pyro_skipvae import checkpoint
-from pyro_skipvae.run import Run, RunError
+from pyro_skipvae import checkpoint, load_run
+from pyro_skipvae.build import build_data, build_vae, resolve
+from pyro_skipvae.checkpoint import CheckpointError
+from pyro_skipvae.config import Config
+from pyro_skipvae.export import export_run, load_exported
+from pyro_skipvae.run import Run, RunError, load_checkpoint
 
 QUICK = (("no_report",),)
 
@@ -96,6 +103,14 @@ def test_other_settings_are_refused_by_name(flags, named, run):
     assert code == 2 and named in said and said.startswith("Error: expected the settings of")
 
 
+@pytest.mark.parametrize("epochs", [0, 5])
+def test_fewer_epochs_than_are_done_are_refused_and_nothing_is_written(epochs, run):
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    code, said = resumed(run, "--epochs", epochs)
+    assert code == 2 and f"expected --epochs of at least 6, the epochs that {run} has, got {epochs}" in said
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
 def test_the_checkpoint_before_a_damaged_one_is_taken_with_a_note(run, whole):
     last = run / "checkpoints" / "last.safetensors"
     last.write_bytes(last.read_bytes()[:-1])
@@ -133,6 +148,78 @@ def test_lines_of_lost_epochs_are_cut_off_and_so_is_a_torn_one(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == (
         '{"epoch": 1, "loss": 1.1, "rate": null}\n{"epoch": 2, "loss": 2.1, "rate": null}\n'
     )
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A run with a data-dependent start and three checkpoints, each with weights of a value of its own."""
+    config = Config.from_flags(
+        {
+            "dataset": "digits",
+            "decoder": "mlp",
+            "layers": 1,
+            "width": 4,
+            "latent_dim": 2,
+            "limit_train": 50,
+            "limit_eval": 10,
+            "initialisation": "data-dependent",
+        }
+    )
+    data = build_data(config)
+    config, run = resolve(config, data), Run(tmp_path / "tiny")
+    vae = build_vae(config, data)
+    with run.locked():
+        run.begin(config)
+        for name, value in (("last", 1.0), ("last", 2.0), ("best", 3.0)):
+            run.save(name, {"vae": {key: torch.full_like(tensor, value) for key, tensor in vae.state_dict().items()}})
+    return run
+
+
+def loaded(run, which):
+    """The value of the weights that were read, and the name of their checkpoint."""
+    vae, _, _, name = load_checkpoint(run.path, which=which)
+    return vae.encoder.network[0].weight[0, 0].item(), name
+
+
+def test_the_checkpoint_that_is_read_has_a_name(tiny):
+    folder = tiny.path / "checkpoints"
+    assert loaded(tiny, "best") == (3.0, "best") and loaded(tiny, "last") == (2.0, "last")
+    with pytest.raises(ValueError, match="expected the checkpoint best or last, got 'bests'"):
+        load_run(tiny.path, which="bests")
+    (folder / "best.safetensors").unlink()
+    assert loaded(tiny, "best") == (2.0, "last")
+    whole = (folder / "last.safetensors").read_bytes()
+    (folder / "last.safetensors").write_bytes(whole[:-3])
+    for which in ("best", "last"):  # not that of another step without a word
+        with pytest.raises(CheckpointError, match="last.safetensors"):
+            load_run(tiny.path, which=which)
+    (folder / "last.safetensors").unlink()  # as where a save was killed between two renames
+    assert loaded(tiny, "last") == (1.0, "prev")
+    (folder / "prev.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="expected a checkpoint in .*, got none"):
+        load_run(tiny.path)
+
+
+def test_weights_that_are_read_need_no_start_by_the_data(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_skipvae.build.data_dependent_", None)
+    _, _, config = load_run(tiny.path)
+    assert config == tiny.config() and config.initialisation == "data-dependent"
+    monkeypatch.setattr("pyro_skipvae.export.model_card", lambda *_: "")  # it is made of a report
+    export_run(tiny.path, tmp_path / "exported")
+    vae, config = load_exported(tmp_path / "exported")
+    assert config == tiny.config() and vae.encoder.network[0].weight.eq(3).all()
+
+
+def test_a_run_folder_is_held_without_what_windows_lacks(tmp_path, monkeypatch):
+    for lacking in ("pread", "pwrite"):
+        monkeypatch.delattr(os, lacking)
+    with Run(tmp_path).locked(), pytest.raises(RunError, match=f"process {os.getpid()} on "):
+        with Run(tmp_path).locked():
+            pass
+    monkeypatch.setattr("pyro_skipvae.run.fcntl", None)
+    with Run(tmp_path).locked():
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_too_little_space_is_found_at_the_start(tmp_path):

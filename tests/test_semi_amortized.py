@@ -139,6 +139,24 @@ def test_gradients_of_a_text_model(float64, monkeypatch, kept):
             assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=tolerance), (gradient, part)
 
 
+@pytest.mark.parametrize("gradient", ["exact-rebuilt", "finite-difference", "authors"])
+def test_the_parameters_of_another_model_in_the_store_are_not_taken_for_those_of_this_one(float64, gradient):
+    first, x = make()
+    elbo(first.model, first.guide, x)
+    vae, _ = make()
+    with pytest.raises(ValueError, match="belongs to another model; call pyro.clear_param_store"):
+        gradient_of(vae, x, gradient=gradient)
+    with pytest.raises(ValueError, match="belongs to another model; call pyro.clear_param_store"):
+        compare_gradients(vae.model, vae.guide, x, steps=1, rounds=1)
+    expected = gradient_of(vae, x, gradient="exact")  # needs nothing of the store
+    with torch.no_grad():
+        assert refined_loss(vae, x, gradient=gradient).isfinite()
+    pyro.clear_param_store()
+    found = gradient_of(vae, x, gradient=gradient)
+    if gradient != "authors":
+        assert all(relative(a, b) < 1e-4 for a, b in zip(parts(found), parts(expected), strict=True))
+
+
 def test_first_order_is_the_plain_gradient_at_the_refined_parameters(float64):
     vae, x = make(dropout=0.0)
     pyro.set_rng_seed(3)
@@ -427,6 +445,10 @@ def test_what_cannot_be_refined_is_refused():
         local_parameters(dist.Gamma(torch.ones(3), 1.0))
     with pytest.raises(ValueError, match="Categorical"):
         local_parameters(dist.Categorical(logits=torch.zeros(4, 3)))
+    with pytest.raises(ValueError, match="got Uniform, a family without local parameters"):
+        local_parameters(dist.Uniform(torch.zeros(4, 3), 1.0).to_event(1))
+    with pytest.raises(ValueError, match="got ContinuousBernoulli, a family without local parameters"):
+        local_parameters(dist.ContinuousBernoulli(torch.full((4, 3), 0.3)).to_event(1))
     with pytest.raises(ValueError, match="AutoNormal"):
         SemiAmortized(vae.model, AutoNormal(vae.model))
     for wrong in ({"gradient": "exacter"}, {"start": "ones"}, {"steps": -1}, {"lr": 0.0}, {"momentum": 1.0}):
@@ -490,6 +512,19 @@ def test_named_variants_train(name):
         for olds, module in zip(before, (vae.encoder, vae.decoder), strict=True)
     ]
     assert moved == [name != "svi", True]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_named_variants_are_evaluated_as_what_they_train(name):
+    options, encoder_loss = VARIANTS[name]
+    vae, x = make(dropout=0.0)
+    objective = elbo if encoder_loss is None else beside(encoder_loss)
+    step = svi_step(vae.model, SemiAmortized(vae.model, vae.guide, steps=3, **options), objective, Adam({"lr": 0.0}))
+    losses = []
+    for evaluate in (lambda x: step(x).item(), step.evaluate):
+        pyro.set_rng_seed(5)
+        losses.append(evaluate(x))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def kept_bytes(vae, x, steps, gradient):

@@ -23,7 +23,7 @@ def test_entries_by_name_or_list(skip, entries):
     assert skip_entries(skip, 3) == entries
 
 
-@pytest.mark.parametrize("skip", ["al", [4], [0], ["out"], [1, 1], "1,3"])
+@pytest.mark.parametrize("skip", ["al", [4], [0], ["out"], [1, 1], "1,3", 3, None, [1, [2]]])
 def test_entries_that_do_not_exist_are_refused(skip):
     with pytest.raises(ValueError, match="expected skip to be"):
         skip_entries(skip, 3)

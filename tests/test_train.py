@@ -1,5 +1,7 @@
 """The step: scaling, clipping, the parameter store, learning rates; and fit."""
 
+import copy
+
 import pyro
 import pytest
 import torch
@@ -145,6 +147,13 @@ def test_a_torch_optimizer_is_refused_in_plain_words():
         svi_step(vae.model, vae.guide, elbo, torch.optim.Adam(vae.parameters()))
 
 
+def test_a_schedule_that_waits_for_a_loss_is_refused_before_it_trains():
+    vae = make_vae()
+    optim = pyro.optim.ReduceLROnPlateau({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}})
+    with pytest.raises(ValueError, match="expected a learning-rate schedule of the step alone, got ReduceLROnPlateau"):
+        svi_step(vae.model, vae.guide, elbo, optim)
+
+
 def test_a_users_own_pyro_param_trains_too():
     def model(x):
         loc = pyro.param("loc", torch.tensor(0.0))
@@ -285,6 +294,34 @@ def test_a_step_restored_from_its_state_goes_on_exactly():
     step = run(again, 3, optim(), state)
     assert step.steps == 6
     assert all(a.equal(b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def test_a_step_that_has_gone_on_goes_back_to_a_state():
+    vae = make_vae()
+    rates = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1, "fused": True}, "lr_lambda": lambda step: 1 / (1 + step)}
+    step = svi_step(vae.model, vae.guide, elbo, pyro.optim.LambdaLR(rates))
+
+    def four_steps():
+        torch.manual_seed(5)
+        for _ in range(4):
+            step(X.float())
+        return [p.detach().clone() for p in vae.parameters()]
+
+    for _ in range(3):
+        step(X.float())
+    weights, state = copy.deepcopy((vae.state_dict(), step.state_dict()))
+    expected, kept = four_steps(), copy.deepcopy(state)
+    for _ in range(2):  # what was loaded is not used up
+        vae.load_state_dict(weights)
+        step.load_state_dict(state)
+        assert step.steps == 3 and step.state_dict()["optimizer"].keys() == state["optimizer"].keys()
+        assert all(a.equal(b) for a, b in zip(four_steps(), expected, strict=True))
+    assert step.steps == 7
+    for one in step.state_dict()["optimizer"].values():
+        assert one["optimizer"]["state"][0]["step"] == 7 and one["scheduler"]["last_epoch"] == 7
+    for name, one in state["optimizer"].items():
+        old, new = kept["optimizer"][name]["optimizer"]["state"][0], one["optimizer"]["state"][0]
+        assert all(new[key].equal(old[key]) for key in old)
 
 
 def test_inputs_of_any_type_are_looked_at_and_only_floats_can_be_not_finite():

@@ -6,6 +6,7 @@ in [0, 1], grey values that may be binarised; other floats, real values. Where v
 is cut off for it.
 """
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,10 @@ def load(name, *, root=None, download=False):
 
 def _read(path):
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("it holds one array without a name")
-        with archive:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no whole .npz archive, as numpy.savez writes them")
+        with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
         if strange:  # numpy gives the bytes of a member that is no array

@@ -6,7 +6,6 @@ from torch import Tensor
 from .evaluation import as_found
 from .pair import Chunk, Pair
 from .pairwise import flat
-from .rows import as_tuple
 
 
 def active_units(
@@ -15,9 +14,11 @@ def active_units(
     """How many dimensions d of z have Var_x(E_q[z_d]) >= threshold.
 
     It depends on the scale of z and says nothing of the decoder: read it beside the mutual information and the loss
-    when z is shuffled. Cost: the guide once on every row of x. Reference: Burda et al. 2016, section 5.2.
+    when z is shuffled. Cost: the guide once on every row of x.
+    Raises ValueError for a model and guide that `Pair` does not take, or fewer than 2 rows.
+    Reference: Burda et al. 2016, section 5.2.
     """
-    with as_found(model, guide, x=as_tuple(x), seed=seed):
+    with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
         means = [half_means(chunk, posterior_samples) for chunk in Pair(model, guide, x, site=site).chunks()]
         return int((mean_variances(torch.cat(means, 1)) >= threshold).sum())
 

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from pyro_skipvae.random_numbers import forked
+
+from .rows import as_tuple, count_rows
+
 
 @contextmanager
 def evaluation_mode(*callables) -> Iterator[None]:
@@ -38,16 +42,9 @@ def evaluation_mode(*callables) -> Iterator[None]:
             part.training = True
 
 
-@contextmanager
-def forked_random(x: tuple, seed: int) -> Iterator[None]:
+def forked_random(x: tuple, seed: int):
     """The random numbers of the CPU and of x's devices start at `seed` inside and continue as found afterwards."""
-    devices = sorted({item.device.index for item in x if isinstance(item, Tensor) and item.is_cuda})
-    with torch.random.fork_rng(devices=devices):
-        # torch.manual_seed would also seed the devices that are not forked here.
-        torch.default_generator.manual_seed(seed)
-        for device in devices:
-            torch.cuda.default_generators[device].manual_seed(seed)
-        yield
+    return forked([item.device for item in x if isinstance(item, Tensor)], seed)
 
 
 @contextmanager
@@ -63,7 +60,18 @@ def kept_param_store() -> Iterator[None]:
 
 
 @contextmanager
-def as_found(*callables, x: tuple, seed: int) -> Iterator[None]:
-    """Evaluation mode, no gradients, random numbers from `seed`; the caller's state is as found afterwards."""
-    with evaluation_mode(*callables), forked_random(x, seed), kept_param_store(), torch.no_grad():
-        yield
+def as_found(*callables, x, seed: int, samples: tuple[int, ...]) -> Iterator[tuple]:
+    """Evaluation mode, no gradients, random numbers from `seed`; the caller's state is as found afterwards.
+
+    Yields the rows of x as a tuple; they are read inside, since a lazy view may draw what it returns. `samples` are the
+    numbers of draws asked for. Raises ValueError for one below 1, or fewer than 2 rows: a mean over one has no error, and
+    the information of one and its units no meaning.
+    """
+    if min(samples) < 1:
+        raise ValueError(f"expected at least one sample, got {' and '.join(map(str, samples))}")
+    given = x if isinstance(x, tuple) else (x,)
+    with evaluation_mode(*callables), forked_random(given, seed), kept_param_store(), torch.no_grad():
+        rows = as_tuple(x)
+        if count_rows(rows) < 2:
+            raise ValueError(f"expected at least 2 rows of x, got {count_rows(rows)}")
+        yield rows

@@ -11,7 +11,6 @@ from .interval import Interval, mean_interval
 from .log_likelihood import importance_estimate
 from .pair import Pair
 from .rate import closed_form
-from .rows import as_tuple
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ def inference_gap(
 
     Reference: Cremer, Li, Duvenaud 2018, equation 5.
     """
-    with as_found(model, refined, amortized, x=as_tuple(x), seed=seed):
+    samples = (posterior_samples, importance_samples)
+    with as_found(model, refined, amortized, x=x, seed=seed, samples=samples) as x:
         first, second = (Pair(model, guide, x, site=site) for guide in (refined, amortized))
         chunks = list(first.chunks())
         estimate = importance_estimate(

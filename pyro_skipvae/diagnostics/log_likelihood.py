@@ -10,7 +10,6 @@ from .elbo import draw_all
 from .evaluation import as_found
 from .interval import Interval, mean_interval
 from .pair import Chunk, Pair
-from .rows import as_tuple
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,10 @@ def log_likelihood(
     """Mean log p_K(x) = log 1/K sum_k p(x, z_k) / q(z_k|x) in nats per datapoint; on average a lower bound of log p(x).
 
     Its bias falls like 1/K: 0.02 nats at K = 200 where the ELBO is 0.74 nats below. Cost: N K rows of the decoder.
+    Raises ValueError for a model and guide that `Pair` does not take, or fewer than 2 rows.
     Reference: Burda et al. 2016, equation 8.
     """
-    with as_found(model, guide, x=as_tuple(x), seed=seed):
+    with as_found(model, guide, x=x, seed=seed, samples=(importance_samples,)) as x:
         pair = Pair(model, guide, x, site=site)
         chunks = list(pair.chunks())
         estimate = importance_estimate(

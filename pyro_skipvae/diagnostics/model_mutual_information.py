@@ -10,7 +10,7 @@ from .evaluation import as_found
 from .mutual_information import MutualInformation, bounded, sandwich
 from .pair import Chunk, Pair
 from .pairwise import Pairs, carries_network, pairwise_log_prob
-from .rows import as_tuple, count_rows, select_rows
+from .rows import count_rows, select_rows
 from .sites import by_row, data_dim, log_prob_by_row, observed_sites, sample_sites
 from .unavailable import Unavailable
 
@@ -91,8 +91,8 @@ def model_mutual_information(
     itself (an autoregressive decoder). Raises ValueError where p(x|z) reads x beyond its observed site.
     Reference: theorem 1 of Dieng et al. 2019 compares this quantity between models.
     """
-    with as_found(model, x=as_tuple(x), seed=seed):
-        return ancestral_bounds(model, as_tuple(x), samples=samples, site=site, rows=rows, progress=progress)
+    with as_found(model, x=x, seed=seed, samples=(samples,)) as x:
+        return ancestral_bounds(model, x, samples=samples, site=site, rows=rows, progress=progress)
 
 
 def ancestral_cost(pair: Pair, chunks: list[Chunk]) -> tuple[int, Callable[[int], float]]:

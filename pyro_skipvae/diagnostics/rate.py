@@ -9,7 +9,6 @@ from .evaluation import as_found
 from .interval import Interval, mean_interval
 from .pair import Chunk, Pair
 from .pairwise import factors, flat, unwrapped
-from .rows import as_tuple
 
 
 def rate(model, guide, x, *, posterior_samples: int = 10, site: str | None = None, seed: int = 0) -> Interval:
@@ -17,8 +16,9 @@ def rate(model, guide, x, *, posterior_samples: int = 10, site: str | None = Non
 
     Closed form where Pyro has one, else the mean of log q(z|x) - log p(z) over `posterior_samples` draws per x.
     Cost: the guide, and the model up to z, once on every row of x; the decoder runs on three rows, to check the pair.
+    Raises ValueError for a model and guide that `Pair` does not take, or fewer than 2 rows.
     """
-    with as_found(model, guide, x=as_tuple(x), seed=seed):
+    with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
         pair = Pair(model, guide, x, site=site)
         return mean_interval(torch.cat([_chunk_rate(pair, chunk, posterior_samples) for chunk in pair.chunks()]))
 

@@ -18,7 +18,6 @@ from .mutual_information import MutualInformation, all_bounds, dieng_2019, he_20
 from .pair import Pair
 from .pairwise import factors
 from .perplexity import perplexities
-from .rows import as_tuple
 from .table import table
 from .unavailable import Unavailable, attempt
 from .verdict import verdict
@@ -119,13 +118,8 @@ def collapse_report(
     ValueError, with the reason, for a pair that has no numbers per datapoint (see `Pair`).
     """
     check_extra(card)
-    if min(posterior_samples, importance_samples) < 1:
-        raise ValueError(f"expected at least one sample, got {posterior_samples} and {importance_samples}")
-    x = as_tuple(x)
-    with as_found(model, guide, x=x, seed=seed):
+    with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples, importance_samples)) as x:
         pair = Pair(model, guide, x, site=site)
-        if pair.points < 2:
-            raise ValueError(f"expected at least 2 rows of x, got {pair.points}")
         facts, reasons = {"seed": seed, "budget_seconds": budget}, {}
         encoded = encode(pair, posterior_samples, progress)
         fields = _rates(encoded, reasons)

@@ -14,20 +14,27 @@ class GreyLevels(TorchDistribution):
     support = constraints.unit_interval
 
     def __init__(self, logits, validate_args=None):
-        self.logits = logits
+        self.logits = logits - logits.logsumexp(-1, keepdim=True)  # once: pairwise diagnostics ask for many log_prob
         self.levels = logits.shape[-1]
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None):
-        return GreyLevels(self.logits.expand(*batch_shape, self.levels))
+        new = self._get_checked_instance(GreyLevels, _instance)
+        new.logits, new.levels = self.logits.expand(*batch_shape, self.levels), self.levels
+        super(GreyLevels, new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     def sample(self, sample_shape=torch.Size()):
         level = dist.Categorical(logits=self.logits).sample(sample_shape)
         return level.to(self.logits.dtype) / (self.levels - 1)
 
     def log_prob(self, value):
+        if self._validate_args:
+            self._validate_sample(value)
         level = (value * (self.levels - 1)).round().long()
-        return dist.Categorical(logits=self.logits).log_prob(level)
+        level, logits = torch.broadcast_tensors(level[..., None], self.logits)
+        return logits.gather(-1, level[..., :1])[..., 0]
 
     @property
     def mean(self):
