@@ -278,7 +278,7 @@ def paired_values(records, *, points=None, seconds=60.0, samples=1, seed=0, devi
 
 
 def _spread(x, points):
-    """So many rows of x, evenly spread: the first half of MNIST's test images is easier than the second."""
+    """So many rows of x, evenly spread: data lie in files in an order of their own."""
     return x if points is None or points >= len(x) else x[torch.arange(points) * len(x) // points]
 
 
