@@ -1,12 +1,6 @@
-"""`reproduce`: the runs of a table that are not done yet, each in a process of its own; then the table and its page."""
+"""`reproduce`: the runs of a table that are not done yet; then the table and its page."""
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +8,12 @@ import click
 
 from .commands import DEVICE, JSON, examples
 from .errors import RunsFailed, user_errors, written
-from .notes import note, warn
+from .notes import note
 from .options import Duration
+from .pool import Pool
 from .signals import Signals
-from .terminal import duration, progress, table
+from .terminal import duration, table
 
-LOOK_SECONDS = 1.0
 # Steps longer than LONG_SECONDS are measured on a PART-th of a batch: within 15 %, in a quarter of the time.
 PART, LONG_SECONDS = 4, 0.1
 
@@ -129,141 +123,6 @@ def _check(planned, device, results, folder):
     for place in (results, folder):
         with written(place):
             Path(place).mkdir(parents=True, exist_ok=True)
-
-
-class Pool:
-    """Trains runs, `jobs` at a time, in processes that write to a log beside their folder; stops them all if it is stopped.
-
-    A run of the same settings and seed that was begun for another table goes on in its own folder; one that is finished
-    there is only handed over.
-    """
-
-    def __init__(self, planned, root, name, *, jobs, minutes, device, budget, force):
-        self.waiting, self.running, self.root, self.folder, self.jobs = list(planned), {}, root, root / name, jobs
-        self.device, self.budget, self.failed = device, budget, []
-        self.anew = Anew(self.folder, planned) if force else None
-        self.end = time.monotonic() + 60 * minutes if minutes else float("inf")
-
-    def finished(self):
-        """Yields (planned run, its folder) as they are done; a run that failed is told and left out."""
-        yield from self._ready()
-        if self.waiting:
-            yield from self._trained()
-        if self.anew and not self.waiting and not self.running and not self.failed:
-            self.anew.done()
-
-    def fail(self, planned, reason):
-        """Tell that a run is left out, and why."""
-        warn(f"{_label(planned)}: {reason}")
-        self.failed.append(_label(planned))
-
-    def _trained(self):
-        note(f"Now training {len(self.waiting)} into {self.folder}.")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with progress() as bar:
-            try:
-                while (self.waiting or self.running) and time.monotonic() < self.end:
-                    while self.waiting and len(self.running) < self.jobs:
-                        self._start(self.waiting.pop(0), bar)
-                    time.sleep(LOOK_SECONDS)
-                    for process in list(self.running):
-                        yield from self._look(process, bar)
-            finally:
-                self._stop()
-
-    def _ready(self):
-        from pyro_skipvae.reproduction import is_finished
-
-        for planned in list(self.waiting):
-            path = self._begun(planned)
-            if path and is_finished(path):
-                self.waiting.remove(planned)
-                note(f"Found: {_label(planned)}, in {path}")
-                yield planned, path
-
-    def _start(self, planned, bar):
-        path = self._begun(planned) or _fresh(self.folder / planned.folder)
-        settings = path.with_suffix(".toml")
-        settings.write_text(planned.config.to_toml(), encoding="utf-8")
-        where = ["--resume", path] if (path / "config.toml").exists() else ["--config", settings, "--out", path]
-        command = [sys.executable, "-m", "pyro_skipvae_cli", "train", *where, "--device", self.device, "--json"]
-        log = open(path.with_suffix(".log"), "a", encoding="utf-8")
-        # Settings are those of the table, not of the environment; and Ctrl-C is ours to pass on, once.
-        kept = {n: value for n, value in os.environ.items() if not n.startswith("SKIPVAE_") or n == "SKIPVAE_DATA"}
-        environment = ({"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}) | kept
-        command += ["--report-budget", self.budget]
-        process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, env=environment, start_new_session=True)
-        log.close()
-        label = _label(planned)
-        task = bar.add_task(label, total=planned.config.epochs, status="")
-        self.running[process] = (planned, path, task, label, time.monotonic())
-        note(f"Started: {label}")
-
-    def _begun(self, planned):
-        """The folder in which a run was begun, or None."""
-        from pyro_skipvae.reproduction import run_folder
-
-        return self.anew.folder_of(planned) if self.anew else run_folder(planned, self.root)
-
-    def _look(self, process, bar):
-        from pyro_skipvae.run import Run
-
-        planned, path, task, label, start = self.running[process]
-        lines = Run(path).metrics()
-        status = f"elbo {lines[-1]['valid_elbo']:.2f}" if lines and lines[-1]["valid_elbo"] is not None else ""
-        bar.update(task, completed=lines[-1]["epoch"] if lines else 0, status=status)
-        if process.poll() is None:
-            return
-        del self.running[process]
-        bar.remove_task(task)
-        if process.returncode:
-            log = path.with_suffix(".log")
-            said = log.read_text(encoding="utf-8", errors="replace").split("\n")
-            last = next((line for line in reversed(said) if line.strip()), "nothing")
-            return self.fail(planned, f"ended with code {process.returncode}: {last} (more in {log})")
-        note(f"Done: {label}, {duration(time.monotonic() - start)}, {status}")
-        yield planned, path
-
-    def _stop(self):
-        """Ask those that still run for a checkpoint, and wait for it."""
-        for process in self.running:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        for process in self.running:
-            process.wait()
-        if self.running or self.waiting:
-            left = len(self.running) + len(self.waiting)
-            note(f"{left} runs are not finished; the same command goes on with them.")
-
-
-class Anew:
-    """Which runs are to be made anew, and where: a file that stays until all of them are, so that it can be gone on with."""
-
-    def __init__(self, folder, planned):
-        self.file, self.folder = folder / "anew.json", folder
-        begun = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
-        for run in planned:
-            if run.folder not in begun:
-                begun[run.folder] = _fresh(folder / run.folder, taken=begun.values()).name
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(json.dumps(begun, indent=1), encoding="utf-8")
-        self.begun = begun
-
-    def folder_of(self, planned):
-        return self.folder / self.begun[planned.folder]
-
-    def done(self):
-        self.file.unlink()
-
-
-def _fresh(path, taken=()):
-    """The path, or with a number behind it the first that is not in use."""
-    names = (path if n == 0 else path.with_name(f"{path.name}-{n}") for n in range(10_000))
-    return next(p for p in names if not p.exists() and not p.with_suffix(".toml").exists() and p.name not in taken)
-
-
-def _label(planned):
-    return f"{planned.row}, {planned.arm}, seed {planned.seed}"
 
 
 def _listing(reproduction, name, results, which):

@@ -18,7 +18,8 @@ from pyro_skipvae.reproduction import Cell, Planned, Table, cells, entry_for, lo
 from pyro_skipvae.reproduction_words import orderings
 from pyro_skipvae.run import load_run
 from pyro_skipvae_cli.job import make_config, make_job
-from pyro_skipvae_cli.reproduction import Anew, Costs, _fresh
+from pyro_skipvae_cli.pool import Anew, fresh
+from pyro_skipvae_cli.reproduction import Costs
 
 TINY = {"dataset": "digits", "decoder": "mlp", "layers": 1, "width": 16, "latent_dim": 3}
 FEW = {"epochs": 1, "limit_train": 200, "limit_eval": 60}
@@ -394,7 +395,7 @@ def test_the_folder_of_another_run_is_not_taken_for_this_one(two_tables):
     other = replace(planned, flags={**planned.flags, "batch_size": 50})
     with pytest.raises(ValueError, match="expected a run of digits, plain, seed 0 in .* got other settings"):
         reproduction.entry_of(other, path)
-    assert _fresh(path).name == f"{path.name}-1" and reproduction.run_folder(other, folder / "runs/reproduce") is None
+    assert fresh(path).name == f"{path.name}-1" and reproduction.run_folder(other, folder / "runs/reproduce") is None
 
 
 def test_what_is_made_anew_is_gone_on_with(tmp_path):
