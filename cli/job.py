@@ -20,6 +20,10 @@ from pyro_skipvae.train import Halving, Progress
 from .errors import user_errors
 from .terminal import duration
 
+# Adam's averages of gradients that stay 0 decay to numbers below 1e-38, with which a CPU is slow: half of the time of a long
+# training. Set before there are threads, which take it over.
+torch.set_flush_denormal(True)
+
 FREE = ("epochs", "data_dir", "download")  # may change on resume: how long, and where the data lie
 
 

@@ -23,7 +23,8 @@ def svi_step(model, guide, objective, optim, *, max_norm=None):
 
     `objective` is one of `pyro_skipvae.objectives` or any `pyro.infer.ELBO`; the sum over the batch is divided by its
     length once, here. `max_norm` clips the norm of the whole gradient (`PyroOptim` can only clip tensor by tensor).
-    A learning-rate schedule of `pyro.optim` advances at every step.
+    A learning-rate schedule of `pyro.optim` advances at every step. On a CPU call torch.set_flush_denormal(True) first: what
+    an optimizer keeps of gradients that stay 0 decays to denormal numbers, and the step of an MLP then takes twice as long.
 
     Where x, the loss or the norm of the gradient is not finite, the step changes no parameter and no momentum; its
     `nonfinite()` tells. A fused optimizer is told so on the device; any other one costs a look at the device each step.

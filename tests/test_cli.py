@@ -215,3 +215,8 @@ def test_every_combination_trains_to_its_report(flags, tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert np.isfinite(report["elbo"]) and report["verdict"]
+
+
+def test_a_training_does_not_compute_with_denormal_numbers():
+    code = "import torch, pyro_skipvae_cli.job; print(torch.full((1000,), 1e-40).mul(1.0).sum().item())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "0.0\n"
