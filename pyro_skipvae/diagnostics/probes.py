@@ -51,7 +51,7 @@ def mlp_probe(
     *,
     hidden: int = 1024,
     dropout: float = 0.5,
-    epochs: int = 20,
+    epochs: int = 60,
     batch_size: int = 256,
     lr: float = 1e-3,
     seed: int = 0,
@@ -60,7 +60,7 @@ def mlp_probe(
 
     The paper says "2-layer MLP", 1024 hidden units, ReLU, dropout 0.5: read as two linear maps with one hidden layer
     between. Ours, since the paper is silent: Adam whose rate falls to 0 by half a cosine, so that the last epoch is the one
-    to take, and no item is needed to stop by.
+    to take, and no item is needed to stop by. (After 20 epochs it has not learned all: on MNIST 0.4 points less than after 60.)
 
     Raises ValueError for other shapes, or a single class. Reference: Dieng et al. 2019, section 4.1.
     """
