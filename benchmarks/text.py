@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pyro_skipvae import VAE
 from pyro_skipvae.decoders import LSTMDecoder
+from pyro_skipvae.distributions.word_scores import word_scores
 from pyro_skipvae.encoders import LSTMEncoder
 from pyro_skipvae.objectives import elbo
 from pyro_skipvae.priors import StandardNormal
@@ -53,7 +54,9 @@ def ways(vae, x):
         "step by hand, all logits": all_logits,
         "encoder": lambda: vae.encoder(x).mean.sum(),
         "decoder's LSTM": lambda: states().sum(),
-        "output in pieces": lambda: -network._scores(features, x.flatten()).sum(),
+        "output in pieces": lambda: -word_scores(
+            features, network.output.weight, network.output.bias + network.impossible, x.flatten()
+        ).sum(),
         "output, all logits": lambda: F.cross_entropy(network._logits(features), x.flatten(), reduction="sum"),
     }
 

@@ -24,5 +24,8 @@ for command in (train, evaluate, sample, datasets, *reporting.COMMANDS, *reprodu
 
 def main():
     """Run the command line; every mistake of the user's is one line on stderr and a fixed exit code."""
+    for stream in (sys.stdout, sys.stderr):  # words that a terminal cannot show are no reason to fail
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     with report_errors():
         sys.exit(cli.main(standalone_mode=False))

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 import math
 import time
 import warnings
@@ -24,6 +25,7 @@ from .terminal import duration
 # training. Set before there are threads, which take it over.
 torch.set_flush_denormal(True)
 
+MEASURED = 32  # batches, of which one of mean size tells what a step costs
 FREE = ("epochs", "data_dir", "download")  # may change on resume: how long, and where the data lie
 
 
@@ -141,7 +143,9 @@ def seconds_per_step(job, steps=3):
     """Wall time of a step after the first, on a copy that is thrown away; the random numbers stay as they were."""
     with torch.random.fork_rng(), as_trained():
         step = build_step(job.config, copy.deepcopy(job.vae), steps)
-        x = next(iter(job.data.batches("train", job.config.batch_size, seed=job.config.seed))).to(job.device)
+        batches = list(itertools.islice(job.data.batches("train", job.config.batch_size, seed=job.config.seed), MEASURED))
+        mean = sum(x.numel() for x in batches) / len(batches)  # batches of text differ in length
+        x = min(batches, key=lambda x: abs(x.numel() - mean)).to(job.device)
         times = []
         for _ in range(steps + 1):
             start = time.perf_counter()

@@ -103,6 +103,13 @@ def _announce(job, run):
         f"An epoch takes about {duration(seconds * len(job.batches))} here, "
         f"the {config.epochs} epochs about {duration(seconds * job.steps)}."
     )
+    if data.kind == "text":
+        unknown = data.describe()["unknown_rate"]
+        if not unknown["train"] and unknown["test"]:
+            warn(
+                f"No word of the training text is unknown, and {unknown['test']:.1%} of the test text are: their probability "
+                "cannot be learned; with a smaller --vocabulary-size the rarest are unknown."
+            )
     warning = unfinished(job.beta, job.steps)
     if warning:
         warn(f"{warning}.")

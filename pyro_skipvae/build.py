@@ -81,6 +81,8 @@ def build_data(config):
         vocabulary_size=config.vocabulary_size,
         max_words=config.max_words,
     )
+    if len(data.test) < 2:
+        raise ConfigError(f"expected at least 2 test items to report on, got {len(data.test)} in {data.name}")
     return data.limit(train=config.limit_train, eval=config.limit_eval)
 
 

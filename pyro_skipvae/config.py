@@ -65,8 +65,15 @@ class Config:
     data_dir: str | None = option(None, "folder to look in first", usual="$SKIPVAE_DATA, then ~/.cache/pyro-skipvae")
     download: str = option("auto", "whether to fetch data that are not found", ("auto", "never"))
     binarisation: str | None = option(None, "how grey becomes 0 and 1", BINARISATIONS, usual="dynamic; none for frey-faces")
-    max_words: int | None = option(None, "leave out sentences of more words", usual="none left out; 200 at most", least=1)
-    vocabulary_size: int | None = option(None, "words kept, the most frequent, with four marks", usual="all", least=5)
+    max_words: int | None = option(
+        None, "leave out sentences of more words", usual="200; longer lines of a file of your own are refused", least=1
+    )
+    vocabulary_size: int | None = option(
+        None,
+        "words kept, the most frequent, with four marks",
+        usual="20001, pydoc 1501, ptb all; of a file of your own what occurs twice",
+        least=5,
+    )
     limit_train: int | None = option(None, "train on this many items only", usual="all", least=1)
     limit_eval: int | None = option(None, "validate and report on at most this many items", usual="all", least=2)
     # model

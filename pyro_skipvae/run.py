@@ -266,7 +266,9 @@ def load_checkpoint(path, *, device="cpu", which="best"):
     data = build_data(config)
     run.check_vocabulary(data.vocabulary)
     vae = build_vae(replace(config, initialisation="torch"), data)  # any other start would cost time, and is overwritten
-    _, name = run.load_weights(vae, which)
+    state, name = run.load_weights(vae, which)
+    if state["data"] != data.checksum:
+        raise RunError(f"expected the data that {path} was trained on, got other contents of {data.name}")
     return vae.to(torch.device(device)).eval(), data, config, name
 
 

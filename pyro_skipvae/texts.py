@@ -4,6 +4,8 @@ All take the VAE in evaluation mode and the vocabulary of its text, and leave to
 `decoding` is how a text is chosen out of p(x|z): "sample" draws it, "greedy" and "beam" look for the most probable one.
 """
 
+from contextlib import contextmanager
+
 import torch
 
 from pyro_skipvae.decoding import beam, greedy, interpolate
@@ -22,16 +24,17 @@ def decoded(vae, vocabulary, z, *, decoding="greedy", beam_width=5, seed=0):
     }
     if decoding not in choices:
         raise ValueError(f"expected decoding to be one of {', '.join(choices)}, got {decoding!r}")
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        return [vocabulary.decode(row) for part in z.split(ROWS) for row in choices[decoding](part).tolist()]
+    rows = max(1, ROWS // beam_width) if decoding == "beam" else ROWS
+    with _seeded(seed):
+        return [vocabulary.decode(row) for part in z.split(rows) for row in choices[decoding](part).tolist()]
 
 
 def samples(vae, vocabulary, *, count=8, decoding="sample", beam_width=5, seed=0):
     """`count` texts from the model: z from the prior, x from the decoder."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    with _seeded(seed):
         z = vae.prior().sample((count,))
+        # x goes on in numbers of its own: with those of z it would depend on z by more than the decoder.
+        seed = int(torch.randint(2**62, ()))
     return decoded(vae, vocabulary, z, decoding=decoding, beam_width=beam_width, seed=seed)
 
 
@@ -55,9 +58,15 @@ def interpolation(vae, vocabulary, x_a, x_b, *, points=7, decoding="greedy", bea
 
 def posterior_means(vae, x, seed=0):
     """The means of q(z|x), (N, D); where refinement or the family needs random numbers, those of the seed."""
+    with _seeded(seed):
+        return posterior_moments(vae.posterior(x.to(next(vae.parameters()).device)))[0]
+
+
+@contextmanager
+def _seeded(seed):
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        return posterior_moments(vae.posterior(x.to(next(vae.parameters()).device)))[0]
+        yield
 
 
 def read_text(text, vocabulary, max_length):

@@ -29,10 +29,10 @@ class Vocabulary:
             raise ValueError(f"expected every word once, got {twice!r} more than once")
 
     @classmethod
-    def of(cls, sentences, size=None):
+    def of(cls, sentences, size=None, *, least=1):
         """Return the vocabulary of sentences (lists of words): the most frequent first, ties in alphabetical order.
 
-        size: how many numbers at most, the four marks included; None keeps every word.
+        size: how many numbers at most, the four marks included; None keeps every word. least: how often one must occur.
         Raises ValueError for a size that leaves no room for a word.
         """
         if size is not None and size <= len(MARKS):
@@ -40,7 +40,7 @@ class Vocabulary:
                 f"expected a vocabulary size of at least {len(MARKS) + 1}, its {len(MARKS)} marks included, got {size}"
             )
         counts = Counter(chain.from_iterable(sentences))
-        ranked = sorted((-count, word) for word, count in counts.items() if word not in UNKNOWN)
+        ranked = sorted((-count, word) for word, count in counts.items() if word not in UNKNOWN and count >= least)
         return cls(word for _, word in ranked[: None if size is None else size - len(MARKS)])
 
     def __len__(self):

@@ -6,9 +6,11 @@ import random
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import torch
 import torture
+from test_cli import skipvae
 
 from pyro_skipvae import checkpoint, load_run
 from pyro_skipvae.build import build_data, build_vae, resolve
@@ -239,3 +241,16 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_can_be_resumed(whole, tmp_pat
     assert Run(tmp_path / "run").latest()[0]["epoch"] == 2
     assert torture.train(tmp_path / "run", "mlp", hooks=QUICK).end() == 0
     assert torture.same(torture.outcome(tmp_path / "run"), whole["mlp"][0])
+
+
+def test_a_run_is_read_with_the_data_that_it_was_trained_on(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 2, (60, 4, 4)).astype(np.uint8)
+    np.savez(tmp_path / "own.npz", train=rows)
+    tiny = ("--decoder", "mlp", "--layers", 1, "--width", 8, "--latent-dim", 2, "--epochs", 1, "--report-budget", 0)
+    done = skipvae("train", "--dataset", tmp_path / "own.npz", *tiny, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    load_run(tmp_path / "run")
+    rows[0, 0, 0] = 1 - rows[0, 0, 0]
+    np.savez(tmp_path / "own.npz", train=rows)
+    with pytest.raises(RunError, match="expected the data that .*run was trained on, got other contents of own.npz"):
+        load_run(tmp_path / "run")

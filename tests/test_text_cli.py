@@ -1,8 +1,11 @@
 """Runs on text: what a model says, on the command line, on the page and as an exported model."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -242,3 +245,24 @@ def test_a_guide_that_cannot_be_refined_is_one_line(folder, monkeypatch):
     monkeypatch.setattr("pyro_skipvae.gradient_check.compare_gradients", refuse)
     done = skipvae("check-gradients", "run", cwd=folder)
     assert (done.returncode, done.stderr) == (2, "Error: expected another guide\n")
+
+
+def test_a_sample_of_x_does_not_use_the_random_numbers_of_z_again():
+    drawn = {}
+
+    def distribution(name, rows):
+        return SimpleNamespace(sample=lambda shape=(): drawn.setdefault(name, torch.rand(6))[:, None].expand(6, rows).long())
+
+    vae = SimpleNamespace(prior=lambda: distribution("z", 1), decoder=lambda z: distribution("x", 2))
+    texts.samples(vae, Echo.vocabulary, count=6)
+    assert not drawn["z"].equal(drawn["x"])
+
+
+def test_words_that_a_terminal_lacks_are_no_reason_to_fail():
+    code = (
+        "import sys, click, pyro_skipvae_cli as c; c.cli.add_command(click.Command('say', callback=lambda: click.echo('Ж'))); "
+        "sys.argv = ['skipvae-pyro', 'say']; c.main()"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "\\u0416\n"), done.stderr

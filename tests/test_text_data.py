@@ -16,6 +16,8 @@ import torch
 from pyro.distributions import Normal
 
 from pyro_skipvae import VAE
+from pyro_skipvae.build import build_data
+from pyro_skipvae.config import Config, ConfigError
 from pyro_skipvae.data import DATASETS, DataError, corpora, load_data, locate, pydoc_topics, synthetic
 from pyro_skipvae.data import folder as folders
 from pyro_skipvae.data.dataset import from_contents
@@ -87,7 +89,7 @@ def test_every_text_keeps_the_contract(name, loaded):
         assert x.max() < len(data.vocabulary) and not (x == BOS).any() and ((x == EOS).sum(1) == 1).all()
         assert (x != PAD).equal(torch.arange(longest) <= (x == EOS).int().argmax(1)[:, None])  # PAD behind EOS only
     # Of so few sentences as the language reference has, even the fully sorted ones differ by a word from batch to batch.
-    assert padding(data.batches("train", 32, seed=0)) < (0.045 if name == "pydoc" else 0.03)
+    assert padding(data.batches("train", 32, seed=0)) < (0.05 if name == "pydoc" else 0.03)
 
 
 @pytest.mark.parametrize("name", ["pydoc", *map(real, CORPORA)])
@@ -318,9 +320,18 @@ def test_batches_hold_every_row_once_cut_to_the_longest():
         assert all((x != PAD).sum(1).max() == x.shape[1] for x in epoch)
         rows = Counter(data.vocabulary.decode(row) for x in epoch for row in x)
         assert rows == Counter(data.vocabulary.decode(row) for row in data.train)
-    assert not all(a.equal(b) for a, b in zip(*epochs, strict=True) if a.shape == b.shape)
+    assert not batches.order(0).equal(batches.order(1))
     order = batches.order(0)
     assert epochs[0][2].equal(data.train[order[16:24], : epochs[0][2].shape[1]]) and order.sort()[0].equal(torch.arange(45))
+
+
+def test_the_smaller_batch_holds_any_rows():
+    data = small(count=45)
+    batches = data.batches("train", 8, seed=0)
+    orders = [batches.order(epoch) for epoch in range(400)]
+    share = torch.stack([order[40:] for order in orders]).flatten().bincount(minlength=45) / len(orders)
+    assert ((share - 5 / 45).abs() < 4 * (5 / 45 / len(orders)) ** 0.5).all()  # no row more often than another
+    assert max(int(batches.lengths[order[40:]].max() - batches.lengths[order[40:]].min()) for order in orders) <= 4
 
 
 def test_rows_of_a_batch_are_of_like_length_and_batches_come_in_any_order():
@@ -385,7 +396,8 @@ def test_files_beside_a_users_file_are_its_other_splits(beside, tmp_path):
     assert data.describe()["sizes"] == {"train": 36, "valid": 2, "test": 4}
     written(tmp_path / beside.format("test"), LINES[:3])
     data = load_data(tmp_path / "news.txt")
-    assert data.describe()["sizes"] == {"train": 40, "valid": 2, "test": 3} and data.split == "as in the files"
+    assert data.describe()["sizes"] == {"train": 40, "valid": 2, "test": 3}
+    assert data.split == "as in the files; words that occur once are unknown"
     assert data.vocabulary.decode(data.valid[1]) == "the <unk>"
 
 
@@ -401,6 +413,7 @@ def test_files_beside_a_users_file_are_its_other_splits(beside, tmp_path):
         (b"a b\n" * 3 + b"a\0b\n", {}, "expected text, got a zero byte in line 4 of {path}"),
         (b"a b\n\n" * 9 + b"a " * 201 + b"\n", {}, "at most 200 words a line, got 201 in line 19 of {path}; --max-words"),
         (b"a b\n" * 11 + b"x y\n" + b"a b\n" * 9, {"vocabulary_size": 6}, "unknown words only in line 12 of {path}"),
+        (b"a b\n" * 7 + b"<s> a b </s>\n" + b"a b\n" * 7, {}, "begin, end or padding, got <s> in line 8 of {path}"),
         (b"a b\n" * 11, {"max_words": 1}, "expected sentences of at most 1 words in news.txt, got none"),
         (b"a b\n" * 11, {"vocabulary_size": 3}, "vocabulary size of at least 5"),
     ],
@@ -452,3 +465,26 @@ def test_a_table_of_texts_costs_no_torch():
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert locate("synthetic-text")[0] and locate("pydoc")[0].name == "topics.py"
+
+
+def test_words_that_occur_once_in_a_users_file_are_unknown_unless_told_otherwise(tmp_path):
+    rare = [f"the cat number {n % 5} sat on {'once' + str(n) if n % 4 == 0 else 'it'}" for n in range(60)]
+    data = load_data(written(tmp_path / "rare.txt", rare))
+    assert "once0" not in data.vocabulary.words and "cat" in data.vocabulary.words
+    rates = data.describe()["unknown_rate"]
+    assert rates["train"] > 0 and rates["test"] < 4 * rates["train"]
+    whole = load_data(tmp_path / "rare.txt", vocabulary_size=20_001)
+    assert whole.describe()["unknown_rate"]["train"] == 0 and "occur once" not in whole.split
+    marked = load_data(written(tmp_path / "marked.txt", [*rare, "the <unk> sat", "the <unk> sat"] * 2))
+    assert "occur once" not in marked.split  # UNK is there to be learned
+    for part in ("valid", "test"):
+        written(tmp_path / f"titles.{part}.txt", ["the cat", "the mat"])
+    titles = load_data(written(tmp_path / "titles.txt", ["the cat", "the mat", *(f"title{n}" for n in range(30))]))
+    assert "title3" in titles.vocabulary.words and "occur once" not in titles.split  # those lines would be left without a word
+
+
+def test_one_text_to_report_on_is_refused_before_a_training(tmp_path):
+    written(tmp_path / "news.test.txt", ["the cat", "the cat sat on the mat again"])
+    config = Config(dataset=str(written(tmp_path / "news.txt", LINES)), max_words=6)
+    with pytest.raises(ConfigError, match="expected at least 2 test items to report on, got 1 in news.txt"):
+        build_data(config)

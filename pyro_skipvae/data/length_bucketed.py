@@ -12,8 +12,8 @@ POOL = 200  # batches that are sorted together: at 50 long-tailed news (lm1b) ha
 class LengthBucketed(Batches):
     """`Batches` of rows (N, max_length) as x (B, T), T the length of the batch's longest row.
 
-    A shuffled epoch is drawn at random, sorted by length within pools of 200 batches, and its batches are shuffled; the
-    smaller one stays the last. Unshuffled, the rows keep their order.
+    A shuffled epoch is drawn at random, sorted by length within pools of 200 batches, and its batches are shuffled; a
+    smaller one, of any length, stays the last. Unshuffled, the rows keep their order.
     """
 
     def __init__(self, items, size, *, seed, shuffle):
@@ -25,12 +25,15 @@ class LengthBucketed(Batches):
         order = super().order(epoch)
         if not self.shuffle:
             return order
-        pools = order.split(POOL * self.size)
-        order = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
-        whole = len(order) // self.size
-        batches, last = order[: whole * self.size].split(self.size), order[whole * self.size :]
+        *pools, last = (pool[self.lengths[pool].argsort(stable=True)] for pool in order.split(POOL * self.size))
         # A stream of its own, beside those of the order (0) and of the batches' noise (1 + b), which text has none of.
-        mixed = torch.randperm(whole, generator=self._generator(epoch, 1)).tolist()
+        generator = self._generator(epoch, 1)
+        whole, rest = divmod(len(last), self.size)
+        # The rows of a smaller batch count for more: it is cut out anywhere, for at the end it would hold the longest.
+        start = self.size * int(torch.randint(whole + 1, (), generator=generator))
+        pools, last = [*pools, last[:start], last[start + rest :]], last[start : start + rest]
+        batches = torch.cat(pools).split(self.size)
+        mixed = torch.randperm(len(batches), generator=generator).tolist()
         return torch.cat([*(batches[number] for number in mixed), last])
 
     def _batch(self, order, number):

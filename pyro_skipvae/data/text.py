@@ -55,13 +55,13 @@ def encoded(texts, vocabulary_size=None, max_words=None):
     empty = [part for part in SPLITS if not sentences[part]]
     if empty:
         raise ValueError(f"expected sentences of at most {longest} words in {texts.name}, got none for {' and '.join(empty)}")
-    vocabulary = _vocabulary(texts, sentences["train"], vocabulary_size)
+    vocabulary, once = _vocabulary(texts, sentences, vocabulary_size)
     rows = {part: padded([vocabulary.encode(words) for words in sentences[part]], longest + 1) for part in SPLITS}
     _refuse_unknown_lines(texts, rows, kept)
     return Contents(
         texts.name,
         **rows,
-        split=texts.split + _left_out(texts, kept, longest),
+        split=texts.split + _left_out(texts, kept, longest) + once,
         labels={part: labels[kept[part]] for part, labels in texts.labels.items()},
         kind="text",
         levels=None,
@@ -70,11 +70,22 @@ def encoded(texts, vocabulary_size=None, max_words=None):
 
 
 def _vocabulary(texts, sentences, size):
-    if texts.vocabulary is None:
-        return Vocabulary.of(sentences, texts.vocabulary_size if size is None else size)
-    if size is not None and size < len(texts.vocabulary):
-        raise ValueError(f"expected a vocabulary size of at least {len(texts.vocabulary)} for {texts.name}, got {size}")
-    return texts.vocabulary
+    """(the vocabulary, what the phrase says of it).
+
+    In a user's own text, where no size is given, words that occur once become UNK: a model learns the probability of UNK
+    from the training text alone. Not where UNK is there already, or where a line would be left without a known word.
+    """
+    if texts.vocabulary is not None:
+        if size is not None and size < len(texts.vocabulary):
+            raise ValueError(f"expected a vocabulary size of at least {len(texts.vocabulary)} for {texts.name}, got {size}")
+        return texts.vocabulary, ""
+    usual = texts.vocabulary_size if size is None else size
+    whole = Vocabulary.of(sentences["train"], usual)
+    if texts.places and size is None and not any(UNK in whole.encode(words) for words in sentences["train"]):
+        twice = Vocabulary.of(sentences["train"], usual, least=2)
+        if all(any(number > UNK for number in twice.encode(words)) for part in SPLITS for words in sentences[part]):
+            return twice, "; words that occur once are unknown"
+    return whole, ""
 
 
 def padded(rows, length):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pyro_skipvae.vocabulary import MARKS, UNK
+
 from . import folder
 from .contents import SPLITS, shuffled
 from .text import Texts
@@ -36,12 +38,20 @@ def load(name, *, root=None, download=False):
     for part, file in paths.items():
         words = [tuple(line.split()) for line in _text(file).split("\n")]
         lines = [number for number, line in enumerate(words, start=1) if line]
+        _refuse_marks(words, file)
         if len(lines) < FEWEST:
             raise ValueError(f"expected at least {FEWEST} lines with words, got {len(lines)} in {file}")
         sentences[part], places[part] = [words[number - 1] for number in lines], (file, lines)
         skipped += len(words) - len(lines) - (not words[-1])  # what follows the last newline is no line
     sentences, places, split = _with_all_splits(path, sentences, places)
     return Texts(path.name, **sentences, split=split + (f"; {skipped} empty lines skipped" if skipped else ""), places=places)
+
+
+def _refuse_marks(words, file):
+    """Raise for a mark that would count as an unknown word: a sentence gets its begin, end and padding here."""
+    for line, row in enumerate(words, start=1):
+        if mark := next((word for word in row if word in MARKS[:UNK]), None):
+            raise ValueError(f"expected sentences without marks of begin, end or padding, got {mark} in line {line} of {file}")
 
 
 def _beside(path, part):
