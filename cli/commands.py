@@ -82,9 +82,10 @@ def train(
         if not resume:
             with user_errors():
                 Config.from_flags(flags)  # so that a mistake is told before torch is imported
-        from .job import make_config, make_job, trial, trial_text
+        from .job import make_config, make_job, trial, trial_text, without_denormals
         from .training import train_run
 
+        click.get_current_context().with_resource(without_denormals())
         config, data = make_config(flags, resume=resume)
         if print_config:
             return click.echo(config.to_toml(), nl=False)

@@ -21,10 +21,6 @@ from pyro_skipvae.train import Halving, Progress
 from .errors import user_errors
 from .terminal import duration
 
-# Adam's averages of gradients that stay 0 decay to numbers below 1e-38, with which a CPU is slow: half of the time of a long
-# training. Set before there are threads, which take it over.
-torch.set_flush_denormal(True)
-
 MEASURED = 32  # batches, of which one of mean size tells what a step costs
 FREE = ("epochs", "data_dir", "download")  # may change on resume: how long, and where the data lie
 
@@ -128,6 +124,19 @@ class Job:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0].rstrip(":")  # torch names every tensor in lines of their own
             raise RunError(f"expected a checkpoint of this run, got another one: {reason}") from None
+
+
+@contextlib.contextmanager
+def without_denormals():
+    """Numbers below 1e-38 are 0: Adam's averages of gradients that stay 0 decay to these, with which a CPU is slow.
+
+    They were half of the time of a long training. To be entered before torch has threads, which take it over.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @contextlib.contextmanager

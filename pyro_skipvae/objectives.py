@@ -39,7 +39,8 @@ def iwae(particles):
         -L_K = -sum_x log 1/K sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta,  z_k ~ q(z|x)
 
     At beta = 1, L_1 is the ELBO and L_K rises to log p(x) with K; at another beta it need not bound log p(x). All sites
-    must lie in the one data plate. The objective's nats are summed over the batch, a tensor (); it raises what `elbo` does.
+    must lie in the one data plate. The objective's nats are summed over the batch, a tensor (); it raises what `elbo` does, and
+    ValueError for a z whose gradient would be wrong, since it is not reparameterised, or a plate that stands for more points.
 
     Reference: Burda, Grosse, Salakhutdinov 2016, equation 8.
     """
@@ -49,10 +50,21 @@ def iwae(particles):
         model, guide = (plate(callable_) for callable_ in weighted(model, guide, beta))
         guide_trace = poutine.trace(guide).get_trace(*as_arguments(x))
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*as_arguments(x))
+        _check_draws(guide_trace)
         log_weights = _site_log_probs(model_trace) - _site_log_probs(guide_trace)  # (K, B)
         return -(log_weights.logsumexp(0) - math.log(particles)).sum()
 
     return objective
+
+
+def _check_draws(trace):
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or site["is_observed"] or type(site["fn"]).__name__ == "_Subsample":
+            continue
+        if not site["fn"].has_rsample:
+            raise ValueError(f"expected a reparameterised q({name}|x), got {type(site['fn']).__name__}; use elbo")
+        if any(frame.size != frame.full_size for frame in site["cond_indep_stack"] if frame.full_size is not None):
+            raise ValueError(f"expected a plate of the batch alone around {name}, got one of more points; use elbo")
 
 
 def _site_log_probs(trace):

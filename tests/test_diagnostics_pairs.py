@@ -776,3 +776,38 @@ WRONG = [(torch.zeros(0, 3), r"a tensor of shape \(0, 3\)"), ([1, 2], "a list"),
 def test_what_x_is_not_is_named(x, got):
     with pytest.raises(ValueError, match=f"expected x to be a tensor with rows.*got {got}"):
         rate(lambda x: None, lambda x: None, x)
+
+
+def on_simplex(q):
+    """A pair whose z lies on the simplex of three corners, with the posterior q(x)."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Dirichlet(torch.ones(3).double()))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", q(x))
+
+    return model, guide
+
+
+def test_a_density_in_all_of_space_bounds_nothing_on_a_simplex():
+    found = mutual_information(*on_simplex(lambda x: dist.Dirichlet(1 + 5 * x.softmax(-1))), X)
+    assert found.marginal is None and "simplex or a sphere" in found.unavailable["marginal"] and found.lower.value > 0
+
+
+def test_draws_that_have_no_density_are_refused():
+    relaxed = dist.RelaxedOneHotCategoricalStraightThrough
+    pair = on_simplex(lambda x: relaxed(torch.tensor(0.5).double(), logits=x))
+    with pytest.raises(ValueError, match="got RelaxedOneHotCategoricalStraightThrough, whose draws are discrete"):
+        rate(*pair, X)
+    keep = torch.arange(3) < 2
+
+    def masked(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).mask(keep).to_event(1))
+
+    with pytest.raises(ValueError, match="without a mask, got one that leaves out entries"):
+        rate(model, masked, X)

@@ -180,3 +180,24 @@ def test_a_schedule_has_its_final_value_from_the_step_on_where_it_says_so(steps)
 def test_weights_that_pyro_would_reject_are_refused(make):
     with pytest.raises(ValueError, match="expected a positive weight beta"):
         make()
+
+
+def test_iwae_refuses_draws_without_a_gradient_and_a_plate_of_more_points():
+    x = torch.randn(4)
+
+    def of(family, size):
+        def guide(x):
+            with pyro.plate("data", size, subsample_size=len(x)):
+                pyro.sample("z", family)
+
+        def model(x):
+            with pyro.plate("data", size, subsample_size=len(x)):
+                pyro.sample("x", dist.Normal(pyro.sample("z", family), 1.0), obs=x)
+
+        return model, guide
+
+    assert iwae(3)(*of(dist.Normal(0.0, 1.0), 4), x).isfinite()
+    with pytest.raises(ValueError, match=r"expected a reparameterised q\(z\|x\), got Bernoulli"):
+        iwae(3)(*of(dist.Bernoulli(0.5), 4), x)
+    with pytest.raises(ValueError, match="a plate of the batch alone around z, got one of more points"):
+        iwae(3)(*of(dist.Normal(0.0, 1.0), 40), x)

@@ -173,7 +173,8 @@ def tiny(tmp_path):
     with run.locked():
         run.begin(config)
         for name, value in (("last", 1.0), ("last", 2.0), ("best", 3.0)):
-            run.save(name, {"vae": {key: torch.full_like(tensor, value) for key, tensor in vae.state_dict().items()}})
+            weights = {key: torch.full_like(tensor, value) for key, tensor in vae.state_dict().items()}
+            run.save(name, {"vae": weights, "data": data.checksum})
     return run
 
 

@@ -484,7 +484,8 @@ def test_words_that_occur_once_in_a_users_file_are_unknown_unless_told_otherwise
 
 
 def test_one_text_to_report_on_is_refused_before_a_training(tmp_path):
-    written(tmp_path / "news.test.txt", ["the cat", "the cat sat on the mat again"])
-    config = Config(dataset=str(written(tmp_path / "news.txt", LINES)), max_words=6)
+    written(tmp_path / "news.test.txt", ["the cat", "the cat sat on the mat again and again"])
+    written(tmp_path / "news.valid.txt", ["the cat", "the mat"])
+    config = Config(dataset=str(written(tmp_path / "news.txt", LINES)), max_words=8)
     with pytest.raises(ConfigError, match="expected at least 2 test items to report on, got 1 in news.txt"):
         build_data(config)

@@ -45,8 +45,9 @@ def inference_gap(
     """Splits log p(x) - ELBO of an amortized guide by the ELBO of a better one of the same family, as a refined one is.
 
     Any two guides of the model do. log p(x) is an importance-sampled lower bound from the refined q, so on average the
-    approximation gap is no more than the true one; it is the truth up to the bias of the estimate. Where refinement has not
-    converged, its rest counts as approximation. Cost: each guide once, and K + 2 S rows of the decoder per point.
+    approximation gap is no more than log p(x) minus the better ELBO; it is that up to the bias of the estimate. Where
+    refinement has not converged, its rest counts as approximation. Cost: each guide once, and K + 2 S rows of the decoder per
+    point.
     Raises ValueError for a pair that has no numbers per datapoint (see `Pair`).
 
     Reference: Cremer, Li, Duvenaud 2018, equation 5.

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, Distribution, ExpandedDistribution, MaskedDistribution
+from pyro.distributions import (
+    Delta,
+    Distribution,
+    ExpandedDistribution,
+    MaskedDistribution,
+    RelaxedBernoulliStraightThrough,
+    RelaxedOneHotCategoricalStraightThrough,
+)
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.runtime import NonlocalExit
 from torch import Tensor
@@ -84,6 +91,14 @@ class Pair:
         """q(z|x) at these rows, batch (n,)."""
         return posterior_at(poutine.trace(self.guide).get_trace(*rows), self.site, count_rows(rows))
 
+    def support(self):
+        """Where q(z|x) lies, a constraint of torch, or None where it does not say."""
+        with torch.random.fork_rng():
+            try:
+                return self.posterior(self.rows(slice(0, 2))).support
+            except NotImplementedError:
+                return None
+
     def prior(self, rows: tuple, values: dict | None = None) -> Distribution:
         """p(z) at these rows, batch (n,); the model stops at z, so the decoder does not run."""
         model = poutine.condition(self.model, data=values or {})
@@ -149,7 +164,10 @@ class Pair:
                 f"expected q({self.site}|x) that depends on x alone, got one that changes with {self.nuisance}: "
                 "its rate and mutual information are not defined by one distribution per x"
             )
-        self.notes.append("the guide is itself random: q(z|x) is read once per x, given the guide's own noise")
+        self.notes.append(
+            "the guide is itself random: q(z|x) is read once per x, given the guide's own noise, "
+            "and mi_lower bounds the information of x and that noise together"
+        )
 
     def _check_prior(self, rows: tuple, first: dict, second: dict) -> None:
         others = [{name: values[name] for name in self.nuisance} for values in (first, second)]
@@ -158,6 +176,9 @@ class Pair:
                 f"expected p({self.site}) that does not depend on {self.nuisance}, got one that does: "
                 "a rate against a conditional prior bounds no mutual information"
             )
+
+
+STRAIGHT_THROUGH = (RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough)
 
 
 class _DropoutWatch(TorchFunctionMode):
@@ -203,7 +224,11 @@ def _limit(trace, rows: int) -> int:
 def _check_posterior(site: str, q: Distribution) -> None:
     base = q
     while isinstance(base, Independent | ExpandedDistribution | MaskedDistribution):
+        if isinstance(base, MaskedDistribution) and not torch.as_tensor(base._mask).all():
+            raise ValueError(f"expected q({site}|x) without a mask, got one that leaves out entries: z then has no density")
         base = base.base_dist
+    if isinstance(base, STRAIGHT_THROUGH):
+        raise ValueError(f"expected z whose density is that of its draws, got {type(base).__name__}, whose draws are discrete")
     if isinstance(base, Delta):
         raise ValueError(f"expected a density q({site}|x), got a Delta: its rate is infinite")
     if base.has_enumerate_support or _has_discrete_support(base):

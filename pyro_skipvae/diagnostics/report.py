@@ -140,12 +140,13 @@ def _concluded(fields: dict, card: dict) -> CollapseReport:
     """The report from its fields, of which the plain numbers are still one per point, (n,)."""
     errors = {name: standard_error(fields[name]) for name in PLAIN}
     fields |= {name: fields[name].mean().item() for name in PLAIN}
+    bounds = [fields[name].value for name in ("mi_upper", "mi_marginal") if fields[name]]
     sentence = verdict(
         active=fields["active_units"],
         dimensions=len(fields["active_unit_variances"]),
         loss=fields["shuffled_latent_loss"],
         error=errors["shuffled_latent_loss"],
-        information=fields["mi_upper"].value if fields["mi_upper"] else None,
+        information=min([fields["rate"], *bounds]),
     )
     return CollapseReport(**fields, standard_errors=errors, verdict=sentence, card=card)
 

@@ -4,6 +4,7 @@ import warnings
 from dataclasses import dataclass
 
 import torch
+from pyro.distributions import constraints
 from torch import Tensor
 
 from .interval import Interval, mean_interval
@@ -44,6 +45,8 @@ def fit_marginal(pair: Pair, z: Tensor, fit_on, seed: int) -> tuple[Marginal, Te
     else:
         other = Pair(pair.model, pair.guide, fit_on, site=pair.site)
         fitted, held_out, source = torch.cat([c.q.sample() for c in other.chunks()]), torch.arange(len(z)), "fit_on"
+    if _is_surface(pair.support()):
+        raise Unavailable("z lies on a simplex or a sphere, where a density in all of space bounds nothing")
     fitted = flat(fitted).double().cpu()[:LARGEST_FIT]
     if fitted.shape[1] == 0:
         raise Unavailable("z has no dimensions")
@@ -57,6 +60,12 @@ def marginal_bound(marginal: Marginal, z: Tensor, log_q: Tensor) -> Interval:
     """
     log_r = marginal.log_prob(flat(z, 2).flatten(0, 1).double().cpu()).view(log_q.shape)
     return mean_interval((log_q.double().cpu() - log_r).mean(0))
+
+
+def _is_surface(support) -> bool:
+    while isinstance(support, type(constraints.independent(constraints.real, 1))):
+        support = support.base_constraint
+    return support in (constraints.simplex, constraints.sphere)
 
 
 def _fit(z: Tensor, source: str, seed: int) -> Marginal:
