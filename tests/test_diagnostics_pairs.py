@@ -811,3 +811,22 @@ def test_draws_that_have_no_density_are_refused():
 
     with pytest.raises(ValueError, match="without a mask, got one that leaves out entries"):
         rate(model, masked, X)
+
+
+@pytest.mark.parametrize("sure", [0.9, 0.999])
+def test_a_prior_over_classes_is_noticed_however_sure_the_guide_is_of_them(sure):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(torch.tensor(0.5).double()))
+            z = pyro.sample("z", dist.Normal((6 * c - 3)[:, None], 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Bernoulli(torch.where(x[:, 0] > 0, sure, 1 - sure).double()))
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+
+    x = draw(60, 1) + 3 * draw(60, 1, seed=1).sign()
+    for diagnostic in (rate, collapse_report):
+        with pytest.raises(ValueError, match=r"expected p\(z\) that does not depend on \['c'\]"):
+            diagnostic(model, guide, x, site="z")

@@ -37,7 +37,7 @@ def encode(pair: Pair, samples: int, progress=None) -> Encoded:
     """One pass of the guide over all rows of x, with `samples` draws of z per row."""
     chunks, parts = [], []
     for chunk in pair.chunks(progress):
-        p, (z, log_q) = pair.prior(chunk.x), chunk.draws(samples)
+        p, (z, log_q) = pair.prior_of(chunk), chunk.draws(samples)
         kl, terms = closed_form(chunk.q, p), per_dimension(chunk.q, p)
         chunks.append(chunk)
         parts.append((z, log_q, p.log_prob(z), kl, None if terms is None else terms.sum(0), half_means(chunk, samples)))

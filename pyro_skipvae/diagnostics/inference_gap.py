@@ -68,6 +68,6 @@ def inference_gap(
 
 def _elbo(pair: Pair, chunks: list, samples: int, rows: int) -> Tensor:
     """The bound per point, (N,) in float64: the KL in closed form where there is one."""
-    rates = [closed_form(chunk.q, pair.prior(chunk.x)) for chunk in chunks]
+    rates = [closed_form(chunk.q, pair.prior_of(chunk)) for chunk in chunks]
     exact = None if any(rate is None for rate in rates) else torch.cat(rates)
     return elbo_terms(pair, chunks, exact, points=pair.points, samples=samples, rows=rows).elbo

@@ -108,6 +108,16 @@ class Pair:
             return by_row(stop.site, count_rows(rows))
         raise ValueError(f"expected the model to sample {self.site!r} on every call, got a run without it")
 
+    def prior_of(self, chunk: Chunk) -> Distribution:
+        """p(z) at the rows of a chunk; raises ValueError where it is another one at the guide's draw of the other sites."""
+        p = self.prior(chunk.x)
+        if self.nuisance:
+            values, _ = self.draw(chunk, count_rows(chunk.x))
+            drawn = {name: values[name] for name in self.nuisance}
+            if not _same_distribution(p, self.prior(chunk.x, drawn), chunk.x):
+                self._refuse_prior()
+        return p
+
     def draw(self, chunk: Chunk, points: int) -> tuple[dict, dict]:
         """One draw of every latent site at the first `points` rows of a chunk, and its log q per site, (points,)."""
         if not self.nuisance:
@@ -172,10 +182,13 @@ class Pair:
     def _check_prior(self, rows: tuple, first: dict, second: dict) -> None:
         others = [{name: values[name] for name in self.nuisance} for values in (first, second)]
         if not _same_distribution(*(self.prior(rows, values) for values in others), rows):
-            raise ValueError(
-                f"expected p({self.site}) that does not depend on {self.nuisance}, got one that does: "
-                "a rate against a conditional prior bounds no mutual information"
-            )
+            self._refuse_prior()
+
+    def _refuse_prior(self) -> None:
+        raise ValueError(
+            f"expected p({self.site}) that does not depend on {self.nuisance}, got one that does: "
+            "a rate against a conditional prior bounds no mutual information"
+        )
 
 
 STRAIGHT_THROUGH = (RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough)

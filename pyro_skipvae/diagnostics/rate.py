@@ -41,7 +41,7 @@ def per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def _chunk_rate(pair: Pair, chunk: Chunk, samples: int) -> Tensor:
-    p = pair.prior(chunk.x)
+    p = pair.prior_of(chunk)
     exact = closed_form(chunk.q, p)
     if exact is not None:
         return exact
