@@ -113,16 +113,17 @@ def reproduce(
 
 
 def _check(planned, device, results, folder):
-    """What would make every run fail, found before the first: device, data, or a folder that cannot be written."""
+    """What would make every run fail, found before the first: device, a folder that cannot be written, or data."""
     from pyro_skipvae.build import build_data, choose_device
 
     with user_errors():
         choose_device(device)
-        for config in {run.config.dataset: run.config for run in planned}.values():
-            build_data(config)
     for place in (results, folder):
         with written(place):
             Path(place).mkdir(parents=True, exist_ok=True)
+    with user_errors():
+        for config in {run.config.dataset: run.config for run in planned}.values():
+            build_data(config)
 
 
 def _listing(reproduction, name, results, which):

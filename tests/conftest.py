@@ -7,7 +7,8 @@ import pyro
 import pytest
 import torch
 
-os.environ.setdefault("SKIPVAE_DATA", str(Path(__file__).parents[1] / "../shared/data"))
+# A relative folder is meant from where pytest was started; tests that run the command line elsewhere need the whole path.
+os.environ["SKIPVAE_DATA"] = os.path.abspath(os.environ.get("SKIPVAE_DATA") or Path(__file__).parents[1] / "../shared/data")
 
 
 @pytest.fixture(autouse=True)
