@@ -22,7 +22,6 @@ from .notes import note, warn
 from .terminal import duration, progress
 
 ACTIVE = 0.01  # variance of the posterior mean from which on a unit counts
-MEAN_DRAWS = 100  # for a mean without a closed form
 LOOK_EVERY = 50  # steps between looks at what the device knows: what was not finite, and, for a terminal, the loss
 
 
@@ -247,7 +246,11 @@ def _status(job, x):
     loss = float(job.progress.loss) / max(int(job.progress.datapoints), 1)
     if len(x) < 2:
         return f"loss {loss:.2f}"
-    nats, units = rate(job.vae.model, job.vae.guide, x).value, active_units(job.vae.model, job.vae.guide, x)
+    nats = rate(job.vae.model, job.vae.guide, x).value
+    try:
+        units = active_units(job.vae.model, job.vae.guide, x, posterior_samples=20)
+    except ValueError:  # no finite mean: the step that made it says more
+        units = "?"
     return f"loss {loss:.2f}  rate {nats:.2f}  active {units}"
 
 
@@ -264,7 +267,7 @@ def _validate(job):
         for part in batches:
             q = job.vae.posterior(part)
             values.append(values_per_point(job.vae, part, q=q))
-            means.append(half_means(Chunk(0, (part,), q), MEAN_DRAWS))
+            means.append(half_means(Chunk(0, (part,), q)))
         elbo, nats, distortion = (torch.cat([value[name] for value in values]).mean().item() for name in PAIRED)
         bound = -evaluate_loss(job.step, batches) if job.config.particles > 1 else elbo
     job.vae.train()

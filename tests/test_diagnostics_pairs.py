@@ -830,3 +830,44 @@ def test_a_prior_over_classes_is_noticed_however_sure_the_guide_is_of_them(sure)
     for diagnostic in (rate, collapse_report):
         with pytest.raises(ValueError, match=r"expected p\(z\) that does not depend on \['c'\]"):
             diagnostic(model, guide, x, site="z")
+
+
+def test_a_prior_that_differs_between_rows_has_no_aggregate():
+    def conditional(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.sign(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    found = report(conditional, guide, X)
+    assert found.aggregate_kl is None and "differs between the rows" in found.card["unavailable"]["aggregate_kl"]
+    assert any(note.startswith("p(z) differs between the rows") for note in found.card["notes"])
+    assert found.mi_lower is not None and "differs between the rows" in str(found)
+    assert not report(model, guide, X).card["notes"]
+
+
+def test_units_of_a_mean_by_sampling_do_not_count_its_noise():
+    class NoMean(dist.Normal):
+        mean = property(lambda self: self._no())
+
+        def _no(self):
+            raise NotImplementedError
+
+    def wide(x):
+        mask = torch.tensor([1.0] + [0.0] * 49).double()
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", NoMean(0.5 * x * mask, torch.ones_like(x)).to_event(1))
+
+    assert active_units(model, wide, draw(200, 50)) == 1
+
+
+def test_a_posterior_without_a_mean_has_no_active_units(tmp_path):
+    def cauchy(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Cauchy(x / 2, 0.1).to_event(1))
+
+    with pytest.raises(ValueError, match="no finite mean"):
+        active_units(model, cauchy, X)
+    found = report(model, cauchy, X)
+    assert found.active_units is found.active_units_0_02 is None and "no finite mean" in str(found)
+    assert "the active units are not known" in found.verdict
+    assert type(found).from_json(found.to_json()).active_units is None

@@ -184,7 +184,7 @@ def test_verdict(active, loss, error, expected):
 
 def test_verdict_on_units_that_say_nothing():
     facts = {"active": 1, "dimensions": 5, "loss": 0.05, "error": 0.2}
-    assert verdict(**facts, information=0.04).endswith("the units say less than 0.1 nats of x: collapsed.")
+    assert verdict(**facts, information=0.04).endswith("z says less than 0.1 nats of x: collapsed.")
     assert verdict(**facts, information=1.5).endswith("collapsed on the decoder's side.")
 
 

@@ -6,24 +6,35 @@ from torch import Tensor
 from .evaluation import as_found
 from .pair import Chunk, Pair
 from .pairwise import flat
+from .unavailable import Unavailable
+
+MEAN_DRAWS = 200  # for a mean without a closed form
 
 
 def active_units(
-    model, guide, x, *, threshold: float = 0.01, posterior_samples: int = 10, site: str | None = None, seed: int = 0
+    model, guide, x, *, threshold: float = 0.01, posterior_samples: int = 200, site: str | None = None, seed: int = 0
 ) -> int:
     """How many dimensions d of z have Var_x(E_q[z_d]) >= threshold.
 
     It depends on the scale of z and says nothing of the decoder: read it beside the mutual information and the loss
-    when z is shuffled. Cost: the guide once on every row of x.
-    Raises ValueError for a model and guide that `Pair` does not take, or fewer than 2 rows.
+    when z is shuffled. Where E_q has no closed form, it is estimated twice, from two independent halves of
+    `posterior_samples` draws, of which neither adds its noise to the variance. Cost: the guide once on every row of x.
+    Raises ValueError for a model and guide that `Pair` does not take, fewer than 2 rows, or a q(z|x) without a mean.
     Reference: Burda et al. 2016, section 5.2.
     """
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
         means = [half_means(chunk, posterior_samples) for chunk in Pair(model, guide, x, site=site).chunks()]
-        return int((mean_variances(torch.cat(means, 1)) >= threshold).sum())
+        return units_above(mean_variances(torch.cat(means, 1)), threshold)
 
 
-def half_means(chunk: Chunk, samples: int) -> Tensor:
+def units_above(variances: Tensor, threshold: float) -> int:
+    """How many of the variances (D,) reach the threshold; raises Unavailable where one is no number."""
+    if not variances.isfinite().all():
+        raise Unavailable("q(z|x) has no finite mean")
+    return int((variances >= threshold).sum())
+
+
+def half_means(chunk: Chunk, samples: int = MEAN_DRAWS) -> Tensor:
     """Two estimates of E_q[z], (2, n, D): the mean twice where the family has one, else independent half-sample means."""
     try:
         mean = flat(chunk.q.mean).double()

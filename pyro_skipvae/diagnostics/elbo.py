@@ -44,14 +44,15 @@ def elbo_terms(
 def shuffled_latent_loss(pair: Pair, terms: ElboTerms, *, rows: int, seed: int) -> Tensor:
     """log p(x|z) - log p(x|z'), per point (n,), where z' is the same draw of another, random point; z is `site` alone.
 
-    Zero for a decoder that ignores z, whatever the encoder does. A random cycle makes sure that no point keeps its z.
+    Zero for a decoder that ignores z, whatever the encoder does. A random cycle makes sure that no point keeps its z;
+    the result is in the order of that cycle, in which neighbours share a z: see `cycle_standard_error`.
     """
     points = len(terms.first)
     order = torch.randperm(points, generator=torch.Generator().manual_seed(seed))
     other = torch.empty_like(order)
     other[order] = order.roll(1)
     values = terms.first_values | {pair.site: terms.first_values[pair.site][other]}
-    return terms.first - pair.log_joint(torch.arange(points), values, rows=rows)[0].double().cpu()
+    return (terms.first - pair.log_joint(torch.arange(points), values, rows=rows)[0].double().cpu())[order]
 
 
 def draw_all(pair: Pair, chunks: list[Chunk], points: int, copies: int = 1) -> tuple[dict, dict]:

@@ -12,7 +12,10 @@ from .rate import closed_form, per_dimension
 
 @dataclass(frozen=True)
 class Encoded:
-    """N points: z (S, N, *event), log q(z|x) and log p(z) (S, N), KL (N,), mean KL (D,), posterior means (2, N, D)."""
+    """N points: z (S, N, *event), log q(z|x) and log p(z) (S, N), KL (N,), mean KL (D,), posterior means (2, N, D).
+
+    one_prior: whether p(z) is the same for all points.
+    """
 
     chunks: list[Chunk]
     z: Tensor
@@ -21,6 +24,7 @@ class Encoded:
     exact_rate: Tensor | None
     rate_per_dimension: Tensor | None
     halves: Tensor
+    one_prior: bool
 
     @property
     def dimensions(self) -> int:
@@ -35,13 +39,17 @@ class Encoded:
 
 def encode(pair: Pair, samples: int, progress=None) -> Encoded:
     """One pass of the guide over all rows of x, with `samples` draws of z per row."""
-    chunks, parts = [], []
+    chunks, parts, densities = [], [], []
     for chunk in pair.chunks(progress):
         p, (z, log_q) = pair.prior_of(chunk), chunk.draws(samples)
         kl, terms = closed_form(chunk.q, p), per_dimension(chunk.q, p)
         chunks.append(chunk)
-        parts.append((z, log_q, p.log_prob(z), kl, None if terms is None else terms.sum(0), half_means(chunk, samples)))
+        densities.append(p.log_prob((parts[0][0] if parts else z)[0, :1].expand_as(z[0])))  # of one z, at every row
+        parts.append((z, log_q, p.log_prob(z), kl, None if terms is None else terms.sum(0), half_means(chunk)))
     z, log_q, log_p, kl, terms, halves = zip(*parts, strict=True)
     exact = None if any(part is None for part in kl) else torch.cat(kl)
     per_unit = None if any(part is None for part in terms) else sum(terms) / pair.points
-    return Encoded(chunks, *(torch.cat(part, 1) for part in (z, log_q, log_p)), exact, per_unit, torch.cat(halves, 1))
+    densities = torch.cat(densities)
+    one_prior = torch.allclose(densities, densities[:1].expand_as(densities), rtol=1e-4, atol=1e-4)
+    drawn = (torch.cat(part, 1) for part in (z, log_q, log_p))
+    return Encoded(chunks, *drawn, exact, per_unit, torch.cat(halves, 1), one_prior)

@@ -5,16 +5,18 @@ import json
 import math
 from dataclasses import dataclass
 
-from .active_units import mean_variances
+from torch import Tensor
+
+from .active_units import mean_variances, units_above
 from .budget import ELBO_SHARE, Budget, measured_budget
 from .card import check_extra, evaluation_card
 from .elbo import elbo_terms, shuffled_latent_loss
 from .encoder import Encoded, encode
 from .evaluation import as_found
-from .interval import Interval, standard_error
+from .interval import Interval, cycle_standard_error, mean_interval, standard_error
 from .log_likelihood import importance_estimate
 from .model_mutual_information import ancestral_bounds, ancestral_cost
-from .mutual_information import MutualInformation, all_bounds, dieng_2019, he_2019_batch_32
+from .mutual_information import MutualInformation, Sandwich, all_bounds, dieng_2019, he_2019_batch_32
 from .pair import Pair
 from .pairwise import factors
 from .perplexity import perplexities
@@ -24,6 +26,7 @@ from .verdict import verdict
 
 NEED_PAIRS = ("aggregate_kl", "mi_dieng_2019", "mi_he_2019_batch_32")
 PLAIN = ("elbo", "distortion", "rate", "log_likelihood", "log_likelihood_tenth", "shuffled_latent_loss")
+PRIOR_NOTE = "p(z) differs between the rows of x: the rate is that against the prior of each row"
 BUDGET_NOTE = "with a budget, the numbers of points and samples depend on the speed of the machine"
 
 
@@ -52,8 +55,8 @@ class CollapseReport:
     mi_he_2019_batch_32: dict | None
     aggregate_kl: Interval | None
     model_mutual_information: MutualInformation | None
-    active_units: int
-    active_units_0_02: int
+    active_units: int | None
+    active_units_0_02: int | None
     active_unit_variances: list[float]
     shuffled_latent_loss: float
     standard_errors: dict[str, float]
@@ -124,7 +127,7 @@ def collapse_report(
         encoded = encode(pair, posterior_samples, progress)
         fields = _rates(encoded, reasons)
         fields |= _information(pair, encoded, fit_on, seed, reasons, facts, progress)
-        fields |= _units(encoded)
+        fields |= _units(encoded, reasons)
         spent = measured_budget(budget, pair, encoded.chunks, rows)
         fields |= _elbo(pair, encoded, spent, posterior_samples, rows, seed, facts, progress)
         fields |= _under_the_model(pair, encoded, spent, rows, reasons, facts)
@@ -132,13 +135,15 @@ def collapse_report(
         if tokens is not None:
             fields["perplexity"] = perplexities(fields, tokens.cpu(), facts["importance_samples"])
     facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
-    facts |= {"notes": pair.notes + ([BUDGET_NOTE] if budget is not None else [])}
+    notes = pair.notes + [PRIOR_NOTE] * (not encoded.one_prior) + [BUDGET_NOTE] * (budget is not None)
+    facts |= {"notes": notes}
     return _concluded(fields, evaluation_card(card, **_about(pair, encoded), **facts))
 
 
 def _concluded(fields: dict, card: dict) -> CollapseReport:
     """The report from its fields, of which the plain numbers are still one per point, (n,)."""
     errors = {name: standard_error(fields[name]) for name in PLAIN}
+    errors["shuffled_latent_loss"] = cycle_standard_error(fields["shuffled_latent_loss"])
     fields |= {name: fields[name].mean().item() for name in PLAIN}
     bounds = [fields[name].value for name in ("mi_upper", "mi_marginal") if fields[name]]
     sentence = verdict(
@@ -151,17 +156,17 @@ def _concluded(fields: dict, card: dict) -> CollapseReport:
     return CollapseReport(**fields, standard_errors=errors, verdict=sentence, card=card)
 
 
-def aggregate_kl(rate: float, information: MutualInformation) -> Interval | None:
-    """KL(q(z) || p(z)) = rate - I(x; z), between rate - upper and rate - lower bound of the mutual information.
+def aggregate_kl(rate: Tensor, bounds: Sandwich, marginal: Interval | None) -> Interval:
+    """KL(q(z) || p(z)) = E_x[rate] - I(x; z), between rate - upper and rate - lower bound of the mutual information.
 
-    Its value is rate - marginal bound, moved to the nearer end where that lies outside; the middle without one. The
-    low end is negative where the upper bound is loose.
+    rate (N,) per point. The value is rate - marginal bound, moved to the nearer end where that lies outside, the middle
+    without one, and never negative. The interval is from the low end less 1.96 standard errors to the high end and as
+    much, both over x; the low end is negative where the upper bound is loose.
     """
-    if not information.lower:
-        return None
-    low, high = rate - information.upper.value, rate - information.lower.value
-    value = rate - information.marginal.value if information.marginal else (low + high) / 2
-    return Interval(min(max(value, low), high), low, high)
+    low, high = (mean_interval(rate - term.mean(0)) for term in (bounds.upper, bounds.lower))
+    value = rate.mean().item() - marginal.value if marginal else (low.value + high.value) / 2
+    value = max(min(max(value, low.value), high.value), 0.0)
+    return Interval(value, low.low, max(high.high, value))
 
 
 def _rates(encoded: Encoded, reasons: dict) -> dict:
@@ -181,6 +186,8 @@ def _information(pair: Pair, encoded: Encoded, fit_on, seed: int, reasons: dict,
     reasons |= {f"mi_{name}": reason for name, reason in found.unavailable.items()}
     if not bounds:
         reasons |= dict.fromkeys(NEED_PAIRS, reasons["mi_lower"])
+    elif not encoded.one_prior:
+        reasons["aggregate_kl"] = "p(z) differs between the rows of x"
     log_ratio = (encoded.log_q - encoded.log_p)[0].double()
     return {
         "mi_lower": found.lower,
@@ -190,14 +197,14 @@ def _information(pair: Pair, encoded: Encoded, fit_on, seed: int, reasons: dict,
         "saturated": found.saturated,
         "mi_dieng_2019": dieng_2019(components, encoded.rate, log_ratio, bounds) if bounds else None,
         "mi_he_2019_batch_32": he_2019_batch_32(components) if bounds else None,
-        "aggregate_kl": aggregate_kl(encoded.rate.mean().item(), found),
+        "aggregate_kl": aggregate_kl(encoded.rate, bounds, found.marginal) if bounds and encoded.one_prior else None,
     }
 
 
-def _units(encoded: Encoded) -> dict:
+def _units(encoded: Encoded, reasons: dict) -> dict:
     variances = mean_variances(encoded.halves)
     counts = {"active_units": 0.01, "active_units_0_02": 0.02}
-    found = {name: int((variances >= threshold).sum()) for name, threshold in counts.items()}
+    found = {name: attempt(reasons, name, units_above, variances, threshold) for name, threshold in counts.items()}
     return found | {"active_unit_variances": variances.tolist()}
 
 
