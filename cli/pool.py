@@ -26,6 +26,11 @@ class Pool:
         self.device, self.budget, self.failed = device, budget, []
         self.anew = Anew(self.folder, planned) if force else None
         self.end = time.monotonic() + 60 * minutes if minutes else float("inf")
+        if minutes and budget >= 60 * minutes:
+            warn(
+                f"a report may take {budget:g} s, and one that is stopped begins anew: give more than {minutes:g} minutes, "
+                "or a smaller --report-budget, or slices may never finish a run"
+            )
 
     def finished(self):
         """Yields (planned run, its folder) as they are done; a run that failed is told and left out."""

@@ -16,9 +16,9 @@ from pyro_skipvae import analyses, reproduction, reproduction_page, reproduction
 from pyro_skipvae.config import Config, ConfigError
 from pyro_skipvae.reproduction import Cell, Planned, Table, cells, entry_for, load_table, read_results, write_results
 from pyro_skipvae.reproduction_words import orderings
-from pyro_skipvae.run import load_run
+from pyro_skipvae.run import Run, load_run
 from pyro_skipvae_cli.job import make_config, make_job
-from pyro_skipvae_cli.pool import Anew, fresh
+from pyro_skipvae_cli.pool import Anew, Pool, fresh
 from pyro_skipvae_cli.reproduction import Costs
 
 TINY = {"dataset": "digits", "decoder": "mlp", "layers": 1, "width": 16, "latent_dim": 3}
@@ -396,6 +396,32 @@ def test_the_folder_of_another_run_is_not_taken_for_this_one(two_tables):
     with pytest.raises(ValueError, match="expected a run of digits, plain, seed 0 in .* got other settings"):
         reproduction.entry_of(other, path)
     assert fresh(path).name == f"{path.name}-1" and reproduction.run_folder(other, folder / "runs/reproduce") is None
+
+
+def test_a_slice_ends_with_a_checkpoint_and_the_next_goes_on(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("pyro_skipvae_cli.pool.LOOK_SECONDS", 0.05)
+    planned = tiny_table("any").runs[0]
+    planned = replace(planned, scaled={**FEW, "epochs": 60})
+    options = {"jobs": 1, "device": "cpu", "budget": 1.0, "force": False}
+    pool = Pool([planned], tmp_path, "any", minutes=10, **options)
+    look = pool._look
+
+    def until_the_second_epoch(process, bar):
+        yield from look(process, bar)
+        if process in pool.running and len(Run(pool.running[process][1]).metrics()) >= 2:
+            pool.end = 0
+
+    monkeypatch.setattr(pool, "_look", until_the_second_epoch)
+    assert not list(pool.finished()) and not pool.failed
+    folder = reproduction.run_folder(planned, tmp_path)
+    before = Run(folder).metrics()
+    assert 2 <= len(before) < 60 and "1 runs are not finished" in capfd.readouterr().err
+    ((again, path),) = Pool([planned], tmp_path, "any", minutes=10, **options).finished()
+    after = Run(path).metrics()
+    assert again is planned and path == folder and reproduction.is_finished(path)
+    assert [line["epoch"] for line in after] == list(range(1, 61)) and after[: len(before)] == before
+    Pool([planned], tmp_path, "any", minutes=0.01, **options)
+    assert "or slices may never finish a run" in capfd.readouterr().err
 
 
 def test_what_is_made_anew_is_gone_on_with(tmp_path):

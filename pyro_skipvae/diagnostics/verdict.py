@@ -20,7 +20,7 @@ def verdict(*, active: int | None, dimensions: int, loss: float, error: float, i
     """
     if dimensions == 0:
         return "The model has no latent variables: there is nothing to collapse."
-    units = "the active units are not known" if active is None else f"{active} of {dimensions} units active"
+    units = "Active units unknown" if active is None else f"{active} of {dimensions} units active"
     found = f"{units}; the decoder loses {loss:.{1 if loss >= 1 else 2}f} nats when z is shuffled"
     if math.isnan(loss):
         return f"{units}; what the decoder loses when z is shuffled is no number: it cannot be told."
