@@ -29,7 +29,7 @@ def save(path, state, *, keep=None):
     """
     tensors = {}
     text = json.dumps(_encode(state, tensors))
-    metadata = {"format": "pyro_skipvae", "version": VERSION, "state": text, "sha256": _digest(text, tensors)}
+    metadata = {"format": "pyro_skipvae", "version": VERSION, "state": text, "sha256": digest(text, tensors)}
     write_whole(path, to_bytes(tensors, metadata), keep=keep)
 
 
@@ -43,7 +43,7 @@ def load(path):
         raise CheckpointError(f"expected a checkpoint at {path}, which cannot be read: {error}") from None
     if metadata.get("format") != "pyro_skipvae" or metadata.get("version") != VERSION:
         raise CheckpointError(f"expected a checkpoint of pyro_skipvae version {VERSION} at {path}, got another file")
-    if metadata.get("sha256") != _digest(metadata.get("state", ""), tensors):
+    if metadata.get("sha256") != digest(metadata.get("state", ""), tensors):
         raise CheckpointError(f"expected the checkpoint {path} as it was written, but its checksum differs: it is damaged")
     return _decode(json.loads(metadata["state"]), tensors)
 
@@ -128,10 +128,11 @@ def _decode(node, tensors):
     return {_decode(key, tensors): _decode(value, tensors) for key, value in node["$pairs"]}
 
 
-def _digest(text, tensors):
-    digest = hashlib.sha256(text.encode())
+def digest(text, tensors):
+    """SHA-256 of a text and tensors, by name."""
+    found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()
+        found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return found.hexdigest()

@@ -18,14 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from pyro_skipvae.build import build_data, build_vae
-from pyro_skipvae.checkpoint import CheckpointError, write_whole
+from pyro_skipvae.checkpoint import CheckpointError, digest, write_whole
 from pyro_skipvae.compare import estimates_of, read_record
 from pyro_skipvae.config import Config
 from pyro_skipvae.page import changed_settings, notes, render, train_command
 from pyro_skipvae.run import Run
 from pyro_skipvae.vocabulary import Vocabulary
 
-FORMAT = "pyro_skipvae export 1"
+FORMAT = "pyro_skipvae export 2"
 VOCABULARY = "vocabulary.txt"
 
 
@@ -43,8 +43,9 @@ def export_run(path, folder):
     vae = _build(record.config, about, vocabulary)
     weights = Run(path).load_weights(vae)[0]["vae"]  # they must fit before anybody is told so
     state = {name: tensor.contiguous() for name, tensor in weights.items()}
+    data = json.dumps(about)
     files = {
-        "model.safetensors": to_bytes(state, {"format": FORMAT, "data": json.dumps(about)}),
+        "model.safetensors": to_bytes(state, {"format": FORMAT, "data": data, "sha256": digest(data, state)}),
         "config.toml": record.config.to_toml(),
         "README.md": model_card(record, sum(tensor.numel() for tensor in state.values())),
     }
@@ -58,18 +59,24 @@ def export_run(path, folder):
 
 def load_exported(folder, *, device="cpu"):
     """(vae in evaluation mode, config) of an exported model; needs no data. Raises CheckpointError if it is not one."""
-    folder = Path(folder)
+    weights, settings = Path(folder) / "model.safetensors", Path(folder) / "config.toml"
     try:
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
+        with safe_open(weights, framework="pt") as file:
             metadata, state = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-        config = Config.from_toml((folder / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, SafetensorError) as error:
+        config = Config.from_toml(settings.read_text(encoding="utf-8"))
+    except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"expected an exported model in {folder}, which cannot be read: {error}") from None
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"expected {FORMAT} in {folder / 'model.safetensors'}, got another file")
+        raise CheckpointError(f"expected {FORMAT} in {weights}, got another file")
+    if metadata["sha256"] != digest(metadata["data"], state):
+        raise CheckpointError(f"expected {weights} as it was written, but its checksum differs: it is damaged")
     about = json.loads(metadata["data"])
-    vae = _build(config, about, _vocabulary(folder, about))
-    vae.load_state_dict(state)
+    try:
+        vae = _build(config, about, _vocabulary(Path(folder), about))
+        vae.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"expected {settings} to be that of the weights, got another: {reason}") from None
     return vae.to(torch.device(device)).eval(), config
 
 

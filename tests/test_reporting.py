@@ -90,6 +90,25 @@ def test_an_exported_model_is_the_model_and_needs_no_data(folder, monkeypatch):
     assert done.returncode == 2 and "expected a new or empty folder" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("file", "spoil", "said"),
+    [
+        ("model.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1]), "its checksum differs: it is damaged"),
+        ("model.safetensors", lambda content: content[: len(content) // 2], "which cannot be read"),
+        ("config.toml", lambda content: b"\xff", "which cannot be read"),
+        ("config.toml", lambda content: content.replace(b"latent_dim = 4", b"latent_dim = 5"), "got another: Error"),
+        ("config.toml", lambda content: content.replace(b"latent_dim", b"latent_size"), "unknown setting"),
+    ],
+)
+def test_a_damaged_export_is_told(file, spoil, said, folder, tmp_path):
+    skipvae("export", "run", tmp_path / "model", cwd=folder)
+    content = (tmp_path / "model" / file).read_bytes()
+    assert spoil(content) != content
+    (tmp_path / "model" / file).write_bytes(spoil(content))
+    with pytest.raises(CheckpointError, match=said):
+        load_exported(tmp_path / "model")
+
+
 def test_a_run_without_a_report_is_exported_too(folder, tmp_path):
     shutil.copytree(folder / "run", tmp_path / "run")
     (tmp_path / "run/report.json").unlink()
