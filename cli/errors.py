@@ -71,8 +71,22 @@ def report_errors():
         click.echo("Interrupted.", err=True)
         sys.exit(130)
     except Exception as error:
+        if _is_out_of_memory(error):
+            said = " ".join(str(error).split())
+            click.echo(
+                "Error: expected a model and batches that fit into memory, got more than there is; a smaller --batch-size, "
+                f"--width or --latent-dim may help; a run that was begun can be gone on with ({said})",
+                err=True,
+            )
+            sys.exit(2)
         code = CODES.get(type(error).__name__)
         if code is None:
             raise
         click.echo(f"Error: {error}", err=True)
         sys.exit(code)
+
+
+def _is_out_of_memory(error):
+    """torch says it in words; on a GPU by an error of its own, which is a RuntimeError too."""
+    words = "can't allocate memory", "out of memory", "Storage size calculation overflowed"
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(word in str(error) for word in words)

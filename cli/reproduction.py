@@ -235,17 +235,25 @@ def _sentences(wanted, entries):
 
 
 def _ours(cell):
-    return _number(cell.ours) + ("" if cell.deviation is None else f" ± {cell.deviation:.2f}")
+    from pyro_skipvae.page import decimals
+
+    if cell.deviation is None:
+        return _number(cell.ours)
+    return f"{_number(cell.ours)} ± {cell.deviation:.{decimals(cell.ours)}f}"
 
 
 def _number(value, sign=""):
-    """Two decimals, three of what is below 0.1, none of what is whole."""
+    """Two decimals, three of what is below 0.1, none of what is whole: a count, or exactly 0."""
+    from pyro_skipvae.page import decimals
+
     if value is None:
         return "-"
     if abs(value) >= 1e5:
         return f"{value:{sign}.3g}"
-    rounded = round(value, 3 if abs(value) < 0.1 else 2) + 0.0  # not -0.00
-    return f"{rounded:{sign}.{3 if 0 < abs(rounded) < 0.1 else 2}f}".removesuffix(".00")
+    if value % 1 == 0:
+        return f"{int(value):{sign}}"
+    places = decimals(value)
+    return f"{round(value, places) + 0.0:{sign}.{places}f}"  # not -0.00
 
 
 COMMANDS = (reproduce,)

@@ -17,7 +17,7 @@ def table(header, rows):
         grid.add_column(name, overflow="fold")
     for row in rows:
         grid.add_row(*row)
-    Console(file=out, width=140, color_system=None).print(grid)
+    Console(file=out, width=140, color_system=None, markup=False, emoji=False).print(grid)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
@@ -25,7 +25,7 @@ def progress():
     """A bar on stderr with loss, rate, active units and time left; nothing with -q or where stderr is not a terminal."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[status]}"),
         TimeElapsedColumn(),
@@ -36,7 +36,9 @@ def progress():
 
 
 def duration(seconds):
-    """Seconds as people say them: 4 s, 3 min, 2.1 h, 1.5 days."""
+    """Seconds as people say them: 0.2 s, 4 s, 3 min, 2.1 h, 1.5 days."""
+    if seconds < 1:
+        return f"{seconds:.1g} s"
     for size, unit in ((86400, "days"), (3600, "h")):
         if seconds >= 2 * size or (unit == "h" and seconds >= 5400):
             return f"{seconds / size:.1f} {unit}"

@@ -228,7 +228,9 @@ def choose_device(name):
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=name).device
+        found = torch.zeros(1, device=name)
+        found.item()  # a meta tensor holds nothing
+        return found.device
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"expected a device that this machine has, got {name!r}: {str(error).splitlines()[0]}") from None
 

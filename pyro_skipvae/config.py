@@ -37,6 +37,7 @@ GUIDES = ("diagonal-normal", "full-covariance-normal", "inverse-autoregressive-f
 OBJECTIVES = ("elbo", "analytic-elbo", "iwae")
 SKIPS = ("all", "none", "first", "last", "parameter-matched")
 SCHEDULES = ("constant", "linear", "cyclical")
+LARGEST = 2**31  # of whole numbers; sizes beyond it do not fit into any memory
 LR_SCHEDULES = ("cosine", "constant", "halving")
 
 
@@ -233,6 +234,8 @@ def _check(entry, value):
         raise ConfigError(_unknown(flag.removeprefix("--"), value, meta["choices"]))
     if meta["least"] is not None and not meta["least"] <= value < (meta["below"] or float("inf")):
         raise ConfigError(f"expected {flag} of at least {meta['least']} and finite, got {value}")
+    if kind is int and not meta["below"] and value >= LARGEST:
+        raise ConfigError(f"expected {flag} below {LARGEST:,}, got {value:,}")
 
 
 def _kind_name(kind):

@@ -6,6 +6,7 @@ what a text model says as lines of text, their columns between tabs.
 """
 
 import base64
+import re
 import shlex
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from pyro_skipvae import figures, texts
 from pyro_skipvae.build import resolve
@@ -502,7 +504,7 @@ def render(template, **values):
     folder = FileSystemLoader(Path(__file__).with_name("templates"))
     escape = ".html." in template
     environment = Environment(loader=folder, autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(nats=nats, signed=signed, duration=duration)
+    environment.filters.update(nats=nats, signed=signed, deviation=deviation, duration=duration, prose=prose)
     return environment.get_template(template).render(**values)
 
 
@@ -512,7 +514,23 @@ def nats(value):
         return "–"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.{3 if abs(value) < 0.1 else 2}f}".replace("-", MINUS)
+    return f"{value:,.{decimals(value)}f}".replace("-", MINUS)
+
+
+def decimals(value):
+    """How many decimals a number is read with: two, three below a tenth."""
+    return 3 if abs(value) < 0.1 else 2
+
+
+def deviation(value, of):
+    """The deviation of a number, with as many decimals as that number."""
+    return f"{value:,.{decimals(of)}f}"
+
+
+def prose(text):
+    """A sentence in HTML: what stands between backticks as code, and true minus signs."""
+    text = re.sub(r"(?<![\w-])-(?=\d)", MINUS, str(escape(text)))
+    return Markup(re.sub(r"`([^`]+)`", lambda found: f"<code>{found[1].replace(MINUS, '-')}</code>", text))
 
 
 def signed(value):

@@ -18,6 +18,8 @@ import torch
 from pyro_skipvae import load_run
 from pyro_skipvae.run import Run
 from pyro_skipvae_cli import cli, main
+from pyro_skipvae_cli.errors import report_errors
+from pyro_skipvae_cli.terminal import table
 
 SCRIPT = str(Path(sys.executable).with_name("skipvae-pyro"))
 TINY = ("--epochs", "2", "--layers", "2", "--maps", "8", "--latent-dim", "4", "--limit-train", "200", "--limit-eval", "60")
@@ -174,6 +176,9 @@ MISTAKES = [
     (["compare", "nowhere", "--budget", "nan"], 2, "expected a number of at least 0, got nan"),
     (["train", "--likelihood", "normal"], 2, "expected grey or real values for --likelihood normal"),
     (["train", "--device", "cuda:77"], 2, "expected a device that this machine has"),
+    (["train", "--device", "meta"], 2, "expected a device that this machine has"),
+    (["train", "--batch-size", "99999999999999999999"], 2, "expected --batch-size below 2,147,483,648"),
+    (["train", "--decoder", "mlp", "--width", "2000000000"], 2, "expected a model and batches that fit into memory"),
     (["train", "--prior", "vamp", "--guide", "inverse-autoregressive-flow"], 2, "expected a guide whose density"),
     (["train", "--prior", "vamp", "--components", "5000"], 2, "expected --components of at most 1257"),
     (["train", "--dataset", "absent.npz"], 3, "absent.npz"),
@@ -227,3 +232,16 @@ def test_a_training_does_not_compute_with_denormal_numbers(tmp_path, monkeypatch
     monkeypatch.setattr("pyro_skipvae_cli.training.train_run", lambda *_, **__: seen.append(smallest()) or (run, {}))
     skipvae("train", "--decoder", "mlp", "--epochs", 1, cwd=tmp_path)
     assert seen == [0.0] and smallest() > 0  # and the caller's numbers are as they were
+
+
+def test_names_in_brackets_are_shown_as_they_are():
+    assert "old [run] :smile:" in table(("name [bold]",), [["old [run] :smile:"]])
+
+
+def test_more_memory_than_there_is(capsys):
+    with pytest.raises(SystemExit) as left, report_errors():
+        torch.empty(10**15)
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and said.startswith("Error: expected a model and batches that fit into memory")
+    with pytest.raises(RuntimeError, match="another"), report_errors():
+        raise RuntimeError("another")
