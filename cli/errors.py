@@ -49,12 +49,12 @@ def user_errors():
 
 
 @contextlib.contextmanager
-def written(target):
+def written(target, what="a file"):
     """Take a failure to write what the user named as his mistake."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"expected a file that can be written, got {target}: {error.strerror or error}") from None
+        raise UserError(f"expected {what} that can be written, got {target}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ def _check(planned, device, results, folder):
     with user_errors():
         choose_device(device)
     for place in (results, folder):
-        with written(place):
+        with written(place, "a folder"):
             Path(place).mkdir(parents=True, exist_ok=True)
     with user_errors():
         for config in {run.config.dataset: run.config for run in planned}.values():

@@ -57,7 +57,7 @@ def _written_report(run):
         return None
     try:
         return CollapseReport.from_json(file.read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         warn(f"{file} is not a whole report; making it again.")
         return None
 

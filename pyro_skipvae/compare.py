@@ -14,8 +14,9 @@ import torch
 from torch.distributions import kl_divergence
 
 from pyro_skipvae.config import Config
-from pyro_skipvae.diagnostics.report import finite_or_none
+from pyro_skipvae.diagnostics.report import STORED, finite_or_none
 from pyro_skipvae.run import Run, RunError, load_run
+from pyro_skipvae.stored import check, loads
 
 SCHEMA = 1
 # What two cards must agree in, else their numbers are not about the same thing.
@@ -141,15 +142,18 @@ def read_record(path):
     """The record of a run folder. Raises RunError if it is none, or holds a report that is not one."""
     run = Run(path)
     config, report, nonfinite = run.config(), _read_json(run.path / "report.json"), _read_json(run.path / "nonfinite.json")
-    if report and "card" not in report:
-        raise RunError(f"expected a collapse report with its card in {run.path / 'report.json'}, got something else")
+    if report:
+        try:
+            check(report, STORED, "it")
+        except ValueError as error:
+            raise RunError(f"expected a collapse report in {run.path / 'report.json'}, got something else: {error}") from None
     return Record(run.path.resolve().name, run.path, config, run.metrics(), report, nonfinite)
 
 
 def _read_json(file):
     """The object in a JSON file, {} where there is none. Raises RunError if it cannot be read."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        found = loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except (OSError, ValueError) as error:
         raise RunError(f"expected JSON in {file}, which cannot be read: {error}") from None
     if not isinstance(found, dict):

@@ -24,9 +24,16 @@ from pyro_skipvae.build import choose_device
 from pyro_skipvae.checkpoint import write_whole
 from pyro_skipvae.compare import estimates_of, paired_values, read_record
 from pyro_skipvae.config import Config, ConfigError
+from pyro_skipvae.diagnostics.report import STORED
+from pyro_skipvae.stored import NUMBER, check, loads
 
 SCHEMA = 1
-NEEDED = {"row", "arm", "seed", "scaled", "settings", "epochs", "seconds", "report"}  # of every entry
+ENTRY = {  # the shape of an entry of results
+    **{"row": str, "arm": str, "seed": int, "scaled": dict, "settings": dict, "epochs": int, "seconds": (int, float)},
+    "report": STORED | {"card": STORED["card"] | {"device": str, "protocol": str, "settings?": dict}},
+    "elbo_per_point?": [(int, float)],
+    "analysis?": {...: {...: (*NUMBER, [(int, float)])}},
+}
 ELSEWHERE = ("seed", "data_dir", "download")  # settings that do not make a run what it is
 POINTS = 1000  # spread over the test set, on which arms are compared one by one
 BURDA, AUTHORS_CODE = 0.01, 0.02  # thresholds of active units
@@ -157,24 +164,12 @@ def read_results(path):
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
-        lacking = sorted({name for entry in entries for name in NEEDED - entry.keys()})
-        if lacking:
-            raise ValueError(f"entries lack {', '.join(lacking)}")
-        for entry in entries:
-            _check_entry(entry)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        entries = loads(path.read_text(encoding="utf-8"))["entries"]
+        check(entries, [ENTRY], "entries")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         told = f"no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"expected results of a reproduction in {path}, which cannot be read: {told}") from None
     return entries
-
-
-def _check_entry(entry):
-    """Raises one of several errors if an entry holds no report of numbers."""
-    found = estimates_of(entry["report"]).values()
-    numbers = [entry["report"]["card"]["points"], *(n for e in found for n in (e.value, e.low, e.high))]
-    if not all(isinstance(number, int | float | None) for number in numbers):
-        raise ValueError(f"the report of {entry['row']}, {entry['arm']} holds something that is no number")
 
 
 def results_of_others(name, folder):

@@ -22,6 +22,7 @@ import torch
 from pyro_skipvae import checkpoint
 from pyro_skipvae.checkpoint import CheckpointError
 from pyro_skipvae.config import Config
+from pyro_skipvae.stored import NUMBER, check, loads
 from pyro_skipvae.vocabulary import Vocabulary, vocabulary_check
 
 try:
@@ -30,6 +31,7 @@ except ImportError:  # Windows, where a second run in a folder is not noticed
     fcntl = None
 
 CHECKPOINTS = ("best", "last", "prev")
+EPOCH = {"epoch": int} | dict.fromkeys(("train_loss", "beta", "valid_elbo", "valid_rate", "active_units", "seconds"), NUMBER)
 
 
 class RunError(Exception):
@@ -81,9 +83,12 @@ class Run:
         if not file.is_file():
             raise RunError(f"expected a run folder with a config.toml, got {self.path}")
         try:
-            return Config.from_toml(file.read_text(encoding="utf-8"))
+            found = Config.from_toml(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"expected the settings of a run in {file}, which cannot be read: {error}") from None
+        if found.decoder is None:  # all that a run leaves open is settled before they are written
+            raise RunError(f"expected the settings of a run in {file}, got some without a decoder: parts of it are lost")
+        return found
 
     def check_space(self, size):
         """Raises RunError unless the disk has room for three checkpoints of `size` bytes: last, prev and best."""
@@ -101,10 +106,13 @@ class Run:
             os.fsync(file.fileno())
 
     def metrics(self):
-        """The lines of metrics.jsonl as dicts; a last line that a crash cut off is left out."""
+        """The lines of metrics.jsonl as dicts; a last line that a crash cut off is left out.
+
+        Raises RunError, with the line, for one that is not of an epoch.
+        """
         file = self.path / "metrics.jsonl"
         text = file.read_text(encoding="utf-8") if file.exists() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [_epoch(line, file, i) for i, line in enumerate(text.splitlines(keepends=True), 1) if line.endswith("\n")]
 
     def cut_metrics(self, epochs):
         """Drop the lines of metrics.jsonl after an epoch: a run that goes on from there writes them again."""
@@ -184,6 +192,15 @@ class Run:
         except OSError as error:
             reason = error.strerror or error
             raise RunError(f"expected a run folder that can be written, got {self.path}: {reason}") from error
+
+
+def _epoch(line, file, number):
+    try:
+        found = loads(line)
+        check(found, EPOCH, "it")
+    except ValueError as error:
+        raise RunError(f"expected the numbers of an epoch in {file}, line {number}: {error}") from None
+    return found
 
 
 def _acquire(path):

@@ -24,6 +24,7 @@ LEVELS = [
         "recurrence",
         "param_store",
         "random_numbers",
+        "stored",
     },
     {"guides", "objectives", "refinement", "semi_amortized"},
     {

@@ -5,6 +5,7 @@ import copy
 import fnmatch
 import functools
 import json
+import math
 import re
 import shlex
 import shutil
@@ -167,7 +168,10 @@ def test_steps_left_out_and_a_foreign_report_are_noticed(trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
     (run / "nonfinite.json").write_text(json.dumps({"steps": 1200}))
     assert "since not finite: 1,200 steps." in page.notes(read_record(run))[0]
-    for text in ("{", "[]", '{"elbo": 1}'):
+    report = json.loads((run / "report.json").read_text())
+    changes = {"card": 3}, {"elbo": "-24"}, {"rate": math.inf}, {"mi_upper": {}}
+    foreign = {"elbo": 1}, *(report | change for change in changes)
+    for text in ("{", "[]", *map(json.dumps, foreign)):
         (run / "report.json").write_text(text)
         with pytest.raises(RunError, match="report.json"):
             read_record(run)

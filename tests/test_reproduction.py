@@ -5,6 +5,7 @@ import copy
 import json
 import math
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from test_cli import skipvae
 
 from pyro_skipvae import analyses, reproduction, reproduction_page, reproduction_words, side_claims
 from pyro_skipvae.config import Config, ConfigError
+from pyro_skipvae.diagnostics.report import STORED
 from pyro_skipvae.reproduction import Cell, Planned, Table, cells, entry_for, load_table, read_results, write_results
 from pyro_skipvae.reproduction_words import orderings
 from pyro_skipvae.run import Run, load_run
@@ -64,11 +66,18 @@ def test_tables_for_a_gpu_are_scaled_down_unless_in_full():
 
 
 def entry(run, elbo=-80.0, rate=1.0, units=3):
+    perplexity = {"value": 100.0, "low": 90.0, "high": 110.0}
+    counts = ("points", "elbo_points", "log_likelihood_points", "importance_samples", "importance_samples_tenth")
     report = {
+        **dict.fromkeys(name for name in STORED if not name.endswith("?")), "effective_sample_size": {}, "verdict": "",
         "elbo": elbo, "rate": rate, "active_units": units, "mi_ceiling": math.log(1929), "standard_errors": {},
-        "mi_dieng_2019": {"value": rate / 2}, "mi_upper": {"value": rate, "low": 0.0, "high": 2.0}, "mi_marginal": None,
-        "perplexity": {"ppl_iw": {"value": 100.0, "low": 90.0, "high": 110.0}},
-        "card": {"points": 10, "device": "cpu", "protocol": run.protocol},
+        "mi_dieng_2019": {"value": rate / 2, "ceiling": math.log(1929)},
+        "mi_upper": {"value": rate, "low": 0.0, "high": 2.0}, "mi_marginal": None,
+        "perplexity": {"ppl_iw": perplexity, "ppl_elbo": perplexity, "importance_samples": 10},
+        "card": {
+            **dict.fromkeys(counts, 10), "unavailable": {}, "beyond_budget": [], "notes": [],
+            "device": "cpu", "protocol": run.protocol,
+        },
         "active_unit_variances": [1e-4, 0.05, 0.5, 0.9], "active_units_0_02": 3,
     }  # fmt: skip
     about = {"row": run.row, "arm": run.arm, "seed": run.seed, "scaled": run.scaled, "epochs": 1, "seconds": 1.0}
@@ -457,7 +466,7 @@ def test_runs_that_fail_are_told_and_the_others_kept(tmp_path, monkeypatch):
         (["--results", "file"], "got file"),
         (["--report-budget", "-1"], "-1"),
         (["--list", "--results", "damaged"], "table3.json, which cannot be read"),
-        (["--show", "--results", "damaged"], "holds something that is no number"),
+        (["--show", "--results", "damaged"], "entries[0].report.elbo is 'abc'"),
     ],
 )
 def test_what_would_fail_later_is_told_before_a_run_begins(arguments, said, tmp_path):
@@ -468,6 +477,35 @@ def test_what_would_fail_later_is_told_before_a_run_begins(arguments, said, tmp_
     (tmp_path / "damaged/table3.json").write_text(json.dumps({"entries": [made]}))
     done = skipvae("reproduce", "table3", "--epochs", 1, "--limit-train", 100, *arguments, cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr and "Started" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("report", "card"), {}, "entries[0].report.card lacks points"),
+        (("report", "card", "device"), None, "entries[0].report.card.device is 'None'"),
+        (("report", "card", "settings"), [], "entries[0].report.card.settings is '[]'"),
+        (("report", "mi_dieng_2019"), "9.2", "entries[0].report.mi_dieng_2019 is '9.2'"),
+        (("report", "mi_upper", "low"), "x", "entries[0].report.mi_upper.low is 'x'"),
+        (("report", "rate"), math.nan, "NaN is no JSON"),
+        (("seconds",), "long", "entries[0].seconds is 'long'"),
+        (("elbo_per_point",), "many", "entries[0].elbo_per_point is 'many'"),
+        (("elbo_per_point",), [1.0, None], "entries[0].elbo_per_point[1] is 'None'"),
+        (("analysis",), {"clusters": 3}, "entries[0].analysis.clusters is '3'"),
+        (("seed",), True, "entries[0].seed is 'True'"),
+    ],
+)
+def test_results_of_another_shape_are_told_with_their_place(place, value, said, tmp_path):
+    made = entry(load_table("table3").runs[0])
+    inner = made
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    (tmp_path / "table3.json").write_text(json.dumps({"entries": [made]}))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_results(tmp_path / "table3.json")
+    (tmp_path / "table3.json").write_text(json.dumps({"entries": [entry(load_table("table3").runs[0])]}))
+    assert len(read_results(tmp_path / "table3.json")) == 1
 
 
 def test_units_between_the_two_kinds():

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 
@@ -17,7 +18,7 @@ from pyro_skipvae.build import build_data, build_vae, resolve
 from pyro_skipvae.checkpoint import CheckpointError
 from pyro_skipvae.config import Config
 from pyro_skipvae.export import export_run, load_exported
-from pyro_skipvae.run import Run, RunError, load_checkpoint
+from pyro_skipvae.run import EPOCH, Run, RunError, load_checkpoint
 
 QUICK = (("no_report",),)
 
@@ -141,15 +142,14 @@ def test_a_folder_that_holds_no_run_is_refused(tmp_path):
 
 
 def test_lines_of_lost_epochs_are_cut_off_and_so_is_a_torn_one(tmp_path):
-    run = Run(tmp_path)
+    run, names = Run(tmp_path), [name for name in EPOCH if name != "epoch"]
     for epoch in (1, 2, 3):
-        run.log(epoch=epoch, loss=0.1 + epoch, rate=float("nan"))
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"epoch": 4, "lo')
+        run.log(epoch=epoch, **dict.fromkeys(names, 0.1 + epoch) | {"valid_rate": float("nan")})
+    file = tmp_path / "metrics.jsonl"
+    before = file.read_text()
+    file.write_text(before + '{"epoch": 4, "lo')
     run.cut_metrics(2)
-    assert (tmp_path / "metrics.jsonl").read_text() == (
-        '{"epoch": 1, "loss": 1.1, "rate": null}\n{"epoch": 2, "loss": 2.1, "rate": null}\n'
-    )
+    assert file.read_text() == before[: before.index('{"epoch": 3')] and '"valid_rate": null, "active_units": 2.1' in before
 
 
 @pytest.fixture
@@ -255,3 +255,24 @@ def test_a_run_is_read_with_the_data_that_it_was_trained_on(tmp_path):
     np.savez(tmp_path / "own.npz", train=rows)
     with pytest.raises(RunError, match="expected the data that .*run was trained on, got other contents of own.npz"):
         load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("garbage\n", "metrics.jsonl, line 1"),
+        ('{"epoch": "one"}\n', "metrics.jsonl, line 1: it.epoch is 'one'"),
+        ('{"epoch": 1}\n', "metrics.jsonl, line 1: it lacks train_loss"),
+        ("[]\n", "metrics.jsonl, line 1: it is '[]'"),
+    ],
+)
+def test_metrics_that_are_none_are_told_with_their_line(text, said, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(RunError, match=re.escape(said)):
+        Run(tmp_path).metrics()
+
+
+def test_settings_of_which_parts_are_lost_are_refused(tmp_path):
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(RunError, match="got some without a decoder: parts of it are lost"):
+        Run(tmp_path).config()

@@ -4,8 +4,11 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from types import NoneType
 
 from torch import Tensor
+
+from pyro_skipvae.stored import INTERVAL, NUMBER, check, loads
 
 from .active_units import mean_variances, units_above
 from .budget import ELBO_SHARE, Budget, measured_budget
@@ -24,6 +27,28 @@ from .table import table
 from .unavailable import Unavailable, attempt
 from .verdict import verdict
 
+CONVENTION = ({"value": NUMBER, "ceiling": NUMBER}, NoneType)
+STORED = {  # the shape of a report in JSON
+    **dict.fromkeys(("elbo", "distortion", "rate", "log_likelihood", "log_likelihood_tenth", "shuffled_latent_loss"), NUMBER),
+    **dict.fromkeys(("mi_ceiling", "active_units", "active_units_0_02"), NUMBER),
+    **dict.fromkeys(("mi_lower", "mi_upper", "mi_marginal", "aggregate_kl"), INTERVAL),
+    **dict.fromkeys(("mi_dieng_2019", "mi_he_2019_batch_32"), CONVENTION),
+    "model_mutual_information": ({"lower": INTERVAL, "upper": INTERVAL, "points": int, "ceiling": NUMBER}, NoneType),
+    "rate_per_dimension": ([NUMBER], NoneType),
+    "active_unit_variances": [NUMBER],
+    "effective_sample_size": {...: NUMBER},
+    "standard_errors": {...: NUMBER},
+    "verdict": str,
+    "perplexity?": ({"ppl_iw": INTERVAL, "ppl_elbo": INTERVAL, "importance_samples": int}, NoneType),
+    "amortized?": ({...: (NUMBER, {...: (NUMBER, str)})}, NoneType),
+    "card": {
+        **dict.fromkeys(("points", "elbo_points", "log_likelihood_points"), int),
+        **dict.fromkeys(("importance_samples", "importance_samples_tenth"), int),
+        "unavailable": {...: str},
+        "beyond_budget": [str],
+        "notes": [str],
+    },
+}
 NEED_PAIRS = ("aggregate_kl", "mi_dieng_2019", "mi_he_2019_batch_32")
 PLAIN = ("elbo", "distortion", "rate", "log_likelihood", "log_likelihood_tenth", "shuffled_latent_loss")
 PRIOR_NOTE = "p(z) differs between the rows of x: the rate is that against the prior of each row"
@@ -74,8 +99,9 @@ class CollapseReport:
 
     @classmethod
     def from_json(cls, text: str) -> "CollapseReport":
-        """The report that `to_json` wrote; a number that was not finite comes back as nan."""
-        fields = json.loads(text)
+        """The report that `to_json` wrote; a number that was not finite comes back as nan. Raises ValueError for other text."""
+        fields = loads(text)
+        check(fields, STORED, "the report")
         for field in dataclasses.fields(cls):
             if field.type is float and fields[field.name] is None:
                 fields[field.name] = math.nan
