@@ -34,7 +34,7 @@ class NonfiniteError(click.ClickException):
 class Stopped(BaseException):
     """A signal asked for a stop: exit code 128 + its number. Like KeyboardInterrupt it is no error that others handle."""
 
-    def __init__(self, number, message="no training was interrupted"):
+    def __init__(self, number, message="what was finished is kept"):
         super().__init__(f"Stopped by {signal.Signals(number).name}: {message}.")
         self.exit_code = 128 + number
 

@@ -91,14 +91,14 @@ def sample_run(run, *, count, decoding, beam_width, seed, out, device, as_json):
     with user_errors():
         vae, data, _ = load_run(run, device=choose_device(device))
         text.only_for_text(data, decoding=decoding, beam_width=beam_width)
-        if data.kind != "text" and len(data.event_shape) not in (2, 3):
+        if data.kind != "text" and not figures.can_draw(data.event_shape):
             raise ValueError(f"expected a model of images or text to sample, got items of shape {data.event_shape}")
         how = text.how(decoding, beam_width, "sample")
     if data.kind == "text":
         found = samples(vae, data.vocabulary, count=count or 8, seed=seed, **how)
         return text.emit(run, found, {"decoding": how["decoding"], "seed": seed, "texts": found}, out=out, as_json=as_json)
     path = out or Run(run).path / "samples.png"
-    with written(path):
+    with user_errors(), written(path):
         figures.save_png(draw_samples(vae, count=count or 64, seed=seed), path)
     text.emit_file(run, path, as_json=as_json)
 

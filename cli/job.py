@@ -7,13 +7,14 @@ import math
 import time
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pyro
 import torch
 
 from pyro_skipvae.build import build_beta, build_data, build_step, build_vae, choose_device, resolve
 from pyro_skipvae.checkpoint import random_state, set_random_state
-from pyro_skipvae.config import Config, ConfigError
+from pyro_skipvae.config import FILES, Config, ConfigError
 from pyro_skipvae.run import Run, RunError
 from pyro_skipvae.skip import parameter_count
 from pyro_skipvae.train import Halving, Progress
@@ -27,6 +28,8 @@ FREE = ("epochs", "data_dir", "download")  # may change on resume: how long, and
 
 def make_config(flags, *, resume):
     """(config, data) of some flags, or of a run folder whose settings the flags may not contradict."""
+    if str(flags.get("dataset", "")).endswith(FILES):  # a user's own file, which is found from any folder later
+        flags = {**flags, "dataset": str(Path(flags["dataset"]).expanduser().absolute())}
     with user_errors():
         config = _continued(Run(resume), flags) if resume else Config.from_flags(flags)
         data = build_data(config)

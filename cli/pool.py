@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from .errors import user_errors
 from .notes import note, warn
 from .terminal import duration, progress
 
@@ -128,14 +129,29 @@ class Anew:
     """Which runs are to be made anew, and where: a file that stays until all of them are, so that it can be gone on with."""
 
     def __init__(self, folder, planned):
+        from pyro_skipvae.checkpoint import write_whole
+
         self.file, self.folder = folder / "anew.json", folder
-        begun = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
+        begun = self._read() if self.file.exists() else {}
         for run in planned:
             if run.folder not in begun:
                 begun[run.folder] = fresh(folder / run.folder, taken=begun.values()).name
         folder.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(json.dumps(begun, indent=1), encoding="utf-8")
+        write_whole(self.file, json.dumps(begun, indent=1))
         self.begun = begun
+
+    def _read(self):
+        from pyro_skipvae.stored import check, loads
+
+        with user_errors():
+            try:
+                found = loads(self.file.read_text(encoding="utf-8"))
+                check(found, {...: str}, "it")
+            except ValueError as error:
+                raise ValueError(
+                    f"expected in {self.file} what --force has begun, which cannot be read: {error}; remove it to begin anew"
+                ) from None
+        return found
 
     def folder_of(self, planned):
         return self.folder / self.begun[planned.folder]

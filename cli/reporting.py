@@ -285,11 +285,12 @@ def _loaded(run, device, *, latent=False):
 def _shown(run, device, **for_text):
     """vae, data and the rate of each dimension of a run on images or text; `for_text` are options that images refuse."""
     from pyro_skipvae.compare import read_record
+    from pyro_skipvae.figures import can_draw
 
     with user_errors():
         vae, data, _ = _loaded(run, device, latent=True)
         text.only_for_text(data, **for_text)
-        if data.kind != "text" and len(data.event_shape) not in (2, 3):
+        if data.kind != "text" and not can_draw(data.event_shape):
             raise ValueError(f"expected a model of images or text to show, got items of shape {data.event_shape}")
         return vae, data, read_record(run).report.get("rate_per_dimension")
 
@@ -302,7 +303,7 @@ def _draw(run, out, name, as_json, make):
     with user_errors():
         figure = make()
     target = out or Path(run) / name
-    with written(target):
+    with user_errors(), written(target):
         save_png(figure, target)
     text.emit_file(run, target, as_json=as_json)
 
@@ -477,6 +478,8 @@ def _instead(path):
         return ""
     with open(path, "rb") as file:
         start = file.read(2)
+    if path.suffix == ".npz":
+        return "; it is a file of data: see `train --dataset`"
     if start == b"PK" or start[:1] == b"\x80":
         return "; it looks like a file of torch.save, which may run code when loaded and is not read here"
     try:

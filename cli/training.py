@@ -11,6 +11,7 @@ from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
 from pyro_skipvae.diagnostics.active_units import half_means, mean_variances
 from pyro_skipvae.diagnostics.pair import Chunk
 from pyro_skipvae.diagnostics.rate import per_dimension
+from pyro_skipvae.figures import can_draw
 from pyro_skipvae.run import Run, new_folder
 from pyro_skipvae.skip import parameter_count
 from pyro_skipvae.train import evaluate_loss, fit, unfinished
@@ -215,7 +216,7 @@ class Board:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
             rates = per_dimension(vae.posterior(data.valid[:500].to(self.job.device)), vae.prior())
-            images = vae.decoder(vae.prior().sample((64,))).sample() if len(data.event_shape) in (2, 3) else None
+            images = vae.decoder(vae.prior().sample((64,))).sample() if can_draw(data.event_shape) else None
         rates = None if rates is None else rates.mean(0)
         self.writer.epoch(metrics, rate_per_dimension=rates, images=None if images is None else {"samples": images})
         vae.train()

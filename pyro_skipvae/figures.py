@@ -10,6 +10,7 @@ Images are (H, W), (1, H, W) or (3, H, W), shown with the greys of the data: 0 i
 
 from functools import wraps
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -388,7 +389,9 @@ def png(figure):
 
 
 def save_png(figure, path):
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG, whole or not at all. Raises ValueError for a name that promises another format."""
+    if Path(path).suffix.lower() not in ("", ".png"):
+        raise ValueError(f"expected the name of a .png file, got {path}")
     write_whole(path, png(figure))
 
 
@@ -405,6 +408,11 @@ def _vector(values, name):
     if array.ndim != 1 or not len(array):
         raise ValueError(f"expected {name} of shape (D,), got {array.shape}")
     return array
+
+
+def can_draw(event_shape):
+    """Whether items of this shape are images: (H, W), or (C, H, W) with 1 or 3 channels."""
+    return len(event_shape) == 2 or (len(event_shape) == 3 and event_shape[0] in (1, 3))
 
 
 def _tiles(images, leading):

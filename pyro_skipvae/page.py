@@ -154,7 +154,7 @@ def comparison_page(records, comparison):
 
 def draw_pictures(record, vae, data):
     """What the model shows, as far as its data and latent variables admit: {file name: PNG, or lines of a text model}."""
-    images, latent, drawn = len(data.event_shape) in (2, 3), record.config.latent_dim > 0, {}
+    images, latent, drawn = figures.can_draw(data.event_shape), record.config.latent_dim > 0, {}
     if images:
         drawn["samples.png"] = draw_samples(vae)
     if images and latent:

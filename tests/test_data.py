@@ -746,6 +746,7 @@ def one_nan():
         ({"train": GREY[:0]}, "expected at least 2 items, got 0 in 'train'"),
         ({"train": GREY[:1]}, "expected at least 2 items, got 1 in 'train'"),
         ({"train": GREY, "test": GREY[:1]}, "expected at least 2 items, got 1 in 'test'"),
+        ({"train": np.zeros((40, 8, 8, 3))}, r"\(N, C, H, W\), got \(40, 8, 8, 3\) in 'train'"),
         ({"train": GREY[:5]}, "expected more items in 'train', of which valid and test are cut, got 5"),
         ({"train": one_nan()}, "expected finite values .* in 'train'"),
         ({"train": GREY / 255, "test": np.full((3, 3, 4, 4), np.inf)}, "expected finite values .* in 'test'"),

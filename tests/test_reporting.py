@@ -224,8 +224,8 @@ def test_mistakes_are_one_line_each(folder):
     for arguments in (("encode", "run", "--out", "z.txt"), ("traverse", "run", "--item", "99999")):
         done = skipvae(*arguments, cwd=folder)
         assert done.returncode == 2 and done.stderr.startswith("Error: expected") and done.stderr.count("\n") == 1
-    for command in ("encode", "traverse", "report"):
-        done = skipvae(command, "run", "--out", "no/such/folder.npz", cwd=folder)
+    for command, suffix in (("encode", "npz"), ("traverse", "png"), ("report", "html")):
+        done = skipvae(command, "run", "--out", f"no/such/folder.{suffix}", cwd=folder)
         assert done.returncode == 2 and done.stderr.startswith("Error: expected a file that can be written")
     assert skipvae("report", "nowhere", cwd=folder).returncode == 4
 
@@ -301,3 +301,19 @@ def test_nothing_below_reads_what_is_made_of_runs(name):
     for path in (ROOT / "pyro_skipvae").rglob("*.py"):
         pattern = rf"from (pyro_skipvae)?\.{name} import|from (pyro_skipvae|\.) import .*\b{name}\b"
         assert path.name in allowed or not re.search(pattern, path.read_text()), path
+
+
+def test_a_picture_of_another_format_is_refused(folder):
+    done = skipvae("sample", "run", "--out", "x.pdf", cwd=folder)
+    assert done.returncode == 2 and "expected the name of a .png file, got x.pdf" in done.stderr
+    assert not (folder / "x.pdf").exists()
+
+
+def test_items_that_are_no_images_are_not_drawn(tmp_path):
+    np.savez(tmp_path / "two.npz", train=np.random.default_rng(0).integers(0, 2, (60, 2, 8, 8)))
+    flags = ("--decoder", "mlp", "--width", 8, "--latent-dim", 2, "--epochs", 1, "--report-budget", 1, "--tensorboard")
+    done = skipvae("train", "--dataset", "two.npz", *flags, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "run/report.html").exists(), done.stderr
+    assert not (tmp_path / "run/samples.png").exists()
+    done = skipvae("sample", tmp_path / "run", cwd=tmp_path / "run")  # not where the data were named
+    assert done.returncode == 2 and "got items of shape (2, 8, 8)" in done.stderr

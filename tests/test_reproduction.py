@@ -19,6 +19,7 @@ from pyro_skipvae.diagnostics.report import STORED
 from pyro_skipvae.reproduction import Cell, Planned, Table, cells, entry_for, load_table, read_results, write_results
 from pyro_skipvae.reproduction_words import orderings
 from pyro_skipvae.run import Run, load_run
+from pyro_skipvae_cli.errors import UserError
 from pyro_skipvae_cli.job import make_config, make_job
 from pyro_skipvae_cli.pool import Anew, Pool, fresh
 from pyro_skipvae_cli.reproduction import Costs
@@ -441,6 +442,9 @@ def test_what_is_made_anew_is_gone_on_with(tmp_path):
     first.folder_of(runs[0]).mkdir()
     again = Anew(tmp_path, runs)
     assert [again.folder_of(run) for run in runs] == [first.folder_of(run) for run in runs]
+    again.file.write_text(again.file.read_text()[:-5])
+    with pytest.raises(UserError, match="anew.json what --force has begun, which cannot be read"):
+        Anew(tmp_path, runs)
     again.done()
     assert Anew(tmp_path, runs).folder_of(runs[0]).name == f"{runs[0].folder}-2"
 

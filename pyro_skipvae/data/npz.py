@@ -75,6 +75,11 @@ def _check_values(path, values):
             raise ValueError(
                 f"expected shape (N, ...) with at least two dimensions, none of them 0, got {array.shape} {where}"
             )
+        if array.ndim == 4 and array.shape[-1] in (1, 3, 4) and min(array.shape[1:3]) > 4:
+            raise ValueError(
+                f"expected images of shape (N, C, H, W), got {array.shape} {where}, which looks like (N, H, W, C): "
+                "store numpy.moveaxis(images, -1, 1)"
+            )
         if len(array) < FEWEST:
             raise ValueError(f"expected at least {FEWEST} items, got {len(array)} {where}")
         if array.shape[1:] != event_shape:
