@@ -29,6 +29,7 @@ setup(
         "matplotlib>=3.8",
         "safetensors>=0.4.3",
         "Jinja2>=3.1",
+        "markdown-it-py>=3.0",
         "pooch>=1.8",
     ],
     extras_require={"dev": ["pytest>=8.0", "ruff>=0.6", "hypothesis>=6.100"]},

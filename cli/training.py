@@ -101,7 +101,7 @@ def _announce(job, run):
     seconds = seconds_per_step(job)
     note(
         f"An epoch takes about {duration(seconds * len(job.batches))} here, "
-        f"the {config.epochs} epochs about {duration(seconds * job.steps)}."
+        f"{config.epochs} of them about {duration(seconds * job.steps)}."
     )
     if data.kind == "text":
         unknown = data.describe()["unknown_rate"]

@@ -140,7 +140,8 @@ class Config:
         for entry in fields(self):
             _check(entry, getattr(self, entry.name))
         if self.dataset not in DATASETS and not self.dataset.endswith(FILES):
-            raise ConfigError(_unknown("dataset", self.dataset, DATASETS, " or a path to a .npz or .txt file"))
+            files = " or the path of a .npz file, as numpy.savez(path, train=array) writes it, or of a .txt file"
+            raise ConfigError(_unknown("dataset", self.dataset, DATASETS, files))
         for name in ("beta", "beta_start", "lr", "max_norm", "svi_lr"):
             if getattr(self, name) == 0:
                 raise ConfigError(f"expected {_flag(name)} above 0, got 0")

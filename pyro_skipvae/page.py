@@ -14,7 +14,8 @@ from types import SimpleNamespace
 
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from pyro_skipvae import figures, texts
 from pyro_skipvae.build import resolve
@@ -82,6 +83,13 @@ MODEL_TEXTS = {
         "z from the prior, x from the decoder word by word, always with the same random numbers.",
     ),
 }
+KINDS = {  # words of a verdict -> its kind; any other is "collapsed"
+    "not collapsed": "not collapsed",
+    "partly collapsed": "partly collapsed",
+    "undecided": "undecided",
+    "cannot be told": "undecided",
+    "does not fit": "undecided",
+}
 ORDER = ("reconstructions.png", "samples.png", "traversals.png", "rates", "units", "tsne.png", "pca.png", "training", "bound")
 BESIDE = ("Rate of each dimension", "Reconstructions", "Samples from the model", "Posterior means, t-SNE")
 MEANING = {
@@ -89,6 +97,7 @@ MEANING = {
     "partly collapsed": "The decoder uses z. Some dimensions vary with x, the others stay at the prior and are idle.",
     "not collapsed": "The posterior varies with x, and the decoder depends on it.",
     "no latent variables": "",
+    "undecided": "These points do not tell whether the decoder uses z.",
     "not measured": "There is no report in this run folder yet.",
 }
 
@@ -368,10 +377,10 @@ def _headline(record):
     elif config.latent_dim == 0:
         kind = "no latent variables"
     else:
-        kind = next((kind for kind in ("not collapsed", "partly collapsed") if kind in sentence), "collapsed")
+        kind = next((kind for words, kind in KINDS.items() if words in sentence), "collapsed")
     title = DATASETS[config.dataset].title if config.dataset in DATASETS else "a file of one's own"
     return {
-        "verdict": sentence.replace(f": {kind}", ""),
+        "verdict": sentence.removesuffix(f": {kind}."),
         "kind": kind,
         "meaning": MEANING[kind],
         "model": f"{config.layers}-layer {config.decoder} {config.model}"
@@ -513,7 +522,7 @@ def nats(value):
     if value is None:
         return "–"
     if isinstance(value, int):
-        return f"{value:,}"
+        return f"{value:,}".replace("-", MINUS)
     return f"{value:,.{decimals(value)}f}".replace("-", MINUS)
 
 
@@ -527,10 +536,11 @@ def deviation(value, of):
     return f"{value:,.{decimals(of)}f}"
 
 
-def prose(text):
-    """A sentence in HTML: what stands between backticks as code, and true minus signs."""
-    text = re.sub(r"(?<![\w-])-(?=\d)", MINUS, str(escape(text)))
-    return Markup(re.sub(r"`([^`]+)`", lambda found: f"<code>{found[1].replace(MINUS, '-')}</code>", text))
+def prose(text, block=False):
+    """Markdown as HTML, with true minus signs: a sentence, or blocks with paragraphs, lists and tables."""
+    read = MarkdownIt("commonmark").enable("table")
+    text = re.sub(r"(?<![\w-])-(?=\d)", MINUS, text)
+    return Markup(read.render(text) if block else read.renderInline(text))
 
 
 def signed(value):

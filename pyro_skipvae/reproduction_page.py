@@ -67,7 +67,9 @@ def columns(table, entries):
                 places.append((name, arm, cell.published, cell.ours, cell.deviation))
         if any(ours is not None for *_, ours, _ in places):
             alt = "; ".join(f"{name}: published {_said(theirs)}, ours {_said(ours)}" for name, _, theirs, ours, _ in places)
-            caption = "Rings: published. Dots: ours, with bars of one deviation over seeds where there are two at least."
+            published = any(theirs is not None for _, _, theirs, *_ in places)
+            caption = "Rings: published. " * published
+            caption += "Dots: ours, with bars of one deviation over seeds where there are two at least."
             caption += " *: ours scaled down." if any(name.endswith("*") for name, *_ in places) else ""
             figure = figures.published_and_ours(places, heading=heading(column))
             drawn.append(picture(heading(column), alt, caption, figure))

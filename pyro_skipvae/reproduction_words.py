@@ -130,8 +130,10 @@ def paired_difference(table, entries, row, first, second):
     """
     arms = [entries_at(table, entries, row, arm) for arm in (first, second)]
     lists = [[e["elbo_per_point"] for e in own if "elbo_per_point" in e] for own in arms]
-    means = [[statistics.fmean(values) for values in zip(*own, strict=False)] for own in lists]
-    delta = [one - other for one, other in zip(*means, strict=False)]
+    if not all(lists) or len({len(values) for own in lists for values in own}) > 1:
+        return None  # not of the same points
+    means = [[statistics.fmean(values) for values in zip(*own, strict=True)] for own in lists]
+    delta = [one - other for one, other in zip(*means, strict=True)]
     if len(delta) < 2:
         return None
     mean, half = statistics.fmean(delta), 1.96 * statistics.stdev(delta) / len(delta) ** 0.5
@@ -181,7 +183,10 @@ def notes(table, entries):
     found = [_protocol(table)]
     if "mi" in table.columns and ceilings:
         stated = " and ".join(f"{ceiling:.2f}" for ceiling in ceilings)
-        found.append(f"MI as in the paper is at most ln N = {stated}; the upper and the fitted-marginal bound have no ceiling.")
+        found.append(
+            f"MI as in the paper is at most ln N = {stated}, up to the noise of one draw; the upper and the fitted-marginal "
+            "bound have no ceiling."
+        )
     if any(run.scaled for run in table.runs):
         found.append("Scaled down as the rows say, and so not comparable with what was published; --full trains in full.")
     if any(e["settings"].get("limit_train") and not e["scaled"] for e in own):

@@ -152,7 +152,9 @@ def test_the_command_repeats_the_run(record, tmp_path):
         ({"card.log_likelihood_points": 50}, "The log-likelihood stands on the first 50 of 60 test points."),
         ({"card.elbo_points": 50}, "stand on the first 50 of 60 test points."),
         ({"log_likelihood": -20.0, "log_likelihood_tenth": -30.0}, "The true value is higher."),
-        ({"verdict": "0 of 4 units active: collapsed."}, "Collapsed. 0 of 4 units active."),
+        ({"verdict": "0 of 4 units active: collapsed."}, "Collapsed. 0 of 4 units active"),
+        ({"verdict": "2 of 4 units active; not told from 0: undecided."}, "Undecided. 2 of 4 units active; not told from 0"),
+        ({"verdict": "2 of 4 units active: it does better, so the encoder does not fit it."}, "Undecided. 2 of 4 units"),
         ({"log_likelihood": None}, "not available"),
     ],
 )
