@@ -73,7 +73,8 @@ def train(
 
     Without options: a 9-layer PixelCNN skip model on the digits of scikit-learn, in about two minutes on two cores.
     Every setting may also come from a variable, such as SKIPVAE_EPOCHS, or a file: flag > variable > file > default.
-    SIGTERM and Ctrl-C end the step, write a checkpoint and exit with 143 or 130; SIGUSR1 writes one and goes on.
+    SIGTERM, Ctrl-C and a closed terminal end the step, write a checkpoint and exit with 143, 130 or 129; SIGUSR1 writes
+    one and goes on.
     """
     if resume and out:
         raise click.UsageError("expected --resume RUN or --out RUN, got both")

@@ -1,7 +1,7 @@
 """How mistakes are told: one plain line on stderr, and an exit code that says of which kind it was.
 
 0 done    1 unexpected    2 usage or setting    3 data missing or damaged    4 run or checkpoint
-5 not finite    130 stopped by Ctrl-C    143 stopped by SIGTERM
+5 not finite    129 its terminal was closed    130 stopped by Ctrl-C    143 stopped by SIGTERM
 """
 
 import contextlib

@@ -81,7 +81,9 @@ class Pool:
         kept = {n: value for n, value in os.environ.items() if not n.startswith("SKIPVAE_") or n == "SKIPVAE_DATA"}
         environment = ({"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}) | kept
         command += ["--report-budget", self.budget]
-        process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            [*map(str, command)], stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=_ends_with_us()
+        )
         log.close()
         label = _label(planned)
         task = bar.add_task(label, total=planned.config.epochs, status="")
@@ -158,6 +160,21 @@ class Anew:
 
     def done(self):
         self.file.unlink()
+
+
+def _ends_with_us():
+    """What a process does at its start so that it gets a SIGHUP when we die, even of a SIGKILL; None but on Linux."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    libc, death_signal = ctypes.CDLL(None), 1  # PR_SET_PDEATHSIG
+
+    def begin():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ours may be ignored, as under nohup
+        libc.prctl(death_signal, signal.SIGHUP)
+
+    return begin
 
 
 def fresh(path, taken=()):

@@ -1,4 +1,4 @@
-"""Signals of a training run: SIGTERM and Ctrl-C ask for a stop, SIGUSR1 for a checkpoint. In place before torch is."""
+"""Signals of a training run: SIGTERM, Ctrl-C and a closed terminal stop it, SIGUSR1 saves. In place before torch is."""
 
 import contextlib
 import os
@@ -6,7 +6,8 @@ import signal
 
 from .errors import Stopped
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+STOPPING = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number)
 SAVING = getattr(signal, "SIGUSR1", None)  # not on Windows
 
 
@@ -44,6 +45,8 @@ class Signals:
             raise Stopped(self.stop)
 
     def _on_stop(self, number, _frame):
+        if self.stop is not None and number == HANGUP:
+            return  # one end of a terminal, or of the process that started this one, may send several
         if self.stop is not None:
             os._exit(128 + number)
         self.stop = number

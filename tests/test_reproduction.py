@@ -6,12 +6,16 @@ import json
 import math
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from test_cli import skipvae
+from test_cli import SCRIPT, skipvae
 
 from pyro_skipvae import analyses, reproduction, reproduction_page, reproduction_words, side_claims
 from pyro_skipvae.config import Config, ConfigError
@@ -432,6 +436,32 @@ def test_a_slice_ends_with_a_checkpoint_and_the_next_goes_on(tmp_path, monkeypat
     assert [line["epoch"] for line in after] == list(range(1, 61)) and after[: len(before)] == before
     Pool([planned], tmp_path, "any", minutes=0.01, **options)
     assert "or slices may never finish a run" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they go on")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_runs_end_with_a_checkpoint_when_the_command_is_killed(number, tmp_path):
+    arguments = ["reproduce", "theorem1", "--epochs", "5000", "--limit-train", "100", "--seeds", "1", "--device", "cpu"]
+    process = subprocess.Popen([SCRIPT, *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    run = tmp_path / "runs/reproduce/theorem1/digits-plain-epochs5000-limit-train100-seed0"
+    log = run.with_suffix(".log")
+    try:
+        _until(lambda: (run / "metrics.jsonl").exists())
+        process.send_signal(number)
+        code = process.wait(60)
+        _until(lambda: "Stopped by SIG" in log.read_text())
+    finally:
+        process.kill()
+    assert code == (-number if number == signal.SIGKILL else 128 + number)
+    assert (run / "checkpoints/last.safetensors").exists()
+    _until(lambda: not (run / ".lock").exists())
+
+
+def _until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_what_is_made_anew_is_gone_on_with(tmp_path):
