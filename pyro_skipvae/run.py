@@ -252,17 +252,31 @@ def _lock(lock, path):
 
 
 def _holder(lock, wait=1.0):
-    """(pid, host) out of a lock file; its holder may be about to write them."""
+    """(pid, host) out of a lock file; its holder may be about to write them, over those of one that was killed."""
     end = time.monotonic() + wait
     while True:
         try:
             os.lseek(lock, 0, os.SEEK_SET)
             holder = json.loads(os.read(lock, 1000))
-            return holder["pid"], holder["host"]
+            pid, host = holder["pid"], holder["host"]
         except ValueError:
-            if time.monotonic() >= end:
-                return None, None
-            time.sleep(0.01)
+            pid, host = None, None
+        if time.monotonic() >= end or (pid and not _gone(pid, host)):
+            return pid, host
+        time.sleep(0.01)
+
+
+def _gone(pid, host):
+    """Whether a process of this host has ended; of another host's nothing can be said."""
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # somebody else's, and alive
+    return False
 
 
 def load_run(path, *, device="cpu", which="best"):

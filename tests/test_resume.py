@@ -1,11 +1,15 @@
 """A run that was killed goes on to the same end, bit for bit; what it is asked that it cannot do, it refuses."""
 
+import fcntl
 import json
+import multiprocessing
 import os
 import random
 import re
 import shutil
 import signal
+import socket
+import threading
 
 import numpy as np
 import pytest
@@ -223,6 +227,21 @@ def test_a_run_folder_is_held_without_what_windows_lacks(tmp_path, monkeypatch):
     with Run(tmp_path).locked():
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
     assert not (tmp_path / ".lock").exists()
+
+
+def test_a_refusal_names_the_run_that_holds_the_folder_not_the_one_that_was_killed(tmp_path):
+    """A run that takes a killed one's folder writes its number a moment after it locks; the refused one waits for it."""
+    ended = multiprocessing.get_context("spawn").Process()
+    ended.start()
+    ended.join()
+    lock = tmp_path / ".lock"
+    lock.write_text(json.dumps({"pid": ended.pid, "host": socket.gethostname()}))
+    with lock.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        ours = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        threading.Timer(0.2, lock.write_text, [ours]).start()
+        with pytest.raises(RunError, match=f"process {os.getpid()} on "), Run(tmp_path).locked():
+            pass
 
 
 def test_too_little_space_is_found_at_the_start(tmp_path):
