@@ -23,9 +23,10 @@ class Pool:
     """
 
     def __init__(self, planned, root, name, *, jobs, minutes, device, budget, force):
-        self.waiting, self.running, self.root, self.folder, self.jobs = list(planned), {}, root, root / name, jobs
+        self.running, self.root, self.folder, self.jobs = {}, root, root / name, jobs
         self.device, self.budget, self.failed = device, budget, []
         self.anew = Anew(self.folder, planned) if force else None
+        self.waiting = [run for run in planned if not (self.anew and self.anew.is_kept(run))]
         self.end = time.monotonic() + 60 * minutes if minutes else float("inf")
         if minutes and budget >= 60 * minutes:
             warn(
@@ -40,6 +41,11 @@ class Pool:
             yield from self._trained()
         if self.anew and not self.waiting and not self.running and not self.failed:
             self.anew.done()
+
+    def keep(self, planned):
+        """Say that what a run leaves is in the results: a --force that goes on need not look at it again."""
+        if self.anew:
+            self.anew.keep(planned)
 
     def fail(self, planned, reason):
         """Tell that a run is left out, and why."""
@@ -64,6 +70,8 @@ class Pool:
         from pyro_skipvae.reproduction import is_finished
 
         for planned in list(self.waiting):
+            if time.monotonic() >= self.end:
+                return
             path = self._begun(planned)
             if path and is_finished(path):
                 self.waiting.remove(planned)
@@ -128,19 +136,16 @@ class Pool:
 
 
 class Anew:
-    """Which runs are to be made anew, and where: a file that stays until all of them are, so that it can be gone on with."""
+    """Which runs are to be made anew, and where ("" once its results are kept): a file that stays until all of them are."""
 
     def __init__(self, folder, planned):
-        from pyro_skipvae.checkpoint import write_whole
-
         self.file, self.folder = folder / "anew.json", folder
-        begun = self._read() if self.file.exists() else {}
+        self.begun = self._read() if self.file.exists() else {}
         for run in planned:
-            if run.folder not in begun:
-                begun[run.folder] = fresh(folder / run.folder, taken=begun.values()).name
+            if run.folder not in self.begun:
+                self.begun[run.folder] = fresh(folder / run.folder, taken=self.begun.values()).name
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.file, json.dumps(begun, indent=1))
-        self.begun = begun
+        self._write()
 
     def _read(self):
         from pyro_skipvae.stored import check, loads
@@ -157,6 +162,18 @@ class Anew:
 
     def folder_of(self, planned):
         return self.folder / self.begun[planned.folder]
+
+    def keep(self, planned):
+        self.begun[planned.folder] = ""
+        self._write()
+
+    def is_kept(self, planned):
+        return not self.begun[planned.folder]
+
+    def _write(self):
+        from pyro_skipvae.checkpoint import write_whole
+
+        write_whole(self.file, json.dumps(self.begun, indent=1))
 
     def done(self):
         self.file.unlink()

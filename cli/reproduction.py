@@ -71,11 +71,12 @@ def reproduce(
     """
     from pyro_skipvae import reproduction, reproduction_words
     from pyro_skipvae.checkpoint import CheckpointError
+    from pyro_skipvae.data import DataError
     from pyro_skipvae.reproduction_page import write_page
     from pyro_skipvae.run import RunError
 
     if listing:
-        return click.echo(_listing(reproduction, name, results, which), nl=False)
+        return click.echo(_listing(reproduction, name, results, device, which), nl=False)
     if not name:
         raise click.UsageError(f"expected what to reproduce: {', '.join(reproduction.table_names())}; or --list")
     with user_errors():
@@ -83,7 +84,7 @@ def reproduce(
         file = Path(results) / f"{name}.json"
         if show and not Path(results).is_dir():
             raise ValueError(f"expected a folder of results, got {results}")
-        entries, others = reproduction.read_results(file), reproduction.results_of_others(name, results)
+        entries, others = reproduction.read_results(file), reproduction.results_of_others(wanted, results)
     missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries + others)]
     if missing and not show:
         _check(missing, device, results, folder)
@@ -93,11 +94,12 @@ def reproduce(
             for planned, path in pool.finished():
                 try:
                     entry = reproduction.entry_of(planned, path, device=device)
-                except (ValueError, RunError, CheckpointError) as error:
+                except (ValueError, RunError, CheckpointError, DataError) as error:
                     pool.fail(planned, str(error))
                     continue
                 entries = reproduction.added(reproduction.read_results(file), entry)  # another process may have written too
                 reproduction.write_results(file, wanted, entries)
+                pool.keep(planned)
     entries = entries + others
     if wanted.study == "theorem":
         note("The random networks that stand beside its table take about 15 s.")
@@ -105,11 +107,18 @@ def reproduce(
         click.echo(json.dumps(reproduction_words.as_json(wanted, entries), indent=2))
     else:
         click.echo(_markdown(wanted, entries) if markdown else _text(wanted, entries), nl=False)
-    html = html or file.with_suffix(".html")
+    html = html or file.with_name(f"{'-'.join([name, *_otherwise(which)])}.html")
     with written(html):
         write_page(wanted, entries, html)
     if missing and not show and pool.failed:
         raise RunsFailed(f"{len(pool.failed)} runs failed: {'; '.join(pool.failed)}")
+
+
+def _otherwise(which):
+    """What makes a table another than it stands in its preset, as words for the name of its page."""
+    named = {name: value for name, value in which.items() if value not in (None, False, "default")}
+    return [name if value is True else value if name == "protocol" else f"{name.replace('_', '-')}-{value}"
+            for name, value in named.items()]  # fmt: skip
 
 
 def _check(planned, device, results, folder):
@@ -126,16 +135,16 @@ def _check(planned, device, results, folder):
             build_data(config)
 
 
-def _listing(reproduction, name, results, which):
+def _listing(reproduction, name, results, device, which):
     """Each table with its data, what is done, and what the rest would cost here, measured on a step of each cell."""
     note("Measuring a step of each cell that is not done.")
-    costs, rows = Costs(), []
+    costs, rows = Costs(device), []
     with user_errors():
         tables = [reproduction.load_table(each, **which) for each in ([name] if name else reproduction.table_names())]
     for wanted in tables:
         with user_errors():
             entries = reproduction.read_results(Path(results) / f"{wanted.name}.json")
-            entries = entries + reproduction.results_of_others(wanted.name, results)
+            entries = entries + reproduction.results_of_others(wanted, results)
         missing = [run for run in wanted.runs if not reproduction.entry_for(run, entries)]
         absent = costs.absent(wanted.runs)
         seconds = sum(costs.of(run) for run in missing if run.config.dataset not in absent)
@@ -150,8 +159,8 @@ def _listing(reproduction, name, results, which):
 class Costs:
     """Seconds of training that runs take here, from a step of each cell, whichever tables it stands in; reports come on top."""
 
-    def __init__(self):
-        self.data, self.seconds = {}, {}
+    def __init__(self, device):
+        self.device, self.data, self.seconds = device, {}, {}
 
     def absent(self, runs):
         """The data sets of some runs that are not on this machine."""
@@ -176,9 +185,9 @@ class Costs:
         data = self._data(config)
         config = resolve(config, data)
         part = replace(config, batch_size=max(1, config.batch_size // PART))
-        found = trial(make_job(part, data, device="auto"))
+        found = trial(make_job(part, data, device=self.device))
         if found["seconds_per_epoch"] < LONG_SECONDS * found["steps_per_epoch"]:  # what a step costs beside its items counts
-            found = trial(make_job(config, data, device="auto"))
+            found = trial(make_job(config, data, device=self.device))
         return found["seconds"]
 
     def _data(self, config):

@@ -55,8 +55,8 @@ def clusters(vae, data, config):
     plane = tsne(means[:EMBEDDED_POINTS])
     share = neighbour_accuracy(means, classes)
     return {
-        "neighbours": round(100 * share, 4),
-        "neighbours_error": round(100 * (share * (1 - share) / len(means)) ** 0.5, 4),
+        "test_neighbours": round(100 * share, 4),
+        "test_neighbours_error": round(100 * (share * (1 - share) / len(means)) ** 0.5, 4),
         "silhouette": round(probes.silhouette(means, classes), 4),
         **{name: [round(float(value), 1) for value in values] for name, values in zip("xy", plane.T, strict=True)},
         "classes": classes[:EMBEDDED_POINTS].tolist(),

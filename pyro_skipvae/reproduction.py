@@ -53,7 +53,8 @@ COLUMNS = {
     "units_between": (f"units of {BETWEEN[0]} to {BETWEEN[1]}, %", "units_between"),
     "mlp_probe": ("MLP probe, %", "mlp_probe"),
     "linear_probe": ("linear probe, %", "linear_probe"),
-    "neighbours": ("10 nearest neighbours, %", "neighbours"),
+    "neighbours": ("10 nearest training items, %", "neighbours"),
+    "test_neighbours": ("10 nearest test items, %", "test_neighbours"),
     "silhouette": ("silhouette", "silhouette"),
     "random_mlp_probe": ("random encoder, MLP probe, %", "random_mlp_probe"),
     "random_linear_probe": ("random encoder, linear probe, %", "random_linear_probe"),
@@ -93,7 +94,7 @@ class Table:
 
     `pictures` names what is drawn of it on its page, beside its numbers; `study` what says more than numbers;
     `comparable` is False where the published numbers are of other data, so that only orderings can be compared;
-    `counted_otherwise` maps rows of ours to the published ones that they are if layers are counted in another way.
+    `parts` are the tables that it takes runs from; `counted_otherwise` maps rows of ours to the published ones that they are if layers are counted in another way.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Table:
     comparable: bool = True
     counted_otherwise: dict = field(default_factory=dict)
     protocol: str = "default"
+    parts: list[str] = field(default_factory=list)
 
 
 def table_names():
@@ -126,9 +128,10 @@ def load_table(name, *, seeds=None, protocol="default", full=False, **scale):
     if name not in table_names():
         raise ConfigError(f"unknown table {name!r}: expected {', '.join(table_names())}")
     content = tomllib.loads((files("pyro_skipvae") / "presets" / "reproduce" / f"{name}.toml").read_text(encoding="utf-8"))
-    published, runs = {}, []
+    published, runs, parts = {}, [], []
     for part in content.get("tables", ()):
         other = load_table(part["name"], seeds=seeds, protocol=protocol, full=full, **scale)
+        parts.append(other.name)
         name_of = {row: f"{part['row']}, {row}" for row, _ in other.published}
         for (row, arm), found in other.published.items():
             if arm in part["arms"]:
@@ -141,7 +144,7 @@ def load_table(name, *, seeds=None, protocol="default", full=False, **scale):
     if protocol != "default" and not any(run.quirks for run in runs):
         raise ConfigError(f"expected --protocol default for {name}, which has no settings of the paper, got {protocol}")
     named = {key: content[key] for key in ("note", "pictures", "study", "comparable", "counted_otherwise") if key in content}
-    return Table(name, content["title"], content["columns"], published, runs, protocol=protocol, **named)
+    return Table(name, content["title"], content["columns"], published, runs, protocol=protocol, parts=parts, **named)
 
 
 def _planned(cell, content, seeds, protocol, scale):
@@ -172,9 +175,13 @@ def read_results(path):
     return entries
 
 
-def results_of_others(name, folder):
-    """The entries of all other tables in a folder of results: one of the same settings and seed need not be made again."""
-    return [entry for other in table_names() if other != name for entry in read_results(Path(folder) / f"{other}.json")]
+def results_of_others(table, folder):
+    """The entries of all other tables in a folder of results: one of the same settings and seed need not be made again.
+
+    Those come first that the table takes its runs from.
+    """
+    others = table.parts + [name for name in table_names() if name not in (table.name, *table.parts)]
+    return [entry for other in others for entry in read_results(Path(folder) / f"{other}.json")]
 
 
 def run_folder(planned, folder):
@@ -276,12 +283,16 @@ class Cell:
 
 def cells(table, entries):
     """{(row, arm): {column: Cell}} of the entries that belong to the table's planned runs."""
-    found = {}
-    for place, published in table.published.items():
-        own = entries_at(table, entries, *place)
-        values = {column: [v for e in own if (v := value_of(e, column)) is not None] for column in shown_columns(table)}
-        found[place] = {column: _cell(published.get(column), values[column]) for column in values}
-    return found
+    shown = shown_columns(table)
+    return {place: {column: cell_at(table, entries, place, column) for column in shown} for place in table.published}
+
+
+def cell_at(table, entries, place, column):
+    """The cell of a column in a place (row, arm)."""
+    values = [v for e in entries_at(table, entries, *place) if (v := value_of(e, column)) is not None]
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    mean = statistics.fmean(values) if len(values) > 1 else next(iter(values), None)  # one count is a whole number
+    return Cell(table.published[place].get(column), mean, deviation, len(values))
 
 
 def value_of(entry, column):
@@ -298,12 +309,17 @@ def value_of(entry, column):
     return estimate and estimate.value
 
 
+def interval_of(entry, column):
+    """(number, half of its 95 % interval over test points) of an entry in a column, or None where it has no interval."""
+    name = COLUMNS[column][1]
+    for numbers in entry.get("analysis", {}).values():
+        if f"{name}_error" in numbers:
+            return numbers[name], 1.96 * numbers[f"{name}_error"]
+    estimate = estimates_of(entry["report"]).get(name)
+    return None if estimate is None or estimate.low is None else (estimate.value, (estimate.high - estimate.low) / 2)
+
+
 def shown_columns(table):
     """The columns of the table, and those that stand beside an MI at its ceiling."""
     return [*table.columns, *(BESIDE if "mi" in table.columns else ())]
 
-
-def _cell(published, values):
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    mean = statistics.fmean(values) if len(values) > 1 else next(iter(values), None)  # one count is a whole number
-    return Cell(published, mean, deviation, len(values))

@@ -19,7 +19,7 @@ from pyro_skipvae.reproduction import (
     entry_for,
     shown_columns,
 )
-from pyro_skipvae.reproduction_words import is_comparable, label, notes, orderings, premise
+from pyro_skipvae.reproduction_words import is_comparable, label, notes, orderings, premise, scaled_words
 
 
 def write_page(table, entries, path):
@@ -33,7 +33,6 @@ def write_page(table, entries, path):
 def page_of(table, entries):
     """The HTML of a table with the entries of its results."""
     found, own = cells(table, entries), [(run, e) for run in table.runs if (e := entry_for(run, entries))]
-    scaled = {name: value for run in table.runs for name, value in run.scaled.items()}
     return render(
         "reproduction.html.j2",
         title=table.title,
@@ -41,7 +40,7 @@ def page_of(table, entries):
         done=len(own),
         published=any(table.published.values()),
         premise=premise(table),
-        scaled=", ".join(f"{name} {value:,}" for name, value in scaled.items()),
+        scaled=scaled_words(table),
         headings=[heading(column) for column in shown_columns(table)],
         rows=[_row(table, place, found[place]) for place in found],
         orderings=orderings(table, entries),
@@ -81,7 +80,7 @@ def depth(table, entries):
     found, drawn = cells(table, entries), []
     for decoder in dict.fromkeys(_decoder(row) for row, _ in found):
         for column in table.columns:
-            curves = [_curve(found, decoder, arm, column) for arm in ("plain", "skip")]
+            curves = [curve(found, decoder, arm, column) for arm in ("plain", "skip")]
             alt = "; ".join(
                 f"{arm}, {layers} layers: published {_said(theirs)}, ours {_said(ours)}"
                 for arm, depths, published, values, _ in curves
@@ -104,7 +103,7 @@ def planes(table, entries):
         entry = entry_for(run, entries)
         if entry:
             numbers = entry["analysis"]["clusters"]
-            scores = f"10 nearest neighbours {numbers['neighbours']:.1f} %, silhouette {numbers['silhouette']:.3f}"
+            scores = f"10 nearest neighbours {numbers['test_neighbours']:.1f} %, silhouette {numbers['silhouette']:.3f}"
             plane = list(zip(numbers["x"], numbers["y"], strict=True))
             figure = figures.posterior_means(plane, numbers["classes"], title=scores)
             name = f"{run.row}, {run.arm}" + (f", seed {run.seed}" if run.seed else "")
@@ -127,7 +126,8 @@ def variances(table, entries):
             counts = "; ".join(f"{arm}: {sum(v > 0.01 for v in own)} of {len(own)} above 0.01" for arm, own in groups.items())
             caption = f"All units of all runs. Grey: from {BETWEEN[0]} to {BETWEEN[1]}. Values below 1e-8 are shown there."
             figure = figures.variance_histogram(groups, between=BETWEEN)
-            drawn.append({**picture(decoder, counts, caption, figure), "wide": True})
+            small = any(run.scaled for run in table.runs if _decoder(run.row) == decoder)
+            drawn.append({**picture(decoder + " (scaled down)" * small, counts, caption, figure), "wide": True})
     return drawn
 
 
@@ -149,7 +149,7 @@ def _run(run, entry):
     return {**about, "card": entry["report"]["card"], "command": train_command(run.config, changed)}
 
 
-def _curve(found, decoder, arm, column):
+def curve(found, decoder, arm, column):
     """(arm, depths, published, ours, deviations) of the rows "DECODER, 3 layers"."""
     own = [(int(row.removeprefix(f"{decoder}, ").split()[0]), cell[column]) for (row, a), cell in found.items()
            if a == arm and _decoder(row) == decoder]  # fmt: skip

@@ -1,18 +1,25 @@
 """What the numbers of a table say, in words: whether a published ordering holds, and what a reader has to know beside it."""
 
-import math
 import statistics
-from dataclasses import dataclass
-
-from scipy.stats import t as student
 
 from pyro_skipvae import side_claims, theorem_study
 from pyro_skipvae.compare import estimates_of
-from pyro_skipvae.reproduction import AUTHORS_CODE, BETWEEN, BURDA, CEILING, COLUMNS, Cell, cells, entries_at, entry_for
+from pyro_skipvae.diagnostics.mutual_information import SATURATED
+from pyro_skipvae.reproduction import (
+    AUTHORS_CODE,
+    BETWEEN,
+    BURDA,
+    CEILING,
+    COLUMNS,
+    cells,
+    entries_at,
+    entry_for,
+    shown_columns,
+)
+from pyro_skipvae.reproduction_intervals import intervals
 
 STUDIES = {"theorem": theorem_study, "side-claims": side_claims}
 UNORDERED = ("au_authors_code", "units_between", "random_mlp_probe", "random_linear_probe")  # no claim of skip against plain
-NEAR = 0.05  # nats: closer than that to its ceiling ln N, a mutual information says nothing
 
 
 def premise(table):
@@ -23,13 +30,15 @@ def premise(table):
 def orderings(table, entries):
     """In words, for each row and column with a plain and a skip arm: what was published, what we find, and whether it holds.
 
-    A difference is shown where the interval over seeds (95 %, Welch's) leaves out 0; with one seed of an arm there is none,
-    and the words say so. Of the ELBO the difference on the same test points stands there too. An MI at its ceiling ln N
-    orders nothing. Then the arms that the paper lacks. Where there is a study, what that finds.
+    A difference is shown where its intervals (95 %) leave out 0: the one over seeds (Welch's), and of the ELBO the one on the
+    same test points too. With one seed of an arm there is none over seeds, and the words say so; then the interval over test
+    points decides, where a number has one. Of MIs within 2 nats of their ceiling ln N none is ordered. Then the arms that the
+    paper lacks. Where there is a study, what that finds.
     """
     found, sentences = cells(table, entries), []
     if table.study:
-        return STUDIES[table.study].findings(found)
+        small = f"Scaled down ({words}). " if (words := scaled_words(table)) else ""
+        return [small + sentence for sentence in STUDIES[table.study].findings(table, entries)]
     for row in dict.fromkeys(row for row, arm in found if arm == "plain" and (row, "skip") in found):
         plain, skip = found[row, "plain"], found[row, "skip"]
         own = [e for arm in ("plain", "skip") for e in entries_at(table, entries, row, arm)]
@@ -37,32 +46,36 @@ def orderings(table, entries):
         name = row + _small(table, row, "skip")
         for column in (c for c in table.columns if c not in UNORDERED):
             if plain[column].seeds and skip[column].seeds:
-                pairs = paired_difference(table, entries, row, "skip", "plain") if column == "elbo" else None
-                sentences.append(_ordering(name, column, plain[column], skip[column], pairs, ceiling))
+                sure = intervals(table, entries, column, (row, "skip"), (row, "plain"))
+                sentences.append(_ordering(name, column, plain[column], skip[column], sure, ceiling))
     return sentences + _other_arms(table, entries, found) + _counted_otherwise(table, found)
 
 
-def _ordering(row, column, plain, skip, pairs=None, ceiling=None):
-    """One sentence: our difference, with its interval over seeds if there is one, the published one, and the verdict."""
-    ours, seeds = skip.ours - plain.ours, over_seeds(skip, plain)
-    sentence = f"{row}, {COLUMNS[column][0]}: skip - plain is {_signed(ours)} here"
-    sure = ([] if seeds is None else [f"{seeds[0]:+.2f} to {seeds[1]:+.2f} over seeds"]) + ([str(pairs)] if pairs else [])
-    sentence += f" ({'; '.join(sure)})" if sure else ""
-    if column == "mi" and ceiling and min(plain.ours, skip.ours) > ceiling - NEAR:
-        return f"{sentence}; both stand at their ceiling of {ceiling:.2f} and order nothing."
+def _ordering(row, column, plain, skip, sure=(), ceiling=None):
+    """One sentence: our difference, with its intervals if there are any, the published one, and the verdict."""
+    ours, one_seed = skip.ours - plain.ours, " (one seed)" if min(plain.seeds, skip.seeds) < 2 else ""
+    sentence = f"{row}, {COLUMNS[column][0]}: skip - plain is {_signed(ours)} here" + _in_brackets(sure)
+    if column == "mi" and ceiling and min(plain.ours, skip.ours) > ceiling - SATURATED:
+        return f"{sentence}; both are within {SATURATED} nats of their ceiling of {ceiling:.2f} (saturated) and order nothing."
     if None in (plain.published, skip.published):
         return sentence + "; nothing was published."
-    if column == "mi" and min(plain.published, skip.published) > CEILING - NEAR:
-        return f"{sentence}; both published values stand at the ceiling ln 10,000 = {CEILING:.2f} and order nothing."
+    if column == "mi" and min(plain.published, skip.published) > CEILING - SATURATED:
+        return f"{sentence}; both published values are saturated at the ceiling ln 10,000 = {CEILING:.2f} and order nothing."
     theirs = skip.published - plain.published
     if theirs == 0:
         return f"{sentence}; the published values are equal and order nothing."
-    if seeds and not _leaves_out_0(*seeds):
-        return f"{sentence}, {_signed(theirs)} published: not shown over seeds."
-    if seeds is None and pairs and not _leaves_out_0(pairs.low, pairs.high):
-        return f"{sentence}, {_signed(theirs)} published: not shown over test points (one seed)."
-    told = "holds" if ours * theirs > 0 else "does not hold"
-    return f"{sentence}, {_signed(theirs)} published: the ordering {told}{' (one seed)' if seeds is None else ''}."
+    sentence += f", {_signed(theirs)} published"
+    for difference in sure:
+        if not difference.sign:
+            return f"{sentence}: not shown over {'seeds' if difference.over == 'over seeds' else 'test points'}{one_seed}."
+    if len({difference.sign for difference in sure}) > 1:
+        return f"{sentence}: seeds and test points say the opposite of each other."
+    sign = sure[0].sign if sure else ours
+    return f"{sentence}: the ordering {'holds' if sign * theirs > 0 else 'does not hold'}{one_seed}."
+
+
+def _in_brackets(sure):
+    return f" ({'; '.join(map(str, sure))})" if sure else ""
 
 
 def _other_arms(table, entries, found):
@@ -86,10 +99,8 @@ def _difference(table, entries, row, first, second, of):
     parts = []
     for column in (c for c in ("elbo", "kl") if c in table.columns):
         a, b = (cell[column] for cell in of)
-        seeds = over_seeds(a, b)
-        pairs = paired_difference(table, entries, row, first, second) if column == "elbo" else None
-        sure = ([] if seeds is None else [f"{seeds[0]:+.2f} to {seeds[1]:+.2f} over seeds"]) + ([str(pairs)] if pairs else [])
-        parts.append(f"{a.ours - b.ours:+.2f} in {COLUMNS[column][0]}" + (f" ({'; '.join(sure)})" if sure else ""))
+        sure = intervals(table, entries, column, (row, first), (row, second))
+        parts.append(f"{a.ours - b.ours:+.2f} in {COLUMNS[column][0]}{_in_brackets(sure)}")
     counts = " and ".join(str(cell["elbo"].seeds) for cell in of)
     return ", ".join(parts) + f"; seeds: {counts}"
 
@@ -98,7 +109,7 @@ def _counted_otherwise(table, found):
     """Our numbers beside those published for one layer more, where a paper may have counted another layer than we do."""
     told = []
     for ours, theirs in table.counted_otherwise.items():
-        for arm in ("plain", "skip"):
+        for arm in (arm for arm in ("plain", "skip") if is_comparable(table, ours, arm)):
             parts = []
             for column in ("elbo", "kl"):
                 value, published = found[ours, arm][column].ours, found[theirs, arm][column].published
@@ -110,55 +121,8 @@ def _counted_otherwise(table, found):
     return told
 
 
-def over_seeds(first: Cell, second: Cell):
-    """The 95 % interval (low, high) of first - second by Welch's t over seeds, or None where an arm has one seed."""
-    if first.deviation is None or second.deviation is None:
-        return None
-    parts = [cell.deviation**2 / cell.seeds for cell in (first, second)]
-    delta, total = first.ours - second.ours, sum(parts)
-    if not total:
-        return delta, delta
-    freedom = total**2 / sum(part**2 / (cell.seeds - 1) for part, cell in zip(parts, (first, second), strict=True))
-    half = float(student.ppf(0.975, freedom)) * math.sqrt(total)
-    return delta - half, delta + half
-
-
-def paired_difference(table, entries, row, first, second):
-    """The ELBO of one arm minus that of another, point by point on the same test points: a `Paired`, or None.
-
-    Means over seeds come first; the interval (95 %) is over points.
-    """
-    arms = [entries_at(table, entries, row, arm) for arm in (first, second)]
-    lists = [[e["elbo_per_point"] for e in own if "elbo_per_point" in e] for own in arms]
-    if not all(lists) or len({len(values) for own in lists for values in own}) > 1:
-        return None  # not of the same points
-    means = [[statistics.fmean(values) for values in zip(*own, strict=True)] for own in lists]
-    delta = [one - other for one, other in zip(*means, strict=True)]
-    if len(delta) < 2:
-        return None
-    mean, half = statistics.fmean(delta), 1.96 * statistics.stdev(delta) / len(delta) ** 0.5
-    return Paired(mean, mean - half, mean + half, len(delta))
-
-
-@dataclass(frozen=True)
-class Paired:
-    """A mean difference over test points, its interval, and how many points these are."""
-
-    value: float
-    low: float
-    high: float
-    points: int
-
-    def __str__(self):
-        return f"paired on {self.points:,} test points {self.value:+.2f}, {self.low:+.2f} to {self.high:+.2f}"
-
-
 def _signed(value):
     return f"{round(value, 2) + 0.0:+.2f}".removesuffix(".00")  # not -0.00
-
-
-def _leaves_out_0(low, high):
-    return low > 0 or high < 0
 
 
 def _small(table, row, arm):
@@ -169,6 +133,16 @@ def label(table, row, arm):
     """What is added to our name of a row whose runs are scaled down: by what."""
     scaled = next(run.scaled for run in table.runs if (run.row, run.arm) == (row, arm))
     return f" (scaled down: {', '.join(f'{name} {value:,}' for name, value in scaled.items())})" if scaled else ""
+
+
+def scaled_words(table):
+    """By what the runs of a table are scaled down, with the rows where not all are; "" where none is."""
+    rows = {}
+    for run in table.runs:
+        rows.setdefault(label(table, run.row, run.arm).removeprefix(" (scaled down: ").removesuffix(")"), {})[run.row] = None
+    if len(rows) == 1:
+        return next(iter(rows))
+    return "; ".join(f"{', '.join(own)}: {words}" for words, own in rows.items() if words)
 
 
 def is_comparable(table, row, arm):
@@ -194,10 +168,22 @@ def notes(table, entries):
     if "units_between" in table.columns and own:
         found += _two_kinds(table, entries)
     found += [sentence for e in own for column in ("ppl", "elbo") if column in table.columns if (sentence := _fewer(e, column))]
-    errors = [v for e in own for n in e.get("analysis", {}).values() for name, v in n.items() if name.endswith("_error")]
+    found += _different_data(table, entries)
+    names = [f"{COLUMNS[column][1]}_error" for column in shown_columns(table) if column in COLUMNS]
+    errors = [n[name] for e in own for n in e.get("analysis", {}).values() for name in names if name in n]
     if errors:
         found.append(f"Standard errors of accuracies over test items: at most {max(errors):.2f} percentage points.")
     return found
+
+
+def _different_data(table, entries):
+    """A sentence for each row whose runs were not all on the same data: their numbers cannot be compared."""
+    sets = {}
+    for run in table.runs:
+        if (entry := entry_for(run, entries)) and (data := entry["report"]["card"].get("data")):
+            sets.setdefault(run.row, set()).add(f"{data['name']} ({data['checksum'][:12]})")
+    return [f"{row}: its runs are of different data, and cannot be compared: {', '.join(sorted(names))}."
+            for row, names in sets.items() if len(names) > 1]  # fmt: skip
 
 
 def _protocol(table):
@@ -221,7 +207,8 @@ def _two_kinds(table, entries):
     variances, (low, high) = {}, BETWEEN
     for run in table.runs:
         if entry := entry_for(run, entries):
-            variances.setdefault(run.row.partition(",")[0], []).extend(entry["report"]["active_unit_variances"])
+            decoder = run.row.partition(",")[0] + _small(table, run.row, run.arm)
+            variances.setdefault(decoder, []).extend(entry["report"]["active_unit_variances"])
     found = []
     for decoder, own in variances.items():
         below, between, above = (100 * statistics.fmean(kind) for kind in (
@@ -238,7 +225,8 @@ def as_json(table, entries):
     """The table as plain values: cells, labels and orderings in words, and the entries that they stand on."""
     found = {}
     for (row, arm), columns in cells(table, entries).items():
-        plain = {column: vars(cell) | {"difference": cell.difference} for column, cell in columns.items()}
+        comparable = is_comparable(table, row, arm)
+        plain = {c: vars(cell) | {"difference": cell.difference if comparable else None} for c, cell in columns.items()}
         found.setdefault(row, {})[arm] = plain
     own = [e for run in table.runs if (e := entry_for(run, entries))]
     about = {"schema": 1, "reproduction": table.name, "title": table.title, "protocol": table.protocol}

@@ -2,6 +2,9 @@
 
 from itertools import pairwise
 
+from pyro_skipvae.reproduction import cells
+from pyro_skipvae.reproduction_intervals import intervals
+
 SIZES = ("2 layers", "4 layers", "8 layers")
 BASE, STARTED, SMALL = SIZES[1], "4 layers, data-dependent start", "4 layers, 2 dimensions"
 ARMS = ("plain", "skip")
@@ -12,42 +15,46 @@ def premise() -> list[str]:
     return []
 
 
-def findings(found: dict) -> list[str]:
-    """One sentence for each claim and arm whose runs are there; {(row, arm): {column: cell}} -> sentences."""
-    told = []
-    for arm in ARMS:
-        told += _size([found[row, arm]["kl"].ours for row in SIZES], arm)
-        told += _start(*(found[row, arm]["elbo"].ours for row in (BASE, STARTED)), arm)
-        told += _dimensions(*(found[row, arm]["neighbours"].ours for row in (BASE, SMALL)), arm)
+def findings(table, entries) -> list[str]:
+    """One sentence for each claim and arm whose runs are there, with the 95 % intervals that decide it."""
+    found, told = cells(table, entries), []
+    for say, column, rows in CLAIMS:
+        for arm in ARMS:
+            own = [found[row, arm][column] for row in rows]
+            if all(cell.seeds for cell in own):
+                steps = [intervals(table, entries, column, (a, arm), (b, arm)) for a, b in pairwise(rows)]
+                told.append(f"{say(arm, [cell.ours for cell in own], steps)}{_seeds(own)}.")
     return told or ["The claims wait for their runs."]
 
 
-def _size(kl, arm):
-    if None in kl:
-        return []
-    falls = all(deeper < shallower for shallower, deeper in pairwise(kl))
+def _size(arm, kl, steps):
+    falls = all(_sign(sure) > 0 for sure in steps)
     numbers = ", ".join(f"{value:.2f}" for value in kl)
-    verdict = "falls with every step" if falls else "does not fall with every step"
     said = "Collapse of the plain model grows with its size (section 4.1)" if arm == "plain" else "Beside it, the skip model"
-    return [f"{said}: KL at 2, 4 and 8 layers {numbers}; it {verdict} (one seed)."]
+    return f"{said}: KL at 2, 4 and 8 layers {numbers}; it {'falls' if falls else 'does not fall'} with every step"
 
 
-def _start(usual, data_dependent, arm):
-    if None in (usual, data_dependent):
-        return []
-    gain = data_dependent - usual
-    verdict = "better" if gain > 0 else "not better"
-    return [
-        f"A data-dependent start is worth having (footnote 3), {arm}: ELBO {gain:+.2f} against He's start; it is {verdict} "
-        "(one seed)."
-    ]
+def _start(arm, elbos, steps):
+    verdict = {1: "it is better", 0: "that is not shown", -1: "it is worse"}[_sign(steps[0])]
+    said = f"A data-dependent start is worth having (footnote 3), {arm}: ELBO {elbos[0] - elbos[1]:+.2f} against He's start"
+    return f"{said} ({'; '.join(map(str, steps[0]))}); {verdict}"
 
 
-def _dimensions(many, two, arm):
-    if None in (many, two):
-        return []
-    verdict = "more" if two > many else "not more"
-    return [
-        f"Two dimensions give much better representations than 50 (footnote 4), {arm}: {two:.1f} % of test images lie among "
-        f"neighbours of their class, against {many:.1f} %; {verdict} (one seed)."
-    ]
+def _dimensions(arm, shares, steps):
+    verdict = {1: "more", 0: "a difference is not shown", -1: "less"}[_sign(steps[0])]
+    said = f"Two dimensions give much better representations than 50 (footnote 4), {arm}: {shares[0]:.1f} % of test images lie"
+    return f"{said} among neighbours of their class, against {shares[1]:.1f} %; {verdict}"
+
+
+def _sign(sure):
+    """1 or -1 where all intervals leave out 0 on the same side, else 0."""
+    signs = {difference.sign for difference in sure}
+    return signs.pop() if len(signs) == 1 else 0
+
+
+def _seeds(own):
+    count = min(cell.seeds for cell in own)
+    return " (one seed)" if count == 1 else f" ({count} seeds)"
+
+
+CLAIMS = ((_size, "kl", SIZES), (_start, "elbo", (STARTED, BASE)), (_dimensions, "test_neighbours", (SMALL, BASE)))

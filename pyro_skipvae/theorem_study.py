@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
+from pyro_skipvae.reproduction import cells
 from pyro_skipvae.theorem import counter_example, random_networks
 
 RANDOM = (("tanh", 1.0, 1.0), ("sigmoid", 1.0, 1.0), ("relu", 1.4, 0.3))  # activation, gain of W, gain of U
@@ -43,9 +44,10 @@ The effect grows with depth until the plain network says nothing: each layer bri
 other, down to the noise, and skips go around that. Single networks violate the theorem. Most of the effect is strength of
 signal, which a plain network can have too; what is left for skips themselves is less, and grows with depth as well."""
 LAGRANGIAN = """\
-Equation 6 reads the ELBO subject to I_p >= delta (the plain model's) as ELBO + lambda I_p with lambda > 0. If the theorem
-held, the constraint would exclude nothing, and the multiplier of a constraint that excludes nothing is 0: the ELBO again.
-No such term is trained, by the paper, by its authors' code or here. Nor does I_p bind I_q: with q(z|x) = p(z), I_q is 0
+Equation 6 reads the ELBO subject to I_p >= delta as ELBO + lambda I_p with lambda > 0. If delta is the information of the
+plain model with the same weights, and the theorem held, the constraint would exclude nothing, and the multiplier of a
+constraint that excludes nothing is 0: the ELBO again. If delta is a fixed number, the theorem does not give the constraint:
+a skip model with small weights violates it, and lambda > 0 only for who imposes it. No such term is trained, by the paper, by its authors' code or here. Nor does I_p bind I_q: with q(z|x) = p(z), I_q is 0
 whatever the decoder."""
 
 
@@ -116,9 +118,13 @@ def order(first: dict, second: dict, bounds: tuple[str, str]) -> Order:
     return Order(0, f"{told} (not shown)")
 
 
-def findings(found: dict) -> list[str]:
-    """What the trained arms say of the two tests that were stated beforehand; {(row, arm): {column: cell}} -> sentences."""
-    arms = {arm: cells for (_, arm), cells in found.items()}
+def findings(table, entries) -> list[str]:
+    """What the trained arms say of the two tests that were stated beforehand."""
+    return tests_in_words({arm: columns for (_, arm), columns in cells(table, entries).items()})
+
+
+def tests_in_words(arms: dict) -> list[str]:
+    """Both tests, from {arm: {column: cell}}."""
     names = ("skip", CONTROL, *OTHERS)
     if any(arms[name][column].ours is None for name in names for column in (*I_P, *I_Q)):
         return ["The tests stated beforehand wait for the trained arms."]
@@ -152,7 +158,9 @@ def _second_test(orders):
     told += f"; of {len(single)} only one of the two shows an order ({_pairs(single)})" if single else ""
     if opposed:
         return f"{told}. The mechanism is falsified here."
-    return f"{told}. {'The mechanism stands.' if agreed and not single else 'That is undecided.'}"
+    if len(agreed) < len(orders):
+        return f"{told}. {'So far it agrees with the mechanism.' if agreed and not single else 'That is undecided.'}"
+    return f"{told}. The mechanism stands."
 
 
 def _pairs(pairs):

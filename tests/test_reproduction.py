@@ -17,10 +17,11 @@ import pytest
 import torch
 from test_cli import SCRIPT, skipvae
 
-from pyro_skipvae import analyses, reproduction, reproduction_page, reproduction_words, side_claims
+from pyro_skipvae import analyses, reproduction, reproduction_page, reproduction_words
 from pyro_skipvae.config import Config, ConfigError
 from pyro_skipvae.diagnostics.report import STORED
 from pyro_skipvae.reproduction import Cell, Planned, Table, cells, entry_for, load_table, read_results, write_results
+from pyro_skipvae.reproduction_intervals import Difference, over_seeds, paired_difference
 from pyro_skipvae.reproduction_words import orderings
 from pyro_skipvae.run import Run, load_run
 from pyro_skipvae_cli.errors import UserError
@@ -125,8 +126,8 @@ def test_arms_are_compared_on_the_same_test_points():
     points = {"plain": [-90.0, -100.0, -80.0], "skip": [-89.0, -98.0, -77.0], "last layer only": [-91.0, -100.0, -79.0]}
     entries = [entry(runs[arm], elbo=sum(own) / 3) | {"elbo_per_point": own} for arm, own in points.items()]
     entries.append(entry(runs["parameter-matched"]))  # made without values for each point
-    pairs = reproduction_words.paired_difference(table, entries, "3 layers", "skip", "plain")
-    assert (pairs.value, pairs.points) == (2.0, 3) and pairs.high - 2.0 == pytest.approx(1.96 / 3**0.5)
+    pairs = paired_difference(table, entries, ("3 layers", "skip"), ("3 layers", "plain"))
+    assert (pairs.value, pairs.over) == (2.0, "paired on 3 test points") and pairs.high - 2.0 == pytest.approx(1.96 / 3**0.5)
     told = orderings(table, entries)
     assert "(paired on 3 test points +2.00, +0.87 to +3.13)" in told[0]
     assert told[0].endswith("+1.21 published: the ordering holds (one seed).")
@@ -142,20 +143,59 @@ def test_values_at_the_ceiling_order_nothing():
     plain, skip = Cell(9.21, 4.0, None, 1), Cell(9.20, 5.0, None, 1)
     assert "ceiling ln 10,000" in reproduction_words._ordering("4 layers", "mi", plain, skip)
     equal = Cell(20, 19.0, 0.1, 3), Cell(20, 20.0, 0.1, 3)
-    told = reproduction_words._ordering("1 layer", "au", *equal)  # Welch: 4 degrees of freedom, t = 2.776, times 0.1 sqrt(2/3)
-    assert "(+0.77 to +1.23 over seeds); the published values are equal" in told
+    sure = [over_seeds(*reversed(equal))]  # Welch: 4 degrees of freedom, t = 2.776, times 0.1 sqrt(2/3)
+    told = reproduction_words._ordering("1 layer", "au", *equal, sure)
+    assert "(over seeds +0.77 to +1.23); the published values are equal" in told
     ours = Cell(7.05, 6.88, None, 1), Cell(7.10, 6.90, None, 1)
-    assert "both stand at their ceiling of 6.91" in reproduction_words._ordering("3 layers", "mi", *ours, ceiling=6.9078)
-    assert "the ordering holds" in reproduction_words._ordering("3 layers", "mi", *ours, ceiling=9.21)
+    said = [reproduction_words._ordering("3 layers", "mi", *ours, ceiling=ceiling) for ceiling in (6.9078, 8.8, 9.21)]
+    assert "both are within 2 nats of their ceiling of 6.91" in said[0] and "both are within 2 nats" in said[1]
+    assert "the ordering holds" in said[2]
+
+
+def test_an_ordering_is_shown_by_all_its_intervals():
+    plain, skip = Cell(-95.0, -92.0, 0.1, 3), Cell(-94.0, -91.9, 0.1, 3)
+
+    def told(*ends):
+        sure = [Difference((low + high) / 2, low, high, over) for low, high, over in ends]
+        return reproduction_words._ordering("1 layer", "elbo", plain, skip, sure)
+
+    seeds, points = "over seeds", "paired on 9 test points"
+    assert told((0.1, 0.3, seeds), (0.2, 0.4, points)).endswith("the ordering holds.")
+    assert told((-0.1, 0.3, seeds), (0.2, 0.4, points)).endswith("not shown over seeds.")
+    assert told((0.1, 0.3, seeds), (-0.2, 0.4, points)).endswith("not shown over test points.")
+    assert told((0.1, 0.3, seeds), (-0.4, -0.2, points)).endswith("seeds and test points say the opposite of each other.")
+    assert told((-0.3, -0.1, points)).endswith("the ordering does not hold.")  # its sign, not that of other points
+
+
+def test_with_one_seed_the_intervals_over_test_points_decide():
+    table = load_table("table4")
+    runs = {run.arm: run for run in table.runs if run.row == "PTB, amortized, 32"}
+    entries = []
+    for arm, (value, half) in {"plain": (100.0, 6.0), "skip": (95.0, 8.0)}.items():
+        entries.append(entry(runs[arm]))
+        entries[-1]["report"]["perplexity"] = {"ppl_iw": {"value": value, "low": value - half, "high": value + half}}
+    (told,) = [sentence for sentence in orderings(table, entries) if "PPL" in sentence]
+    assert "-5 here (unpaired over test points -15.00 to +5.00)" in told and "not shown over test points (one seed)" in told
+    entries[1]["report"]["perplexity"]["ppl_iw"] = {"value": 85.0, "low": 77.0, "high": 93.0}
+    assert "the ordering holds (one seed)" in orderings(table, entries)[0]
+
+
+def test_an_accuracy_has_the_interval_of_its_analysis():
+    table = load_table("classification", seeds=1)
+    run = next(run for run in table.runs if (run.row, run.arm) == ("MLP", "skip"))
+    made = entry(run) | {"analysis": {"classification": {"mlp_probe": 97.0, "mlp_probe_error": 0.5, "silhouette": 0.1}}}
+    assert reproduction.interval_of(made, "mlp_probe") == (97.0, 0.98)
+    assert reproduction.interval_of(made, "silhouette") is None
 
 
 def test_an_interval_over_seeds():
-    low, high = reproduction_words.over_seeds(Cell(None, 3.0, 1.0, 3), Cell(None, 1.0, 2.0, 5))
+    found = over_seeds(Cell(None, 3.0, 1.0, 3), Cell(None, 1.0, 2.0, 5))
+    low, high = found.low, found.high
     freedom = (1 / 3 + 4 / 5) ** 2 / ((1 / 3) ** 2 / 2 + (4 / 5) ** 2 / 4)
     assert freedom == pytest.approx(5.959, abs=1e-3)  # Student's quantile of it is 2.451
     assert (low, high) == pytest.approx((2.0 - 2.451 * (17 / 15) ** 0.5, 2.0 + 2.451 * (17 / 15) ** 0.5), abs=2e-3)
-    assert reproduction_words.over_seeds(Cell(None, 3.0, None, 1), Cell(None, 1.0, 2.0, 5)) is None
-    assert reproduction_words.over_seeds(Cell(None, 3.0, 0.0, 2), Cell(None, 1.0, 0.0, 2)) == (2.0, 2.0)
+    assert over_seeds(Cell(None, 3.0, None, 1), Cell(None, 1.0, 2.0, 5)) is None
+    assert over_seeds(Cell(None, 3.0, 0.0, 2), Cell(None, 1.0, 0.0, 2)) == Difference(2.0, 2.0, 2.0, "over seeds")
 
 
 def test_layers_counted_in_another_way():
@@ -239,7 +279,7 @@ def two_tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
     tables = {
         "first": tiny_table("first"),
-        "second": tiny_table("second", "clusters", columns=["neighbours", "silhouette"], pictures=["planes"]),
+        "second": tiny_table("second", "clusters", columns=["test_neighbours", "silhouette"], pictures=["planes"]),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reproduction, "load_table", lambda name, **which: tables[name])
@@ -263,9 +303,9 @@ def test_a_run_that_was_made_for_another_table_is_only_analysed(two_tables):
     first, second = (read_results(folder / "results" / f"{name}.json") for name in said)
     assert [e["report"] for e in first] == [e["report"] for e in second] and {e["epochs"] for e in first} == {1}
     numbers = second[0]["analysis"]["clusters"]
-    assert 0 <= numbers["neighbours"] <= 100 and -1 <= numbers["silhouette"] <= 1
+    assert 0 <= numbers["test_neighbours"] <= 100 and -1 <= numbers["silhouette"] <= 1
     assert len(numbers["x"]) == len(numbers["y"]) == len(numbers["classes"]) == 60
-    assert f"{numbers['neighbours']:.2f}" in said["second"].stdout
+    assert f"{numbers['test_neighbours']:.2f}" in said["second"].stdout
 
 
 def test_show_trains_nothing_and_the_page_holds_its_pictures(two_tables):
@@ -301,7 +341,7 @@ def test_what_a_cell_costs_is_measured():
         replace(run, flags={**run.flags, "epochs": epochs}, scaled={})
         for run, epochs in zip(tiny_table("any").runs, (1, 200), strict=True)
     )
-    costs = Costs()
+    costs = Costs("cpu")
     assert 0 < costs.of(first) < costs.of(second)
 
 
@@ -361,7 +401,7 @@ def test_an_entry_without_the_analysis_of_the_table_is_not_done():
 def test_figures_take_their_runs_from_tables(tmp_path):
     table = load_table("figure1")
     write_results(tmp_path / "table3.json", load_table("table3"), [entry(run) for run in load_table("table3").runs])
-    others = reproduction.results_of_others("figure1", tmp_path)
+    others = reproduction.results_of_others(load_table("figure1"), tmp_path)
     done = [run for run in table.runs if entry_for(run, others)]
     rows = {"MLP, 1 layer", *(f"MLP, {layers} layers" for layers in (2, 3, 4))}
     assert {run.row for run in done} == rows and len(done) == 20
@@ -475,6 +515,9 @@ def test_what_is_made_anew_is_gone_on_with(tmp_path):
     first.folder_of(runs[0]).mkdir()
     again = Anew(tmp_path, runs)
     assert [again.folder_of(run) for run in runs] == [first.folder_of(run) for run in runs]
+    again.keep(runs[0])
+    kept = Anew(tmp_path, runs)
+    assert kept.is_kept(runs[0]) and not kept.is_kept(runs[1])
     again.file.write_text(again.file.read_text()[:-5])
     with pytest.raises(UserError, match="anew.json what --force has begun, which cannot be read"):
         Anew(tmp_path, runs)
@@ -558,7 +601,7 @@ def test_units_between_the_two_kinds():
 def test_every_reproduction_has_a_page_with_and_without_results(name, monkeypatch):
     monkeypatch.setattr(reproduction_page, "premise", lambda table: ["What is claimed."])  # its own takes a while
     table = load_table(name, seeds=1)
-    planar = {"clusters": {"neighbours": 90.0, "silhouette": 0.1, "x": [0.0, 1.0], "y": [1.0, 0.0], "classes": [0, 1]}}
+    planar = {"clusters": {"test_neighbours": 90.0, "silhouette": 0.1, "x": [0.0, 1.0], "y": [1.0, 0.0], "classes": [0, 1]}}
     entries = [entry(run) | {"analysis": {"classification": {"mlp_probe": 97.0}, **planar}} for run in table.runs]
     empty, full = (reproduction_page.page_of(table, found) for found in ([], entries))
     assert "0 of" in empty and f"{len(table.runs)} of {len(table.runs)}" in full
@@ -576,14 +619,42 @@ def test_the_side_claims_are_told_by_their_numbers():
         ("4 layers, data-dependent start", "plain"): (8.0, -90.5, 81.0),
         ("4 layers, 2 dimensions", "plain"): (5.0, -130.0, 79.0),
     }
-    found = {place: {c: Cell(None, None, None, 0) for c in table.columns} for place in table.published}
-    for place, numbers in told.items():
-        found[place] = {c: Cell(None, v, None, 1) for c, v in zip(("kl", "elbo", "neighbours"), numbers, strict=True)}
-    size, start, dimensions = side_claims.findings(found)
-    assert "9.00, 8.00, 2.00; it falls with every step" in size
-    assert "plain: ELBO +0.50 against He's start; it is better" in start
-    assert "79.0 %" in dimensions and dimensions.endswith("against 81.0 %; not more (one seed).")
+    runs, entries = {(run.row, run.arm): run for run in table.runs}, []
+    for place, (rate, elbo, share) in told.items():
+        entries.append(entry(runs[place], rate=rate, elbo=elbo))
+        entries[-1]["report"]["standard_errors"] = {"rate": 0.1, "elbo": 0.1}
+        entries[-1]["analysis"] = {"clusters": {"test_neighbours": share, "test_neighbours_error": 0.5}}
+    size, start, dimensions = orderings(table, entries)
+    assert "9.00, 8.00, 2.00; it falls with every step (one seed)." in size
+    assert "plain: ELBO +0.50 against He's start (unpaired over test points +0.22 to +0.78); it is better (one seed)." in start
+    assert "79.0 %" in dimensions and dimensions.endswith("against 81.0 %; less (one seed).")
+    entries[0]["report"]["standard_errors"] = {"rate": 1.0}
+    assert "it does not fall with every step" in orderings(table, entries)[0]  # 9 +- 2 and 8
     assert orderings(table, []) == ["The claims wait for their runs."]
+
+
+def test_what_is_scaled_down_says_so_in_words_too():
+    small = load_table("side-claims", epochs=1, limit_train=64)
+    told = orderings(small, [entry(run) | {"analysis": {"clusters": {"test_neighbours": 50.0}}} for run in small.runs])
+    assert len(told) == 6 and all(said.startswith("Scaled down (epochs 1, limit_train 64). ") for said in told)
+    table3 = load_table("table3", seeds=1, epochs=1)
+    assert not any("of the paper are our" in said for said in orderings(table3, [entry(run) for run in table3.runs]))
+    cells_of = reproduction_words.as_json(table3, [entry(run) for run in table3.runs])["cells"]
+    assert cells_of["4 layers"]["skip"]["elbo"]["ours"] == -80.0 and cells_of["4 layers"]["skip"]["elbo"]["difference"] is None
+    mixed = load_table("classification")
+    assert reproduction_words.scaled_words(mixed).startswith("PixelCNN, 9 layers: epochs 5")
+    assert not reproduction_words.is_comparable(load_table("table2-omniglot", full=True), "9 layers", "plain")
+
+
+def test_runs_of_different_data_in_one_row_are_told():
+    table = load_table("table2-omniglot", seeds=1)
+    runs = [run for run in table.runs if run.row == "9 layers"]
+    entries = [entry(run) for run in runs]
+    for made, name in zip(entries, ("omniglot", "omniglot-burda"), strict=True):
+        made["report"]["card"]["data"] = {"name": name, "checksum": f"{name}-0123456789"}
+    assert any("9 layers: its runs are of different data" in note for note in reproduction_words.notes(table, entries))
+    entries[1]["report"]["card"]["data"] = entries[0]["report"]["card"]["data"]
+    assert not any("different data" in note for note in reproduction_words.notes(table, entries))
 
 
 def test_a_number_on_fewer_points_is_told():

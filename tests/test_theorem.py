@@ -101,7 +101,7 @@ def arm(p, q, deviation=0.1, gap=0.05):
 
 def told(**arms):
     given = {"skip": arm(3, 3), "parameter-matched": arm(2, 2), "plain": arm(1, 1), "last layer only": arm(2.5, 2.5)}
-    return theorem_study.findings({("digits", name): cells for name, cells in (given | arms).items()})
+    return theorem_study.tests_in_words(given | arms)
 
 
 def test_the_claim_stands_where_both_informations_are_higher_in_one_order():

@@ -15,6 +15,7 @@ from .pairwise import Pairs, carries_network, leave_one_out, pairwise_log_prob
 from .unavailable import Unavailable, attempt
 from .variational_marginal import fit_marginal, marginal_bound
 
+SATURATED = 2  # nats: a lower bound that is nearer to its ceiling ln N says little
 HE_BATCH = 32
 DIENG_POINTS = 10_000
 
@@ -112,7 +113,7 @@ def bounded(
     """
     lower, upper = (mean_interval(term.mean(0)) for term in (bounds.lower, bounds.upper)) if bounds else (None, None)
     ceiling = math.log(points)
-    saturated = lower.value > ceiling - 2 if lower else None
+    saturated = lower.value > ceiling - SATURATED if lower else None
     return MutualInformation(lower, upper, marginal, ceiling, saturated, points, samples, reference, unavailable)
 
 
