@@ -11,7 +11,7 @@ from .errors import user_errors
 from .options import Duration, OnNan, config_options, settings
 from .signals import Signals
 
-DEVICE = click.option("--device", default="auto", show_default=True, help="auto (CUDA, else MPS, else CPU), or a torch device")
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto (CUDA, else CPU), or a torch device")
 JSON = click.option("--json", "as_json", is_flag=True, help="print the result as JSON on stdout")
 RUN = click.argument("run", type=click.Path(file_okay=False))
 

@@ -224,9 +224,11 @@ def build_beta(config, steps_per_epoch):
 
 
 def choose_device(name):
-    """The torch device of `auto` (CUDA, else MPS, else the CPU) or of a name. Raises ConfigError for one that is absent."""
+    """The torch device of `auto` (CUDA, else the CPU) or of a name. Raises ConfigError for one that is absent, or MPS."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(name).startswith("mps"):
+        raise ConfigError(f"expected a device with the float64 of the reports, got {name!r}, which has none; use cpu")
     try:
         found = torch.zeros(1, device=name)
         found.item()  # a meta tensor holds nothing

@@ -9,6 +9,9 @@ from inspect import Parameter, signature
 import pyro
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+
+from pyro_skipvae.plates import stands_for
 
 
 def elbo(model, guide, x, beta=1.0):
@@ -38,9 +41,10 @@ def iwae(particles):
 
         -L_K = -sum_x log 1/K sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta,  z_k ~ q(z|x)
 
-    At beta = 1, L_1 is the ELBO and L_K rises to log p(x) with K; at another beta it need not bound log p(x). All sites
-    must lie in the one data plate. The objective's nats are summed over the batch, a tensor (); it raises what `elbo` does, and
-    ValueError for a z whose gradient would be wrong, since it is not reparameterised, or a plate that stands for more points.
+    At beta = 1, L_1 is the ELBO and L_K rises to log p(x) with K; at another beta it need not bound log p(x). The
+    objective's nats are summed over the batch, a tensor (); it raises what `elbo` does, and ValueError for a site outside the
+    one data plate (dim=-1), which would be counted for each row, for a z whose gradient would be wrong, since it is not
+    reparameterised, or a plate that stands for more points.
 
     Reference: Burda, Grosse, Salakhutdinov 2016, equation 8.
     """
@@ -51,6 +55,7 @@ def iwae(particles):
         guide_trace = poutine.trace(guide).get_trace(*as_arguments(x))
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*as_arguments(x))
         _check_draws(guide_trace)
+        _check_rows(model_trace, guide_trace)
         log_weights = _site_log_probs(model_trace) - _site_log_probs(guide_trace)  # (K, B)
         return -(log_weights.logsumexp(0) - math.log(particles)).sum()
 
@@ -63,17 +68,30 @@ def _check_draws(trace):
             continue
         if not site["fn"].has_rsample:
             raise ValueError(f"expected a reparameterised q({name}|x), got {type(site['fn']).__name__}; use elbo")
-        if any(frame.size != frame.full_size for frame in site["cond_indep_stack"] if frame.full_size is not None):
+        if stands_for(site) != 1:
             raise ValueError(f"expected a plate of the batch alone around {name}, got one of more points; use elbo")
+
+
+def _check_rows(*traces):
+    for name, site in ((name, site) for trace in traces for name, site in _sites(trace)):
+        rows = [frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim == -1]
+        shape = site["fn"].batch_shape
+        if not rows or len(shape) > 2 or (len(shape) and shape[-1] != rows[0]):
+            raise ValueError(
+                f"expected every site in one data plate (dim=-1), a row for each datapoint, got {name} outside of it; use elbo"
+            )
 
 
 def _site_log_probs(trace):
     trace.compute_log_prob()
-    return sum(
-        site["log_prob"]
-        for site in trace.nodes.values()
-        if site["type"] == "sample" and not poutine.util.site_is_subsample(site)
-    )
+    return sum(site["log_prob"] for _, site in _sites(trace))
+
+
+def _sites(trace):
+    """(name, site) of what is sampled, without subsamples and `pyro.deterministic`."""
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not poutine.util.site_is_subsample(site) and not site["infer"].get("_deterministic"):
+            yield name, site
 
 
 def as_arguments(x):
@@ -97,7 +115,8 @@ def weighted(model, guide, beta):
 
 
 def _takes_beta(callable_):
-    parameter = signature(callable_).parameters.get("beta")
+    # What a module takes is what its forward takes; __call__ takes anything.
+    parameter = signature(callable_.forward if isinstance(callable_, nn.Module) else callable_).parameters.get("beta")
     return parameter is not None and parameter.kind is not Parameter.VAR_KEYWORD
 
 

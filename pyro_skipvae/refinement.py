@@ -2,7 +2,8 @@
 
     v_(k+1) = momentum v_k - grad f(lambda_k),   lambda_(k+1) = lambda_k + lr v_(k+1),   f = -ELBO summed over the batch
 
-f is a sum of one term per datapoint, so the step size is per datapoint and no datapoint sees its batch.
+f is a sum of one term per datapoint, so the step size is per datapoint and no datapoint sees its batch. A plate that stands for
+more points than it holds, with Pyro's scale of N/B, changes none of it: f leaves that scale out.
 
 Reference: Kim, Wiseman, Miller, Sontag, Rush 2018, algorithm 1 and section 3.
 """
@@ -18,6 +19,7 @@ from torch.distributions import kl_divergence
 
 from pyro_skipvae.local_parameters import local_parameters
 from pyro_skipvae.param_store import check_own
+from pyro_skipvae.plates import stands_for
 from pyro_skipvae.random_numbers import forked, seed_generators
 from pyro_skipvae.recurrence import differentiable_recurrence
 
@@ -36,8 +38,10 @@ class Bound:
 
         f = -log p(x|z) + KL(q || p(z)),   z ~ q from the noise
 
-    with Pyro's scales and masks; the KL is by the same draw where Pyro has no closed form, or where model and guide weigh
-    the site differently. `site` is the guide's latent site as Pyro traced it, `arguments` are those of the model, and
+    with Pyro's scales and masks, but for the N/B of a plate that `stands_for` more points; the KL is by the same draw where
+    Pyro has no closed form, or where model and guide weigh the site differently.
+
+    `site` is the guide's latent site as Pyro traced it, `arguments` are those of the model, and
     `parameters` (sites, by name) those of the guide, to which each call adds the model's. Every call starts
     dropout from the same seed, inside `kept_random`, so that one mask serves the whole refinement.
     """
@@ -46,7 +50,8 @@ class Bound:
         self.model, self.arguments, self.site = model, arguments, site
         self.family = local_parameters(site["fn"])
         self.parameters = dict(parameters)
-        self.divisor = len(self.family.values[0]) if mean else 1
+        self.stands_for = stands_for(site)
+        self.divisor = self.stands_for * (len(self.family.values[0]) if mean else 1)
         self.seed = int(torch.randint(2**62, ()))
         self.device = self.family.values[0].device
 

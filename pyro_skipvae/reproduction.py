@@ -94,7 +94,8 @@ class Table:
 
     `pictures` names what is drawn of it on its page, beside its numbers; `study` what says more than numbers;
     `comparable` is False where the published numbers are of other data, so that only orderings can be compared;
-    `parts` are the tables that it takes runs from; `counted_otherwise` maps rows of ours to the published ones that they are if layers are counted in another way.
+    `parts` are the tables that it takes runs from; `counted_otherwise` maps rows of ours to the published ones that they are
+    if layers are counted in another way.
     """
 
     name: str

@@ -17,7 +17,8 @@ class SemiAmortized:
         lambda_0 = guide(x);  v_(k+1) = momentum v_k - grad f(lambda_k);  lambda_(k+1) = lambda_k + lr v_(k+1);  z ~ q_lambda_K
 
     f is -ELBO of the model, summed over the batch, at the `beta` of the call, with fresh noise in each of the `steps`; lr is
-    per datapoint, on the unconstrained local parameters (`pyro_skipvae.local_parameters`): loc and log scale^2 of a normal.
+    per datapoint, also in a plate with a scale of N/B, on the unconstrained local parameters
+    (`pyro_skipvae.local_parameters`): loc and log scale^2 of a normal.
     `gradient` says how the outer objective's gradient passes the loop: "exact" (the loop stays in the graph),
     "exact-rebuilt" (the same in memory that does not grow with the steps), "finite-difference" (Kim et al.'s, with a
     normalised step), "first-order" (d lambda_K / d lambda_0 = 1), "authors" (their clipping, see
@@ -71,6 +72,12 @@ class SemiAmortized:
             with poutine.block():
                 trace = poutine.trace(guide).get_trace(*arguments)
             bound = Bound(model, arguments, latent_site(trace), guide_parameters(trace), mean=authors)
+            if (rows := len(bound.family.values[0])) != len(x):
+                raise ValueError(
+                    f"expected local parameters for each of the {len(x)} rows of x, got those of {rows}: a plate that "
+                    "subsamples inside the guide draws other rows at each step. Pass the rows as x and use "
+                    "`pyro.plate('data', len(x))`, or `pyro.plate('data', N, subsample_size=len(x))` for the scale N/B"
+                )
             start = bound.family.values if self.start == "amortized" else tuple(map(torch.zeros_like, bound.family.values))
             noise = [bound.family.noise() for _ in range(self.steps)] if noise is None else noise
             if len(noise) != self.steps:
@@ -120,12 +127,12 @@ def own_elbo(bound, start, values):
     leaves, noise = tuple(value.detach().requires_grad_() for value in start), bound.family.noise()
     with torch.enable_grad(), bound.kept_random(), differentiable_recurrence(bound.device):
         gradients = torch.autograd.grad(bound(leaves, noise), leaves)
-    return sum((value * gradient).sum() for value, gradient in zip(start, gradients, strict=True))
+    return bound.stands_for * sum((value * gradient).sum() for value, gradient in zip(start, gradients, strict=True))
 
 
 def kl_to_refined(bound, start, values):
     """KL(q_0 || q_K) in nats, summed over the batch, q_K held fixed."""
-    return kl_divergence(*(bound.family.distribution(part) for part in (start, values))).sum()
+    return bound.stands_for * kl_divergence(*(bound.family.distribution(part) for part in (start, values))).sum()
 
 
 # The variants of Kim et al. 2018 by name: what SemiAmortized is told, and the loss of the encoder to go `beside` the objective.

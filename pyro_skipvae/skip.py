@@ -88,8 +88,9 @@ class SkipSequential(nn.Module):
         for index, layer in enumerate(self.network):
             h = layer(h)
             if index in self.entry_at:
-                u = skips[self.entry_at[index]]
-                h = h + u.reshape(u.shape + (1,) * (h.dim() - u.dim()))
+                u, ones = skips[self.entry_at[index]], (1,) * (h.dim() - z.dim())
+                last = isinstance(_maps(layer)[-1], nn.Linear)  # its features are, those of a convolution come first
+                h = h + u.reshape((*z.shape[:-1], *ones, -1) if last else (*u.shape, *ones))
         return h
 
 

@@ -47,8 +47,8 @@ LAGRANGIAN = """\
 Equation 6 reads the ELBO subject to I_p >= delta as ELBO + lambda I_p with lambda > 0. If delta is the information of the
 plain model with the same weights, and the theorem held, the constraint would exclude nothing, and the multiplier of a
 constraint that excludes nothing is 0: the ELBO again. If delta is a fixed number, the theorem does not give the constraint:
-a skip model with small weights violates it, and lambda > 0 only for who imposes it. No such term is trained, by the paper, by its authors' code or here. Nor does I_p bind I_q: with q(z|x) = p(z), I_q is 0
-whatever the decoder."""
+a skip model with small weights violates it, and lambda > 0 only for who imposes it. No such term is trained, by the paper,
+by its authors' code or here. Nor does I_p bind I_q: with q(z|x) = p(z), I_q is 0 whatever the decoder."""
 
 
 @cache

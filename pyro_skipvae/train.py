@@ -11,18 +11,21 @@ from pyro import poutine
 from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
+from pyro.poutine.messenger import Messenger
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_skipvae.objectives import Schedule, as_arguments, constant, weighted
 from pyro_skipvae.param_store import check_own
+from pyro_skipvae.plates import stands_for
 
 
 def svi_step(model, guide, objective, optim, *, max_norm=None):
     """A step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, a tensor (), with the parameters updated.
 
     `objective` is one of `pyro_skipvae.objectives` or any `pyro.infer.ELBO`; the sum over the batch is divided by its
-    length once, here. `max_norm` clips the norm of the whole gradient (`PyroOptim` can only clip tensor by tensor).
+    length once, here, and by N where a plate of N scales it by N/B. `max_norm` clips the norm of the whole gradient
+    (`PyroOptim` can only clip tensor by tensor).
     A learning-rate schedule of `pyro.optim` advances at every step. On a CPU call torch.set_flush_denormal(True) first: what
     an optimizer keeps of gradients that stay 0 decays to denormal numbers, and the step of an MLP then takes twice as long.
 
@@ -95,9 +98,12 @@ class SVIStep:
         self.optim.set_state(copy.deepcopy(state["optimizer"]))  # they would go on in the tensors of `state`
 
     def _loss(self, model, guide, x):
-        if isinstance(self.objective, ELBO):
-            return self.objective.loss(model, guide, *as_arguments(x)) / _size(x)
-        return self.objective(model, guide, x) / _size(x)
+        with _StandsFor() as rows:
+            if isinstance(self.objective, ELBO):
+                loss = self.objective.loss(model, guide, *as_arguments(x))
+            else:
+                loss = self.objective(model, guide, x)
+        return loss / (_size(x) * rows.each)
 
     def _loss_and_grads(self, model, guide, x, beta):
         """What SVI calls before the optimizer: the mean loss, its clipped gradients, and whether they may be used."""
@@ -164,15 +170,29 @@ class _LeaveOut(Exception):
 def _mean_loss_and_grads(objective, model, guide, x, beta):
     """The loss in nats per datapoint, and its gradients on the parameters."""
     if not isinstance(objective, ELBO):
-        loss = objective(model, guide, x, beta) / _size(x)
+        with _StandsFor() as rows:
+            loss = objective(model, guide, x, beta)
+        loss = loss / (_size(x) * rows.each)
         loss.backward()
         return loss
-    with poutine.trace(param_only=True) as capture:
+    with poutine.trace(param_only=True) as capture, _StandsFor() as rows:
         loss = objective.loss_and_grads(*weighted(model, guide, beta), *as_arguments(x))
     for parameter in {site["value"].unconstrained() for site in capture.trace.nodes.values()}:
         if parameter.grad is not None:
-            parameter.grad.div_(_size(x))
-    return loss / _size(x)
+            parameter.grad.div_(_size(x) * rows.each)
+    return loss / (_size(x) * rows.each)
+
+
+class _StandsFor(Messenger):
+    """Notes how many points `each` row stands for: N/B where a plate of N holds B of them, else 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.each = 1
+
+    def _pyro_post_sample(self, message):
+        if not poutine.util.site_is_subsample(message):
+            self.each = max(self.each, stands_for(message))
 
 
 def _size(x):

@@ -23,6 +23,7 @@ LEVELS = [
         "moments",
         "recurrence",
         "param_store",
+        "plates",
         "random_numbers",
         "stored",
     },

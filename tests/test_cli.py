@@ -179,6 +179,7 @@ MISTAKES = [
     (["train", "--device", "meta"], 2, "expected a device that this machine has"),
     (["train", "--batch-size", "99999999999999999999"], 2, "expected --batch-size below 2,147,483,648"),
     (["train", "--decoder", "mlp", "--width", "2000000000"], 2, "expected a model and batches that fit into memory"),
+    (["train", "--device", "mps"], 2, "expected a device with the float64 of the reports"),
     (["train", "--prior", "vamp", "--guide", "inverse-autoregressive-flow"], 2, "expected a guide whose density"),
     (["train", "--prior", "vamp", "--components", "5000"], 2, "expected --components of at most 1257"),
     (["train", "--dataset", "absent.npz"], 3, "absent.npz"),

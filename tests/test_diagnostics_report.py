@@ -101,6 +101,30 @@ def test_reference_set_of_the_marginal():
     assert shifted.mi_marginal.value > own.mi_marginal.value + 1  # r(z) of other data pays KL(q(z) || r(z))
 
 
+def test_the_marginal_does_not_see_the_order_of_its_rows():
+    """Ten clusters, sorted: a part of the rows chooses the mixture, and must not be clusters that the rest lacks."""
+    centres = 8 * torch.randn(10, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = centres.repeat_interleave(60, 0) + 0.1 * torch.randn(600, 2, dtype=torch.float64)
+
+    def near(x):
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.Normal(x, 0.1).to_event(1))
+
+    def clusters(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 8.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 0.1).to_event(1), obs=x)
+
+    bounds = [mutual_information(clusters, near, x, fit_on=rows).marginal.value for rows in (x, x[torch.randperm(600)])]
+    assert bounds[0] == pytest.approx(bounds[1], abs=0.15) and bounds[0] < 4
+
+
+@pytest.mark.parametrize("tokens", [[3] * 30, torch.full((20,), 3), torch.full((50,), 3), torch.ones(30, 1), torch.zeros(30)])
+def test_tokens_are_one_number_a_row(tokens):
+    with pytest.raises(ValueError, match=r"expected tokens to be a tensor \(30,\) of how many tokens each row has, 1 at least"):
+        collapse_report(model, guide, X[:30], importance_samples=1, tokens=tokens)
+
+
 def test_table_is_plain_text_with_ceilings(found):
     text = str(found)
     assert "\x1b" not in text and max(map(len, text.splitlines()[:-1])) <= 100

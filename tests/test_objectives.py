@@ -201,3 +201,53 @@ def test_iwae_refuses_draws_without_a_gradient_and_a_plate_of_more_points():
         iwae(3)(*of(dist.Bernoulli(0.5), 4), x)
     with pytest.raises(ValueError, match="a plate of the batch alone around z, got one of more points"):
         iwae(3)(*of(dist.Normal(0.0, 1.0), 40), x)
+
+
+def test_iwae_refuses_what_is_not_in_the_data_plate():
+    x = torch.randn(4, 2)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def model(x, outside=None):
+        outside and outside()
+        with pyro.plate("data", len(x)):
+            pyro.deterministic("twice", 2 * pyro.sample("z", dist.Normal(0.0, 1.0)))
+            pyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1), obs=x)
+
+    assert iwae(3)(model, guide, x).isfinite()
+    for name, outside in {
+        "reg": lambda: pyro.factor("reg", torch.tensor(-1.0)),
+        "t": lambda: pyro.sample("t", dist.Normal(0.0, 1.0), obs=torch.tensor(0.5)),
+    }.items():
+        with pytest.raises(ValueError, match=f"expected every site in one data plate .* got {name} outside of it; use elbo"):
+            iwae(3)(lambda x, outside=outside: model(x, outside), guide, x)
+    joint = lambda x: pyro.sample("x", dist.Normal(torch.zeros(4, 2), 1.0).to_event(2), obs=x)  # noqa: E731
+    with pytest.raises(ValueError, match="got x outside of it"):
+        iwae(3)(lambda x: (guide(x), joint(x)), guide, x)
+
+
+def test_a_module_takes_the_beta_of_its_forward():
+    class Model(nn.Module):
+        def forward(self, x, beta=1.0):
+            with pyro.plate("data", len(x)):
+                with pyro.poutine.scale(scale=beta):
+                    pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    class Guide(Model):
+        def forward(self, x, beta=1.0):
+            with pyro.plate("data", len(x)), pyro.poutine.scale(scale=beta):
+                pyro.sample("z", dist.Normal(1.0, 1.0))
+
+    x = torch.zeros(4)
+    rates = [analytic_elbo(Model(), Guide(), x, beta).item() - 2 * math.log(2 * math.pi) for beta in (1.0, 0.5)]
+    assert rates == pytest.approx([2.0, 1.0])  # KL of 1/2 a row
+
+    class Without(nn.Module):
+        def forward(self, x):
+            return Model()(x)
+
+    with pytest.raises(ValueError, match="got a model without one"):
+        elbo(Without(), Guide(), x, 0.5)

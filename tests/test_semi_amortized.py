@@ -180,7 +180,7 @@ def test_the_authors_gradient_is_right_only_where_their_clipping_does_not_act(fl
     x, B = x.repeat(16, 1), 128
     with torch.no_grad():
         vae.decoder.output.weight *= 4
-    model, guide = stranger(vae.encoder, vae.decoder, weight * B)  # its bound is `weight` times as large
+    model, guide = (poutine.scale(part, scale=float(weight)) for part in stranger(vae.encoder, vae.decoder))
 
     def part(gradient, lr, steps=10):
         vae.zero_grad()
@@ -363,14 +363,30 @@ def test_a_strangers_pair_trains_with_svi(loss):
         SemiAmortized(model, guide)(x, beta=0.5)
 
 
-def test_a_plate_that_stands_for_more_scales_the_bound():
+def test_a_plate_that_stands_for_more_changes_no_refinement():
     vae, x = make(dropout=0.0)
-    bounds = []
+    noise, refined, losses = torch.randn(5, 8, D), [], []
     for size in (8, 80):
         model, guide = stranger(vae.encoder, vae.decoder, size)
-        bound, start, _ = SemiAmortized(model, guide, steps=0).refinement(x)
-        bounds.append(bound(start, torch.zeros(8, D)).item())
-    assert bounds[1] == pytest.approx(10 * bounds[0])
+        bound, start, values = SemiAmortized(model, guide, steps=5).refinement(x, noise=list(noise))
+        refined.append(torch.cat([part.detach().flatten() for part in values]))
+        losses.append(kl_to_refined(bound, start, values).item())
+    assert torch.allclose(*refined)
+    assert losses[1] == pytest.approx(10 * losses[0], rel=1e-4)  # beside an objective in which a row counts for ten
+
+
+def test_a_plate_that_subsamples_by_itself_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=4) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x[rows, :1])
+
+    def guide(x):
+        with pyro.plate("data", len(x), subsample_size=4):
+            pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match="each of the 8 rows of x, got those of 4: a plate that subsamples"):
+        SemiAmortized(model, guide)(torch.randn(8, 5))
 
 
 def test_model_and_guide_that_are_conditional():

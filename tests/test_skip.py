@@ -114,6 +114,17 @@ def test_the_counterpart_of_a_users_own_sequential_decoder(float64):
     assert SkipSequential(own, 4, skip="none")(z).equal(own(z))
 
 
+def test_the_features_of_a_linear_layer_are_the_last_dimension(float64):
+    torch.manual_seed(0)
+    own = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Unflatten(-1, (4, 4)), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 7))
+    skip, z = SkipSequential(own, 2), torch.randn(5, 2)
+    u = skip.skips(z)
+    h = torch.relu(own[0](z) + u[1]).unflatten(-1, (4, 4))
+    h = torch.relu(own[3](h) + u[2][:, None, :])
+    torch.testing.assert_close(skip(z), own[5](h) + u["output"][:, None, :])
+    torch.testing.assert_close(skip(torch.stack([z, z]))[1], skip(z))  # z (..., D)
+
+
 def test_a_network_without_layers_is_refused():
     with pytest.raises(ValueError, match="expected a network with linear or convolutional layers"):
         SkipSequential(nn.Sequential(nn.ReLU()), 3)

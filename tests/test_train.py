@@ -62,6 +62,33 @@ def test_loss_and_gradient_are_means_over_the_batch(vae):
     assert losses[0] == pytest.approx(losses[1], rel=0.01) and gradients[0] == pytest.approx(gradients[1], rel=0.05)
 
 
+@pytest.mark.parametrize("objective", [elbo, Trace_ELBO()])
+def test_a_plate_that_stands_for_more_points_leaves_nats_per_datapoint(vae, objective):
+    def pair(size):
+        def model(x):
+            pyro.module("decoder", vae.decoder)
+            with pyro.plate("data", size, subsample=torch.arange(len(x))):
+                z = pyro.sample("z", vae.prior())
+                pyro.sample("x", vae.decoder(z), obs=x)
+
+        def guide(x):
+            pyro.module("encoder", vae.encoder)
+            with pyro.plate("data", size, subsample=torch.arange(len(x))):
+                pyro.sample("z", vae.encoder(x))
+
+        return model, guide
+
+    found = []
+    for size in (len(X), 1000):
+        torch.manual_seed(1)
+        step = svi_step(*pair(size), objective, optim := Recorder())
+        found.append([step(X.double()), *optim.gradients.values()])
+        torch.manual_seed(1)
+        assert step.evaluate(X.double()) == pytest.approx(found[-1][0].item())
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("max_norm", [0.01, 1e9])
 def test_the_norm_of_the_whole_gradient_is_clipped(vae, max_norm):
     norms = []

@@ -28,7 +28,7 @@ def elbo_terms(
     nuisance sites always enter by their draws.
     """
     index = torch.arange(points)
-    elbo, likelihood, first = torch.zeros(points).double(), torch.zeros(points).double(), None
+    elbo, likelihood, first = (*torch.zeros(2, points, dtype=torch.float64, device="cpu"), None)
     for sample in range(samples):
         values, log_q = draw_all(pair, chunks, points)
         log_x, log_p = pair.log_joint(index, values, rows=rows)
@@ -48,7 +48,7 @@ def shuffled_latent_loss(pair: Pair, terms: ElboTerms, *, rows: int, seed: int) 
     the result is in the order of that cycle, in which neighbours share a z: see `cycle_standard_error`.
     """
     points = len(terms.first)
-    order = torch.randperm(points, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(points, generator=torch.Generator().manual_seed(seed), device="cpu")
     other = torch.empty_like(order)
     other[order] = order.roll(1)
     values = terms.first_values | {pair.site: terms.first_values[pair.site][other]}

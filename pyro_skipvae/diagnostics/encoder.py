@@ -45,7 +45,8 @@ def encode(pair: Pair, samples: int, progress=None) -> Encoded:
         kl, terms = closed_form(chunk.q, p), per_dimension(chunk.q, p)
         chunks.append(chunk)
         densities.append(p.log_prob((parts[0][0] if parts else z)[0, :1].expand_as(z[0])))  # of one z, at every row
-        parts.append((z, log_q, p.log_prob(z), kl, None if terms is None else terms.sum(0), half_means(chunk)))
+        log_p = torch.stack([p.log_prob(part) for part in z])  # of one draw at a time: a mixture's takes K times its memory
+        parts.append((z, log_q, log_p, kl, None if terms is None else terms.sum(0), half_means(chunk)))
     z, log_q, log_p, kl, terms, halves = zip(*parts, strict=True)
     exact = None if any(part is None for part in kl) else torch.cat(kl)
     per_unit = None if any(part is None for part in terms) else sum(terms) / pair.points

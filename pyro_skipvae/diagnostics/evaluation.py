@@ -30,7 +30,7 @@ def evaluation_mode(*callables) -> Iterator[None]:
         for part in training:
             part.training = False
 
-    for owner in (getattr(function, "__self__", function) for function in callables):
+    for owner in map(_owner, callables):
         if isinstance(owner, nn.Module):
             switch(owner)
     hook = register_module_forward_pre_hook(switch)
@@ -42,9 +42,18 @@ def evaluation_mode(*callables) -> Iterator[None]:
             part.training = True
 
 
-def forked_random(x: tuple, seed: int):
-    """The random numbers of the CPU and of x's devices start at `seed` inside and continue as found afterwards."""
-    return forked([item.device for item in x if isinstance(item, Tensor)], seed)
+def forked_random(x: tuple, seed: int, *callables):
+    """The random numbers of the CPU, and of the devices of x and of the callables' modules, start at `seed` inside.
+
+    They continue as found afterwards.
+    """
+    modules = [owner for owner in map(_owner, callables) if isinstance(owner, nn.Module)]
+    tensors = [item for item in x if isinstance(item, Tensor)] + [p for module in modules for p in module.parameters()]
+    return forked({tensor.device for tensor in tensors}, seed)
+
+
+def _owner(function):
+    return getattr(function, "__self__", function)
 
 
 @contextmanager
@@ -70,7 +79,7 @@ def as_found(*callables, x, seed: int, samples: tuple[int, ...]) -> Iterator[tup
     if min(samples) < 1:
         raise ValueError(f"expected at least one sample, got {' and '.join(map(str, samples))}")
     given = x if isinstance(x, tuple) else (x,)
-    with evaluation_mode(*callables), forked_random(given, seed), kept_param_store(), torch.no_grad():
+    with evaluation_mode(*callables), forked_random(given, seed, *callables), kept_param_store(), torch.no_grad():
         rows = as_tuple(x)
         if count_rows(rows) < 2:
             raise ValueError(f"expected at least 2 rows of x, got {count_rows(rows)}")

@@ -8,6 +8,14 @@ COUNTED = "words and the end mark of each text, unknown words too; not the mark 
 BOUNDS = {"ppl_iw": "log_likelihood", "ppl_elbo": "elbo"}
 
 
+def checked_tokens(tokens, rows: int) -> Tensor:
+    """The number of tokens of each row, (rows,), on the CPU. Raises ValueError for anything else, or a row without tokens."""
+    if not (isinstance(tokens, Tensor) and tokens.shape == (rows,) and tokens.min() > 0):
+        shape = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise ValueError(f"expected tokens to be a tensor ({rows},) of how many tokens each row has, 1 at least, got {shape}")
+    return tokens.cpu()
+
+
 def perplexity(nats: Tensor, tokens: Tensor) -> Interval:
     """exp(sum of nats / sum of tokens) over texts: nats (N,) is -log p(x) or a bound on it, tokens (N,) counts those of x.
 

@@ -46,4 +46,4 @@ def _chunk_rate(pair: Pair, chunk: Chunk, samples: int) -> Tensor:
     if exact is not None:
         return exact
     z, log_q = chunk.draws(samples)
-    return (log_q - p.log_prob(z)).double().mean(0)
+    return (log_q - torch.stack([p.log_prob(part) for part in z])).double().mean(0)

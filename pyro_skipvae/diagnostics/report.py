@@ -22,7 +22,8 @@ from .model_mutual_information import ancestral_bounds, ancestral_cost
 from .mutual_information import MutualInformation, Sandwich, all_bounds, dieng_2019, he_2019_batch_32
 from .pair import Pair
 from .pairwise import factors
-from .perplexity import perplexities
+from .perplexity import checked_tokens, perplexities
+from .rows import count_rows
 from .table import table
 from .unavailable import Unavailable, attempt
 from .verdict import verdict
@@ -148,6 +149,7 @@ def collapse_report(
     """
     check_extra(card)
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples, importance_samples)) as x:
+        tokens = None if tokens is None else checked_tokens(tokens, count_rows(x))
         pair = Pair(model, guide, x, site=site)
         facts, reasons = {"seed": seed, "budget_seconds": budget}, {}
         encoded = encode(pair, posterior_samples, progress)
@@ -159,7 +161,7 @@ def collapse_report(
         fields |= _under_the_model(pair, encoded, spent, rows, reasons, facts)
         fields |= _log_likelihood(pair, encoded, spent, importance_samples, rows, facts, progress)
         if tokens is not None:
-            fields["perplexity"] = perplexities(fields, tokens.cpu(), facts["importance_samples"])
+            fields["perplexity"] = perplexities(fields, tokens, facts["importance_samples"])
     facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
     notes = pair.notes + [PRIOR_NOTE] * (not encoded.one_prior) + [BUDGET_NOTE] * (budget is not None)
     facts |= {"notes": notes}

@@ -44,8 +44,9 @@ def data_dim(node, rows: int) -> int:
     if not dims or len(shape) > -min(dims):
         plates = ", ".join(f"{frame.name!r} of size {frame.size}" for frame in frames)
         raise ValueError(
-            f"expected {site}, got {got} in the plates {plates}: a plate that subsamples inside the model or does "
-            "not follow its input hides the rows. Pass the rows as x and use `pyro.plate('data', len(x))`, or "
+            f"expected {site}, got {got} in the plates {plates}: the data plate has to be the leftmost (dim=-2 where "
+            "another one is inside it), and a plate that subsamples inside the model or does not follow its input "
+            "hides the rows. Pass the rows as x and use `pyro.plate('data', len(x))`, or "
             "`pyro.plate('data', N, subsample_size=len(x))` for the scale N/B"
         )
     return min(dims)

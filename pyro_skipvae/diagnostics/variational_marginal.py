@@ -10,6 +10,7 @@ from torch import Tensor
 from .interval import Interval, mean_interval
 from .pair import Pair
 from .pairwise import flat
+from .rows import as_tuple, count_rows, select_rows
 from .unavailable import Unavailable
 
 # (components, covariance) of the mixtures tried: the diagonal one has few enough parameters for few points of many dimensions.
@@ -37,13 +38,16 @@ class Marginal:
 def fit_marginal(pair: Pair, z: Tensor, fit_on, seed: int) -> tuple[Marginal, Tensor]:
     """r(z), and the indices of x at which it may be evaluated; z (N, *event) is one draw per x.
 
-    Fitted to one draw per row of `fit_on`, or, without it, to those of a random half of x, evaluated on the other.
+    Fitted to one draw per row of `fit_on`, of 10,000 random rows at most, or, without it, to those of a random half of x,
+    evaluated on the other.
     """
     if fit_on is None:
-        order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))
+        order = _order(len(z), seed)
         fitted, held_out, source = z[order[: len(z) // 2]], order[len(z) // 2 :], "a random half of x"
     else:
-        other = Pair(pair.model, pair.guide, fit_on, site=pair.site)
+        rows = as_tuple(fit_on)  # in a random order, since a part of them chooses the mixture: they may be sorted by class
+        rows = select_rows(rows, _order(count_rows(rows), seed)[:LARGEST_FIT])
+        other = Pair(pair.model, pair.guide, rows, site=pair.site)
         fitted, held_out, source = torch.cat([c.q.sample() for c in other.chunks()]), torch.arange(len(z)), "fit_on"
     if _is_surface(pair.support()):
         raise Unavailable("z lies on a simplex or a sphere, where a density in all of space bounds nothing")
@@ -51,6 +55,10 @@ def fit_marginal(pair: Pair, z: Tensor, fit_on, seed: int) -> tuple[Marginal, Te
     if fitted.shape[1] == 0:
         raise Unavailable("z has no dimensions")
     return _fit(fitted, f"{len(fitted)} points of {source}", seed), held_out
+
+
+def _order(rows: int, seed: int) -> Tensor:
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
 def marginal_bound(marginal: Marginal, z: Tensor, log_q: Tensor) -> Interval:
