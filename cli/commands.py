@@ -151,7 +151,7 @@ def sample(run, **options):
 
 
 @click.command(epilog=examples("datasets", "datasets --data-dir /data --json"))
-@click.option("--data-dir", type=click.Path(file_okay=False), help="folder to look in first  [default: none]")
+@click.option("--data-dir", type=click.Path(exists=True, file_okay=False), help="folder to look in first  [default: none]")
 @JSON
 def datasets(data_dir, as_json):
     """List the data sets: what each is, and where it was found or looked for."""
