@@ -80,14 +80,10 @@ def _in_brackets(sure):
 
 
 def _other_arms(table, entries, found):
-    """The arms that the paper lacks: each minus plain, and what skips add to it or, of a start of its own, add there."""
+    """The arms that the paper lacks: each minus plain, and what all skips add to it."""
     told = []
     for row, arm in found:
-        kind, _, start = arm.partition(", ")
-        if arm in ("plain", "skip") or (start and kind == "plain"):
-            continue
-        pairs = [(arm, f"plain, {start}")] if start else [(arm, "plain"), ("skip", arm)]
-        for first, second in pairs:
+        for first, second in [] if arm in ("plain", "skip") else [(arm, "plain"), ("skip", arm)]:
             of = [found.get((row, name)) for name in (first, second)]
             if None in of or not all(cell["elbo"].seeds for cell in of if "elbo" in cell) or "elbo" not in table.columns:
                 continue

@@ -617,6 +617,7 @@ def test_the_side_claims_are_told_by_their_numbers():
     }
     told |= {
         ("4 layers, data-dependent start", "plain"): (8.0, -90.5, 81.0),
+        ("4 layers, torch's start", "plain"): (8.0, -91.1, 81.0),
         ("4 layers, 2 dimensions", "plain"): (5.0, -130.0, 79.0),
     }
     runs, entries = {(run.row, run.arm): run for run in table.runs}, []
@@ -624,9 +625,10 @@ def test_the_side_claims_are_told_by_their_numbers():
         entries.append(entry(runs[place], rate=rate, elbo=elbo))
         entries[-1]["report"]["standard_errors"] = {"rate": 0.1, "elbo": 0.1}
         entries[-1]["analysis"] = {"clusters": {"test_neighbours": share, "test_neighbours_error": 0.5}}
-    size, start, dimensions = orderings(table, entries)
+    size, start, torch_start, dimensions = orderings(table, entries)
     assert "9.00, 8.00, 2.00; it falls with every step (one seed)." in size
     assert "plain: ELBO +0.50 against He's start (unpaired over test points +0.22 to +0.78); it is better (one seed)." in start
+    assert "Torch's own start" in torch_start and torch_start.endswith("a difference is not shown (one seed).")
     assert "79.0 %" in dimensions and dimensions.endswith("against 81.0 %; less (one seed).")
     entries[0]["report"]["standard_errors"] = {"rate": 1.0}
     assert "it does not fall with every step" in orderings(table, entries)[0]  # 9 +- 2 and 8
@@ -636,7 +638,7 @@ def test_the_side_claims_are_told_by_their_numbers():
 def test_what_is_scaled_down_says_so_in_words_too():
     small = load_table("side-claims", epochs=1, limit_train=64)
     told = orderings(small, [entry(run) | {"analysis": {"clusters": {"test_neighbours": 50.0}}} for run in small.runs])
-    assert len(told) == 6 and all(said.startswith("Scaled down (epochs 1, limit_train 64). ") for said in told)
+    assert len(told) == 8 and all(said.startswith("Scaled down (epochs 1, limit_train 64). ") for said in told)
     table3 = load_table("table3", seeds=1, epochs=1)
     assert not any("of the paper are our" in said for said in orderings(table3, [entry(run) for run in table3.runs]))
     cells_of = reproduction_words.as_json(table3, [entry(run) for run in table3.runs])["cells"]
