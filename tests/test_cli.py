@@ -132,6 +132,8 @@ def test_sample_writes_a_picture_and_the_same_seed_the_same_one(trained, tmp_pat
 
 def test_datasets_says_what_there_is_and_where_it_looked(tmp_path):
     table = skipvae("datasets", cwd=tmp_path).stdout
+    assert skipvae("datasets", "--data-dir", "mine", cwd=tmp_path).returncode == 2
+    (tmp_path / "mine").mkdir()
     records = json.loads(skipvae("datasets", "--json", "--data-dir", tmp_path / "mine", cwd=tmp_path).stdout)["datasets"]
     assert "digits" in table and "Looked at" in table
     assert {record["name"] for record in records} >= {"digits", "mnist", "omniglot", "frey-faces"}
