@@ -44,15 +44,16 @@ def orderings(table, entries):
         plain, skip = found[row, "plain"], found[row, "skip"]
         own = [e for arm in ("plain", "skip") for e in entries_at(table, entries, row, arm)]
         ceiling = min((c for e in own if (c := e["report"].get("mi_ceiling"))), default=None)
-        name = row + _small(table, row, "skip")
+        small = _small(table, row, "skip")
         for column in (c for c in table.columns if c not in UNORDERED):
             if plain[column].seeds and skip[column].seeds:
                 sure = intervals(table, entries, column, (row, "skip"), (row, "plain"))
-                sentences.append(_ordering(name, column, plain[column], skip[column], sure, ceiling))
+                size = " at this size" if small else ""
+                sentences.append(_ordering(row + small, column, plain[column], skip[column], sure, ceiling, size))
     return sentences + _other_arms(table, entries, found) + _counted_otherwise(table, found)
 
 
-def _ordering(row, column, plain, skip, sure=(), ceiling=None):
+def _ordering(row, column, plain, skip, sure=(), ceiling=None, size=""):
     """One sentence: our difference, with its intervals if there are any, the published one, and the verdict."""
     ours, one_seed = skip.ours - plain.ours, " (one seed)" if min(plain.seeds, skip.seeds) < 2 else ""
     sentence = f"{row}, {COLUMNS[column][0]}: skip - plain is {_signed(ours)} here" + _in_brackets(sure)
@@ -72,7 +73,7 @@ def _ordering(row, column, plain, skip, sure=(), ceiling=None):
     if len({difference.sign for difference in sure}) > 1:
         return f"{sentence}: seeds and test points say the opposite of each other."
     sign = sure[0].sign if sure else ours
-    return f"{sentence}: the ordering {'holds' if sign * theirs > 0 else 'does not hold'}{one_seed}."
+    return f"{sentence}: the ordering {'holds' if sign * theirs > 0 else 'does not hold'}{size}{one_seed}."
 
 
 def _in_brackets(sure):
@@ -139,7 +140,7 @@ def scaled_words(table):
         rows.setdefault(label(table, run.row, run.arm).removeprefix(" (scaled down: ").removesuffix(")"), {})[run.row] = None
     if len(rows) == 1:
         return next(iter(rows))
-    return "; ".join(f"{', '.join(own)}: {words}" for words, own in rows.items() if words)
+    return "; ".join(f"{words} ({'; '.join(own)})" for words, own in rows.items() if words)
 
 
 def is_comparable(table, row, arm):

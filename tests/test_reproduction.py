@@ -66,7 +66,7 @@ def test_tables_for_a_gpu_are_scaled_down_unless_in_full():
     assert load_table("figure1").runs[0].scaled == load_table("table2-mnist").runs[0].scaled != {}
     table1 = load_table("table1")
     entries = [entry(run) for run in table1.runs]
-    assert "(scaled down)" in orderings(table1, entries)[0]
+    assert "(scaled down)" in orderings(table1, entries)[0] and "at this size (one seed)" in orderings(table1, entries)[1]
     assert any("--full" in note for note in reproduction_words.notes(table1, entries))
     assert not any("--full" in note for note in reproduction_words.notes(load_table("table3"), []))
 
@@ -644,7 +644,7 @@ def test_what_is_scaled_down_says_so_in_words_too():
     cells_of = reproduction_words.as_json(table3, [entry(run) for run in table3.runs])["cells"]
     assert cells_of["4 layers"]["skip"]["elbo"]["ours"] == -80.0 and cells_of["4 layers"]["skip"]["elbo"]["difference"] is None
     mixed = load_table("classification")
-    assert reproduction_words.scaled_words(mixed).startswith("PixelCNN, 9 layers: epochs 5")
+    assert reproduction_words.scaled_words(mixed) == "epochs 5, limit_train 2,000, limit_eval 1,000 (PixelCNN, 9 layers)"
     assert not reproduction_words.is_comparable(load_table("table2-omniglot", full=True), "9 layers", "plain")
 
 
