@@ -262,7 +262,7 @@ def paired_values(records, *, points=None, seconds=60.0, samples=1, seed=0, devi
     more points narrow the interval more than more draws. Raises ValueError if the test sets differ.
     """
     loaded = {record.path: load_run(record.path, device=device)[:2] for record in records}
-    tests = [_spread(data.test, points) for _, data in loaded.values()]
+    tests = [spread(data.test, points) for _, data in loaded.values()]
     if any(not torch.equal(test, tests[0]) for test in tests[1:]):
         raise ValueError("expected the same test points in every run, but the data found here differ")
     total, start, parts = len(tests[0]), time.perf_counter(), {path: [] for path in loaded}
@@ -281,7 +281,7 @@ def paired_values(records, *, points=None, seconds=60.0, samples=1, seed=0, devi
     return {path: {name: torch.cat([part[name] for part in values]) for name in PAIRED} for path, values in parts.items()}
 
 
-def _spread(x, points):
+def spread(x, points):
     """So many rows of x, evenly spread: data lie in files in an order of their own."""
     return x if points is None or points >= len(x) else x[torch.arange(points) * len(x) // points]
 

@@ -22,16 +22,21 @@ from pathlib import Path
 from pyro_skipvae.analyses import analyse
 from pyro_skipvae.build import choose_device
 from pyro_skipvae.checkpoint import write_whole
-from pyro_skipvae.compare import estimates_of, paired_values, read_record
+from pyro_skipvae.compare import estimates_of, paired_values, read_record, spread
 from pyro_skipvae.config import Config, ConfigError
+from pyro_skipvae.diagnostics import log_likelihood_per_point
 from pyro_skipvae.diagnostics.report import STORED
+from pyro_skipvae.run import load_run
 from pyro_skipvae.stored import NUMBER, check, loads
+from pyro_skipvae.vocabulary import PAD
 
 SCHEMA = 1
 ENTRY = {  # the shape of an entry of results
     **{"row": str, "arm": str, "seed": int, "scaled": dict, "settings": dict, "epochs": int, "seconds": (int, float)},
     "report": STORED | {"card": STORED["card"] | {"device": str, "protocol": str, "settings?": dict}},
     "elbo_per_point?": [(int, float)],
+    "log_likelihood_per_point?": [(int, float)],
+    "tokens_per_point?": [int],
     "analysis?": {...: {...: (*NUMBER, [(int, float)])}},
 }
 ELSEWHERE = ("seed", "data_dir", "download")  # settings that do not make a run what it is
@@ -219,8 +224,9 @@ def write_results(path, table, entries):
 def entry_of(planned, path, *, device="cpu"):
     """What a finished run leaves in the results: its place, its settings, what training took, and its whole report.
 
-    Beside it the ELBO of each of 1,000 test points, by one draw of z with noise that is the same for all runs. Where the
-    table has an analysis, this is the time at which the model is put to it. Raises ValueError if the run is another one.
+    Beside it the ELBO of each of 1,000 test points, by one draw of z with noise that is the same for all runs, and of texts
+    their log-likelihood and number of tokens. Where the table has an analysis, this is the time at which the model is put
+    to it. Raises ValueError if the run is another one.
     """
     record = read_record(path)
     if record.config.seed != planned.seed or not agrees(planned.config, asdict(record.config)):
@@ -234,7 +240,21 @@ def entry_of(planned, path, *, device="cpu"):
         "seconds": round(sum(line["seconds"] or 0 for line in record.metrics), 1),
         "report": report,
         "elbo_per_point": [round(value, 2) for value in values["elbo"].tolist()],
+        **(_texts_per_point(path, record, device=device) if report.get("perplexity") else {}),
     } | ({"analysis": {planned.analysis: analyse(planned.analysis, path, device=device)}} if planned.analysis else {})
+
+
+def _texts_per_point(path, record, *, device):
+    """The importance-sampled log-likelihood and the tokens of the same points: what perplexities are compared by."""
+    vae, data, _ = load_run(path, device=choose_device(device))
+    x = spread(data.test, POINTS)
+    found = log_likelihood_per_point(
+        vae.model, vae.guide, x.to(choose_device(device)), importance_samples=record.report["card"]["importance_samples"]
+    )
+    return {
+        "log_likelihood_per_point": [round(value, 2) for value in found.log_likelihood.tolist()],
+        "tokens_per_point": (x != PAD).sum(1).tolist(),
+    }
 
 
 def agrees(config, recorded):

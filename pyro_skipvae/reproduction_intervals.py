@@ -1,12 +1,16 @@
 """Differences between two places of a table, with their 95 % intervals: over seeds, and over test points."""
 
 import math
-import statistics
 from dataclasses import dataclass
 
+import torch
 from scipy.stats import t as student
 
+from pyro_skipvae.diagnostics.interval import mean_interval
+from pyro_skipvae.diagnostics.perplexity import perplexity_difference
 from pyro_skipvae.reproduction import cell_at, entries_at, interval_of
+
+PER_POINT = {"elbo": "elbo_per_point", "ppl": "log_likelihood_per_point"}  # what entries hold of each test point
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Difference:
 def intervals(table, entries, column, first, second):
     """The differences of a column between two places (row, arm), over seeds and over test points, as far as they are known."""
     seeds = over_seeds(*(cell_at(table, entries, place, column) for place in (first, second)))
-    points = paired_difference(table, entries, first, second) if column == "elbo" else None
+    points = paired_difference(table, entries, column, first, second)
     if seeds is None and points is None:
         points = unpaired_difference(table, entries, column, first, second)
     return [difference for difference in (seeds, points) if difference]
@@ -50,21 +54,25 @@ def over_seeds(first, second):
     return Difference(delta, delta - half, delta + half, "over seeds")
 
 
-def paired_difference(table, entries, first, second):
-    """The ELBO in one place (row, arm) minus that in another, point by point on the same test points: a `Difference`, or None.
+def paired_difference(table, entries, column, first, second):
+    """The ELBO or PPL in one place (row, arm) minus that in another, on the same test points: a `Difference`, or None.
 
     Means over seeds come first; the interval (95 %) is over points.
     """
     arms = [entries_at(table, entries, *place) for place in (first, second)]
-    lists = [[e["elbo_per_point"] for e in own if "elbo_per_point" in e] for own in arms]
-    if not all(lists) or len({len(values) for own in lists for values in own}) > 1:
-        return None  # not of the same points
-    means = [[statistics.fmean(values) for values in zip(*own, strict=True)] for own in lists]
-    delta = [one - other for one, other in zip(*means, strict=True)]
-    if len(delta) < 2:
-        return None
-    mean, half = statistics.fmean(delta), 1.96 * statistics.stdev(delta) / len(delta) ** 0.5
-    return Difference(mean, mean - half, mean + half, f"paired on {len(delta):,} test points")
+    name = PER_POINT.get(column)
+    lists = [[e[name] for e in own if name in e] for own in arms]
+    if not all(lists) or len({len(values) for own in lists for values in own}) > 1 or len(lists[0][0]) < 2:
+        return None  # not known, or not of the same points
+    means = [torch.tensor(own, dtype=torch.float64).mean(0) for own in lists]
+    if column == "ppl":
+        tokens = [e["tokens_per_point"] for own in arms for e in own if name in e]
+        if any(other != tokens[0] for other in tokens):
+            return None
+        found = perplexity_difference(*(-nats for nats in means), torch.tensor(tokens[0]))
+    else:
+        found = mean_interval(means[0] - means[1])
+    return Difference(found.value, found.low, found.high, f"paired on {len(means[0]):,} test points")
 
 
 def unpaired_difference(table, entries, column, first, second):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_skipvae.diagnostics.perplexity import perplexities, perplexity
+from pyro_skipvae.diagnostics.perplexity import perplexities, perplexity, perplexity_difference
 
 
 def test_sums_are_divided_not_averages():
@@ -33,3 +33,18 @@ def test_each_bound_stands_on_its_own_points():
     assert found["ppl_elbo"]["value"] == pytest.approx(math.exp(18 / 8))
     assert found["ppl_iw"]["value"] == pytest.approx(math.exp(8 / 4))
     assert found["tokens"] == 8 and found["importance_samples"] == 200 and "unknown" in found["counted"]
+
+
+def test_a_paired_difference_leaves_out_what_is_hard_for_both():
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(5, 40, (400, 500), generator=generator)
+    hard = torch.randn(400, 500, generator=generator) * 10
+    first, second = (rate * tokens + hard + torch.randn(400, 500, generator=generator) for rate in (3.0, 2.9))
+    found = [perplexity_difference(*row) for row in zip(first, second, tokens, strict=True)]
+    for one, other, row in zip(first[:3], second[:3], tokens[:3], strict=True):
+        apart = perplexity(one, row).value - perplexity(other, row).value
+        assert perplexity_difference(one, other, row).value == pytest.approx(apart)
+    truth = math.exp(3.0) - math.exp(2.9)
+    assert sum(f.low < truth < f.high for f in found) / 400 == pytest.approx(0.95, abs=0.035)  # 3 sd of 400 trials
+    apart = perplexity(first[0], tokens[0])
+    assert found[0].high - found[0].low < (apart.high - apart.low) / 4

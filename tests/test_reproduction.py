@@ -126,7 +126,7 @@ def test_arms_are_compared_on_the_same_test_points():
     points = {"plain": [-90.0, -100.0, -80.0], "skip": [-89.0, -98.0, -77.0], "last layer only": [-91.0, -100.0, -79.0]}
     entries = [entry(runs[arm], elbo=sum(own) / 3) | {"elbo_per_point": own} for arm, own in points.items()]
     entries.append(entry(runs["parameter-matched"]))  # made without values for each point
-    pairs = paired_difference(table, entries, ("3 layers", "skip"), ("3 layers", "plain"))
+    pairs = paired_difference(table, entries, "elbo", ("3 layers", "skip"), ("3 layers", "plain"))
     assert (pairs.value, pairs.over) == (2.0, "paired on 3 test points") and pairs.high - 2.0 == pytest.approx(1.96 / 3**0.5)
     told = orderings(table, entries)
     assert "(paired on 3 test points +2.00, +0.87 to +3.13)" in told[0]
@@ -137,6 +137,21 @@ def test_arms_are_compared_on_the_same_test_points():
     assert any("skip - parameter-matched is" in sentence and "+0.00 in KL" in sentence for sentence in told)
     entries[1]["elbo_per_point"] = [-91.0, -99.0, -79.0]
     assert "not shown over test points (one seed)" in orderings(table, entries)[0]
+
+
+def test_perplexities_are_compared_on_the_same_texts():
+    table, row = load_table("table4", seeds=1), "PTB, amortized, 32"
+    points = {"plain": [-10.0, -21.0, -29.0], "skip": [-9.0, -20.0, -28.0]}
+    entries = [
+        entry(run) | {"log_likelihood_per_point": points[run.arm], "tokens_per_point": [2, 4, 6]}
+        for run in table.runs if run.row == row
+    ]  # fmt: skip
+    pairs = paired_difference(table, entries, "ppl", (row, "skip"), (row, "plain"))
+    assert pairs.value == pytest.approx(math.exp(57 / 12) - math.exp(60 / 12)) and pairs.over == "paired on 3 test points"
+    told = orderings(table, entries)
+    assert any("PPL: skip - plain is" in sentence and "(paired on 3 test points -32.83," in sentence for sentence in told)
+    entries[0]["tokens_per_point"] = [2, 4, 5]  # other texts
+    assert paired_difference(table, entries, "ppl", (row, "skip"), (row, "plain")) is None
 
 
 def test_values_at_the_ceiling_order_nothing():

@@ -3,7 +3,7 @@
 from .active_units import active_units
 from .inference_gap import InferenceGap, inference_gap
 from .interval import Interval
-from .log_likelihood import log_likelihood
+from .log_likelihood import log_likelihood, log_likelihood_per_point
 from .model_mutual_information import model_mutual_information
 from .mutual_information import MutualInformation, mutual_information
 from .rate import rate
@@ -18,6 +18,7 @@ __all__ = [
     "collapse_report",
     "inference_gap",
     "log_likelihood",
+    "log_likelihood_per_point",
     "model_mutual_information",
     "mutual_information",
     "rate",

@@ -38,13 +38,30 @@ def log_likelihood(
     Raises ValueError for a model and guide that `Pair` does not take, or fewer than 2 rows.
     Reference: Burda et al. 2016, equation 8.
     """
+    settings = {"importance_samples": importance_samples, "site": site, "rows": rows, "seed": seed, "progress": progress}
+    return mean_interval(log_likelihood_per_point(model, guide, x, **settings).log_likelihood)
+
+
+def log_likelihood_per_point(
+    model,
+    guide,
+    x,
+    *,
+    importance_samples: int = 200,
+    site: str | None = None,
+    rows: int = 256,
+    seed: int = 0,
+    progress=None,
+) -> ImportanceEstimate:
+    """log p_K(x) of each row of x (N,), in nats, with K/10 draws beside it and the effective sample size.
+
+    What `log_likelihood` is the mean of: which texts or images a model finds unlikely, or two models compared point by point.
+    The same errors are raised. Reference: Burda et al. 2016, equation 8.
+    """
     with as_found(model, guide, x=x, seed=seed, samples=(importance_samples,)) as x:
         pair = Pair(model, guide, x, site=site)
         chunks = list(pair.chunks())
-        estimate = importance_estimate(
-            pair, chunks, points=pair.points, samples=importance_samples, rows=rows, progress=progress
-        )
-        return mean_interval(estimate.log_likelihood)
+        return importance_estimate(pair, chunks, points=pair.points, samples=importance_samples, rows=rows, progress=progress)
 
 
 def importance_estimate(

@@ -28,6 +28,21 @@ def perplexity(nats: Tensor, tokens: Tensor) -> Interval:
     return Interval(*(value.exp().item() for value in (per_token, per_token - half, per_token + half)))
 
 
+def perplexity_difference(first: Tensor, second: Tensor, tokens: Tensor) -> Interval:
+    """The perplexity of one model minus that of another on the same texts: nats (N,) of each, tokens (N,).
+
+    The interval is over texts, paired: what makes a text hard for both is not in it (delta method).
+    """
+    tokens = tokens.double()
+    values, influence = [], 0.0
+    for sign, nats in ((1, first.double()), (-1, second.double())):
+        per_token = nats.sum() / tokens.sum()
+        values.append(sign * per_token.exp())
+        influence = influence + values[-1] * (nats - per_token * tokens) / tokens.mean()
+    value, half = sum(values).item(), 1.96 * (influence.std() / len(tokens) ** 0.5).item()
+    return Interval(value, value - half, value + half)
+
+
 def perplexities(fields: dict, tokens: Tensor, samples: int) -> dict:
     """By the ELBO and by importance sampling with `samples` draws, each on the points that it stands on, as plain values."""
     found = {name: perplexity(-fields[of], tokens[: len(fields[of])]) for name, of in BOUNDS.items()}
