@@ -18,6 +18,7 @@ from pyro_skipvae.checkpoint import CheckpointError
 from pyro_skipvae.compare import estimates_of, read_record
 from pyro_skipvae.export import load_exported
 from pyro_skipvae.gradient_check import GRADIENTS
+from pyro_skipvae.reproduction import Planned, entry_of
 from pyro_skipvae.vocabulary import EOS, PAD, UNK, Vocabulary
 
 TINY = (
@@ -188,6 +189,16 @@ def test_runs_on_text_are_compared_on_one_page(folder, tmp_path):
     said(folder, "report", "run", "twin", "--budget", "0", "--out", "both.html")
     seen = plain((folder / "both.html").read_text())
     assert "perplexity, importance-weighted" in seen and "perplexities per token" in seen and "From one text to another" in seen
+
+
+def test_the_results_of_a_text_run_keep_what_perplexities_are_compared_by(folder):
+    settings = {"dataset": str(folder / "own.txt"), "model": "skip-sa-vae", "latent_dim": 3, "width": 8, "embedding": 6}
+    settings |= {"max_words": 7, "svi_steps": 2, "epochs": 1, "batch_size": 16}
+    made = entry_of(Planned("own", "skip", settings, 0), folder / "run")
+    test = load_run(folder / "run")[1].test
+    assert made["tokens_per_point"] == (test != PAD).sum(1).tolist() and sum(made["tokens_per_point"]) > len(test)
+    mean = sum(made["log_likelihood_per_point"]) / len(test)
+    assert mean == pytest.approx(made["report"]["log_likelihood"], abs=0.05)  # other draws, and two decimals
 
 
 def test_an_exported_text_model_brings_its_words(folder, monkeypatch, capsys):
