@@ -7,6 +7,7 @@ from pyro_skipvae import figures
 from pyro_skipvae.build import choose_device
 from pyro_skipvae.diagnostics import collapse_report
 from pyro_skipvae.diagnostics.inference_gap import inference_gap
+from pyro_skipvae.diagnostics.pair import ENCODER_ROWS
 from pyro_skipvae.page import draw_samples, write_page
 from pyro_skipvae.run import Run, load_checkpoint, load_run
 from pyro_skipvae.semi_amortized import SemiAmortized
@@ -46,8 +47,8 @@ def _refined(vae, config, steps):
         raise ValueError(f"expected a model with latent variables for --svi-steps, got {config.model}")
     amortized = getattr(vae.guide, "amortized", vae.guide)
     start = getattr(vae.guide, "start", "amortized")
-    loop = {"steps": steps, "lr": config.svi_lr, "momentum": config.svi_momentum, "start": start}
-    return SemiAmortized(vae.model, amortized, **loop) if steps or start == "zeros" else amortized
+    loop = {"steps": steps, "lr": config.svi_lr, "momentum": config.svi_momentum, "gradient": config.svi_gradient}
+    return SemiAmortized(vae.model, amortized, **loop, start=start) if steps or start == "zeros" else amortized
 
 
 def report_on(vae, data, *, device, budget, extra, **samples):
@@ -64,6 +65,8 @@ def report_on(vae, data, *, device, budget, extra, **samples):
         about = {"fit_on": other, "budget": budget, "tokens": tokens, "progress": show}
         report = collapse_report(vae.model, vae.guide, x, card=card, **about, **samples)
         if isinstance(vae.guide, SemiAmortized):
+            if vae.guide.gradient == "authors":
+                note(f"The authors' steps are of a batch's mean: of {ENCODER_ROWS} rows in a report, however many in training.")
             report = replace(report, amortized=_amortized(vae, x, other, report, budget, show))
     for sentence in report.card.get("beyond_budget", ()):
         note(f"Not measured: {sentence}")

@@ -46,7 +46,8 @@ def _checked(run, batch, steps, seed, device):
     if config.latent_dim == 0:
         raise ValueError(f"expected a model with latent variables, got {config.model} in {run}")
     x = next(iter(data.limit(eval=batch).batches("test", batch, seed=0))).to(next(vae.parameters()).device)
-    loop = {"steps": steps or config.svi_steps, "lr": config.svi_lr, "momentum": config.svi_momentum}
+    lr = config.svi_lr / (config.batch_size if config.svi_gradient == "authors" else 1)  # theirs is of a batch's mean
+    loop = {"steps": steps or config.svi_steps, "lr": lr, "momentum": config.svi_momentum}
     guide = getattr(vae.guide, "amortized", vae.guide)
     return compare_gradients(vae.model, guide, x, **loop, seed=seed), {"batch": len(x), **loop}
 

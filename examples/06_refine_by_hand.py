@@ -15,6 +15,7 @@ from torch import nn
 
 from pyro_skipvae import load_data
 
+pyro.set_rng_seed(0)
 D = 10
 encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 200), nn.Tanh(), nn.Linear(200, 2 * D))
 decoder = nn.Sequential(nn.Linear(D, 200), nn.Tanh(), nn.Linear(200, 64))
@@ -48,7 +49,6 @@ def refine(x, loc, log_variance, steps):
     return pyro.param("loc").detach(), pyro.param("log_variance").detach()
 
 
-pyro.set_rng_seed(0)
 data, elbo = load_data("digits"), TraceMeanField_ELBO()
 optim = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)
 for _ in range(1 if "--smoke" in sys.argv else 30):

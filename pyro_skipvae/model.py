@@ -28,6 +28,11 @@ class VAE(nn.Module):
         super().__init__()
         self.prior, self.decoder, self.encoder = prior, decoder, encoder
 
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name in ("model", "guide"):  # a module in their place would be hidden behind the methods
+            self.__dict__[name] = value
+
     def model(self, x, *context, beta=1.0):
         """Sample z (B, D) at the site "z" and observe x (B, *event_shape) at the site "x", in the plate "data"; returns x.
 

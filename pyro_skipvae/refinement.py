@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from torch.autograd.function import once_differentiable
 from torch.distributions import kl_divergence
+from torch.utils._pytree import tree_leaves
 
 from pyro_skipvae.local_parameters import local_parameters
-from pyro_skipvae.param_store import check_own
 from pyro_skipvae.plates import stands_for
 from pyro_skipvae.random_numbers import forked, seed_generators
 from pyro_skipvae.recurrence import differentiable_recurrence
@@ -41,15 +42,15 @@ class Bound:
     with Pyro's scales and masks, but for the N/B of a plate that `stands_for` more points; the KL is by the same draw where
     Pyro has no closed form, or where model and guide weigh the site differently.
 
-    `site` is the guide's latent site as Pyro traced it, `arguments` are those of the model, and
-    `parameters` (sites, by name) those of the guide, to which each call adds the model's. Every call starts
-    dropout from the same seed, inside `kept_random`, so that one mask serves the whole refinement.
+    `site` is the guide's latent site as Pyro traced it, `arguments` and `options` are those of the model, by place and by
+    name. Every call starts dropout from the same seed, inside `kept_random`, so that one mask serves the whole refinement.
+    While Pyro's validation is on, a z that is not finite raises ValueError.
     """
 
-    def __init__(self, model, arguments, site, parameters=(), *, mean=False):
-        self.model, self.arguments, self.site = model, arguments, site
+    def __init__(self, model, arguments, options, site, *, mean=False):
+        self.model, self.arguments, self.options, self.site = model, arguments, options, site
         self.family = local_parameters(site["fn"])
-        self.parameters = dict(parameters)
+        self.graph = None
         self.stands_for = stands_for(site)
         self.divisor = self.stands_for * (len(self.family.values[0]) if mean else 1)
         self.seed = int(torch.randint(2**62, ()))
@@ -57,11 +58,13 @@ class Bound:
 
     def __call__(self, values, noise):
         z, q = self.family.draw(values, noise), self.family.distribution(values)
+        check_finite(z)
         seed_generators([self.device], self.seed)  # one dropout mask
         with poutine.block(), _AtLatent(self.site["name"], z) as run:
-            self.model(*self.arguments)
-        self.parameters |= run.parameters
-        return (self._divergence(q, z, run.prior) - run.log_likelihood) / self.divisor
+            self.model(*self.arguments, **self.options)
+        loss = (self._divergence(q, z, run.prior) - run.log_likelihood) / self.divisor
+        self.graph = loss.grad_fn
+        return loss
 
     def _divergence(self, q, z, prior):
         own, others = [{name: node[name] for name in ("scale", "mask")} for node in (self.site, prior)]
@@ -76,37 +79,58 @@ class Bound:
         """Inside, random numbers may be used up; the caller's go on afterwards as if none had been."""
         return forked([self.device])
 
-    def theta(self):
-        """What f depends on besides the values and may be learned: parameters, and arguments that need a gradient.
+    def theta(self, values):
+        """What the last call's f depends on besides its values and may be learned: the leaves of its graph.
 
-        The parameters are those of Pyro's store. Raises ValueError if these are not the tensors that the modules run with.
+        That is every parameter that the model used, in Pyro's store or not; an argument that was computed stands for what is
+        behind it.
         """
-        check_own(self.parameters)
-        parts = [site["value"].unconstrained() for site in self.parameters.values()]
-        parts += [part for part in self.arguments if isinstance(part, torch.Tensor)]
-        return list(dict.fromkeys(part for part in parts if part.requires_grad))
+        given = [part for part in tree_leaves((self.arguments, self.options)) if isinstance(part, torch.Tensor)]
+        given = [part for part in given if part.grad_fn is not None]
+        leaves = _leaves_behind(self.graph, ends={part.grad_fn for part in given})
+        own = set(map(id, values))
+        return given + [leaf for leaf in leaves if id(leaf) not in own]
+
+
+def _leaves_behind(node, ends):
+    """The tensors that autograd's graph behind a node begins with, each once, in its order; `ends` are not passed."""
+    seen, waiting, leaves = {None, *ends}, [node], []
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        leaves += [node.variable] if hasattr(node, "variable") else []
+        waiting += [following for following, _ in reversed(node.next_functions)]
+    return leaves
+
+
+def check_finite(*tensors):
+    """Raises ValueError where local parameters, or z, are not finite; only while Pyro's validation is on."""
+    if is_validation_enabled() and not all(part.isfinite().all() for part in tensors):
+        raise ValueError("expected a refinement that stays finite, got one that diverged: take a smaller lr, or fewer steps")
 
 
 def latent_site(trace):
-    """The one latent site of a guide's trace. Raises ValueError where there are none or several."""
-    sites = [node for node in trace.nodes.values() if node["type"] == "sample" and not node["is_observed"]]
-    sites = [node for node in sites if not poutine.util.site_is_subsample(node)]
-    if len(sites) != 1:
-        raise ValueError(f"expected a guide with one latent site to refine, got {[node['name'] for node in sites]}")
-    return sites[0]
-
-
-def guide_parameters(trace):
-    """The parameter sites of a guide's trace by name."""
-    return {name: node for name, node in trace.nodes.items() if node["type"] == "param"}
+    """The one latent site of a guide's trace. Raises ValueError where there are none or several, or a factor."""
+    sites = [node for node in trace.nodes.values() if node["type"] == "sample" and not poutine.util.site_is_subsample(node)]
+    latent = [node for node in sites if not node["is_observed"]]
+    if len(latent) != 1:
+        raise ValueError(f"expected a guide with one latent site to refine, got {[node['name'] for node in latent]}")
+    factors = [node["name"] for node in sites if node["is_observed"] and not node["infer"].get("_deterministic")]
+    if factors:
+        raise ValueError(
+            f"expected a guide with a latent site alone, got {factors[0]!r} too: add what it stands for to the objective"
+        )
+    return latent[0]
 
 
 class _AtLatent(Messenger):
-    """Runs a model at z: adds up its scaled log-likelihood, and keeps the sites of prior and parameters."""
+    """Runs a model at z: adds up its scaled log-likelihood, and keeps the site of the prior."""
 
     def __init__(self, name, z):
         super().__init__()
-        self.name, self.z, self.log_likelihood, self.prior, self.parameters = name, z, 0.0, None, {}
+        self.name, self.z, self.log_likelihood, self.prior = name, z, 0.0, None
 
     def _pyro_sample(self, message):
         if message["name"] == self.name:
@@ -118,11 +142,8 @@ class _AtLatent(Messenger):
         elif message["is_observed"]:
             log_prob = message["fn"].log_prob(message["value"])
             self.log_likelihood = self.log_likelihood + scale_and_mask(log_prob, message["scale"], message["mask"]).sum()
-        elif not (poutine.util.site_is_subsample(message) or message["infer"].get("_deterministic")):
+        elif not poutine.util.site_is_subsample(message):
             raise ValueError(f"expected a model with the one latent site {self.name!r}, got {message['name']!r} too")
-
-    def _pyro_post_param(self, message):
-        self.parameters[message["name"]] = message
 
     def __exit__(self, *error):
         if self.prior is None and error[0] is None:
@@ -167,9 +188,8 @@ def replayed(products):
 
         b = dL/d lambda_K, u = 0;  for k = K-1..0:  u = momentum u + lr b;  b -= H u;  dL/d theta -= J' u
 
-    with H u and J' u, the gradients of grad f(lambda_k)' u in lambda_k and theta, from `products`. theta are the
-    parameters of model and guide (a VampPrior reads the encoder), and arguments that need a gradient. Raises ValueError if
-    Pyro's parameter store, where the parameters are read, holds those of another model.
+    with H u and J' u, the gradients of grad f(lambda_k)' u in lambda_k and theta, from `products`. theta are the parameters
+    that the model uses (with a VampPrior also the encoder's), and arguments that need a gradient.
 
     Reference: Kim et al. 2018, algorithm 2.
     """
@@ -188,7 +208,7 @@ def replayed(products):
                     part -= less
             return *b, *on_theta
 
-        theta = bound.theta()
+        theta = bound.theta(path[-1]) if path else []
         return _Replayed.apply(bound, backward, refined, *start, *theta)
 
     return refine

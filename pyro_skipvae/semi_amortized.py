@@ -4,14 +4,16 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
+from torch import nn
 from torch.distributions import kl_divergence
+from torch.utils._pytree import tree_map
 
 from pyro_skipvae.objectives import as_arguments, elbo, weighted
 from pyro_skipvae.recurrence import differentiable_recurrence
-from pyro_skipvae.refinement import GRADIENTS, Bound, Descent, guide_parameters, latent_site, without_gradient
+from pyro_skipvae.refinement import GRADIENTS, Bound, Descent, check_finite, latent_site, without_gradient
 
 
-class SemiAmortized:
+class SemiAmortized(nn.Module):
     """A guide that starts from the local parameters of another one and refines them by gradient steps on the ELBO.
 
         lambda_0 = guide(x);  v_(k+1) = momentum v_k - grad f(lambda_k);  lambda_(k+1) = lambda_k + lr v_(k+1);  z ~ q_lambda_K
@@ -25,22 +27,27 @@ class SemiAmortized:
     `refinement.authors_difference`). `start="zeros"` starts from zeros instead of the guide: stochastic variational inference
     without an encoder.
 
-    It is called like a guide, `(x, *context, beta=1.0)`, and trained by SVI with any objective. Where gradients are off it
-    refines all the same and keeps nothing. Raises ValueError for a guide or a family that cannot be refined.
+    It is called like the guide, with its arguments and `beta` where that has one, and trained by SVI with any objective; a
+    guide that is a module is a part of this one. Where gradients are off it refines all the same and keeps nothing. Raises
+    ValueError for a guide or a family that cannot be refined, and, while Pyro's validation is on, where steps diverge.
 
     Reference: Kim, Wiseman, Miller, Sontag, Rush 2018.
     """
 
     def __init__(self, model, guide, *, steps=10, lr=1 / 32, momentum=0.5, gradient="exact", start="amortized"):
-        if isinstance(poutine.unwrap(guide), AutoGuide | Messenger):
+        super().__init__()
+        if not callable(guide) or isinstance(poutine.unwrap(guide), AutoGuide | Messenger):
             raise ValueError(f"expected an amortized guide of x to refine, got {type(guide).__name__}")
         if gradient not in GRADIENTS or start not in ("amortized", "zeros"):
             raise ValueError(
                 f"expected gradient to be one of {sorted(GRADIENTS)} and start amortized or zeros, got {gradient!r}, {start!r}"
             )
-        if steps < 0 or not lr > 0 or not 0 <= momentum < 1:
-            raise ValueError(f"expected steps >= 0, lr > 0 and momentum in [0, 1), got {steps}, {lr} and {momentum}")
-        self.model, self.amortized, self.steps, self.lr, self.momentum = model, guide, steps, lr, momentum
+        if not isinstance(steps, int) or steps < 0 or not lr > 0 or not 0 <= momentum < 1:
+            raise ValueError(
+                f"expected a whole number of steps >= 0, lr > 0 and momentum in [0, 1), got {steps}, {lr} and {momentum}"
+            )
+        self.shared = (model,)  # in a tuple, so that a model which is a module is no part of this one
+        self.amortized, self.steps, self.lr, self.momentum = guide, steps, lr, momentum
         self.gradient, self.start = gradient, start
 
     @property
@@ -48,43 +55,67 @@ class SemiAmortized:
         """The module that owns the amortized guide, as for a bound method: who switches modes finds it there."""
         return getattr(self.amortized, "__self__", self.amortized)
 
-    def __call__(self, x, *context, beta=1.0):
-        _, guide = weighted(self.model, self.amortized, beta)
-        if self.steps == 0 and self.start == "amortized":
-            return guide(x, *context)
-        bound, _, values = self.refinement(x, *context, beta=beta)
-        return drawn(guide, bound, values)(x, *context)
+    @property
+    def model(self):
+        return self.shared[0]
 
-    def refine(self, x, *context, beta=1.0, noise=None):
+    def forward(self, x, *context, beta=None, **options):
+        _, guide = self._weighted(beta)
+        if self.steps == 0 and self.start == "amortized":
+            return guide(x, *context, **options)
+        bound, _, values = self.refinement(x, *context, beta=beta, **options)
+        return drawn(guide, bound, values)(x, *context, **options)
+
+    def refine(self, x, *context, beta=None, noise=None, **options):
         """The refined q(z|x), batch (B,). `noise` is one tensor like z for each step, else drawn from the global generator."""
-        bound, _, values = self.refinement(x, *context, beta=beta, noise=noise)
+        bound, _, values = self.refinement(x, *context, beta=beta, noise=noise, **options)
         return bound.family.distribution(values)
 
-    def refinement(self, x, *context, beta=1.0, noise=None, method=None):
+    def refinement(self, x, *context, beta=None, noise=None, method=None, **options):
         """(bound, lambda_0, lambda_K): before any plate opens, hidden from every Pyro handler around it.
 
         `method` is a function of `pyro_skipvae.refinement` to use in place of the one that `gradient` names.
         """
-        model, guide = weighted(self.model, self.amortized, beta)
+        model, guide = self._weighted(beta)
         learning, authors = torch.is_grad_enabled(), self.gradient == "authors"
         with torch.inference_mode(False), torch.set_grad_enabled(learning):
-            arguments = tuple(map(_ordinary, (x, *context)))
+            arguments, options = tree_map(_ordinary, ((x, *context), options))
             with poutine.block():
-                trace = poutine.trace(guide).get_trace(*arguments)
-            bound = Bound(model, arguments, latent_site(trace), guide_parameters(trace), mean=authors)
-            if (rows := len(bound.family.values[0])) != len(x):
-                raise ValueError(
-                    f"expected local parameters for each of the {len(x)} rows of x, got those of {rows}: a plate that "
-                    "subsamples inside the guide draws other rows at each step. Pass the rows as x and use "
-                    "`pyro.plate('data', len(x))`, or `pyro.plate('data', N, subsample_size=len(x))` for the scale N/B"
-                )
+                trace = poutine.trace(guide).get_trace(*arguments, **options)
+            bound = Bound(model, arguments, options, latent_site(trace), mean=authors)
+            _check_rows(bound, x)
             start = bound.family.values if self.start == "amortized" else tuple(map(torch.zeros_like, bound.family.values))
             noise = [bound.family.noise() for _ in range(self.steps)] if noise is None else noise
-            if len(noise) != self.steps:
-                raise ValueError(f"expected the noise of {self.steps} steps, got that of {len(noise)}")
+            _check_noise(noise, self.steps, bound.site["fn"].shape())
             descent = Descent(self.lr, self.momentum, clip=5.0 if authors else None)
             method = method or (GRADIENTS[self.gradient] if learning else without_gradient)
-            return bound, start, method(bound, start, noise, descent)
+            values = method(bound, start, noise, descent)
+            check_finite(*values)
+            return bound, start, values
+
+    def _weighted(self, beta):
+        """Model and guide at this beta; at None as they are."""
+        return (self.model, self.amortized) if beta is None else weighted(self.model, self.amortized, beta)
+
+
+def _check_rows(bound, x):
+    if not any(frame.vectorized for frame in bound.site["cond_indep_stack"]):
+        raise ValueError(
+            f"expected a plate of the {len(x)} rows of x around {bound.site['name']!r}, got none: it has no local parameters"
+        )
+    if (rows := len(bound.family.values[0])) != len(x):
+        raise ValueError(
+            f"expected local parameters for each of the {len(x)} rows of x, got those of {rows}: a plate that "
+            "subsamples inside the guide draws other rows at each step. Pass the rows as x and use "
+            "`pyro.plate('data', len(x))`, or `pyro.plate('data', N, subsample_size=len(x))` for the scale N/B"
+        )
+
+
+def _check_noise(noise, steps, shape):
+    if len(noise) != steps:
+        raise ValueError(f"expected the noise of {steps} steps, got that of {len(noise)}")
+    if other := next((tuple(part.shape) for part in noise if part.shape != shape), None):
+        raise ValueError(f"expected noise like z in each step, {tuple(shape)}, got {other}")
 
 
 def drawn(guide, bound, values):
@@ -127,7 +158,7 @@ def own_elbo(bound, start, values):
     leaves, noise = tuple(value.detach().requires_grad_() for value in start), bound.family.noise()
     with torch.enable_grad(), bound.kept_random(), differentiable_recurrence(bound.device):
         gradients = torch.autograd.grad(bound(leaves, noise), leaves)
-    return bound.stands_for * sum((value * gradient).sum() for value, gradient in zip(start, gradients, strict=True))
+    return bound.divisor * sum((value * gradient).sum() for value, gradient in zip(start, gradients, strict=True))
 
 
 def kl_to_refined(bound, start, values):

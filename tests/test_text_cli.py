@@ -156,6 +156,15 @@ def test_gradients_are_checked_on_runs_of_text_and_of_images(folder):
         assert (done.returncode, done.stderr) == (2, "Error: expected a run on text for --decoding, got one on digits\n")
 
 
+def test_a_run_with_the_authors_gradient_is_evaluated_with_their_steps(folder):
+    said(folder, "train", "--dataset", folder / "own.txt", *TINY, "--svi-gradient", "authors", "--out", "theirs")
+    reports = [json.loads(said(folder, "evaluate", "theirs", "--json", "--report-budget", "2", *more))
+               for more in ([], ["--svi-steps", "2"])]  # fmt: skip
+    assert reports[0]["elbo"] == reports[1]["elbo"] and reports[1]["card"]["settings"]["svi_lr"] == 1.0
+    found = json.loads(said(folder, "check-gradients", "theirs", "--batch", "4", "--json"))
+    assert found["lr"] == 1 / 16  # per datapoint, of a batch of 16
+
+
 def test_the_page_of_a_text_run_has_texts_and_perplexities(folder):
     html, record = (folder / "run/report.html").read_text(), read_record(folder / "run")
     Tags(html)
