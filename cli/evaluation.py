@@ -28,6 +28,8 @@ def evaluate_run(run, *, importance_samples, posterior_samples, limit_eval, repo
     with user_errors():
         device = choose_device(device)
         vae, data, config, loaded = load_checkpoint(run, device=device, which=checkpoint)
+        if limit_eval and config.limit_eval and limit_eval > config.limit_eval:
+            note(f"{run} was made with --limit-eval {config.limit_eval}: evaluating those.")
         data = data.limit(eval=limit_eval)
         if svi_steps is not None:
             vae.guide = _refined(vae, config, svi_steps)

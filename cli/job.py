@@ -113,10 +113,8 @@ class Job:
         }
 
     def restore(self, state):
-        """Go on from a state. Raises RunError if it is of another model or other data."""
+        """Go on from a state. Raises RunError if it is of another model."""
         try:
-            if state["data"] != self.data.checksum:
-                raise ValueError(f"other contents of {self.data.name}")
             self.vae.load_state_dict(state["vae"])
             self.step.load_state_dict(state["step"])
             self.batches.load_state_dict(state["batches"])

@@ -8,14 +8,15 @@ from .errors import user_errors, written
 from .notes import note
 
 DECODINGS = ("sample", "greedy", "beam")
-USUAL_BEAM = 5
+USUAL_BEAM, WIDEST_BEAM = 5, 1000
 
 
 def decoding(usual):
     """Give a command the options --decoding and --beam-width, which are for runs on text."""
 
     def decorate(command):
-        width = click.option("--beam-width", type=click.IntRange(1), help=f"texts kept in a beam  [default: {USUAL_BEAM}]")
+        about = f"texts kept in a beam  [default: {USUAL_BEAM}]"
+        width = click.option("--beam-width", type=click.IntRange(1, WIDEST_BEAM), help=about)
         about = f"texts: draw x from p(x|z), or look for the most probable one  [default: {usual}]"
         return click.option("--decoding", type=click.Choice(DECODINGS), help=about)(width(command))
 

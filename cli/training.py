@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from pyro_skipvae.build import without_effect
 from pyro_skipvae.compare import PAIRED, values_per_point
 from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
 from pyro_skipvae.diagnostics.active_units import half_means, mean_variances
@@ -74,11 +75,12 @@ def _resume(job, run):
     """Put the job where the last checkpoint was taken; a run that has none yet starts anew."""
     run.check_space(job.checkpoint_size)
     with user_errors():
-        run.check_vocabulary(job.data.vocabulary)
+        run.check_vocabulary(job.data)
     state, trouble = run.latest()
     if trouble:
         warn(f"{trouble}; going on from the checkpoint before it.")
     if state is not None:
+        run.check_data(state.get("data", job.data.checksum), job.data)  # without one it is no checkpoint of a run at all
         job.restore(state)
     done, epochs = job.progress.epochs, job.config.epochs
     if epochs < done:
@@ -110,6 +112,8 @@ def _announce(job, run):
                 f"No word of the training text is unknown, and {unknown['test']:.1%} of the test text are: their probability "
                 "cannot be learned; with a smaller --vocabulary-size the rarest are unknown."
             )
+    for flag, wanted in without_effect(config).items():
+        warn(f"{flag} does nothing here: it needs {wanted}.")
     warning = unfinished(job.beta, job.steps)
     if warning:
         warn(f"{warning}.")
@@ -117,12 +121,12 @@ def _announce(job, run):
 
 def _report(job, run, budget):
     """The report on the best epoch, then the page and its pictures, which are made from it."""
-    best, _ = run.load_weights(job.vae)
+    best, loaded = run.load_weights(job.vae)
     job.vae.eval()
     if any(line["epoch"] == best["epoch"] and line["valid_elbo"] is None for line in run.metrics()):
         raise NonfiniteError(f"the validation loss of epoch {best['epoch']} is not finite: nothing to report on; lower --lr")
     note(f"Reporting on epoch {best['epoch']} of {job.config.epochs}.")
-    extra = {"run": run.path.name, "epoch": best["epoch"], "settings": dataclasses.asdict(job.config)}
+    extra = {"run": run.path.name, "epoch": best["epoch"], "checkpoint": loaded, "settings": dataclasses.asdict(job.config)}
     report = report_on(job.vae, job.data, device=job.device, budget=budget, extra=extra)
     run.write_report(report)
     pictures(run, job.vae, job.data)

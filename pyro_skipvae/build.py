@@ -8,7 +8,7 @@ import pyro.optim
 import torch
 
 from pyro_skipvae import guides, likelihoods, objectives, priors
-from pyro_skipvae.config import TEXT_DECODERS, WITHOUT_LATENTS, ConfigError
+from pyro_skipvae.config import TEXT_DECODERS, WITHOUT_LATENTS, Config, ConfigError
 from pyro_skipvae.data import DATASETS, load_data
 from pyro_skipvae.decoders import ConvolutionalDecoder, DilatedCNNDecoder, LSTMDecoder, MLPDecoder, PixelCNNDecoder
 from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder
@@ -72,6 +72,10 @@ def build_data(config):
     usual = DATASETS[config.dataset].binarisation if config.dataset in DATASETS else None
     if config.text and config.binarisation:
         raise ConfigError(f"expected no --binarisation for text, got --binarisation {config.binarisation}")
+    given = [name for name in ("vocabulary_size", "max_words") if getattr(config, name) is not None]
+    if given and not config.text:
+        named = " and ".join("--" + name.replace("_", "-") for name in given)
+        raise ConfigError(f"expected --dataset with text for {named} (--preset text-small sets both), got {config.dataset}")
     binarisation = config.binarisation or ("none" if usual in (None, "given") else usual)
     data = load_data(
         config.dataset,
@@ -123,6 +127,23 @@ def resolve(config, data):
         beta_schedule=config.beta_schedule or ("linear" if decoder in AUTOREGRESSIVE else "constant"),
         warmup_epochs=_warmup(config.epochs, text) if config.warmup_epochs is None else config.warmup_epochs,
     )
+
+
+def without_effect(config):
+    """{flag: what it needs to have an effect} of the settings of a resolved config that were given, and do nothing."""
+    text, prior = "--decoder " + " or ".join(TEXT_DECODERS), "--prior mixture-of-normals or vamp"
+    needs = {
+        **dict.fromkeys(TEXT, (config.decoder in TEXT_DECODERS, text)),
+        "kernel": (config.decoder == "pixelcnn", "--decoder pixelcnn"),
+        "maps": (config.decoder in ("pixelcnn", "convolutional"), "--decoder pixelcnn or convolutional"),
+        "components": (config.prior != "standard-normal", prior),
+        **dict.fromkeys(("svi_steps", "svi_momentum"), (config.inference != "amortized", "--inference, or --model sa-vae")),
+        "halving_epoch": (config.lr_schedule == "halving", "--lr-schedule halving"),
+        "cycles": (config.beta_schedule == "cyclical", "--beta-schedule cyclical"),
+    }
+    usual = {name: Config.__dataclass_fields__[name].default for name in needs}
+    idle = {name: wanted for name, (used, wanted) in needs.items() if not used and getattr(config, name) != usual[name]}
+    return {f"--{name.replace('_', '-')}": wanted for name, wanted in idle.items()}
 
 
 def _decoder(config, data):
@@ -207,7 +228,13 @@ def build_step(config, vae, steps, halving=None):
     objective = beside(encoder_loss, objective) if encoder_loss else objective
     torch_optimizer, arguments = OPTIMIZERS[config.optimizer]
     arguments = {"lr": config.lr, **arguments}
-    courses = {"constant": lambda step: 1.0, "cosine": partial(_cosine, steps=max(steps, 1)), "halving": halving or Halving()}
+    halving = halving or Halving()
+    courses = {
+        "constant": lambda step: 1.0,
+        "cosine": partial(_cosine, steps=max(steps, 1)),
+        # Not the object itself: torch would keep its fields in the scheduler's state, and put them back at a resume.
+        "halving": lambda step: halving(step),
+    }
     schedule = {"optimizer": torch_optimizer, "optim_args": arguments, "lr_lambda": courses[config.lr_schedule]}
     return svi_step(vae.model, vae.guide, objective, pyro.optim.LambdaLR(schedule), max_norm=config.max_norm)
 

@@ -14,6 +14,7 @@ import torch
 from torch.distributions import kl_divergence
 
 from pyro_skipvae.config import Config
+from pyro_skipvae.diagnostics.perplexity import COUNTED
 from pyro_skipvae.diagnostics.report import STORED, finite_or_none
 from pyro_skipvae.run import Run, RunError, load_run
 from pyro_skipvae.stored import check, loads
@@ -241,6 +242,9 @@ def compare(records, *, values=None, allowed=()):
             seen = " and ".join(sorted({f"{_entry(record.report['card'], field_name):,}" for record in records}))
             left_out = "; ".join(LABELS[name] for name in standing)
             notes.append(f"Not compared: {left_out}. The runs stand on {seen} {_spoken(field_name)}.")
+    if any(name in names for name in PERPLEXITIES):
+        draws = max(record.report["card"]["importance_samples"] for record in records)  # a model without z needs none
+        notes.append(f"Perplexities per token ({COUNTED}); importance-weighted with {draws} draws of z.")
     groups = grouped(records)
     return Comparison(
         runs=[record.name for record in records],

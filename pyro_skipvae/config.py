@@ -72,7 +72,7 @@ class Config:
     vocabulary_size: int | None = option(
         None,
         "words kept, the most frequent, with four marks",
-        usual="20001, pydoc 1501, ptb all; of a file of your own what occurs twice",
+        usual="20001, pydoc 1501, ptb all; less where all words would be known: what occurs twice",
         least=5,
     )
     limit_train: int | None = option(None, "train on this many items only", usual="all", least=1)
@@ -234,7 +234,8 @@ def _check(entry, value):
     if meta["choices"] and entry.name not in OPEN and value not in meta["choices"]:
         raise ConfigError(_unknown(flag.removeprefix("--"), value, meta["choices"]))
     if meta["least"] is not None and not meta["least"] <= value < (meta["below"] or float("inf")):
-        raise ConfigError(f"expected {flag} of at least {meta['least']} and finite, got {value}")
+        upper = f"below {meta['below']:,}" if meta["below"] else "finite"
+        raise ConfigError(f"expected {flag} of at least {meta['least']} and {upper}, got {value}")
     if kind is int and not meta["below"] and value >= LARGEST:
         raise ConfigError(f"expected {flag} below {LARGEST:,}, got {value:,}")
 

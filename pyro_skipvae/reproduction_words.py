@@ -5,6 +5,7 @@ import statistics
 from pyro_skipvae import side_claims, theorem_study
 from pyro_skipvae.compare import estimates_of
 from pyro_skipvae.diagnostics.mutual_information import SATURATED
+from pyro_skipvae.diagnostics.perplexity import COUNTED
 from pyro_skipvae.reproduction import (
     AUTHORS_CODE,
     BETWEEN,
@@ -159,6 +160,9 @@ def notes(table, entries):
             f"MI as in the paper is at most ln N = {stated}, up to the noise of one draw; the upper and the fitted-marginal "
             "bound have no ceiling."
         )
+    if "ppl" in table.columns and own:
+        draws = max((e["report"].get("perplexity") or {"importance_samples": 0})["importance_samples"] for e in own)
+        found.append(f"PPL is ppl_iw{draws}, per token by importance sampling with {draws} draws of z. Tokens: {COUNTED}.")
     if any(run.scaled for run in table.runs):
         found.append("Scaled down as the rows say, and so not comparable with what was published; --full trains in full.")
     if any(e["settings"].get("limit_train") and not e["scaled"] for e in own):

@@ -71,11 +71,26 @@ class Run:
             self.write("vocabulary.txt", vocabulary.text())
         self.write("config.toml", config.to_toml())
 
-    def check_vocabulary(self, vocabulary):
-        """Raises ValueError, with file and line, if the words of the data found here are not those of the run."""
-        if vocabulary is not None:
+    def check_vocabulary(self, data):
+        """Raises ValueError, with file and line, if the words of the data found here are not those of the run.
+
+        RunError if those of the run cannot be read.
+        """
+        if data.vocabulary is not None:
             file = self.path / "vocabulary.txt"
-            vocabulary_check(Vocabulary.read(file).words, vocabulary, file)
+            try:
+                words = Vocabulary.read(file).words
+            except ValueError as error:
+                raise RunError(str(error)) from None
+            vocabulary_check(words, data.vocabulary, file, of=data.name)
+
+    def check_data(self, saved, data):
+        """Raises RunError unless `saved`, a checksum, is that of the data found here."""
+        if saved != data.checksum:
+            raise RunError(
+                f"expected the data that {self.path} was trained on, got other contents of {data.name} (another checksum): "
+                "put back those of that run, or train anew"
+            )
 
     def config(self):
         """The settings of the run. Raises RunError if its config.toml is missing or cannot be read."""
@@ -295,11 +310,10 @@ def load_checkpoint(path, *, device="cpu", which="best"):
     run = Run(path)
     config = run.config()
     data = build_data(config)
-    run.check_vocabulary(data.vocabulary)
+    run.check_vocabulary(data)
     vae = build_vae(replace(config, initialisation="torch"), data)  # any other start would cost time, and is overwritten
     state, name = run.load_weights(vae, which)
-    if state["data"] != data.checksum:
-        raise RunError(f"expected the data that {path} was trained on, got other contents of {data.name}")
+    run.check_data(state["data"], data)
     return vae.to(torch.device(device)).eval(), data, config, name
 
 

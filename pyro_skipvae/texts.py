@@ -10,7 +10,7 @@ import torch
 
 from pyro_skipvae.decoding import beam, greedy, interpolate
 from pyro_skipvae.moments import posterior_moments
-from pyro_skipvae.vocabulary import UNK, UNKNOWN
+from pyro_skipvae.vocabulary import MARKS, UNK, UNKNOWN
 
 ROWS = 256  # texts that are decoded together
 
@@ -72,9 +72,12 @@ def _seeded(seed):
 def read_text(text, vocabulary, max_length):
     """(x (1, T), its words that the vocabulary lacks) of a text, its words between blanks.
 
-    Raises ValueError for a text that is empty, longer than the model reads, or has no word that the model knows.
+    Raises ValueError for a text that is empty, longer than the model reads, has no word that the model knows, or has marks of
+    begin, end or padding.
     """
     words = text.split()
+    if mark := next((word for word in words if word in MARKS[:UNK]), None):
+        raise ValueError(f"expected a text without marks of begin, end or padding, got {mark}")
     row, unknown = vocabulary.encode(words), [word for word in words if _is_unknown(word, vocabulary)]
     if not words:
         raise ValueError("expected a text with words in it, got an empty one")

@@ -272,7 +272,7 @@ class Halving:
     """A factor of the learning rate: from epoch `first` on, the first one without a better validation starts the halving.
 
     Once started it goes on after every epoch, and the training `ended` below `floor`. Called with the step, as torch's
-    LambdaLR does. Its fields are its state.
+    LambdaLR does after each one: the first step of the next epoch still has the old rate. Its fields are its state.
 
     Reference: the training rule of Kim et al. 2018 for text (learning rate 1, halved until it is below 0.03).
     """
@@ -298,7 +298,7 @@ class Halving:
 
 def unfinished(schedule: Schedule, steps):
     """A warning if `schedule` does not reach its final value within `steps` steps, else None."""
-    if schedule.reached < steps:
+    if schedule.reached <= steps:
         return None
     return (
         f"beta reaches its final value at step {schedule.reached}, but the run has {steps} steps: it ends on another "

@@ -29,10 +29,10 @@ class Vocabulary:
             raise ValueError(f"expected every word once, got {twice!r} more than once")
 
     @classmethod
-    def of(cls, sentences, size=None, *, least=1):
+    def of(cls, sentences, size=None):
         """Return the vocabulary of sentences (lists of words): the most frequent first, ties in alphabetical order.
 
-        size: how many numbers at most, the four marks included; None keeps every word. least: how often one must occur.
+        size: how many numbers at most, the four marks included; None keeps every word.
         Raises ValueError for a size that leaves no room for a word.
         """
         if size is not None and size <= len(MARKS):
@@ -40,7 +40,7 @@ class Vocabulary:
                 f"expected a vocabulary size of at least {len(MARKS) + 1}, its {len(MARKS)} marks included, got {size}"
             )
         counts = Counter(chain.from_iterable(sentences))
-        ranked = sorted((-count, word) for word, count in counts.items() if word not in UNKNOWN and count >= least)
+        ranked = sorted((-count, word) for word, count in counts.items() if word not in UNKNOWN)
         return cls(word for _, word in ranked[: None if size is None else size - len(MARKS)])
 
     def __len__(self):
@@ -82,8 +82,8 @@ class Vocabulary:
             raise ValueError(f"expected a vocabulary, one word a line, in {path}, but {error}") from error
 
 
-def vocabulary_check(saved, vocabulary, where):
-    """Raise ValueError, with file and line, unless the saved words (those of `where`) are those of the vocabulary."""
+def vocabulary_check(saved, vocabulary, where, *, of="this text"):
+    """Raise ValueError, with file and line, unless the saved words, those of `where`, are the vocabulary's, `of` a text."""
     ours = vocabulary.words
     if tuple(saved) == ours:
         return
@@ -91,6 +91,6 @@ def vocabulary_check(saved, vocabulary, where):
     line = next((index for index, (theirs, word) in pairs if theirs != word), min(len(saved), len(ours)))
     theirs, word = (repr(words[line]) if line < len(words) else "no word" for words in (saved, ours))
     raise ValueError(
-        f"expected the vocabulary of this text, which has {word} there, got {theirs} in line {line + 1} of {where}; "
+        f"expected the vocabulary of {of}, which has {word} there, got {theirs} in line {line + 1} of {where}; "
         "it belongs to another text or another vocabulary size: use the data of that run"
     )

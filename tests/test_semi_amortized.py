@@ -117,7 +117,8 @@ def test_gradients_from_zeros_leave_the_encoder_alone(float64):
 
 @pytest.mark.parametrize("kept", [0, 2**26], ids=["logits made again", "logits kept"])
 def test_gradients_of_a_text_model(float64, monkeypatch, kept):
-    monkeypatch.setattr(word_scores, "KEPT", kept)
+    for name in ("KEPT", "KEPT_IN_A_REFINEMENT"):
+        monkeypatch.setattr(word_scores, name, kept)
     sizes = {"embedding": 3, "width": 4}
     encoder, decoder = LSTMEncoder(7, D, **sizes), LSTMDecoder(7, D, max_length=5, **sizes)
     vae, x = VAE(StandardNormal(D), decoder, encoder), torch.tensor([[4, 5, 2, 0], [6, 3, 5, 2], [2, 0, 0, 0]])

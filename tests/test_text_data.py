@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -293,7 +294,7 @@ def test_the_checksum_changes_with_a_word_and_with_the_vocabulary():
 
 def test_sizes_of_texts_are_refused_for_images():
     for sizes in ({"vocabulary_size": 10}, {"max_words": 5}):
-        with pytest.raises(ValueError, match="expected a text for vocabulary_size and max_words, got grey values of digits"):
+        with pytest.raises(ValueError, match="expected a text for a vocabulary size and max_words, got grey values of digits"):
             load_data("digits", **sizes)
 
 
@@ -397,7 +398,7 @@ def test_files_beside_a_users_file_are_its_other_splits(beside, tmp_path):
     written(tmp_path / beside.format("test"), LINES[:3])
     data = load_data(tmp_path / "news.txt")
     assert data.describe()["sizes"] == {"train": 40, "valid": 2, "test": 3}
-    assert data.split == "as in the files; words that occur once are unknown"
+    assert data.split == "as in the files"
     assert data.vocabulary.decode(data.valid[1]) == "the <unk>"
 
 
@@ -407,7 +408,7 @@ def test_files_beside_a_users_file_are_its_other_splits(beside, tmp_path):
         (b"", {}, "at least 2 lines with words, got 0 in {path}"),
         (b"\n \n\n", {}, "at least 2 lines with words, got 0 in {path}"),
         (b"only one line\n", {}, "at least 2 lines with words, got 1 in {path}"),
-        (b"one\ntwo\nthree\n", {}, "expected more lines, of which valid and test are cut, got 3 in {path}"),
+        (b"one\ntwo\nthree\n", {}, "at least 6 lines, of which valid and test are cut, got 3 in {path}; or put news.valid"),
         (b"a b\n" * 7 + b"a \xff b\n" + b"a b\n" * 7, {}, r"expected UTF-8, got other bytes \(.*\) in line 8 of {path}"),
         (b"a b\n" * 3 + "ä".encode("utf-16-le") + b"\n", {}, "in line 4 of {path}; save it as UTF-8"),
         (b"a b\n" * 3 + b"a\0b\n", {}, "expected text, got a zero byte in line 4 of {path}"),
@@ -467,20 +468,33 @@ def test_a_table_of_texts_costs_no_torch():
     assert locate("synthetic-text")[0] and locate("pydoc")[0].name == "topics.py"
 
 
-def test_words_that_occur_once_in_a_users_file_are_unknown_unless_told_otherwise(tmp_path):
+def test_words_that_occur_once_in_a_users_file_are_unknown(tmp_path):
     rare = [f"the cat number {n % 5} sat on {'once' + str(n) if n % 4 == 0 else 'it'}" for n in range(60)]
     data = load_data(written(tmp_path / "rare.txt", rare))
     assert "once0" not in data.vocabulary.words and "cat" in data.vocabulary.words
     rates = data.describe()["unknown_rate"]
     assert rates["train"] > 0 and rates["test"] < 4 * rates["train"]
-    whole = load_data(tmp_path / "rare.txt", vocabulary_size=20_001)
-    assert whole.describe()["unknown_rate"]["train"] == 0 and "occur once" not in whole.split
+    assert load_data(tmp_path / "rare.txt", vocabulary_size=5000).checksum == data.checksum  # a size is the most there may be
+    few = load_data(tmp_path / "rare.txt", vocabulary_size=12)
+    assert few.describe()["unknown_rate"]["train"] > rates["train"] and "occur once" not in few.split
     marked = load_data(written(tmp_path / "marked.txt", [*rare, "the <unk> sat", "the <unk> sat"] * 2))
     assert "occur once" not in marked.split  # UNK is there to be learned
     for part in ("valid", "test"):
         written(tmp_path / f"titles.{part}.txt", ["the cat", "the mat"])
     titles = load_data(written(tmp_path / "titles.txt", ["the cat", "the mat", *(f"title{n}" for n in range(30))]))
-    assert "title3" in titles.vocabulary.words and "occur once" not in titles.split  # those lines would be left without a word
+    assert "title3" in titles.vocabulary.words and "cat" not in titles.vocabulary.words  # a line keeps a known word
+
+
+def test_a_line_without_a_word_of_the_rest_stays_in_the_training_text(tmp_path):
+    strange = [f"alpha{n} beta{n}" for n in range(12)]
+    data = load_data(written(tmp_path / "strange.txt", [*LINES, *strange]))
+    texts = [data.vocabulary.decode(row) for row in data.train]
+    assert set(strange) <= set(texts) and re.search(r"but for \d without a word of the rest", data.split)
+    assert sum(data.describe()["sizes"].values()) == 52 and min(data.describe()["sizes"].values()) >= 2
+    with pytest.raises(ValueError, match=r"unknown words only in line 41 of .*; take the line out$"):
+        load_data(written(tmp_path / "marked.txt", [*(LINES[:40]), "<unk> <unk>"]), vocabulary_size=5000)
+    with pytest.raises(ValueError, match=r"in line 1 \(and 2 more\) of .*; take the line out, or allow a larger"):
+        load_data(written(tmp_path / "cut.txt", [*strange[:3], *LINES * 2]), vocabulary_size=8)
 
 
 def test_one_text_to_report_on_is_refused_before_a_training(tmp_path):

@@ -281,8 +281,8 @@ def test_an_epoch_without_a_finite_loss_has_none():
 
 
 def test_a_schedule_that_cannot_finish_is_reported():
-    assert "ends on another objective" in unfinished(linear(0.1, 1.0, 100), 100)
-    assert unfinished(linear(0.1, 1.0, 99), 100) is None
+    assert "ends on another objective" in unfinished(linear(0.1, 1.0, 101), 100)
+    assert unfinished(linear(0.1, 1.0, 100), 100) is None
 
 
 def test_evaluation_moves_no_parameter(vae):

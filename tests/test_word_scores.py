@@ -1,5 +1,7 @@
 """The output layer of text by hand: its value and both derivatives against autograd's, kept or made anew, in any pieces."""
 
+from contextvars import ContextVar
+
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -14,6 +16,7 @@ M, D, V = 7, 5, 11
 @pytest.fixture(params=[(2**20, 400), (2**20, 2), (0, 2), (5 * V * 8, 2)], ids=["whole", "pieces", "anew", "partly anew"])
 def _sizes(request, monkeypatch):
     monkeypatch.setattr(module, "KEPT", request.param[0])
+    monkeypatch.setattr(module, "KEPT_IN_A_REFINEMENT", request.param[0])
     monkeypatch.setattr(module, "PIECE", request.param[1])
 
 
@@ -24,7 +27,9 @@ def inputs():
 
 
 @pytest.mark.usefixtures("_sizes")
-def test_value_and_derivatives():
+@pytest.mark.parametrize("refining", [False, True])
+def test_value_and_derivatives(refining, monkeypatch):
+    monkeypatch.setattr(module, "TWICE", ContextVar("twice", default=refining))
     *parts, words = inputs()
     features, weight, bias = parts
     expected = -F.cross_entropy(features @ weight.T + bias, words, reduction="none")
@@ -41,12 +46,22 @@ def test_a_word_whose_probability_underflows_has_its_logarithm():
 
 def test_the_gradient_of_the_weights_is_made_only_where_it_is_asked_for(monkeypatch):
     made, on_weight = [], module._OnWeight.apply
+    monkeypatch.setattr(module, "TWICE", ContextVar("twice", default=True))
     monkeypatch.setattr(module._OnWeight, "apply", lambda *arguments: made.append(1) or on_weight(*arguments))
     *parts, words = inputs()
     torch.autograd.grad(word_scores(*parts, words).sum(), parts[0])
     assert not made
     torch.autograd.grad(word_scores(*parts, words).sum(), parts)
     assert made
+
+
+def test_a_softmax_that_is_not_kept_is_made_anew_once_for_all_gradients(monkeypatch):
+    made, softmax = [], module._softmax
+    monkeypatch.setattr(module, "KEPT", 0)
+    monkeypatch.setattr(module, "_softmax", lambda *arguments: made.append(1) or softmax(*arguments))
+    *parts, words = inputs()
+    torch.autograd.grad(word_scores(*parts, words).sum(), parts)
+    assert len(made) == 2
 
 
 def test_no_places():

@@ -131,7 +131,7 @@ def load_data(name, *, root=None, binarisation="dynamic", download="auto", seed=
     if isinstance(contents, Texts):
         contents = encoded(contents, vocabulary_size, max_words)
     elif vocabulary_size is not None or max_words is not None:
-        raise ValueError(f"expected a text for vocabulary_size and max_words, got {contents.kind} values of {name}")
+        raise ValueError(f"expected a text for a vocabulary size and max_words, got {contents.kind} values of {name}")
     return import_module(f"{__package__}.dataset").from_contents(contents, binarisation, seed)
 
 

@@ -3,11 +3,13 @@
 Tokens that count are the words, known or not, and the end of each sentence; the begin and the padding do not.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
-from pyro_skipvae.vocabulary import EOS, PAD, UNK, Vocabulary
+from pyro_skipvae.vocabulary import EOS, PAD, UNK, UNKNOWN, Vocabulary
 
 from .contents import SPLITS, Contents
 
@@ -72,20 +74,22 @@ def encoded(texts, vocabulary_size=None, max_words=None):
 def _vocabulary(texts, sentences, size):
     """(the vocabulary, what the phrase says of it).
 
-    In a user's own text, where no size is given, words that occur once become UNK: a model learns the probability of UNK
-    from the training text alone. Not where UNK is there already, or where a line would be left without a known word.
+    Where every word of a user's training text would be known, those that occur once become UNK, so that a model can learn the
+    probability of UNK. Not those without which a line would be left without a known word.
     """
     if texts.vocabulary is not None:
         if size is not None and size < len(texts.vocabulary):
             raise ValueError(f"expected a vocabulary size of at least {len(texts.vocabulary)} for {texts.name}, got {size}")
         return texts.vocabulary, ""
-    usual = texts.vocabulary_size if size is None else size
-    whole = Vocabulary.of(sentences["train"], usual)
-    if texts.places and size is None and not any(UNK in whole.encode(words) for words in sentences["train"]):
-        twice = Vocabulary.of(sentences["train"], usual, least=2)
-        if all(any(number > UNK for number in twice.encode(words)) for part in SPLITS for words in sentences[part]):
-            return twice, "; words that occur once are unknown"
-    return whole, ""
+    whole = Vocabulary.of(sentences["train"], texts.vocabulary_size if size is None else size)
+    if not texts.places or any(UNK in whole.encode(words) for words in sentences["train"]):
+        return whole, ""
+    counts = Counter(chain.from_iterable(sentences["train"]))
+    rare = {word for word, count in counts.items() if count == 1}
+    often = set(whole.words) - rare
+    rare -= {word for part in SPLITS for words in sentences[part] if often.isdisjoint(words) for word in words}
+    smaller = Vocabulary(word for word in whole.words if word not in rare)
+    return (smaller, "; words that occur once are unknown") if rare else (whole, "")
 
 
 def padded(rows, length):
@@ -114,12 +118,15 @@ def _refuse_long_lines(texts):
 
 def _refuse_unknown_lines(texts, rows, kept):
     for part, (path, lines) in texts.places.items():
-        unknown = ((rows[part] == UNK) | (rows[part] == EOS) | (rows[part] == PAD)).all(1)
-        if unknown.any():
-            line = lines[kept[part][int(unknown.argmax())]]
+        unknown = ((rows[part] == UNK) | (rows[part] == EOS) | (rows[part] == PAD)).all(1).nonzero()[0]
+        if len(unknown):
+            line, more = lines[kept[part][int(unknown[0])]], len(unknown) - 1
+            others = f" (and {more} more)" if more else ""
+            words = getattr(texts, part)[kept[part][int(unknown[0])]]
+            cut = (rows["train"] == UNK).any() and not UNKNOWN.issuperset(words)
             raise ValueError(
-                f"expected at least one word of the training text's vocabulary, got unknown words only in line {line} "
-                f"of {path}; take the line out, or allow a larger vocabulary with --vocabulary-size"
+                f"expected at least one word of the training text's vocabulary, got unknown words only in line {line}{others} "
+                f"of {path}; take the line out" + (", or allow a larger vocabulary with --vocabulary-size" if cut else "")
             )
 
 

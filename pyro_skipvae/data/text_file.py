@@ -6,11 +6,12 @@ the other splits; where one is absent, a tenth of the lines is cut off for it. E
 
 import gzip
 import zlib
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from pyro_skipvae.vocabulary import MARKS, UNK
+from pyro_skipvae.vocabulary import MARKS, UNK, UNKNOWN
 
 from . import folder
 from .contents import SPLITS, shuffled
@@ -22,7 +23,7 @@ FEWEST = 2  # lines of a split
 def find(name, root=None):
     """Return (the file, or None; [its path]): a user's own file is looked for nowhere else."""
     path = Path(name).expanduser()
-    return (path if path.is_file() else None), [path]
+    return (path if path.exists() else None), [path]
 
 
 def load(name, *, root=None, download=False):
@@ -54,15 +55,20 @@ def _refuse_marks(words, file):
             raise ValueError(f"expected sentences without marks of begin, end or padding, got {mark} in line {line} of {file}")
 
 
+def _stem(path):
+    return path.name.removesuffix(".gz").removesuffix(".txt")
+
+
 def _beside(path, part):
-    stem = path.name.removesuffix(".gz").removesuffix(".txt")
-    names = (f"{stem}.{part}.txt", f"{stem}.txt.{part}")
+    names = (f"{_stem(path)}.{part}.txt", f"{_stem(path)}.txt.{part}")
     files = (path.with_name(name + ending) for name in names for ending in ("", ".gz"))
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if file.exists()), None)
 
 
 def _text(path):
     """Return the text of a file. Raises ValueError, with its path and where it can the line, where it is none."""
+    if path.is_dir():
+        raise ValueError(f"expected a text file, got the folder {path}")
     content = path.read_bytes()
     if path.suffix == ".gz":
         try:
@@ -88,11 +94,28 @@ def _with_all_splits(path, sentences, places):
     count = len(sentences["train"])
     tenth = max(FEWEST, count // 10)
     if count < FEWEST + len(absent) * tenth:
-        raise ValueError(f"expected more lines, of which {' and '.join(absent)} are cut, got {count} in {path}")
+        files = " and ".join(f"{_stem(path)}.{part}.txt" for part in absent)
+        raise ValueError(
+            f"expected at least {FEWEST * (1 + len(absent))} lines, of which {' and '.join(absent)} are cut, got {count} in "
+            f"{path}; or put {files} beside it"
+        )
     order = shuffled(np.arange(count))
     index = {part: np.sort(order[start * tenth : (start + 1) * tenth]) for start, part in enumerate(absent)}
     index["train"] = np.sort(order[len(absent) * tenth :])
     lines, (file, numbers) = sentences["train"], places["train"]
+    moved = _move_strangers(index, absent, lines)
     cuts = {part: [lines[i] for i in chosen] for part, chosen in index.items()}
     where = {part: (file, [numbers[i] for i in chosen]) for part, chosen in index.items()}
-    return sentences | cuts, places | where, f"{' and '.join(absent)}: a tenth each of the file's lines, drawn once and for all"
+    split = f"{' and '.join(absent)}: a tenth each of the file's lines, drawn once and for all"
+    return sentences | cuts, places | where, split + (f", but for {moved} without a word of the rest" if moved else "")
+
+
+def _move_strangers(index, absent, lines):
+    """Put lines that were cut, but share no word with the training text, back into it; returns how many. Some lines stay."""
+    known, moved = set(chain.from_iterable(lines[i] for i in index["train"])) - UNKNOWN, 0
+    for part in absent:
+        strange = [i for i in index[part] if known.isdisjoint(lines[i])]
+        if len(index[part]) - len(strange) >= FEWEST:
+            index["train"] = np.sort(np.concatenate([index["train"], np.array(strange, dtype=int)]))
+            index[part], moved = np.setdiff1d(index[part], strange), moved + len(strange)
+    return moved

@@ -31,14 +31,16 @@ class Budget:
         """How many of `points` fit into a share (None: what is left); the smallest step of the ladder at least."""
         steps = _steps(points)
         fit = [step for step in steps if self._fits(step * rows_per_point, share)]
-        self._note(what, points, points * rows_per_point, left_out=points not in fit)
-        return max(fit, default=steps[0])
+        chosen = max(fit, default=steps[0])
+        self._note(what, points, points * rows_per_point, left_out=chosen < points)
+        return chosen
 
     def samples(self, points: int, samples: int, share: float) -> int:
         """How many draws per point fit beside one shuffled pass over the points; one at least."""
         fit = [count for count in range(1, samples + 1) if self._fits((count + 1) * points, share)]
-        self._note(f"the ELBO with {samples} draws per point", points, (samples + 1) * points, samples not in fit)
-        return max(fit, default=1)
+        chosen = max(fit, default=1)
+        self._note(f"the ELBO with {samples} draws per point", points, (samples + 1) * points, left_out=chosen < samples)
+        return chosen
 
     def fitting_points(self, what: str, points: int, rows: Callable[[int], float]) -> int:
         """How many joint samples fit into the model's share, where n of them cost rows(n); Unavailable if none do."""

@@ -44,7 +44,12 @@ def perplexity_difference(first: Tensor, second: Tensor, tokens: Tensor) -> Inte
 
 
 def perplexities(fields: dict, tokens: Tensor, samples: int) -> dict:
-    """By the ELBO and by importance sampling with `samples` draws, each on the points that it stands on, as plain values."""
-    found = {name: perplexity(-fields[of], tokens[: len(fields[of])]) for name, of in BOUNDS.items()}
-    about = {"tokens": int(tokens.sum()), "counted": COUNTED, "importance_samples": samples}
-    return {**{name: vars(interval) for name, interval in found.items()}, **about}
+    """By the ELBO and by importance sampling with `samples` draws, as plain values: each with the texts that it stands on.
+
+    These are the first ones, and how many tokens they have; `tokens` is the number of all.
+    """
+    found = {}
+    for name, of in BOUNDS.items():
+        own = tokens[: len(fields[of])]
+        found[name] = {**vars(perplexity(-fields[of], own)), "texts": len(own), "tokens": int(own.sum())}
+    return {**found, "tokens": int(tokens.sum()), "counted": COUNTED, "importance_samples": samples}

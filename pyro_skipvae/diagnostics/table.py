@@ -52,10 +52,13 @@ def table(report) -> str:
 
 
 def _perplexities(grid: Table, perplexity: dict) -> None:
-    bounds = {"ppl_iw": f"ppl_iw{perplexity['importance_samples']}", "ppl_elbo": "ppl_elbo"}
-    for position, (key, name) in enumerate(bounds.items()):
+    for position, (key, name) in enumerate(_bounds(perplexity).items()):
         grid.add_row("" if position else "perplexity per token", name, *_measured(perplexity[key]))
     grid.add_section()
+
+
+def _bounds(perplexity: dict) -> dict[str, str]:
+    return {"ppl_iw": f"ppl_iw{perplexity.get('importance_samples')}", "ppl_elbo": "ppl_elbo"}
 
 
 def _amortized(grid: Table, amortized: dict) -> None:
@@ -107,10 +110,13 @@ def _notes(report) -> list[str]:
     under = report.model_mutual_information
     if under and under.saturated:
         notes.append(f"I_p is saturated too: its ceiling is ln {under.points} = {under.ceiling:.2f}.")
+    iw, by_elbo = (f", and {name}" if report.perplexity else "" for name in _bounds(report.perplexity or {}).values())
     if report.card["elbo_points"] < report.card["points"]:
-        notes.append(f"ELBO and distortion: the first {report.card['elbo_points']} points.")
+        notes.append(f"ELBO and distortion{by_elbo}: the first {report.card['elbo_points']} points.")
     if report.card["log_likelihood_points"] < report.card["points"]:
-        notes.append(f"Log-likelihood: the first {report.card['log_likelihood_points']} points.")
+        notes.append(f"Log-likelihood{iw}: the first {report.card['log_likelihood_points']} points.")
+    if report.perplexity:
+        notes.append(f"Tokens: {report.perplexity['counted']}.")
     unavailable = report.card["unavailable"]
     for reason in dict.fromkeys(unavailable.values()):
         names = ", ".join(name for name, why in unavailable.items() if why == reason)

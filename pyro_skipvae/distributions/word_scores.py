@@ -1,7 +1,7 @@
 """The output layer of a text decoder with its softmax: log-probabilities of words, twice differentiable by hand.
 
 Everything of size M x V costs more than all the rest of a text model. Here each pass is its matrix products and as few sweeps
-as can be, over pieces that stay in the cache; of the softmax no more than `KEPT` bytes are kept for the backward pass, what
+as can be, over pieces that stay in the cache; of the softmax no more than so many bytes are kept for the backward pass, what
 is beyond is made anew.
 """
 
@@ -9,8 +9,11 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from pyro_skipvae.recurrence import TWICE
+
 PIECE = 400  # places: smaller pieces lose to the sums of the weights' gradients, larger ones leave the cache
-KEPT = 32 * 2**20
+KEPT = 160 * 2**20
+KEPT_IN_A_REFINEMENT = 32 * 2**20  # each of its steps keeps that much
 
 
 def word_scores(features, weight, bias, words):
@@ -18,16 +21,19 @@ def word_scores(features, weight, bias, words):
 
     features (M, F), weight (V, F), bias (V,) with -inf for words that cannot be, words (M,) -> (M,). Differentiable twice.
     """
-    scores, kept = _forward(features, weight, bias, words)
+    refining = TWICE.get()
+    scores, kept = _forward(features, weight, bias, words, KEPT_IN_A_REFINEMENT if refining else KEPT)
     tensors = (features, weight, bias, words, *kept)
-    # Two nodes, each an edge to its own inputs alone: where only the gradient on the features is asked for, as in the steps of
-    # a refinement, that of the weights is not made.
-    return _ByFeatures.apply(features, scores, tensors) + _ByWeight.apply(weight, bias, tensors)
+    if refining or not (features.requires_grad and weight.requires_grad):
+        # Two nodes, each an edge to its own inputs alone: where only the gradient on the features is asked for, as in the
+        # steps of a refinement, that of the weights is not made.
+        return _ByFeatures.apply(features, scores, tensors) + _ByWeight.apply(weight, bias, tensors)
+    return _ByBoth.apply(features, weight, bias, scores, tensors)  # and one, which makes each softmax anew but once
 
 
 @torch.no_grad()
-def _forward(features, weight, bias, words):
-    """log p(word) (M,), and the softmax of the first pieces."""
+def _forward(features, weight, bias, words, most):
+    """log p(word) (M,), and the softmax of the first pieces, `most` bytes of it."""
     scores, kept = features.new_empty(len(features)), []
     for number, piece in enumerate(_pieces(words)):
         p = _softmax(features[piece], weight, bias)
@@ -37,7 +43,7 @@ def _forward(features, weight, bias, words):
             scores[piece] = logits.log_softmax(-1).gather(1, words[piece, None])[:, 0]
         else:
             scores[piece] = named.log()
-        if len(kept) == number and p.nbytes * (number + 1) <= KEPT:
+        if len(kept) == number and p.nbytes * (number + 1) <= most:
             kept.append(p)
     return scores, kept
 
@@ -62,6 +68,17 @@ class _ByWeight(Function):
     @staticmethod
     def backward(ctx, g):
         return *_OnWeight.apply(g, *ctx.saved_tensors), None
+
+
+class _ByBoth(Function):
+    @staticmethod
+    def forward(ctx, features, weight, bias, scores, tensors):
+        ctx.save_for_backward(*tensors)
+        return scores.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return *_OnBoth.apply(g, *ctx.saved_tensors), None, None
 
 
 class _OnFeatures(Function):
@@ -97,6 +114,28 @@ class _OnWeight(Function):
     @once_differentiable
     def backward(ctx, a_weight, a_bias):
         return _derivative(*ctx.saved_tensors, a_weight=a_weight, a_bias=a_bias)
+
+
+class _OnBoth(Function):
+    """The gradients of both at once; and their derivative."""
+
+    @staticmethod
+    def forward(ctx, g, features, weight, bias, words, *kept):
+        ctx.save_for_backward(g, features, weight, bias, words, *kept)
+        on_features, scaled = torch.empty_like(features), features * g[:, None]
+        on_weight, on_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        for piece, p in _softmaxes(features, weight, bias, words, kept):
+            torch.sub(weight[words[piece]], p @ weight, out=on_features[piece])
+            on_weight.addmm_(p.T, scaled[piece], alpha=-1)
+            on_bias.addmv_(p.T, g[piece], alpha=-1)
+        return on_features.mul_(g[:, None]), on_weight.index_add_(0, words, scaled), on_bias.index_add_(0, words, g)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, a_features, a_weight, a_bias):
+        parts = _derivative(*ctx.saved_tensors, a_features=a_features)
+        others = _derivative(*ctx.saved_tensors, a_weight=a_weight, a_bias=a_bias)
+        return *(a + b for a, b in zip(parts[:4], others[:4], strict=True)), *parts[4:]
 
 
 def _derivative(g, features, weight, bias, words, *kept, a_features=None, a_weight=None, a_bias=None):
