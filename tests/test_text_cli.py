@@ -32,6 +32,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("text")
     subjects, verbs = ("cats", "dogs", "birds", "fish"), ("see", "hear", "follow", "like")
     lines = [f"{a} {verb} {'many ' * (i % 3)}{b}" for a in subjects for verb in verbs for i, b in enumerate(subjects)]
+    lines = [f"{line} number{n}" if n % 2 else line for n, line in enumerate(lines)]  # unknown: each is there once
     (place / "own.txt").write_text("\n".join(lines) + "\n")
     done = skipvae("train", "--dataset", place / "own.txt", *TINY, "--out", "run", cwd=place)
     assert done.returncode == 0, done.stderr
@@ -154,6 +155,14 @@ def test_gradients_are_checked_on_runs_of_text_and_of_images(folder):
     for command in ("sample", "reconstruct", "interpolate"):
         done = skipvae(command, "digits", "--decoding", "greedy", cwd=folder)
         assert (done.returncode, done.stderr) == (2, "Error: expected a run on text for --decoding, got one on digits\n")
+
+
+def test_every_token_of_a_report_counts(folder):
+    told = json.loads((folder / "run/report.json").read_text())["perplexity"]
+    _, data, _ = load_run(folder / "run")
+    words = [len(data.vocabulary.decode(row).split()) for row in data.test]
+    assert (data.test == UNK).any()
+    assert told["tokens"] == told["ppl_iw"]["tokens"] == told["ppl_elbo"]["tokens"] == sum(words) + len(words)  # and their ends
 
 
 def test_a_run_with_the_authors_gradient_is_evaluated_with_their_steps(folder):

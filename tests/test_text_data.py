@@ -337,6 +337,7 @@ def test_the_smaller_batch_holds_any_rows():
 
 def test_rows_of_a_batch_are_of_like_length_and_batches_come_in_any_order():
     data = small(count=400)
+    assert all(((x == EOS).sum(1) == 1).all() for x in data.batches("train", 16, seed=3))  # no row is cut short
     lengths = [(x != PAD).sum(1) for x in data.batches("train", 16, seed=3)]
     assert max((length.max() - length.min()).item() for length in lengths) <= 2
     means = torch.stack([length.float().mean() for length in lengths])

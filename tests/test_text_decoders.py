@@ -222,6 +222,20 @@ def test_parameters_of_the_lstms_begin_as_in_the_authors_code():
             assert parameter.numel() < 200 or 0.05 < parameter.std() < 0.065  # 0.1 / sqrt(3) = 0.058
 
 
+def test_dropout_is_on_the_words_and_on_the_last_states():
+    decoder, seen = LSTMDecoder(V, D, max_length=5, embedding=3, width=4, dropout=0.5), []
+    decoder.network.dropout.register_forward_hook(lambda module, inputs, _: seen.append(tuple(inputs[0].shape)))
+    decoder(torch.zeros(2, D)).log_prob(torch.tensor([[4, 5, EOS, PAD, PAD], [5, EOS, PAD, PAD, PAD]]))
+    assert seen == [(2, 3, 3), (5, 4)]  # embeddings of three places, states at five words
+
+
+def test_z_starts_the_top_lstm_alone():
+    stack, z = LSTMDecoder(V, D, layers=3, embedding=3, width=4).network.stack, torch.randn(2, D)
+    h, c = stack.start(z)[::2], stack.start(z)[1::2]
+    assert torch.equal(h[2], stack.initial(z)) and h[2].any()
+    assert not any(part.any() for part in (*h[:2], *c))
+
+
 # Gradients
 
 

@@ -1,0 +1,81 @@
+"""A job of the command line: how an epoch is judged, when the warm-up is over, and what a resume must not forget."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_skipvae_cli.job import make_config, make_job
+from pyro_skipvae_cli.training import _validate
+
+TINY = {"dataset": "digits", "decoder": "mlp", "layers": 1, "width": 8, "latent_dim": 2, "limit_train": 100, "limit_eval": 20}
+HALVING = {"lr_schedule": "halving", "halving_epoch": 5, "optimizer": "sgd"}
+
+
+def job_of(**flags):
+    return make_job(*make_config(TINY | {"batch_size": 20} | flags, resume=None), device="cpu")
+
+
+def test_epochs_are_judged_once_the_warm_up_is_over():
+    job = job_of(epochs=12, beta_schedule="linear", warmup_epochs=2.0, patience=3, **HALVING)
+    n = len(job.batches)
+    assert n == 5 and [round(job.beta(step), 3) for step in (0, n, 2 * n - 1, 2 * n, 3 * n)] == [0.1, 0.55, 0.91, 1.0, 1.0]
+    seen = []
+    for epoch, loss in enumerate([1.0, 5.0, 4.0, 4.5, 4.4, 3.0, 3.5, 3.1, 3.2], start=1):
+        assert job.stopped is None
+        job.step.steps = epoch * n
+        seen.append((job.judge(epoch, loss), job.best, job.stalled, job.halving.factor))
+    assert [better for better, *_ in seen] == [False, True, True, False, False, True, False, False, False]
+    assert [best for _, best, *_ in seen] == [torch.inf, 5.0, 4.0, 4.0, 4.0, 3.0, 3.0, 3.0, 3.0]
+    assert [stalled for *_, stalled, _ in seen] == [0, 0, 0, 1, 2, 0, 1, 2, 3]
+    assert [factor for *_, factor in seen] == [1, 1, 1, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32]  # from epoch 5 on, then always
+    assert job.stopped == "no better validation for 3 epochs"
+
+
+def test_a_rate_halved_after_a_checkpoint_on_an_epochs_last_step_stays_halved():
+    def judged_and_trained(job):
+        job.judge(6, 2.0)
+        assert job.halving.factor == 0.5
+        for x in itertools.islice(job.data.batches("train", 20, seed=1), 3):
+            job.step(x)
+        return [parameter.detach().clone() for parameter in job.vae.parameters()]
+
+    job = job_of(epochs=12, **HALVING)
+    job.best = 1.0
+    for x in job.data.batches("train", 20, seed=0):
+        job.step(x)
+    state = copy.deepcopy(job.state())
+    whole = judged_and_trained(job)
+    again = job_of(epochs=12, **HALVING)
+    again.restore(state)
+    assert all(torch.equal(one, other) for one, other in zip(whole, judged_and_trained(again), strict=True))
+
+
+def test_validation_is_without_dropout(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_text("".join(f"the {a} cat sat on the {b} mat\n" for a in "abcdef" for b in "uvwxyz"))
+    sizes = {"width": 8, "embedding": 6, "latent_dim": 2, "batch_size": 8, "epochs": 2}
+    job = make_job(*make_config({"dataset": str(path), **sizes}, resume=None), device="cpu")
+    with torch.no_grad():
+        for parameter in job.vae.parameters():
+            parameter.mul_(10)  # so that a dropped unit matters
+    found = _validate(job)
+    for module in job.vae.modules():
+        if isinstance(module, nn.Dropout):
+            assert module.training and module.p == 0.5
+            module.p = 0.0
+    assert found == _validate(job)
+
+
+@pytest.mark.parametrize(("flags", "told"), [
+    ({"maps": 5}, {"--maps": "--decoder pixelcnn or convolutional"}),
+    ({"word_dropout": 0.3}, {"--word-dropout": "--decoder lstm or dilated-cnn"}),
+    ({"cycles": 2, "svi_steps": 3}, {"--cycles": "--beta-schedule cyclical", "--svi-steps": "--inference, or --model sa-vae"}),
+    ({"cycles": 2, "beta_schedule": "cyclical", "components": 3, "prior": "mixture-of-normals"}, {}),
+])  # fmt: skip
+def test_settings_without_effect_are_known(flags, told):
+    from pyro_skipvae.build import without_effect
+
+    assert without_effect(make_config(TINY | flags, resume=None)[0]) == told
