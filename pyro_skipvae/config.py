@@ -72,7 +72,7 @@ class Config:
     vocabulary_size: int | None = option(
         None,
         "words kept, the most frequent, with four marks",
-        usual="20001, pydoc 1501, ptb all; less where all words would be known: what occurs twice",
+        usual="20001, pydoc 1501, ptb all; of a file of your own without words that occur once",
         least=5,
     )
     limit_train: int | None = option(None, "train on this many items only", usual="all", least=1)
