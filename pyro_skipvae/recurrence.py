@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-TWICE = ContextVar("twice", default=False)
+TWICE = ContextVar("twice", default=None)  # None outside of `differentiable_recurrence`, that is of a refinement
 
 
 def run_lstm(layer, inputs, state):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pyro_skipvae.distributions import word_scores as module
 from pyro_skipvae.distributions.word_scores import word_scores
+from pyro_skipvae.recurrence import differentiable_recurrence
 
 M, D, V = 7, 5, 11
 
@@ -27,9 +28,9 @@ def inputs():
 
 
 @pytest.mark.usefixtures("_sizes")
-@pytest.mark.parametrize("refining", [False, True])
-def test_value_and_derivatives(refining, monkeypatch):
-    monkeypatch.setattr(module, "TWICE", ContextVar("twice", default=refining))
+@pytest.mark.parametrize("twice", [None, True], ids=["outside", "in a refinement"])
+def test_value_and_derivatives(twice, monkeypatch):
+    monkeypatch.setattr(module, "TWICE", ContextVar("twice", default=twice))
     *parts, words = inputs()
     features, weight, bias = parts
     expected = -F.cross_entropy(features @ weight.T + bias, words, reduction="none")
@@ -46,12 +47,14 @@ def test_a_word_whose_probability_underflows_has_its_logarithm():
 
 def test_the_gradient_of_the_weights_is_made_only_where_it_is_asked_for(monkeypatch):
     made, on_weight = [], module._OnWeight.apply
-    monkeypatch.setattr(module, "TWICE", ContextVar("twice", default=True))
     monkeypatch.setattr(module._OnWeight, "apply", lambda *arguments: made.append(1) or on_weight(*arguments))
     *parts, words = inputs()
-    torch.autograd.grad(word_scores(*parts, words).sum(), parts[0])
-    assert not made
-    torch.autograd.grad(word_scores(*parts, words).sum(), parts)
+    for twice in (False, True):
+        with differentiable_recurrence(words.device, twice=twice):
+            torch.autograd.grad(word_scores(*parts, words).sum(), parts[0])
+            assert not made
+    with differentiable_recurrence(words.device):
+        torch.autograd.grad(word_scores(*parts, words).sum(), parts)
     assert made
 
 

@@ -21,8 +21,11 @@ def word_scores(features, weight, bias, words):
 
     features (M, F), weight (V, F), bias (V,) with -inf for words that cannot be, words (M,) -> (M,). Differentiable twice.
     """
-    refining = TWICE.get()
-    scores, kept = _forward(features, weight, bias, words, KEPT_IN_A_REFINEMENT if refining else KEPT)
+    refining = TWICE.get() is not None
+    most = KEPT_IN_A_REFINEMENT if refining else KEPT
+    scores, kept = _forward(features, weight, bias, words, most if torch.is_grad_enabled() else 0)
+    if not torch.is_grad_enabled():
+        return scores
     tensors = (features, weight, bias, words, *kept)
     if refining or not (features.requires_grad and weight.requires_grad):
         # Two nodes, each an edge to its own inputs alone: where only the gradient on the features is asked for, as in the
