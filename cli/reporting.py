@@ -23,6 +23,11 @@ BUDGET = click.option(
 DRAWS = click.option(
     "--posterior-samples", default=1, show_default=True, type=click.IntRange(1), help="draws of z for each point"
 )
+IMPORTANCE = click.option(
+    "--importance-samples",
+    type=click.IntRange(1),
+    help="compare log p(x) on the same points too, with so many draws  [default: the ELBO and its parts]",
+)
 ALLOW = click.option(
     "--allow", multiple=True, metavar="FIELD", help="a field of the evaluation card that may differ  [default: none]"
 )
@@ -41,15 +46,16 @@ def picture(name):
 )
 @BUDGET
 @DRAWS
+@IMPORTANCE
 @ALLOW
 @DEVICE
-def report(runs, out, budget, posterior_samples, allow, device):
+def report(runs, out, budget, posterior_samples, importance_samples, allow, device):
     """Write a page on RUN, or one that compares several: a single HTML file, with its pictures inside."""
     from pyro_skipvae import page
 
     if len(runs) == 1:
         return click.echo(_page(runs[0], out, device))
-    records, comparison = _comparison(runs, budget, posterior_samples, allow, device)
+    records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device)
     target = out or "comparison.html"
     with written(target):
         click.echo(page.write_comparison(records, comparison, target))
@@ -59,22 +65,24 @@ def report(runs, out, budget, posterior_samples, allow, device):
     epilog=examples(
         "compare runs/vae runs/skip-vae",
         "compare runs/vae-seed* runs/skip-seed* --budget 300 --json",
+        "compare runs/vae runs/skip-vae --importance-samples 200 --budget 600",
         "compare runs/diagonal runs/flow --allow estimators.rate --allow estimators.elbo",
     )
 )
 @RUNS
 @BUDGET
 @DRAWS
+@IMPORTANCE
 @ALLOW
 @DEVICE
 @JSON
-def compare(runs, budget, posterior_samples, allow, device, as_json):
+def compare(runs, budget, posterior_samples, importance_samples, allow, device, as_json):
     """What RUNs differ in: settings, estimates, and the ELBO on the same test points.
 
     The first run is what the others are compared with. Runs that differ in the seed alone count as one model, and with
     two seeds of each there is a standard error over seeds. Runs whose evaluation cards disagree are refused.
     """
-    records, comparison = _comparison(runs, budget, posterior_samples, allow, device)
+    records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device)
     click.echo(comparison.to_json() if as_json else _text(records, comparison), nl=as_json)
 
 
@@ -251,7 +259,7 @@ def _page(run, out, device):
         return write_page(run, vae=vae, data=data, out=out)
 
 
-def _comparison(runs, budget, samples, allowed, device):
+def _comparison(runs, budget, samples, importance_samples, allowed, device):
     from pyro_skipvae.build import choose_device
     from pyro_skipvae.compare import check_comparable, compare, grouped, paired_values, read_record
 
@@ -267,7 +275,8 @@ def _comparison(runs, budget, samples, allowed, device):
                 def show(done, total):
                     bar.update(task, completed=done, total=total)
 
-                values = paired_values(records, seconds=budget, samples=samples, device=device, progress=show)
+                about = {"samples": samples, "importance_samples": importance_samples, "device": device, "progress": show}
+                values = paired_values(records, seconds=budget, **about)
         return records, compare(records, values=values, allowed=allowed)
 
 

@@ -7,7 +7,7 @@ import time
 import torch
 
 from pyro_skipvae.build import without_effect
-from pyro_skipvae.compare import PAIRED, values_per_point
+from pyro_skipvae.compare import PARTS, values_per_point
 from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
 from pyro_skipvae.diagnostics.active_units import half_means, mean_variances
 from pyro_skipvae.diagnostics.pair import Chunk
@@ -273,7 +273,7 @@ def _validate(job):
             q = job.vae.posterior(part)
             values.append(values_per_point(job.vae, part, q=q))
             means.append(half_means(Chunk(0, (part,), q)))
-        elbo, nats, distortion = (torch.cat([value[name] for value in values]).mean().item() for name in PAIRED)
+        elbo, nats, distortion = (torch.cat([value[name] for value in values]).mean().item() for name in PARTS)
         bound = -evaluate_loss(job.step, batches) if job.config.particles > 1 else elbo
     job.vae.train()
     units = int((mean_variances(torch.cat(means, 1)) >= ACTIVE).sum())

@@ -14,10 +14,12 @@ import torch
 from torch.distributions import kl_divergence
 
 from pyro_skipvae.config import Config
+from pyro_skipvae.diagnostics import log_likelihood_per_point
 from pyro_skipvae.diagnostics.perplexity import COUNTED
 from pyro_skipvae.diagnostics.report import STORED, finite_or_none
 from pyro_skipvae.run import Run, RunError, load_run
 from pyro_skipvae.stored import check, loads
+from pyro_skipvae.vocabulary import PAD
 
 SCHEMA = 1
 # What two cards must agree in, else their numbers are not about the same thing.
@@ -68,7 +70,9 @@ LABELS = {
     "mi_he_2019_batch_32": "He 2019",
     "rate_per_dimension": "rate of each dimension",
 }
-PAIRED = ("elbo", "rate", "distortion")
+PARTS = ("elbo", "rate", "distortion")
+PAIRED = (*PARTS, "log_likelihood")
+BOUNDS = ("elbo", "log_likelihood")
 CHUNK = 100
 
 
@@ -101,7 +105,7 @@ class Estimate:
 class Difference:
     """A group minus the first one, per datapoint: the interval is over test points, the standard error over seeds.
 
-    `better` is the share of points on which the ELBO is higher, None for rate and distortion; `seeds` counts the runs of
+    `better` is the share of points on which the bound is higher, None for rate and distortion; `seeds` counts the runs of
     both groups, and `seed_error` is None unless both hold two at least.
     """
 
@@ -258,31 +262,40 @@ def compare(records, *, values=None, allowed=()):
     )
 
 
-def paired_values(records, *, points=None, seconds=60.0, samples=1, seed=0, device="cpu", progress=None):
+def paired_values(
+    records, *, points=None, seconds=60.0, samples=1, importance_samples=None, seed=0, device="cpu", progress=None
+):
     """ELBO, rate and distortion of every run on the same test points, {path: {quantity: (n,)}}, in nats.
 
     The points are so many, spread evenly over the test set, or all of it, of which as many as `seconds` allow are used, the
     first ones, 100 at least. All runs get the same noise for z. One draw a point is the default, since with the same work
-    more points narrow the interval more than more draws. Raises ValueError if the test sets differ.
+    more points narrow the interval more than more draws. With `importance_samples` there is the log-likelihood too, by that
+    many draws; of texts there are `tokens`, how many each has. Raises ValueError if the test sets differ.
     """
     loaded = {record.path: load_run(record.path, device=device)[:2] for record in records}
     tests = [spread(data.test, points) for _, data in loaded.values()]
     if any(not torch.equal(test, tests[0]) for test in tests[1:]):
         raise ValueError("expected the same test points in every run, but the data found here differ")
     total, start, parts = len(tests[0]), time.perf_counter(), {path: [] for path in loaded}
-    for first in range(0, total, CHUNK):
+    firsts = list(range(0, total - 1, CHUNK))  # importance sampling wants two points at least
+    for first, end in zip(firsts, [*firsts[1:], total], strict=True):
         began = time.perf_counter()
-        x = tests[0][first : first + CHUNK].to(device)
-        for path, (vae, _) in loaded.items():
+        x = tests[0][first:end].to(device)
+        for path, (vae, data) in loaded.items():
             with torch.random.fork_rng(), torch.no_grad():
                 torch.manual_seed(seed + first)
-                parts[path].append(values_per_point(vae, x, samples=samples))
+                found = values_per_point(vae, x, samples=samples)
+            if importance_samples:
+                draws = importance_samples if vae.prior().event_shape.numel() else 1  # p(x|z) is p(x) then
+                estimate = log_likelihood_per_point(vae.model, vae.guide, x, importance_samples=draws, seed=seed + first)
+                found["log_likelihood"] = estimate.log_likelihood
+            parts[path].append(found | ({"tokens": (x != PAD).sum(1).cpu()} if data.kind == "text" else {}))
         if progress:
-            progress(first + len(x), total)
+            progress(end, total)
         now = time.perf_counter()
         if now - start + (now - began) > seconds:
             break
-    return {path: {name: torch.cat([part[name] for part in values]) for name in PAIRED} for path, values in parts.items()}
+    return {path: {name: torch.cat([part[name] for part in found]) for name in found[0]} for path, found in parts.items()}
 
 
 def spread(x, points):
@@ -315,7 +328,7 @@ def _differences(groups, values):
     first, *others = groups
     found = []
     for group in others:
-        for quantity in PAIRED:
+        for quantity in (name for name in PAIRED if name in values[first[0].path]):
             runs, base = (torch.stack([values[record.path][quantity] for record in part]) for part in (group, first))
             delta = runs.mean(0) - base.mean(0)  # (n,)
             half = 1.96 * (delta.std() / len(delta) ** 0.5).item()
@@ -327,7 +340,7 @@ def _differences(groups, values):
                     value=delta.mean().item(),
                     low=delta.mean().item() - half,
                     high=delta.mean().item() + half,
-                    better=(delta > 0).double().mean().item() if quantity == "elbo" else None,
+                    better=(delta > 0).double().mean().item() if quantity in BOUNDS else None,
                     seeds=(len(group), len(first)),
                     seed_error=_seed_error(runs.mean(1), base.mean(1)),
                 )

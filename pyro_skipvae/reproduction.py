@@ -22,13 +22,10 @@ from pathlib import Path
 from pyro_skipvae.analyses import analyse
 from pyro_skipvae.build import choose_device
 from pyro_skipvae.checkpoint import write_whole
-from pyro_skipvae.compare import estimates_of, paired_values, read_record, spread
+from pyro_skipvae.compare import BOUNDS, estimates_of, paired_values, read_record
 from pyro_skipvae.config import Config, ConfigError
-from pyro_skipvae.diagnostics import log_likelihood_per_point
 from pyro_skipvae.diagnostics.report import STORED
-from pyro_skipvae.run import load_run
 from pyro_skipvae.stored import NUMBER, check, loads
-from pyro_skipvae.vocabulary import PAD
 
 SCHEMA = 1
 ENTRY = {  # the shape of an entry of results
@@ -231,7 +228,9 @@ def entry_of(planned, path, *, device="cpu"):
     record = read_record(path)
     if record.config.seed != planned.seed or not agrees(planned.config, asdict(record.config)):
         raise ValueError(f"expected a run of {planned.row}, {planned.arm}, seed {planned.seed} in {path}, got other settings")
-    (values,) = paired_values([record], points=POINTS, seconds=math.inf, device=choose_device(device)).values()
+    draws = record.report["card"]["importance_samples"] if record.report.get("perplexity") else None
+    on = {"points": POINTS, "seconds": math.inf, "importance_samples": draws, "device": choose_device(device)}
+    (values,) = paired_values([record], **on).values()
     report = {**record.report, "card": {**record.report["card"], "protocol": planned.protocol}}
     return {
         **{"row": planned.row, "arm": planned.arm, "seed": planned.seed, "scaled": planned.scaled},
@@ -239,22 +238,9 @@ def entry_of(planned, path, *, device="cpu"):
         "epochs": record.metrics[-1]["epoch"] if record.metrics else 0,
         "seconds": round(sum(line["seconds"] or 0 for line in record.metrics), 1),
         "report": report,
-        "elbo_per_point": [round(value, 2) for value in values["elbo"].tolist()],
-        **(_texts_per_point(path, record, device=device) if report.get("perplexity") else {}),
+        **{f"{name}_per_point": [round(v, 2) for v in values[name].tolist()] for name in BOUNDS if name in values},
+        **({"tokens_per_point": values["tokens"].tolist()} if "tokens" in values else {}),
     } | ({"analysis": {planned.analysis: analyse(planned.analysis, path, device=device)}} if planned.analysis else {})
-
-
-def _texts_per_point(path, record, *, device):
-    """The importance-sampled log-likelihood and the tokens of the same points: what perplexities are compared by."""
-    vae, data, _ = load_run(path, device=choose_device(device))
-    x = spread(data.test, POINTS)
-    found = log_likelihood_per_point(
-        vae.model, vae.guide, x.to(choose_device(device)), importance_samples=record.report["card"]["importance_samples"]
-    )
-    return {
-        "log_likelihood_per_point": [round(value, 2) for value in found.log_likelihood.tolist()],
-        "tokens_per_point": (x != PAD).sum(1).tolist(),
-    }
 
 
 def agrees(config, recorded):

@@ -209,6 +209,22 @@ def test_runs_on_disk_are_compared_with_the_same_noise(trained):
         assert drawn[found.path]["elbo"].mean().item() == pytest.approx(found.report["elbo"], abs=error)
 
 
+def test_log_likelihoods_are_compared_on_the_same_points(trained):
+    options = ("plain", "skip", "--importance-samples", "20")
+    found = json.loads(skipvae("compare", *options, "--json", cwd=trained).stdout)
+    (pair,) = [d for d in found["differences"] if d["quantity"] == "log_likelihood"]
+    records = [compare.read_record(trained / name) for name in ("plain", "skip")]
+    values = compare.paired_values(records, importance_samples=20)
+    plain, skip = (values[record.path]["log_likelihood"] for record in records)
+    assert pair["value"] == pytest.approx((skip - plain).mean().item()) and pair["low"] < pair["value"] < pair["high"]
+    assert pair["better"] == (skip > plain).double().mean().item()
+    for record in records:
+        tenth, whole = (record.report[name] for name in ("log_likelihood_tenth", "log_likelihood"))
+        assert values[record.path]["log_likelihood"].mean().item() == pytest.approx(whole, abs=3 * (whole - tenth) + 0.05)
+    assert skipvae("report", *options, "--out", "likely.html", cwd=trained).returncode == 0
+    assert "log p(x)</th>" in (trained / "likely.html").read_text()
+
+
 def test_the_budget_limits_the_points_and_zero_leaves_the_pairs_out(trained, monkeypatch):
     monkeypatch.setattr(compare, "CHUNK", 10)
     records = [compare.read_record(trained / name) for name in ("skip", "plain")]
