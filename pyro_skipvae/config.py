@@ -71,8 +71,8 @@ class Config:
     )
     vocabulary_size: int | None = option(
         None,
-        "words kept, the most frequent, with four marks",
-        usual="20001, pydoc 1501, ptb all; of a file of your own without words that occur once",
+        "words kept at most, the most frequent, with four marks; of a file of your own none that occurs once",
+        usual="20001, pydoc 1501, ptb all",
         least=5,
     )
     limit_train: int | None = option(None, "train on this many items only", usual="all", least=1)

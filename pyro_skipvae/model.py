@@ -29,9 +29,15 @@ class VAE(nn.Module):
         self.prior, self.decoder, self.encoder = prior, decoder, encoder
 
     def __setattr__(self, name, value):
-        super().__setattr__(name, value)
         if name in ("model", "guide"):  # a module in their place would be hidden behind the methods
+            self._modules.pop(name, None)
+        super().__setattr__(name, value)
+        if name in ("model", "guide"):
             self.__dict__[name] = value
+
+    def __delattr__(self, name):
+        super().__delattr__(name)
+        self.__dict__.pop(name, None)
 
     def model(self, x, *context, beta=1.0):
         """Sample z (B, D) at the site "z" and observe x (B, *event_shape) at the site "x", in the plate "data"; returns x.

@@ -10,14 +10,14 @@ Reference: Kim, Wiseman, Miller, Sontag, Rush 2018, algorithm 1 and section 3.
 
 from dataclasses import dataclass
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from torch.autograd.function import once_differentiable
 from torch.distributions import kl_divergence
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_skipvae.local_parameters import local_parameters
 from pyro_skipvae.plates import stands_for
@@ -44,13 +44,13 @@ class Bound:
 
     `site` is the guide's latent site as Pyro traced it, `arguments` and `options` are those of the model, by place and by
     name. Every call starts dropout from the same seed, inside `kept_random`, so that one mask serves the whole refinement.
-    While Pyro's validation is on, a z that is not finite raises ValueError.
+    While Pyro checks distributions, as it does by default, a z that is not finite raises ValueError.
     """
 
     def __init__(self, model, arguments, options, site, *, mean=False):
         self.model, self.arguments, self.options, self.site = model, arguments, options, site
         self.family = local_parameters(site["fn"])
-        self.graph = None
+        self.theta = []
         self.stands_for = stands_for(site)
         self.divisor = self.stands_for * (len(self.family.values[0]) if mean else 1)
         self.seed = int(torch.randint(2**62, ()))
@@ -62,9 +62,7 @@ class Bound:
         seed_generators([self.device], self.seed)  # one dropout mask
         with poutine.block(), _AtLatent(self.site["name"], z) as run:
             self.model(*self.arguments, **self.options)
-        loss = (self._divergence(q, z, run.prior) - run.log_likelihood) / self.divisor
-        self.graph = loss.grad_fn
-        return loss
+        return (self._divergence(q, z, run.prior) - run.log_likelihood) / self.divisor
 
     def _divergence(self, q, z, prior):
         own, others = [{name: node[name] for name in ("scale", "mask")} for node in (self.site, prior)]
@@ -79,22 +77,25 @@ class Bound:
         """Inside, random numbers may be used up; the caller's go on afterwards as if none had been."""
         return forked([self.device])
 
-    def theta(self, values):
-        """What the last call's f depends on besides its values and may be learned: the leaves of its graph.
+    def find_theta(self, loss, values):
+        """Note what f depends on besides the values, and may be learned: the leaves of a loss's graph.
 
-        That is every parameter that the model used, in Pyro's store or not; an argument that was computed stands for what is
-        behind it.
+        That is every parameter that the model used, in Pyro's store or not.
         """
-        given = [part for part in tree_leaves((self.arguments, self.options)) if isinstance(part, torch.Tensor)]
-        given = [part for part in given if part.grad_fn is not None]
-        leaves = _leaves_behind(self.graph, ends={part.grad_fn for part in given})
         own = set(map(id, values))
-        return given + [leaf for leaf in leaves if id(leaf) not in own]
+        self.theta = [leaf for leaf in _leaves_behind(loss.grad_fn) if id(leaf) not in own]
+
+    def stand_in(self):
+        """Put leaves in the place of arguments that were computed; returns {id of a leaf: argument}."""
+        given = {id(part): part for part in tree_leaves((self.arguments, self.options)) if isinstance(part, torch.Tensor)}
+        leaves = {name: part.detach().requires_grad_() for name, part in given.items() if part.grad_fn is not None}
+        self.arguments, self.options = tree_map(lambda part: leaves.get(id(part), part), (self.arguments, self.options))
+        return {id(leaf): given[name] for name, leaf in leaves.items()}
 
 
-def _leaves_behind(node, ends):
-    """The tensors that autograd's graph behind a node begins with, each once, in its order; `ends` are not passed."""
-    seen, waiting, leaves = {None, *ends}, [node], []
+def _leaves_behind(node):
+    """The tensors that autograd's graph behind a node begins with, each once, in its order."""
+    seen, waiting, leaves = {None}, [node], []
     while waiting:
         node = waiting.pop()
         if node in seen:
@@ -106,8 +107,8 @@ def _leaves_behind(node, ends):
 
 
 def check_finite(*tensors):
-    """Raises ValueError where local parameters, or z, are not finite; only while Pyro's validation is on."""
-    if is_validation_enabled() and not all(part.isfinite().all() for part in tensors):
+    """Raises ValueError where local parameters, or z, are not finite; only while Pyro checks distributions."""
+    if pyro.settings.get("validate_distributions_pyro") and not all(part.isfinite().all() for part in tensors):
         raise ValueError("expected a refinement that stays finite, got one that diverged: take a smaller lr, or fewer steps")
 
 
@@ -173,9 +174,12 @@ def without_gradient(bound, start, noise, descent, path=None):
 def _descend(bound, values, noise, descent, *, create_graph=False, path=None):
     velocities = [0.0] * len(values)
     for epsilon in noise:
+        loss = bound(values, epsilon)
         if path is not None:
             path.append(values)
-        gradients = torch.autograd.grad(bound(values, epsilon), values, create_graph=create_graph)
+        if path is not None and len(path) == 1:
+            bound.find_theta(loss, values)
+        gradients = torch.autograd.grad(loss, values, create_graph=create_graph)
         gradients = [_clipped([g], descent.clip)[0] for g in gradients]
         velocities = [descent.momentum * v - g for v, g in zip(velocities, gradients, strict=True)]
         values = tuple(value + descent.lr * v for value, v in zip(values, velocities, strict=True))
@@ -195,7 +199,7 @@ def replayed(products):
     """
 
     def refine(bound, start, noise, descent):
-        path = []
+        path, arguments = [], bound.stand_in()
         refined = without_gradient(bound, start, noise, descent, path=path)
 
         def backward(b):
@@ -208,8 +212,8 @@ def replayed(products):
                     part -= less
             return *b, *on_theta
 
-        theta = bound.theta(path[-1]) if path else []
-        return _Replayed.apply(bound, backward, refined, *start, *theta)
+        theta = bound.theta
+        return _Replayed.apply(bound, backward, refined, *start, *(arguments.get(id(leaf), leaf) for leaf in theta))
 
     return refine
 

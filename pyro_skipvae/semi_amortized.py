@@ -29,7 +29,7 @@ class SemiAmortized(nn.Module):
 
     It is called like the guide, with its arguments and `beta` where that has one, and trained by SVI with any objective; a
     guide that is a module is a part of this one. Where gradients are off it refines all the same and keeps nothing. Raises
-    ValueError for a guide or a family that cannot be refined, and, while Pyro's validation is on, where steps diverge.
+    ValueError for a guide or a family that cannot be refined, and, while Pyro checks distributions, where steps diverge.
 
     Reference: Kim, Wiseman, Miller, Sontag, Rush 2018.
     """

@@ -505,6 +505,10 @@ def test_a_guide_that_is_a_module_is_a_part_of_the_refined_one():
     assert vae.guide is plain and "guide.encoder.weight" in vae.state_dict() and vae.posterior(x).batch_shape == (8,)
     vae.guide = SemiAmortized(vae.model, plain)
     assert vae.posterior(x).base_dist.loc.shape == (8, D) and "guide.amortized.encoder.weight" in vae.state_dict()
+    vae.guide = vae.guide.amortized
+    assert vae.guide is plain
+    del vae.guide
+    assert vae.guide == VAE.guide.__get__(vae) and not any(name.startswith("guide") for name in vae.state_dict())
 
 
 def test_beta_is_the_pairs_own_unless_it_is_given():
@@ -607,6 +611,29 @@ def test_a_context_that_needs_a_gradient_gets_it(float64):
         elbo(vae.model, SemiAmortized(vae.model, vae.guide, gradient=gradient), (x, c)).backward()
         found.append(c.grad)
     assert torch.allclose(*found, rtol=1e-10)
+
+
+@pytest.mark.parametrize("gradient", ["exact-rebuilt", "finite-difference"])
+def test_arguments_that_were_computed_pass_their_gradient_on_once(float64, gradient):
+    """Also where one was computed from another, or from a parameter that the model uses itself."""
+    weight, x = torch.randn(5, D, requires_grad=True), torch.rand(4, 5)
+
+    def model(x, a, b):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.tanh((z + a) @ weight.T) + b, 1.0).to_event(1), obs=x)
+
+    def guide(x, a, b):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(a, 1.0).to_event(1))
+
+    found = []
+    for name in ("exact", gradient):
+        pyro.set_rng_seed(1)
+        a = torch.tanh(x @ weight)
+        loss = elbo(model, SemiAmortized(model, guide, steps=3, lr=0.1, gradient=name), (x, a, a[:, :1].sin()))
+        found.append(torch.autograd.grad(loss, weight)[0])
+    assert relative(found[1], found[0]) < (1e-12 if gradient == "exact-rebuilt" else 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,20 @@ def test_every_token_of_a_report_counts(folder):
     assert told["tokens"] == told["ppl_iw"]["tokens"] == told["ppl_elbo"]["tokens"] == sum(words) + len(words)  # and their ends
 
 
+def test_a_run_is_evaluated_without_its_refinement(folder):
+    evaluated = ("evaluate", "run", "--json", "--report-budget", "2")
+    told = [json.loads(said(folder, *evaluated, *more)) for more in ([], ["--svi-steps", "0"])]
+    assert told[0]["amortized"]["steps"] == 2 and told[1]["amortized"] is None and told[1]["card"]["svi_steps"] == 0
+
+
+def test_steps_that_diverge_in_a_training_are_steps_that_are_not_finite(folder):
+    options = ("--dataset", folder / "own.txt", *TINY, "--svi-lr", "1e12")
+    done = skipvae("train", *options, "--out", "far", cwd=folder)
+    assert done.returncode == 5 and "nonfinite.json" in done.stderr and "Traceback" not in done.stderr
+    done = skipvae("train", *options, "--out", "further", "--on-nan", "skip:1000", cwd=folder)
+    assert done.returncode in (0, 5) and "Traceback" not in done.stderr
+
+
 def test_a_run_with_the_authors_gradient_is_evaluated_with_their_steps(folder):
     said(folder, "train", "--dataset", folder / "own.txt", *TINY, "--svi-gradient", "authors", "--out", "theirs")
     reports = [json.loads(said(folder, "evaluate", "theirs", "--json", "--report-budget", "2", *more))

@@ -434,6 +434,17 @@ def test_a_line_of_unknown_words_in_a_file_beside_is_named(tmp_path):
         load_data(written(tmp_path / "news.txt", LINES))
 
 
+def test_a_larger_vocabulary_is_advised_only_where_it_helps(tmp_path):
+    written(tmp_path / "news.valid.txt", ["the cat", "number rare"])
+    path = written(tmp_path / "news.txt", [*LINES, "the rare cat", "the <unk> sat"])
+    with pytest.raises(ValueError, match="line 2 of .*; take the line out, or allow a larger vocabulary"):
+        load_data(path, vocabulary_size=6)
+    written(tmp_path / "news.valid.txt", ["the cat", "zzz"])
+    for size in (6, 5000):
+        with pytest.raises(ValueError, match="line 2 of .*; take the line out$"):
+            load_data(path, vocabulary_size=size)
+
+
 def test_max_words_leaves_long_lines_of_a_users_file_out(tmp_path):
     path = written(tmp_path / "news.txt", [*LINES, "the " * 201])
     assert load_data(path, max_words=20).event_shape == (21,)

@@ -122,8 +122,8 @@ def _refuse_unknown_lines(texts, rows, kept):
         if len(unknown):
             line, more = lines[kept[part][int(unknown[0])]], len(unknown) - 1
             others = f" (and {more} more)" if more else ""
-            words = getattr(texts, part)[kept[part][int(unknown[0])]]
-            cut = (rows["train"] == UNK).any() and not UNKNOWN.issuperset(words)
+            words = set(getattr(texts, part)[kept[part][int(unknown[0])]]) - UNKNOWN
+            cut = any(not words.isdisjoint(texts.train[i]) for i in kept["train"])  # by the size of the vocabulary
             raise ValueError(
                 f"expected at least one word of the training text's vocabulary, got unknown words only in line {line}{others} "
                 f"of {path}; take the line out" + (", or allow a larger vocabulary with --vocabulary-size" if cut else "")
