@@ -124,7 +124,7 @@ def _report(job, run, budget):
     best, loaded = run.load_weights(job.vae)
     job.vae.eval()
     if any(line["epoch"] == best["epoch"] and line["valid_elbo"] is None for line in run.metrics()):
-        raise NonfiniteError(f"the validation loss of epoch {best['epoch']} is not finite: nothing to report on; lower --lr")
+        raise NonfiniteError(f"the validation loss of epoch {best['epoch']} is not finite: nothing to report on; {_advice(job)}")
     note(f"Reporting on epoch {best['epoch']} of {job.config.epochs}.")
     extra = {"run": run.path.name, "epoch": best["epoch"], "checkpoint": loaded, "settings": dataclasses.asdict(job.config)}
     report = report_on(job.vae, job.data, device=job.device, budget=budget, extra=extra)
@@ -132,6 +132,10 @@ def _report(job, run, budget):
     pictures(run, job.vae, job.data)
     note(f"Everything is in {run.path}.")
     return report
+
+
+def _advice(job):
+    return "lower --lr" if job.config.inference == "amortized" else "lower --lr or --svi-lr"
 
 
 class Training:
@@ -202,7 +206,7 @@ class Training:
         if found.steps > self.allowed:
             raise NonfiniteError(
                 f"{what}; the parameters never saw them; its batch is in {self.run.path / 'nonfinite.json'}; "
-                f"lower --lr, or go on with --resume {self.run.path} --on-nan skip:{max(10, 10 * found.steps)}"
+                f"{_advice(self.job)}, or go on with --resume {self.run.path} --on-nan skip:{max(10, 10 * found.steps)}"
             )
         warn(f"{what}.")
 
