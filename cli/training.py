@@ -124,7 +124,8 @@ def _report(job, run, budget):
     best, loaded = run.load_weights(job.vae)
     job.vae.eval()
     if any(line["epoch"] == best["epoch"] and line["valid_elbo"] is None for line in run.metrics()):
-        raise NonfiniteError(f"the validation loss of epoch {best['epoch']} is not finite: nothing to report on; {_advice(job)}")
+        what = f"the validation loss of epoch {best['epoch']} is not finite"
+        raise NonfiniteError(f"{what}: nothing to report on; {_advice(job)}")
     note(f"Reporting on epoch {best['epoch']} of {job.config.epochs}.")
     extra = {"run": run.path.name, "epoch": best["epoch"], "checkpoint": loaded, "settings": dataclasses.asdict(job.config)}
     report = report_on(job.vae, job.data, device=job.device, budget=budget, extra=extra)

@@ -28,17 +28,6 @@ class VAE(nn.Module):
         super().__init__()
         self.prior, self.decoder, self.encoder = prior, decoder, encoder
 
-    def __setattr__(self, name, value):
-        if name in ("model", "guide"):  # a module in their place would be hidden behind the methods
-            self._modules.pop(name, None)
-        super().__setattr__(name, value)
-        if name in ("model", "guide"):
-            self.__dict__[name] = value
-
-    def __delattr__(self, name):
-        super().__delattr__(name)
-        self.__dict__.pop(name, None)
-
     def model(self, x, *context, beta=1.0):
         """Sample z (B, D) at the site "z" and observe x (B, *event_shape) at the site "x", in the plate "data"; returns x.
 
@@ -68,3 +57,15 @@ class VAE(nn.Module):
     def posterior(self, x, *context):
         """q(z|x) as the guide samples from it, batch (B,): the encoder's, or what a guide has refined it to."""
         return poutine.trace(self.guide).get_trace(x, *context).nodes["z"]["fn"]
+
+    def __setattr__(self, name, value):
+        # A guide of one's own that is a module would be registered, and hidden behind the method all the same.
+        if name in ("model", "guide"):
+            self._modules.pop(name, None)
+        super().__setattr__(name, value)
+        if name in ("model", "guide"):
+            self.__dict__[name] = value
+
+    def __delattr__(self, name):
+        super().__delattr__(name)
+        self.__dict__.pop(name, None)
