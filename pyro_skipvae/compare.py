@@ -277,7 +277,7 @@ def paired_values(
     if any(not torch.equal(test, tests[0]) for test in tests[1:]):
         raise ValueError("expected the same test points in every run, but the data found here differ")
     total, start, parts = len(tests[0]), time.perf_counter(), {path: [] for path in loaded}
-    firsts = list(range(0, total - 1, CHUNK))  # importance sampling wants two points at least
+    firsts = list(range(0, max(total - 1, 1), CHUNK))  # importance sampling wants two points at least
     for first, end in zip(firsts, [*firsts[1:], total], strict=True):
         began = time.perf_counter()
         x = tests[0][first:end].to(device)

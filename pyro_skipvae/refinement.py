@@ -176,9 +176,9 @@ def _descend(bound, values, noise, descent, *, create_graph=False, path=None):
     for epsilon in noise:
         loss = bound(values, epsilon)
         if path is not None:
+            if not path:
+                bound.find_theta(loss, values)
             path.append(values)
-        if path is not None and len(path) == 1:
-            bound.find_theta(loss, values)
         gradients = torch.autograd.grad(loss, values, create_graph=create_graph)
         gradients = [_clipped([g], descent.clip)[0] for g in gradients]
         velocities = [descent.momentum * v - g for v, g in zip(velocities, gradients, strict=True)]

@@ -218,6 +218,8 @@ def test_papers_conventions():
     assert report.mi_dieng_2019["value"] == pytest.approx(4.839, abs=0.2)
     assert report.mi_he_2019_batch_32["value"] == pytest.approx(3.12, abs=0.15)
     assert report.mi_he_2019_batch_32["ceiling"] == pytest.approx(math.log(32))
+    few = collapse_report(model, guide, normal(10, 8), posterior_samples=2, importance_samples=1)
+    assert few.mi_he_2019_batch_32["ceiling"] == few.mi_ceiling == pytest.approx(math.log(10))
 
 
 def test_the_papers_convention_stops_at_ten_thousand_points():

@@ -170,6 +170,13 @@ def test_smallest_step_is_always_taken():
     assert "fit the budget" in found.card["unavailable"]["model_mutual_information"]
 
 
+def test_what_the_smallest_step_covers_is_not_beyond_the_budget():
+    found = collapse_report(slow_model, guide, X[:40], importance_samples=5, budget=1e-6)
+    assert found.card["elbo_points"] == found.card["log_likelihood_points"] == 40
+    told = found.card["beyond_budget"]
+    assert any("draws per point" in words for words in told) and not any("importance sampling" in words for words in told)
+
+
 def test_ample_budget_is_no_limit(found):
     ample = collapse_report(model, guide, X, importance_samples=20, posterior_samples=3, budget=1000)
     assert ample.card["beyond_budget"] == []

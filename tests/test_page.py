@@ -156,6 +156,8 @@ def test_the_command_repeats_the_run(record, tmp_path):
         ({"verdict": "2 of 4 units active; not told from 0: undecided."}, "Undecided. 2 of 4 units active; not told from 0"),
         ({"verdict": "2 of 4 units active: it does better, so the encoder does not fit it."}, "Undecided. 2 of 4 units"),
         ({"log_likelihood": None}, "not available"),
+        ({"card.epoch": 2, "card.checkpoint": "best"}, "epoch 2, the best on validation data"),
+        ({"card.epoch": 2, "card.checkpoint": "last"}, "epoch 2, the last one: none was selected by validation"),
     ],
 )
 def test_what_was_not_measured_is_said(record, change, sentence, monkeypatch):

@@ -32,6 +32,7 @@ def test_each_bound_stands_on_its_own_points():
     found = perplexities(fields, torch.tensor([2, 2, 4]), 200)
     assert found["ppl_elbo"]["value"] == pytest.approx(math.exp(18 / 8))
     assert found["ppl_iw"]["value"] == pytest.approx(math.exp(8 / 4))
+    assert [found[name][what] for name in ("ppl_elbo", "ppl_iw") for what in ("texts", "tokens")] == [3, 8, 2, 4]
     assert found["tokens"] == 8 and found["importance_samples"] == 200 and "unknown" in found["counted"]
 
 

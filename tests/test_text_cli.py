@@ -171,6 +171,18 @@ def test_a_run_is_evaluated_without_its_refinement(folder):
     assert told[0]["amortized"]["steps"] == 2 and told[1]["amortized"] is None and told[1]["card"]["svi_steps"] == 0
 
 
+def test_what_a_user_may_not_expect_is_told(folder):
+    options = ("--dataset", folder / "own.txt", *TINY, "--limit-eval", "4", "--kernel", "5")
+    done = skipvae("train", *options, "--out", "few", cwd=folder)
+    assert done.returncode == 0 and "--kernel does nothing here: it needs --decoder pixelcnn." in done.stderr
+    done = skipvae("evaluate", "few", "--limit-eval", "5", "--report-budget", "0", cwd=folder)
+    assert "few was made with --limit-eval 4: evaluating those." in done.stderr
+    for content in (b"\xff", None):
+        (folder / "few/vocabulary.txt").write_bytes(content) if content else (folder / "few/vocabulary.txt").unlink()
+        done = skipvae("evaluate", "few", cwd=folder)
+        assert done.returncode == 4 and "expected a vocabulary, one word a line, in few/vocabulary.txt" in done.stderr
+
+
 def test_steps_that_diverge_in_a_training_are_steps_that_are_not_finite(folder):
     options = ("--dataset", folder / "own.txt", *TINY, "--svi-lr", "1e12")
     done = skipvae("train", *options, "--out", "far", cwd=folder)

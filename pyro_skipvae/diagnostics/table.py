@@ -58,7 +58,7 @@ def _perplexities(grid: Table, perplexity: dict) -> None:
 
 
 def _bounds(perplexity: dict) -> dict[str, str]:
-    return {"ppl_iw": f"ppl_iw{perplexity.get('importance_samples')}", "ppl_elbo": "ppl_elbo"}
+    return {"ppl_iw": f"ppl_iw{perplexity['importance_samples']}", "ppl_elbo": "ppl_elbo"}
 
 
 def _amortized(grid: Table, amortized: dict) -> None:
@@ -110,7 +110,7 @@ def _notes(report) -> list[str]:
     under = report.model_mutual_information
     if under and under.saturated:
         notes.append(f"I_p is saturated too: its ceiling is ln {under.points} = {under.ceiling:.2f}.")
-    iw, by_elbo = (f", and {name}" if report.perplexity else "" for name in _bounds(report.perplexity or {}).values())
+    iw, by_elbo = (f", and {name}" for name in _bounds(report.perplexity).values()) if report.perplexity else ("", "")
     if report.card["elbo_points"] < report.card["points"]:
         notes.append(f"ELBO and distortion{by_elbo}: the first {report.card['elbo_points']} points.")
     if report.card["log_likelihood_points"] < report.card["points"]:
