@@ -15,7 +15,15 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["pyro_skipvae", "pyro_skipvae.*"]), "pyro_skipvae_cli"],
     package_dir={"pyro_skipvae_cli": "cli"},
-    package_data={"pyro_skipvae": ["py.typed", "presets/*.toml", "presets/reproduce/*.toml", "templates/*.j2"]},
+    package_data={
+        "pyro_skipvae": [
+            "py.typed",
+            "**/*.pyi",
+            "reports/templates/*.j2",
+            "reproduction/presets/*.toml",
+            "runs/presets/*.toml",
+        ]
+    },
     install_requires=[
         "pyro-ppl>=1.9.1,<2",
         "torch>=2.6",
@@ -29,6 +37,7 @@ setup(
         "matplotlib>=3.8",
         "safetensors>=0.4.3",
         "Jinja2>=3.1",
+        "lazy_loader>=0.4",
         "markdown-it-py>=3.0",
         "pooch>=1.8",
     ],

@@ -21,7 +21,7 @@ from torch import nn
 
 from pyro_skipvae import VAE, svi_step
 from pyro_skipvae.decoders import MLPDecoder, PixelCNNDecoder
-from pyro_skipvae.diagnostics.pairwise import leave_one_out, pairwise_log_prob
+from pyro_skipvae.diagnostics.estimates.pairwise import leave_one_out, pairwise_log_prob
 from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.objectives import elbo
 from pyro_skipvae.priors import StandardNormal

@@ -20,9 +20,9 @@ from pyro_skipvae import VAE, svi_step
 from pyro_skipvae.decoders import LSTMDecoder, MLPDecoder
 from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder
 from pyro_skipvae.guides import SemiAmortized
+from pyro_skipvae.guides.refinement import GRADIENTS
 from pyro_skipvae.objectives import elbo
 from pyro_skipvae.priors import StandardNormal
-from pyro_skipvae.refinement import GRADIENTS
 
 BARS = {"mlp": {"exact": 15, "finite-difference": 19, "first-order": 6}, "lstm": {"exact": 22}}
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pyro_skipvae import VAE
 from pyro_skipvae.decoders import LSTMDecoder
-from pyro_skipvae.distributions.word_scores import word_scores
+from pyro_skipvae.decoders.word_scores import word_scores
 from pyro_skipvae.encoders import LSTMEncoder
 from pyro_skipvae.objectives import elbo
 from pyro_skipvae.priors import StandardNormal

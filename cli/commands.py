@@ -4,7 +4,7 @@ import json
 
 import click
 
-from pyro_skipvae.config import PRESETS, Config
+from pyro_skipvae.runs.config import PRESETS, Config
 
 from . import text
 from .errors import user_errors

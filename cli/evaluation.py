@@ -3,16 +3,16 @@
 import json
 from dataclasses import asdict, replace
 
-from pyro_skipvae import figures
-from pyro_skipvae.build import choose_device
 from pyro_skipvae.diagnostics import collapse_report
-from pyro_skipvae.diagnostics.inference_gap import inference_gap
-from pyro_skipvae.diagnostics.pair import ENCODER_ROWS
-from pyro_skipvae.page import draw_samples, write_page
-from pyro_skipvae.run import Run, load_checkpoint, load_run
-from pyro_skipvae.semi_amortized import SemiAmortized
-from pyro_skipvae.texts import samples
-from pyro_skipvae.vocabulary import PAD
+from pyro_skipvae.diagnostics.estimates.inference_gap import inference_gap
+from pyro_skipvae.diagnostics.pairs.pair import ENCODER_ROWS
+from pyro_skipvae.guides.semi_amortized import SemiAmortized
+from pyro_skipvae.reports import figures
+from pyro_skipvae.reports.page import draw_samples, write_page
+from pyro_skipvae.runs.build import choose_device
+from pyro_skipvae.runs.folder import Run, load_checkpoint, load_run
+from pyro_skipvae.text.generation import samples
+from pyro_skipvae.text.vocabulary import PAD
 
 from . import text
 from .errors import user_errors, written

@@ -29,7 +29,7 @@ def check_gradients(run, batch, steps, seed, device, as_json):
     with user_errors():
         checks, about = _checked(run, batch, steps, seed, device)
     if as_json:
-        from pyro_skipvae.diagnostics.report import finite_or_none
+        from pyro_skipvae.diagnostics.report.report import finite_or_none
 
         found = finite_or_none([asdict(check) for check in checks])
         return click.echo(json.dumps({"schema": 1, "run": str(run), **about, "gradients": found}))
@@ -38,9 +38,9 @@ def check_gradients(run, batch, steps, seed, device, as_json):
 
 
 def _checked(run, batch, steps, seed, device):
-    from pyro_skipvae.build import choose_device
-    from pyro_skipvae.gradient_check import compare_gradients
-    from pyro_skipvae.run import load_run
+    from pyro_skipvae.guides.gradient_check import compare_gradients
+    from pyro_skipvae.runs.build import choose_device
+    from pyro_skipvae.runs.folder import load_run
 
     vae, data, config = load_run(run, device=choose_device(device))
     if config.latent_dim == 0:

@@ -12,12 +12,13 @@ from pathlib import Path
 import pyro
 import torch
 
-from pyro_skipvae.build import build_beta, build_data, build_step, build_vae, choose_device, resolve
-from pyro_skipvae.checkpoint import random_state, set_random_state
-from pyro_skipvae.config import FILES, Config, ConfigError
-from pyro_skipvae.run import Run, RunError
+from pyro_skipvae.runs.build import build_beta, build_data, build_step, build_vae, choose_device, resolve
+from pyro_skipvae.runs.checkpoint import random_state, set_random_state
+from pyro_skipvae.runs.config import FILES, Config, ConfigError
+from pyro_skipvae.runs.folder import Run, RunError
+from pyro_skipvae.schedules import Halving
 from pyro_skipvae.skip import parameter_count
-from pyro_skipvae.train import Halving, Progress
+from pyro_skipvae.training import Progress
 
 from .errors import user_errors
 from .terminal import duration

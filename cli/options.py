@@ -10,7 +10,7 @@ from typing import get_args
 
 import click
 
-from pyro_skipvae.config import Config, check_names
+from pyro_skipvae.runs.config import Config, check_names
 
 from .errors import user_errors
 
@@ -66,7 +66,7 @@ def settings(preset, file, options):
 
 
 def _preset(name):
-    return tomllib.loads((files("pyro_skipvae") / "presets" / f"{name}.toml").read_text()) if name else {}
+    return tomllib.loads((files("pyro_skipvae") / "runs" / "presets" / f"{name}.toml").read_text()) if name else {}
 
 
 def _read(file):

@@ -67,7 +67,7 @@ class Pool:
                 self._stop()
 
     def _ready(self):
-        from pyro_skipvae.reproduction import is_finished
+        from pyro_skipvae.reproduction.tables import is_finished
 
         for planned in list(self.waiting):
             if time.monotonic() >= self.end:
@@ -100,12 +100,12 @@ class Pool:
 
     def _begun(self, planned):
         """The folder in which a run was begun, or None."""
-        from pyro_skipvae.reproduction import run_folder
+        from pyro_skipvae.reproduction.tables import run_folder
 
         return self.anew.folder_of(planned) if self.anew else run_folder(planned, self.root)
 
     def _look(self, process, bar):
-        from pyro_skipvae.run import Run
+        from pyro_skipvae.runs.folder import Run
 
         planned, path, task, label, start = self.running[process]
         lines = Run(path).metrics()
@@ -171,7 +171,7 @@ class Anew:
         return not self.begun[planned.folder]
 
     def _write(self):
-        from pyro_skipvae.checkpoint import write_whole
+        from pyro_skipvae.runs.checkpoint import write_whole
 
         write_whole(self.file, json.dumps(self.begun, indent=1))
 

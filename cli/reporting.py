@@ -51,7 +51,7 @@ def picture(name):
 @DEVICE
 def report(runs, out, budget, posterior_samples, importance_samples, allow, device):
     """Write a page on RUN, or one that compares several: a single HTML file, with its pictures inside."""
-    from pyro_skipvae import page
+    from pyro_skipvae.reports import page
 
     if len(runs) == 1:
         return click.echo(_page(runs[0], out, device))
@@ -103,7 +103,8 @@ def compare(runs, budget, posterior_samples, importance_samples, allow, device, 
 @JSON
 def reconstruct(run, count, own, decoding, beam_width, seed, out, device, as_json):
     """Show test items of RUN, and what the model makes of them: mean and sample of p(x|z), of a text its decoding."""
-    from pyro_skipvae import page, texts
+    from pyro_skipvae.reports import page
+    from pyro_skipvae.text import generation as texts
 
     vae, data, _ = _shown(run, device, text=own, decoding=decoding, beam_width=beam_width)
     if data.kind != "text":
@@ -139,7 +140,8 @@ def reconstruct(run, count, own, decoding, beam_width, seed, out, device, as_jso
 @JSON
 def interpolate(run, from_text, from_item, to_text, to_item, points, decoding, beam_width, seed, out, device, as_json):
     """Go from one item of RUN to another: decode the straight line between the means of their posteriors."""
-    from pyro_skipvae import page, texts
+    from pyro_skipvae.reports import page
+    from pyro_skipvae.text import generation as texts
 
     ends = {"from": from_text, "to": to_text, "decoding": decoding, "beam_width": beam_width}
     vae, data, _ = _shown(run, device, **ends)
@@ -167,7 +169,8 @@ def traverse(run, item, dimensions, seed, out, device):
 
     Texts are greedy decodings.
     """
-    from pyro_skipvae import page, texts
+    from pyro_skipvae.reports import page
+    from pyro_skipvae.text import generation as texts
 
     vae, data, rates = _shown(run, device)
     start = {"rates": rates, "item": item, "seed": seed}
@@ -194,7 +197,7 @@ def encode(run, out, seed, device):
 
     import numpy as np
 
-    from pyro_skipvae.checkpoint import write_whole
+    from pyro_skipvae.runs.checkpoint import write_whole
 
     with user_errors():
         vae, data, _ = _loaded(run, device, latent=True)
@@ -212,7 +215,7 @@ def encode(run, out, seed, device):
 @click.argument("folder", type=click.Path(file_okay=False))
 def export(run, folder):
     """Write the model of RUN into FOLDER: safetensors weights, settings and a model card."""
-    from pyro_skipvae.export import export_run
+    from pyro_skipvae.reports.export import export_run
 
     with user_errors(), written(folder):
         for file in export_run(run, folder):
@@ -247,7 +250,7 @@ COMMANDS = (report, compare, reconstruct, interpolate, traverse, check_gradients
 def _page(run, out, device):
     """Write the page of a run; without its data, with the pictures that its folder holds."""
     from pyro_skipvae.data.folder import DataError
-    from pyro_skipvae.page import write_page
+    from pyro_skipvae.reports.page import write_page
 
     try:
         with user_errors():
@@ -260,8 +263,8 @@ def _page(run, out, device):
 
 
 def _comparison(runs, budget, samples, importance_samples, allowed, device):
-    from pyro_skipvae.build import choose_device
-    from pyro_skipvae.compare import check_comparable, compare, grouped, paired_values, read_record
+    from pyro_skipvae.reports.comparison import check_comparable, compare, grouped, paired_values, read_record
+    from pyro_skipvae.runs.build import choose_device
 
     from .terminal import progress
 
@@ -282,8 +285,8 @@ def _comparison(runs, budget, samples, importance_samples, allowed, device):
 
 def _loaded(run, device, *, latent=False):
     """vae, data and config of a run; ValueError for one without latent variables where these are asked for."""
-    from pyro_skipvae.build import choose_device
-    from pyro_skipvae.run import load_run
+    from pyro_skipvae.runs.build import choose_device
+    from pyro_skipvae.runs.folder import load_run
 
     vae, data, config = load_run(run, device=choose_device(device))
     if latent and config.latent_dim == 0:
@@ -293,8 +296,8 @@ def _loaded(run, device, *, latent=False):
 
 def _shown(run, device, **for_text):
     """vae, data and the rate of each dimension of a run on images or text; `for_text` are options that images refuse."""
-    from pyro_skipvae.compare import read_record
-    from pyro_skipvae.figures import can_draw
+    from pyro_skipvae.reports.comparison import read_record
+    from pyro_skipvae.reports.figures import can_draw
 
     with user_errors():
         vae, data, _ = _loaded(run, device, latent=True)
@@ -307,7 +310,7 @@ def _shown(run, device, **for_text):
 def _draw(run, out, name, as_json, make):
     from pathlib import Path
 
-    from pyro_skipvae.figures import save_png
+    from pyro_skipvae.reports.figures import save_png
 
     with user_errors():
         figure = make()
@@ -319,7 +322,7 @@ def _draw(run, out, name, as_json, make):
 
 def _end(data, name, own, item, usual):
     """An end of an interpolation, x (1, ...): a text of the user's own, or a test item."""
-    from pyro_skipvae.page import item_of
+    from pyro_skipvae.reports.page import item_of
 
     with user_errors():
         if own is not None and item is not None:
@@ -331,7 +334,7 @@ def _codes(vae, data, seed, size=500):
     """{split_loc, split_scale, split_labels}; dynamically binarised training images are drawn once, at the seed."""
     import torch
 
-    from pyro_skipvae.page import posterior_moments
+    from pyro_skipvae.reports.page import posterior_moments
 
     arrays, device = {}, next(vae.parameters()).device
     for split in ("train", "valid", "test"):
@@ -348,7 +351,7 @@ def _codes(vae, data, seed, size=500):
 
 def _text(records, comparison):
     """A comparison as text: the answer first, then settings, differences and estimates."""
-    from pyro_skipvae.compare import LABELS
+    from pyro_skipvae.reports.comparison import LABELS
 
     from .terminal import table
 
@@ -417,7 +420,7 @@ def _about_machine():
 
 
 def _about_torchvision():
-    from pyro_skipvae.torchvision_shim import load_torchvision
+    from pyro_skipvae.data.torchvision_shim import load_torchvision
 
     try:
         load_torchvision()
@@ -438,8 +441,8 @@ def _about_path(path):
 
 def _about_run(path):
     """What a run folder holds, and the state of each checkpoint."""
-    from pyro_skipvae.checkpoint import CheckpointError
-    from pyro_skipvae.compare import read_record
+    from pyro_skipvae.reports.comparison import read_record
+    from pyro_skipvae.runs.checkpoint import CheckpointError
 
     record, checkpoints = read_record(path), {}
     for file in sorted((path / "checkpoints").glob("*.safetensors")):
@@ -461,7 +464,7 @@ def _about_run(path):
 
 def _about_file(path):
     """What a checkpoint holds. Raises CheckpointError, with what the file is instead where that can be seen."""
-    from pyro_skipvae.checkpoint import CheckpointError, load
+    from pyro_skipvae.runs.checkpoint import CheckpointError, load
 
     try:
         state = load(path)
@@ -498,7 +501,7 @@ def _instead(path):
     except (OSError, SafetensorError):
         return ""
     if kind.startswith("pyro_skipvae export"):
-        return f"; it is the weights of an exported model, {count} tensors: read it with pyro_skipvae.export.load_exported"
+        return f"; it is the weights of an exported model, {count} tensors: read it with pyro_skipvae.reports.load_exported"
     return "" if kind == "pyro_skipvae" else f"; it is a safetensors file of another program, {count} tensors"
 
 

@@ -69,11 +69,12 @@ def reproduce(
     Runs that are done are known by their settings, whichever table they were made for, so that nothing is trained twice;
     what was interrupted goes on where it was. A scaled-down run is labelled so wherever it appears.
     """
-    from pyro_skipvae import reproduction, reproduction_words
-    from pyro_skipvae.checkpoint import CheckpointError
     from pyro_skipvae.data import DataError
-    from pyro_skipvae.reproduction_page import write_page
-    from pyro_skipvae.run import RunError
+    from pyro_skipvae.reproduction import tables as reproduction
+    from pyro_skipvae.reproduction import words as reproduction_words
+    from pyro_skipvae.reproduction.page import write_page
+    from pyro_skipvae.runs.checkpoint import CheckpointError
+    from pyro_skipvae.runs.folder import RunError
 
     if listing:
         return click.echo(_listing(reproduction, name, results, device, which), nl=False)
@@ -123,7 +124,7 @@ def _otherwise(which):
 
 def _check(planned, device, results, folder):
     """What would make every run fail, found before the first: device, a folder that cannot be written, or data."""
-    from pyro_skipvae.build import build_data, choose_device
+    from pyro_skipvae.runs.build import build_data, choose_device
 
     with user_errors():
         choose_device(device)
@@ -170,7 +171,7 @@ class Costs:
         return {name for name in sets if name not in ("digits", "pydoc", "synthetic-text") and not locate(name)[0]}
 
     def of(self, planned):
-        from pyro_skipvae.reproduction import identity
+        from pyro_skipvae.reproduction.tables import identity
 
         key = json.dumps(identity(planned.config))
         if key not in self.seconds:
@@ -178,7 +179,7 @@ class Costs:
         return self.seconds[key]
 
     def _measured(self, config):
-        from pyro_skipvae.build import resolve
+        from pyro_skipvae.runs.build import resolve
 
         from .job import make_job, trial
 
@@ -191,7 +192,7 @@ class Costs:
         return found["seconds"]
 
     def _data(self, config):
-        from pyro_skipvae.build import build_data
+        from pyro_skipvae.runs.build import build_data
 
         fields = "dataset", "binarisation", "vocabulary_size", "max_words", "limit_train", "limit_eval"
         key = tuple(getattr(config, name) for name in fields)
@@ -202,8 +203,8 @@ class Costs:
 
 def _rows(wanted, entries):
     """(header, rows) of the table: for each arm what was published, ours with its deviation, and the difference."""
-    from pyro_skipvae.reproduction import BESIDE, COLUMNS, cells, shown_columns
-    from pyro_skipvae.reproduction_words import is_comparable, label
+    from pyro_skipvae.reproduction.tables import BESIDE, COLUMNS, cells, shown_columns
+    from pyro_skipvae.reproduction.words import is_comparable, label
 
     shown = shown_columns(wanted)
     heading = {**{c: v[0] for c, v in COLUMNS.items()}, **BESIDE}
@@ -221,14 +222,14 @@ def _rows(wanted, entries):
 
 
 def _text(wanted, entries):
-    from pyro_skipvae.reproduction_words import premise
+    from pyro_skipvae.reproduction.words import premise
 
     before = "".join(f"{paragraph}\n\n" for paragraph in (wanted.title, *premise(wanted)))
     return before + table(*_rows(wanted, entries)) + "\n" + "".join(f"{s}\n" for s in _sentences(wanted, entries))
 
 
 def _markdown(wanted, entries):
-    from pyro_skipvae.reproduction_words import premise
+    from pyro_skipvae.reproduction.words import premise
 
     header, rows = _rows(wanted, entries)
     lines = [header, ["---"] * len(header), *rows]
@@ -238,13 +239,13 @@ def _markdown(wanted, entries):
 
 
 def _sentences(wanted, entries):
-    from pyro_skipvae.reproduction_words import notes, orderings
+    from pyro_skipvae.reproduction.words import notes, orderings
 
     return [*orderings(wanted, entries), *([wanted.note] if wanted.note else []), *notes(wanted, entries)]
 
 
 def _ours(cell):
-    from pyro_skipvae.page import decimals
+    from pyro_skipvae.reports.page import decimals
 
     if cell.deviation is None:
         return _number(cell.ours)
@@ -253,7 +254,7 @@ def _ours(cell):
 
 def _number(value, sign=""):
     """Two decimals, three of what is below 0.1, none of what is whole: a count, or exactly 0."""
-    from pyro_skipvae.page import decimals
+    from pyro_skipvae.reports.page import decimals
 
     if value is None:
         return "-"

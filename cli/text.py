@@ -24,7 +24,7 @@ def decoding(usual):
 
 
 def how(decoding, beam_width, usual):
-    """The options of a command as arguments of `pyro_skipvae.texts`. Raises ValueError for a width without a beam."""
+    """The options of a command as arguments of `pyro_skipvae.text.generation`. Raises ValueError for a width without a beam."""
     decoding = decoding or usual
     if beam_width is not None and decoding != "beam":
         raise ValueError(f"expected --beam-width with --decoding beam, got --decoding {decoding}")
@@ -40,7 +40,7 @@ def only_for_text(data, **options):
 
 def read(text, data):
     """The x (1, T) of a user's text; what the vocabulary lacks is told in a note."""
-    from pyro_skipvae.texts import read_text
+    from pyro_skipvae.text.generation import read_text
 
     with user_errors():
         x, unknown = read_text(text, data.vocabulary, *data.event_shape)
@@ -51,7 +51,7 @@ def read(text, data):
 
 def emit(run, lines, about, *, out, as_json):
     """Print lines, or write them to the file `out` and print its path; with --json print what they are `about`."""
-    from pyro_skipvae.checkpoint import write_whole
+    from pyro_skipvae.runs.checkpoint import write_whole
 
     if out:
         with written(out):

@@ -6,16 +6,17 @@ import time
 
 import torch
 
-from pyro_skipvae.build import without_effect
-from pyro_skipvae.compare import PARTS, values_per_point
 from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
-from pyro_skipvae.diagnostics.active_units import half_means, mean_variances
-from pyro_skipvae.diagnostics.pair import Chunk
-from pyro_skipvae.diagnostics.rate import per_dimension
-from pyro_skipvae.figures import can_draw
-from pyro_skipvae.run import Run, new_folder
+from pyro_skipvae.diagnostics.estimates.active_units import half_means, mean_variances
+from pyro_skipvae.diagnostics.estimates.rate import per_dimension
+from pyro_skipvae.diagnostics.pairs.pair import Chunk
+from pyro_skipvae.reports.comparison import PARTS, values_per_point
+from pyro_skipvae.reports.figures import can_draw
+from pyro_skipvae.runs.build import without_effect
+from pyro_skipvae.runs.folder import Run, new_folder
+from pyro_skipvae.schedules import unfinished
 from pyro_skipvae.skip import parameter_count
-from pyro_skipvae.train import evaluate_loss, fit, unfinished
+from pyro_skipvae.training import evaluate_loss, fit
 
 from .errors import NonfiniteError, Stopped, UserError, user_errors
 from .evaluation import pictures, report_on
@@ -216,7 +217,7 @@ class Board:
     """TensorBoard's view of a run: the metrics of an epoch, the rate of each dimension, and the same 64 draws of z and x."""
 
     def __init__(self, job, run):
-        from pyro_skipvae.tensorboard import TensorBoard  # takes two seconds to import
+        from pyro_skipvae.reports.tensorboard import TensorBoard  # takes two seconds to import
 
         self.job, self.writer = job, TensorBoard(run.path / "tensorboard", steps=job.step.steps)
 

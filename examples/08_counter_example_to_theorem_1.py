@@ -13,7 +13,7 @@ import torch
 
 from pyro_skipvae.diagnostics import model_mutual_information
 from pyro_skipvae.priors import StandardNormal
-from pyro_skipvae.theorem import CounterExampleDecoder, counter_example
+from pyro_skipvae.reproduction.theorem import CounterExampleDecoder, counter_example
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  after the choice of its backend

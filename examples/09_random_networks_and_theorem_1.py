@@ -9,7 +9,7 @@ import sys
 
 import matplotlib
 
-from pyro_skipvae.theorem import random_networks
+from pyro_skipvae.reproduction.theorem import random_networks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  after the choice of its backend

@@ -1,8 +1,6 @@
-"""Objectives: (model, guide, x, beta=1.0) -> loss in nats, summed over the batch, differentiable; and schedules of beta."""
+"""Objectives: (model, guide, x, beta=1.0) -> loss in nats, summed over the batch, differentiable."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, signature
 
@@ -11,7 +9,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyro_skipvae.plates import stands_for
+from pyro_skipvae.schedules import constant, cyclical, linear  # noqa: F401  scripts import them from here too
 
 
 def elbo(model, guide, x, beta=1.0):
@@ -94,6 +92,12 @@ def _sites(trace):
             yield name, site
 
 
+def stands_for(site):
+    """How many points each row of a site stands for: N/B where a plate of N holds B of them, else 1."""
+    frames = (frame for frame in site["cond_indep_stack"] if frame.full_size is not None)
+    return math.prod(frame.full_size / frame.size for frame in frames)
+
+
 def as_arguments(x):
     """x as the positional arguments of a model: a tuple as it is, a tensor alone."""
     return x if isinstance(x, tuple) else (x,)
@@ -118,44 +122,3 @@ def _takes_beta(callable_):
     # What a module takes is what its forward takes; __call__ takes anything.
     parameter = signature(callable_.forward if isinstance(callable_, nn.Module) else callable_).parameters.get("beta")
     return parameter is not None and parameter.kind is not Parameter.VAR_KEYWORD
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A weight of the KL term as a function of the step; from step `reached` on it has its final value."""
-
-    at: Callable[[int], float]
-    reached: int = 0
-
-    def __call__(self, step):
-        return self.at(step)
-
-
-def constant(beta=1.0):
-    """beta at every step."""
-    return Schedule(lambda step: _positive(beta))
-
-
-def linear(start, final, steps):
-    """From `start` to `final` in a straight line over `steps` steps, then `final` (Bowman et al. 2016).
-
-    Pyro rejects a scale of zero, so both ends must be positive: start low, for example at 0.1.
-    """
-    _positive(min(start, final))
-    return Schedule(lambda step: final if step >= steps else final + (start - final) * (1 - step / steps), steps)
-
-
-def cyclical(start, final, steps, *, cycles=4, rising=0.5):
-    """`cycles` equal cycles in `steps` steps: in each, a line up from `start` over the part `rising`, then `final`.
-
-    After the last cycle it stays at `final`. Reference: Fu et al. 2019.
-    """
-    length = max(steps / cycles, 1)
-    rise = linear(start, final, rising * length)
-    return Schedule(lambda step: final if step >= steps else rise(step % length), steps)
-
-
-def _positive(beta):
-    if not (math.isfinite(beta) and beta > 0):
-        raise ValueError(f"expected a positive weight beta (Pyro rejects a scale of zero), got {beta}")
-    return beta

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torture import damage, faults
 
-from pyro_skipvae import checkpoint
-from pyro_skipvae.checkpoint import CheckpointError
+from pyro_skipvae.runs import checkpoint
+from pyro_skipvae.runs.checkpoint import CheckpointError
 
 STATE = {
     "weights": {"a.b": torch.randn(3, 2), "half": torch.ones(2, dtype=torch.bfloat16), "empty": torch.zeros(0)},

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from pyro_skipvae import load_run
-from pyro_skipvae.run import Run
+from pyro_skipvae.runs.folder import Run
 from pyro_skipvae_cli import cli, main
 from pyro_skipvae_cli.errors import report_errors
 from pyro_skipvae_cli.terminal import table

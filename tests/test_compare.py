@@ -14,10 +14,11 @@ from test_cli import skipvae
 from test_page import tiny_run, train
 from torch import nn
 
-from pyro_skipvae import VAE, compare
-from pyro_skipvae.compare import Record, check_comparable, differing_settings, grouped, values_per_point
-from pyro_skipvae.config import Config
+from pyro_skipvae import VAE
 from pyro_skipvae.priors import StandardNormal
+from pyro_skipvae.reports import comparison as compare
+from pyro_skipvae.reports.comparison import Record, check_comparable, differing_settings, grouped, values_per_point
+from pyro_skipvae.runs.config import Config
 
 INTERVAL = {"value": 1.0, "low": 0.9, "high": 1.1}
 REPORT = {

@@ -8,9 +8,10 @@ from importlib import resources
 import pytest
 from click.testing import CliRunner
 
-from pyro_skipvae import build, refinement, semi_amortized
-from pyro_skipvae.config import DATASETS, MODELS, OBJECTIVES, PRESETS, TEXTS, Config, ConfigError
 from pyro_skipvae.data import DATASETS as KNOWN
+from pyro_skipvae.guides import refinement, semi_amortized
+from pyro_skipvae.runs import build
+from pyro_skipvae.runs.config import DATASETS, MODELS, OBJECTIVES, PRESETS, TEXTS, Config, ConfigError
 from pyro_skipvae_cli.commands import train
 
 
@@ -28,7 +29,7 @@ def test_tables_of_names_agree():
 
 
 def test_presets_are_settings_that_exist_and_every_file_has_its_name():
-    folder = resources.files("pyro_skipvae") / "presets"
+    folder = resources.files("pyro_skipvae") / "runs" / "presets"
     assert sorted(PRESETS) == sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.is_file())
     for name in PRESETS:
         settings = tomllib.loads((folder / f"{name}.toml").read_text())

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.distributions import transforms
 
-from pyro_skipvae.diagnostics import pairwise
-from pyro_skipvae.diagnostics.pairwise import carries_network, leave_one_out, pairwise_log_prob
+from pyro_skipvae.diagnostics.estimates import pairwise
+from pyro_skipvae.diagnostics.estimates.pairwise import carries_network, leave_one_out, pairwise_log_prob
 
 
 def draw(*shape, seed=0):

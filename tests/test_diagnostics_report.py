@@ -20,8 +20,8 @@ from pyro_skipvae.diagnostics import (
     mutual_information,
     rate,
 )
-from pyro_skipvae.diagnostics.card import FIELDS
-from pyro_skipvae.diagnostics.verdict import verdict
+from pyro_skipvae.diagnostics.report.card import FIELDS
+from pyro_skipvae.diagnostics.report.verdict import verdict
 
 X = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 calls = []

@@ -24,7 +24,7 @@ def test_example_is_one_idea_in_sixty_lines_of_public_names(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pyro_skipvae"):
             assert not any(alias.name.startswith("_") for alias in node.names)
-            assert node.module not in ("pyro_skipvae.build", "pyro_skipvae.config")
+            assert node.module not in ("pyro_skipvae.runs.build", "pyro_skipvae.runs.config")
 
 
 def test_there_are_examples():

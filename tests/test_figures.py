@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from pyro_skipvae import figures
+from pyro_skipvae.reports import figures
 
 MINUS = "\N{MINUS SIGN}"
 DIGITS = torch.linspace(0, 1, 16 * 64).reshape(16, 8, 8)
@@ -137,7 +137,8 @@ def test_equal_inputs_give_equal_bytes_whatever_the_callers_style(name, tmp_path
 
 
 def test_the_module_does_without_pyplot():
-    code = "import sys, pyro_skipvae.figures as f; f.rate_per_dimension([1.0]); assert 'matplotlib.pyplot' not in sys.modules"
+    code = "import sys; from pyro_skipvae.reports import figures as f; f.rate_per_dimension([1.0]); "
+    code += "assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -9,10 +9,10 @@ from pyro_skipvae import VAE
 from pyro_skipvae.blocks import perceptron
 from pyro_skipvae.decoders import ConvolutionalDecoder, MLPDecoder, PixelCNNDecoder
 from pyro_skipvae.encoders import MLPEncoder, ResNetEncoder
-from pyro_skipvae.initialisation import data_dependent_, he_normal_
 from pyro_skipvae.objectives import elbo
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.skip import SkipSequential
+from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
 
 
 def test_he_normal_keeps_the_variance_of_every_layer_plain_or_with_skips():

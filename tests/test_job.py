@@ -76,6 +76,6 @@ def test_validation_is_without_dropout(tmp_path):
     ({"cycles": 2, "beta_schedule": "cyclical", "components": 3, "prior": "mixture-of-normals"}, {}),
 ])  # fmt: skip
 def test_settings_without_effect_are_known(flags, told):
-    from pyro_skipvae.build import without_effect
+    from pyro_skipvae.runs.build import without_effect
 
     assert without_effect(make_config(TINY | flags, resume=None)[0]) == told

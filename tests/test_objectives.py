@@ -9,7 +9,8 @@ import torch
 from pyro.infer import RenyiELBO
 from torch import nn
 
-from pyro_skipvae.objectives import analytic_elbo, constant, cyclical, elbo, iwae, linear
+from pyro_skipvae.objectives import analytic_elbo, elbo, iwae
+from pyro_skipvae.schedules import constant, cyclical, linear
 
 
 class LinearGaussian(nn.Module):

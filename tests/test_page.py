@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 from test_cli import skipvae
 
-from pyro_skipvae import load_run, page
-from pyro_skipvae.compare import estimates_of, read_record
-from pyro_skipvae.config import Config
-from pyro_skipvae.run import RunError
+from pyro_skipvae import load_run
+from pyro_skipvae.reports import page
+from pyro_skipvae.reports.comparison import estimates_of, read_record
+from pyro_skipvae.runs.config import Config
+from pyro_skipvae.runs.folder import RunError
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -212,8 +213,8 @@ def test_a_decoder_without_means_and_a_model_without_latent_variables_have_pages
 
 def test_every_template_is_installed():
     setup = (ROOT / "setup.py").read_text()
-    patterns = re.findall(r'"(templates/[^"]+)"', setup)
-    files = [f"templates/{file.name}" for file in (ROOT / "pyro_skipvae/templates").iterdir()]
+    patterns = re.findall(r'"(reports/templates/[^"]+)"', setup)
+    files = [f"reports/templates/{file.name}" for file in (ROOT / "pyro_skipvae/reports/templates").iterdir()]
     assert files and all(any(fnmatch.fnmatch(file, pattern) for pattern in patterns) for file in files)
 
 

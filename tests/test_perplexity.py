@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_skipvae.diagnostics.perplexity import perplexities, perplexity, perplexity_difference
+from pyro_skipvae.diagnostics.estimates.perplexity import perplexities, perplexity, perplexity_difference
 
 
 def test_sums_are_divided_not_averages():

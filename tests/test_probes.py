@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_skipvae.diagnostics import probes
+from pyro_skipvae.diagnostics.estimates import probes
 
 PROBES = {
     "linear": probes.linear_probe,

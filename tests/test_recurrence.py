@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from pyro_skipvae.recurrence import differentiable_recurrence, recurrence, run_lstm
+from pyro_skipvae.guides.recurrence import differentiable_recurrence, recurrence, run_lstm
 
 
 @pytest.mark.parametrize("T", [1, 4])

@@ -17,11 +17,11 @@ from test_cli import skipvae
 from test_page import tiny_run
 
 from pyro_skipvae import load_run
-from pyro_skipvae.checkpoint import CheckpointError
-from pyro_skipvae.compare import read_record
-from pyro_skipvae.export import load_exported
-from pyro_skipvae.page import draw_traversals, nats, posterior_moments
-from pyro_skipvae.tensorboard import TensorBoard, grid
+from pyro_skipvae.reports.comparison import read_record
+from pyro_skipvae.reports.export import load_exported
+from pyro_skipvae.reports.page import draw_traversals, nats, posterior_moments
+from pyro_skipvae.reports.tensorboard import TensorBoard, grid
+from pyro_skipvae.runs.checkpoint import CheckpointError
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,8 +59,8 @@ def test_a_traversal_by_samples_keeps_its_noise_where_the_decoder_ignores_z(fold
     vae, data, _ = load_run(folder / "run")
     blind = torch.distributions.Bernoulli(torch.full((2, 8, 8), 0.5))
     monkeypatch.setattr(vae.decoder, "forward", lambda z: SimpleNamespace(sample=blind.sample, mean=blind.mean))
-    monkeypatch.setattr("pyro_skipvae.page._mean", lambda decoded: None)
-    monkeypatch.setattr("pyro_skipvae.figures.latent_traversals", lambda images, **_: images)
+    monkeypatch.setattr("pyro_skipvae.reports.page._mean", lambda decoded: None)
+    monkeypatch.setattr("pyro_skipvae.reports.figures.latent_traversals", lambda images, **_: images)
     images = draw_traversals(vae, data, dimensions=2, values=(-1, 0, 2))
     assert images.shape == (2, 3, 8, 8) and images[:, 0].equal(images[:, 1]) and images[:, 0].equal(images[:, 2])
 
@@ -82,7 +82,7 @@ def test_an_exported_model_is_the_model_and_needs_no_data(folder, monkeypatch):
     done = skipvae("export", "run", "model", cwd=folder)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 3, done.stderr
     vae, data, config = load_run(folder / "run")
-    monkeypatch.setattr("pyro_skipvae.build.load_data", None)
+    monkeypatch.setattr("pyro_skipvae.runs.build.load_data", None)
     again, same = load_exported(folder / "model")
     assert same == config and not again.training
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in vae.state_dict().items())
@@ -122,7 +122,7 @@ def test_every_number_of_a_model_card_is_read_from_the_run(folder):
     for name in ("elbo", "rate", "distortion", "log_likelihood", "shuffled_latent_loss"):
         assert f"| {nats(report[name])} | {nats(report['standard_errors'][name])} |" in card
     assert report["verdict"] in card and report["card"]["data"]["checksum"] in card
-    template = (ROOT / "pyro_skipvae/templates/README.md.j2").read_text()
+    template = (ROOT / "pyro_skipvae/reports/templates/README.md.j2").read_text()
     text = re.sub(r"\{[{%].*?[%}]\}", "", template)
     assert re.findall(r"\d+", text.replace("SHA-256", "")) == ["2019"]  # the year of the paper
 
@@ -236,7 +236,7 @@ def test_a_page_is_made_also_without_the_data(folder, monkeypatch):
     def missing(*_, **__):
         raise DataError("digits was not found")
 
-    monkeypatch.setattr("pyro_skipvae.build.load_data", missing)
+    monkeypatch.setattr("pyro_skipvae.runs.build.load_data", missing)
     done = skipvae("report", "run", "--out", "page.html", cwd=folder)
     assert (done.returncode, done.stdout) == (0, "page.html\n") and "digits was not found" in done.stderr
 

@@ -17,13 +17,16 @@ import pytest
 import torch
 from test_cli import SCRIPT, skipvae
 
-from pyro_skipvae import analyses, reproduction, reproduction_page, reproduction_words
-from pyro_skipvae.config import Config, ConfigError
-from pyro_skipvae.diagnostics.report import STORED
-from pyro_skipvae.reproduction import Cell, Planned, Table, cells, entry_for, load_table, read_results, write_results
-from pyro_skipvae.reproduction_intervals import Difference, over_seeds, paired_difference
-from pyro_skipvae.reproduction_words import orderings
-from pyro_skipvae.run import Run, load_run
+from pyro_skipvae.diagnostics.report.report import STORED
+from pyro_skipvae.reproduction import analyses
+from pyro_skipvae.reproduction import page as reproduction_page
+from pyro_skipvae.reproduction import tables as reproduction
+from pyro_skipvae.reproduction import words as reproduction_words
+from pyro_skipvae.reproduction.intervals import Difference, over_seeds, paired_difference
+from pyro_skipvae.reproduction.tables import Cell, Planned, Table, cells, entry_for, load_table, read_results, write_results
+from pyro_skipvae.reproduction.words import orderings
+from pyro_skipvae.runs.config import Config, ConfigError
+from pyro_skipvae.runs.folder import Run, load_run
 from pyro_skipvae_cli.errors import UserError
 from pyro_skipvae_cli.job import make_config, make_job
 from pyro_skipvae_cli.pool import Anew, Pool, fresh

@@ -17,12 +17,13 @@ import torch
 import torture
 from test_cli import skipvae
 
-from pyro_skipvae import checkpoint, load_run
-from pyro_skipvae.build import build_data, build_vae, resolve
-from pyro_skipvae.checkpoint import CheckpointError
-from pyro_skipvae.config import Config
-from pyro_skipvae.export import export_run, load_exported
-from pyro_skipvae.run import EPOCH, Run, RunError, load_checkpoint
+from pyro_skipvae import load_run
+from pyro_skipvae.reports.export import export_run, load_exported
+from pyro_skipvae.runs import checkpoint
+from pyro_skipvae.runs.build import build_data, build_vae, resolve
+from pyro_skipvae.runs.checkpoint import CheckpointError
+from pyro_skipvae.runs.config import Config
+from pyro_skipvae.runs.folder import EPOCH, Run, RunError, load_checkpoint
 
 QUICK = (("no_report",),)
 
@@ -208,10 +209,10 @@ def test_the_checkpoint_that_is_read_has_a_name(tiny):
 
 
 def test_weights_that_are_read_need_no_start_by_the_data(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyro_skipvae.build.data_dependent_", None)
+    monkeypatch.setattr("pyro_skipvae.runs.build.data_dependent_", None)
     _, _, config = load_run(tiny.path)
     assert config == tiny.config() and config.initialisation == "data-dependent"
-    monkeypatch.setattr("pyro_skipvae.export.model_card", lambda *_: "")  # it is made of a report
+    monkeypatch.setattr("pyro_skipvae.reports.export.model_card", lambda *_: "")  # it is made of a report
     export_run(tiny.path, tmp_path / "exported")
     vae, config = load_exported(tmp_path / "exported")
     assert config == tiny.config() and vae.encoder.network[0].weight.eq(3).all()
@@ -223,7 +224,7 @@ def test_a_run_folder_is_held_without_what_windows_lacks(tmp_path, monkeypatch):
     with Run(tmp_path).locked(), pytest.raises(RunError, match=f"process {os.getpid()} on "):
         with Run(tmp_path).locked():
             pass
-    monkeypatch.setattr("pyro_skipvae.run.fcntl", None)
+    monkeypatch.setattr("pyro_skipvae.runs.folder.fcntl", None)
     with Run(tmp_path).locked():
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
     assert not (tmp_path / ".lock").exists()

@@ -14,18 +14,17 @@ from pyro.optim import Adam
 from torch import nn
 
 from pyro_skipvae import VAE, collapse_report, svi_step
-from pyro_skipvae.decoders import LSTMDecoder
-from pyro_skipvae.diagnostics.inference_gap import inference_gap
-from pyro_skipvae.distributions import word_scores
+from pyro_skipvae.decoders import LSTMDecoder, word_scores
+from pyro_skipvae.diagnostics.estimates.inference_gap import inference_gap
 from pyro_skipvae.encoders import LSTMEncoder
-from pyro_skipvae.gradient_check import compare_gradients
 from pyro_skipvae.guides import DiagonalNormal, FullCovarianceNormal, InverseAutoregressiveFlow, SemiAmortized
-from pyro_skipvae.local_parameters import local_parameters
+from pyro_skipvae.guides.gradient_check import compare_gradients
+from pyro_skipvae.guides.local_parameters import local_parameters
+from pyro_skipvae.guides.recurrence import differentiable_recurrence
+from pyro_skipvae.guides.refinement import GRADIENTS, without_gradient
+from pyro_skipvae.guides.semi_amortized import VARIANTS, beside, kl_to_refined, own_elbo
 from pyro_skipvae.objectives import analytic_elbo, elbo, iwae
 from pyro_skipvae.priors import StandardNormal, VampPrior
-from pyro_skipvae.recurrence import differentiable_recurrence
-from pyro_skipvae.refinement import GRADIENTS, without_gradient
-from pyro_skipvae.semi_amortized import VARIANTS, beside, kl_to_refined, own_elbo
 
 D = 2
 

@@ -14,7 +14,7 @@ from pyro_skipvae.decoders import MLPDecoder
 from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.objectives import elbo
 from pyro_skipvae.priors import StandardNormal
-from pyro_skipvae.run import Run
+from pyro_skipvae.runs.folder import Run
 from pyro_skipvae_cli.job import as_trained
 
 QUICK = (("no_report",),)

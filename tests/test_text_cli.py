@@ -13,13 +13,15 @@ import torch
 from test_cli import skipvae
 from test_page import Tags, plain, tiny_run
 
-from pyro_skipvae import load_run, page, texts
-from pyro_skipvae.checkpoint import CheckpointError
-from pyro_skipvae.compare import estimates_of, read_record
-from pyro_skipvae.export import load_exported
-from pyro_skipvae.gradient_check import GRADIENTS
-from pyro_skipvae.reproduction import Planned, entry_of
-from pyro_skipvae.vocabulary import EOS, PAD, UNK, Vocabulary
+from pyro_skipvae import load_run
+from pyro_skipvae.guides.gradient_check import GRADIENTS
+from pyro_skipvae.reports import page
+from pyro_skipvae.reports.comparison import estimates_of, read_record
+from pyro_skipvae.reports.export import load_exported
+from pyro_skipvae.reproduction.tables import Planned, entry_of
+from pyro_skipvae.runs.checkpoint import CheckpointError
+from pyro_skipvae.text import generation as texts
+from pyro_skipvae.text.vocabulary import EOS, PAD, UNK, Vocabulary
 
 TINY = (
     "--model", "skip-sa-vae", "--latent-dim", "3", "--width", "8", "--embedding", "6", "--max-words", "7", "--svi-steps", "2",
@@ -223,7 +225,7 @@ def test_a_page_without_the_data_shows_the_texts_of_the_folder(folder, monkeypat
     def missing(*_, **__):
         raise DataError("own.txt was not found")
 
-    monkeypatch.setattr("pyro_skipvae.build.load_data", missing)
+    monkeypatch.setattr("pyro_skipvae.runs.build.load_data", missing)
     said(folder, "report", "run", "--out", "without.html")
     assert (folder / "without.html").read_text() == (folder / "run/report.html").read_text()
 
@@ -248,11 +250,11 @@ def test_the_results_of_a_text_run_keep_what_perplexities_are_compared_by(folder
 def test_an_exported_text_model_brings_its_words(folder, monkeypatch, capsys):
     said(folder, "export", "run", "model")
     vae, data, _ = load_run(folder / "run")
-    monkeypatch.setattr("pyro_skipvae.build.load_data", None)
+    monkeypatch.setattr("pyro_skipvae.runs.build.load_data", None)
     monkeypatch.chdir(folder / "model")
     card = (folder / "model/README.md").read_text()
     code = re.search(r"```python\n(.*?)```", card, re.S)[1]
-    assert code.startswith("from pathlib import Path\n\nfrom pyro_skipvae.export")
+    assert code.startswith("from pathlib import Path\n\nfrom pyro_skipvae.reports.export")
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.splitlines() == texts.samples(vae, data.vocabulary)
     report = read_record(folder / "run").report
@@ -297,7 +299,7 @@ def test_a_guide_that_cannot_be_refined_is_one_line(folder, monkeypatch):
     def refuse(*_, **__):
         raise ValueError("expected another guide\nTrace Shapes:\n Param Sites:")
 
-    monkeypatch.setattr("pyro_skipvae.gradient_check.compare_gradients", refuse)
+    monkeypatch.setattr("pyro_skipvae.guides.gradient_check.compare_gradients", refuse)
     done = skipvae("check-gradients", "run", cwd=folder)
     assert (done.returncode, done.stderr) == (2, "Error: expected another guide\n")
 

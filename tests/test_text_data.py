@@ -17,15 +17,15 @@ import torch
 from pyro.distributions import Normal
 
 from pyro_skipvae import VAE
-from pyro_skipvae.build import build_data
-from pyro_skipvae.config import Config, ConfigError
 from pyro_skipvae.data import DATASETS, DataError, corpora, load_data, locate, pydoc_topics, synthetic
 from pyro_skipvae.data import folder as folders
 from pyro_skipvae.data.dataset import from_contents
 from pyro_skipvae.data.text import Texts, encoded, padded
 from pyro_skipvae.diagnostics import log_likelihood
 from pyro_skipvae.priors import StandardNormal
-from pyro_skipvae.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from pyro_skipvae.runs.build import build_data
+from pyro_skipvae.runs.config import Config, ConfigError
+from pyro_skipvae.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 REAL = Path(os.environ.get("SKIPVAE_DATA") or Path(__file__).parents[2] / "shared" / "data").resolve()
 CORPORA = ("ptb", "yahoo-small", "lm1b", "short-yelp")

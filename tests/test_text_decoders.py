@@ -13,15 +13,14 @@ from pyro.infer import Predictive, Trace_ELBO
 from torch.autograd import grad, gradcheck, gradgradcheck
 
 from pyro_skipvae import VAE
-from pyro_skipvae.decoders import DilatedCNNDecoder, LSTMDecoder, text
-from pyro_skipvae.decoding import beam, greedy, interpolate
-from pyro_skipvae.distributions import word_scores
-from pyro_skipvae.distributions.text import is_outcome, row_lengths
+from pyro_skipvae.decoders import DilatedCNNDecoder, LSTMDecoder, text, word_scores
 from pyro_skipvae.encoders import LSTMEncoder, NoEncoder
 from pyro_skipvae.objectives import elbo, iwae
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.skip import parameter_count
-from pyro_skipvae.vocabulary import BOS, EOS, PAD, UNK
+from pyro_skipvae.text.decoding import beam, greedy, interpolate
+from pyro_skipvae.text.vocabulary import BOS, EOS, PAD, UNK
+from pyro_skipvae.text.words import is_outcome, row_lengths
 
 V, D, LONGEST = 6, 2, 3
 LSTM = dict(max_length=LONGEST, embedding=4, width=5)

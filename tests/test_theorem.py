@@ -4,12 +4,18 @@ import pyro
 import pytest
 import torch
 
-from pyro_skipvae import theorem, theorem_study
 from pyro_skipvae.diagnostics import model_mutual_information
 from pyro_skipvae.priors import StandardNormal
-from pyro_skipvae.reproduction import Cell, load_table
-from pyro_skipvae.reproduction_words import orderings
-from pyro_skipvae.theorem import CounterExampleDecoder, counter_example, pointwise_information, prior_grid, random_networks
+from pyro_skipvae.reproduction import theorem, theorem_study
+from pyro_skipvae.reproduction.tables import Cell, load_table
+from pyro_skipvae.reproduction.theorem import (
+    CounterExampleDecoder,
+    counter_example,
+    pointwise_information,
+    prior_grid,
+    random_networks,
+)
+from pyro_skipvae.reproduction.words import orderings
 
 
 def test_the_counter_example_in_closed_form():

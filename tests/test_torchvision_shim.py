@@ -7,7 +7,7 @@ import pytest
 
 BROKEN = 'raise RuntimeError("operator torchvision::nms does not exist")\n'
 REPORT = """
-from pyro_skipvae.torchvision_shim import load_torchvision
+from pyro_skipvae.data.torchvision_shim import load_torchvision
 import sys
 module = load_torchvision()
 import torchvision

@@ -12,9 +12,10 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from pyro_skipvae import VAE, fit, svi_step
 from pyro_skipvae.decoders import MLPDecoder
 from pyro_skipvae.encoders import MLPEncoder
-from pyro_skipvae.objectives import analytic_elbo, elbo, linear
+from pyro_skipvae.objectives import analytic_elbo, elbo
 from pyro_skipvae.priors import StandardNormal
-from pyro_skipvae.train import Halving, Progress, evaluate_loss, unfinished
+from pyro_skipvae.schedules import Halving, linear, unfinished
+from pyro_skipvae.training import Progress, evaluate_loss
 
 
 def make_vae():

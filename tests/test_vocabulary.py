@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from pyro_skipvae.vocabulary import BOS, EOS, PAD, UNK, Vocabulary, vocabulary_check
+from pyro_skipvae.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary, vocabulary_check
 
 SENTENCES = [["the", "cat", "sat"], ["the", "dog", "sat"], ["a", "<unk>", "the", "_UNK", "<s>"]]
 

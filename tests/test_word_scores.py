@@ -7,9 +7,9 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from pyro_skipvae.distributions import word_scores as module
-from pyro_skipvae.distributions.word_scores import word_scores
-from pyro_skipvae.recurrence import differentiable_recurrence
+from pyro_skipvae.decoders import word_scores as module
+from pyro_skipvae.decoders.word_scores import word_scores
+from pyro_skipvae.guides.recurrence import differentiable_recurrence
 
 M, D, V = 7, 5, 11
 

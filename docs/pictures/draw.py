@@ -5,10 +5,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from pyro_skipvae import figures, load_run
-from pyro_skipvae.page import draw_reconstructions
-from pyro_skipvae.reproduction import cells, entry_for, load_table, read_results
-from pyro_skipvae.reproduction_page import curve
+from pyro_skipvae import load_run
+from pyro_skipvae.reports import figures
+from pyro_skipvae.reports.page import draw_reconstructions
+from pyro_skipvae.reproduction.page import curve
+from pyro_skipvae.reproduction.tables import cells, entry_for, load_table, read_results
 
 HERE = Path(__file__).parent
 ROW = "4 layers"

@@ -1,27 +1,5 @@
 """Data sets, looked for on disk, verified, split and binarised: the public names, imported when first used."""
 
-from importlib import import_module
+import lazy_loader
 
-_WHERE = {
-    "BINARISATIONS": "catalogue",
-    "Batches": "batches",
-    "DATASETS": "catalogue",
-    "Data": "dataset",
-    "DataError": "folder",
-    "DatasetInfo": "catalogue",
-    "DynamicallyBinarised": "binarisation",
-    "LengthBucketed": "length_bucketed",
-    "load_data": "catalogue",
-    "locate": "catalogue",
-}
-__all__ = sorted(_WHERE)
-
-
-def __getattr__(name):
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pyro_skipvae.vocabulary import Vocabulary
+from pyro_skipvae.text.vocabulary import Vocabulary
 
 SPLITS = ("train", "valid", "test")
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_skipvae.vocabulary import PAD, UNK, Vocabulary
+from pyro_skipvae.text.vocabulary import PAD, UNK, Vocabulary
 
 from .batches import Batches
 from .binarisation import DynamicallyBinarised, fixed_draw, probabilities

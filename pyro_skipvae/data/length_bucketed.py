@@ -2,7 +2,7 @@
 
 import torch
 
-from pyro_skipvae.vocabulary import PAD
+from pyro_skipvae.text.vocabulary import PAD
 
 from .batches import Batches
 

@@ -97,7 +97,7 @@ def _unpacked(raw):
 
 
 def _torchvision_class(name):
-    from ..torchvision_shim import load_torchvision
+    from .torchvision_shim import load_torchvision
 
     load_torchvision()
     from torchvision import datasets

@@ -156,7 +156,7 @@ def drawings(paths):
 
 
 def _torchvision_class():
-    from ..torchvision_shim import load_torchvision
+    from .torchvision_shim import load_torchvision
 
     load_torchvision()
     from torchvision.datasets import Omniglot

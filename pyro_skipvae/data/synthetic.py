@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from pyro_skipvae.vocabulary import BOS, EOS, MARKS, PAD, UNK, Vocabulary
+from pyro_skipvae.text.vocabulary import BOS, EOS, MARKS, PAD, UNK, Vocabulary
 
 from .contents import SPLITS
 from .text import LONGEST, Texts

@@ -9,7 +9,7 @@ from itertools import chain
 
 import numpy as np
 
-from pyro_skipvae.vocabulary import EOS, PAD, UNK, UNKNOWN, Vocabulary
+from pyro_skipvae.text.vocabulary import EOS, PAD, UNK, UNKNOWN, Vocabulary
 
 from .contents import SPLITS, Contents
 

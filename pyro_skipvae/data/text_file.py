@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyro_skipvae.vocabulary import MARKS, UNK, UNKNOWN
+from pyro_skipvae.text.vocabulary import MARKS, UNK, UNKNOWN
 
 from . import folder
 from .contents import SPLITS, shuffled

@@ -1,9 +1,5 @@
-"""Decoders: z -> p(x|z), each with and without skips."""
+"""Decoders: z (..., D) -> p(x|z), batch (...), event of the data, with and without skips."""
 
-from pyro_skipvae.decoders.convolutional import ConvolutionalDecoder
-from pyro_skipvae.decoders.dilated_cnn import DilatedCNNDecoder
-from pyro_skipvae.decoders.lstm import LSTMDecoder
-from pyro_skipvae.decoders.mlp import MLPDecoder
-from pyro_skipvae.decoders.pixelcnn import PixelCNNDecoder
+import lazy_loader
 
-__all__ = ["ConvolutionalDecoder", "DilatedCNNDecoder", "LSTMDecoder", "MLPDecoder", "PixelCNNDecoder"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,9 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pyro_skipvae.decoders.text import TextNetwork, joined_entries
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.skip import OUTPUT, skip_entries
+
+from .text import TextNetwork, joined_entries
 
 CYCLE = 5  # dilations 1, 2, 4, 8, 16, and again from 1
 

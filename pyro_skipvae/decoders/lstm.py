@@ -3,10 +3,11 @@
 import torch
 from torch import nn
 
-from pyro_skipvae.decoders.text import TextNetwork, joined_entries
 from pyro_skipvae.distributions.autoregressive import Autoregressive
-from pyro_skipvae.recurrence import run_lstm
+from pyro_skipvae.guides.recurrence import run_lstm
 from pyro_skipvae.skip import OUTPUT, skip_entries
+
+from .text import TextNetwork, joined_entries
 
 
 class LSTMDecoder(nn.Module):

@@ -5,9 +5,10 @@ from pyro.distributions import constraints
 from torch import nn
 from torch.nn import functional as F
 
-from pyro_skipvae.distributions.text import is_outcome, row_lengths
-from pyro_skipvae.distributions.word_scores import word_scores
-from pyro_skipvae.vocabulary import BOS, EOS, PAD, UNK
+from pyro_skipvae.text.vocabulary import BOS, EOS, PAD, UNK
+from pyro_skipvae.text.words import is_outcome, row_lengths
+
+from .word_scores import word_scores
 
 GROUP = 64  # rows
 LARGEST_PADDING = 0.1

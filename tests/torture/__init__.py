@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pyro_skipvae import checkpoint
+from pyro_skipvae.runs import checkpoint
 
 MLP = "--decoder mlp --width 16 --layers 2 --epochs 6 --batch-size 20".split()
 PIXELCNN = "--layers 2 --maps 4 --epochs 3 --batch-size 40".split()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from pyro_skipvae.checkpoint import write_whole
+from pyro_skipvae.runs.checkpoint import write_whole
 
 from .rows import ROWS
 

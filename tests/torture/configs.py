@@ -12,7 +12,7 @@ from typing import get_args
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from pyro_skipvae.config import Config, ConfigError
+from pyro_skipvae.runs.config import Config, ConfigError
 from pyro_skipvae_cli import main
 
 BATCH = 100

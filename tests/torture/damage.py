@@ -7,8 +7,8 @@ import json
 import numpy as np
 import torch
 
-from pyro_skipvae import checkpoint
 from pyro_skipvae.data import DataError, load_data, mnist
+from pyro_skipvae.runs import checkpoint
 
 from . import same
 

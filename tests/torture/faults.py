@@ -5,8 +5,8 @@ import os
 
 import torch
 
-from pyro_skipvae import checkpoint
-from pyro_skipvae.run import Run, RunError
+from pyro_skipvae.runs import checkpoint
+from pyro_skipvae.runs.folder import Run, RunError
 
 from . import same
 

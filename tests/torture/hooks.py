@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import torch
 
 from pyro_skipvae.data import DataError, contents, dataset
-from pyro_skipvae.run import Run
-from pyro_skipvae.train import SVIStep
+from pyro_skipvae.runs.folder import Run
+from pyro_skipvae.training.step import SVIStep
 from pyro_skipvae_cli import evaluation, job, training
 
 step_once = SVIStep.__call__

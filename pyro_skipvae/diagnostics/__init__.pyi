@@ -1,0 +1,20 @@
+from .estimates.active_units import active_units as active_units
+from .estimates.inference_gap import InferenceGap as InferenceGap
+from .estimates.inference_gap import inference_gap as inference_gap
+from .estimates.log_likelihood import (
+    log_likelihood as log_likelihood,
+)
+from .estimates.log_likelihood import (
+    log_likelihood_per_point as log_likelihood_per_point,
+)
+from .estimates.model_mutual_information import model_mutual_information as model_mutual_information
+from .estimates.mutual_information import (
+    MutualInformation as MutualInformation,
+)
+from .estimates.mutual_information import (
+    mutual_information as mutual_information,
+)
+from .estimates.rate import rate as rate
+from .pairs.interval import Interval as Interval
+from .report.report import CollapseReport as CollapseReport
+from .report.report import collapse_report as collapse_report

@@ -1,0 +1,1 @@
+"""Each estimate of the report, from draws of a pair."""

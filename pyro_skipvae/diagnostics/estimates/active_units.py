@@ -1,0 +1,50 @@
+"""Active units: the dimensions of z whose posterior mean varies with x."""
+
+import torch
+from torch import Tensor
+
+from ..pairs.evaluation import as_found
+from ..pairs.pair import Chunk, Pair
+from ..pairs.unavailable import Unavailable
+from .pairwise import flat
+
+MEAN_DRAWS = 200  # for a mean without a closed form
+
+
+def active_units(
+    model, guide, x, *, threshold: float = 0.01, posterior_samples: int = 200, site: str | None = None, seed: int = 0
+) -> int:
+    """How many dimensions d of z have Var_x(E_q[z_d]) >= threshold.
+
+    It depends on the scale of z and says nothing of the decoder: read it beside the mutual information and the loss
+    when z is shuffled. Where E_q has no closed form, it is estimated twice, from two independent halves of
+    `posterior_samples` draws, of which neither adds its noise to the variance. Cost: the guide once on every row of x.
+    Raises ValueError for a model and guide that `Pair` does not take, fewer than 2 rows, or a q(z|x) without a mean.
+    Reference: Burda et al. 2016, section 5.2.
+    """
+    with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
+        means = [half_means(chunk, posterior_samples) for chunk in Pair(model, guide, x, site=site).chunks()]
+        return units_above(mean_variances(torch.cat(means, 1)), threshold)
+
+
+def units_above(variances: Tensor, threshold: float) -> int:
+    """How many of the variances (D,) reach the threshold; raises Unavailable where one is no number."""
+    if not variances.isfinite().all():
+        raise Unavailable("q(z|x) has no finite mean")
+    return int((variances >= threshold).sum())
+
+
+def half_means(chunk: Chunk, samples: int = MEAN_DRAWS) -> Tensor:
+    """Two estimates of E_q[z], (2, n, D): the mean twice where the family has one, else independent half-sample means."""
+    try:
+        mean = flat(chunk.q.mean).double()
+        return torch.stack([mean, mean])
+    except NotImplementedError:
+        z = flat(chunk.draws(2 * max(1, samples // 2))[0], 2).double()
+        return z.view(2, -1, *z.shape[1:]).mean(1)
+
+
+def mean_variances(halves: Tensor) -> Tensor:
+    """Var_x(E_q[z_d]) per dimension, (D,), by the covariance of both estimates (2, N, D); unbiased, divisor N - 1."""
+    first, second = halves - halves.mean(1, keepdim=True)
+    return (first * second).sum(0) / (len(first) - 1)

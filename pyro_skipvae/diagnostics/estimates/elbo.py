@@ -1,0 +1,66 @@
+"""The evidence lower bound, its distortion, and what the decoder loses when z is shuffled."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..pairs.pair import Chunk, Pair
+from ..pairs.rows import count_rows
+
+
+@dataclass(frozen=True)
+class ElboTerms:
+    """Per point (n,) in float64: the bound, log p(x|z) averaged over z, and that of the first draw with its z."""
+
+    elbo: Tensor
+    log_likelihood: Tensor
+    first: Tensor
+    first_values: dict
+
+
+def elbo_terms(
+    pair: Pair, chunks: list[Chunk], exact_rate: Tensor | None, *, points: int, samples: int, rows: int, progress=None
+) -> ElboTerms:
+    """ELBO = E_q log p(x|z) - KL(q(z|x) || p(z)) on the first `points` rows, in nats per datapoint.
+
+    The KL is exact_rate (N,) where there is a closed form, else log p(z) - log q(z|x) of the same draws is averaged;
+    nuisance sites always enter by their draws.
+    """
+    index = torch.arange(points)
+    elbo, likelihood, first = (*torch.zeros(2, points, dtype=torch.float64, device="cpu"), None)
+    for sample in range(samples):
+        values, log_q = draw_all(pair, chunks, points)
+        log_x, log_p = pair.log_joint(index, values, rows=rows)
+        averaged = [name for name in pair.latents if exact_rate is None or name != pair.site]
+        likelihood += log_x.double().cpu() / samples
+        elbo += (log_x + sum(log_p[name] - log_q[name] for name in averaged)).double().cpu() / samples
+        first = first or (log_x.double().cpu(), values)
+        if progress:
+            progress("ELBO", (sample + 1) * points, samples * points)
+    return ElboTerms(elbo if exact_rate is None else elbo - exact_rate[:points].cpu(), likelihood, *first)
+
+
+def shuffled_latent_loss(pair: Pair, terms: ElboTerms, *, rows: int, seed: int) -> Tensor:
+    """log p(x|z) - log p(x|z'), per point (n,), where z' is the same draw of another, random point; z is `site` alone.
+
+    Zero for a decoder that ignores z, whatever the encoder does. A random cycle makes sure that no point keeps its z;
+    the result is in the order of that cycle, in which neighbours share a z: see `cycle_standard_error`.
+    """
+    points = len(terms.first)
+    order = torch.randperm(points, generator=torch.Generator().manual_seed(seed), device="cpu")
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)
+    values = terms.first_values | {pair.site: terms.first_values[pair.site][other]}
+    return (terms.first - pair.log_joint(torch.arange(points), values, rows=rows)[0].double().cpu())[order]
+
+
+def draw_all(pair: Pair, chunks: list[Chunk], points: int, copies: int = 1) -> tuple[dict, dict]:
+    """Draws of all latent sites at the first `points` rows, `copies` after another: values and log q, (copies n, ...)."""
+    drawn = [
+        pair.draw(chunk, min(points - chunk.start, count_rows(chunk.x)))
+        for _ in range(copies)
+        for chunk in chunks
+        if chunk.start < points
+    ]
+    return tuple({name: torch.cat([part[which][name] for part in drawn]) for name in drawn[0][which]} for which in (0, 1))

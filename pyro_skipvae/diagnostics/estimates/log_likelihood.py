@@ -1,0 +1,99 @@
+"""The log-likelihood by importance sampling."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..pairs.evaluation import as_found
+from ..pairs.interval import Interval, mean_interval
+from ..pairs.pair import Chunk, Pair
+from .elbo import draw_all
+
+
+@dataclass(frozen=True)
+class ImportanceEstimate:
+    """Per point (n,) in float64: log p_K(x), the same with K/10 samples, and the effective sample size in 1..K."""
+
+    log_likelihood: Tensor
+    tenth: Tensor
+    effective_samples: Tensor
+
+
+def log_likelihood(
+    model,
+    guide,
+    x,
+    *,
+    importance_samples: int = 200,
+    site: str | None = None,
+    rows: int = 256,
+    seed: int = 0,
+    progress=None,
+) -> Interval:
+    """Mean log p_K(x) = log 1/K sum_k p(x, z_k) / q(z_k|x) in nats per datapoint; on average a lower bound of log p(x).
+
+    Its bias falls like 1/K: 0.02 nats at K = 200 where the ELBO is 0.74 nats below. Cost: N K rows of the decoder.
+    Raises ValueError for a model and guide that `Pair` does not take, or fewer than 2 rows.
+    Reference: Burda et al. 2016, equation 8.
+    """
+    settings = {"importance_samples": importance_samples, "site": site, "rows": rows, "seed": seed, "progress": progress}
+    return mean_interval(log_likelihood_per_point(model, guide, x, **settings).log_likelihood)
+
+
+def log_likelihood_per_point(
+    model,
+    guide,
+    x,
+    *,
+    importance_samples: int = 200,
+    site: str | None = None,
+    rows: int = 256,
+    seed: int = 0,
+    progress=None,
+) -> ImportanceEstimate:
+    """log p_K(x) of each row of x (N,), in nats, with K/10 draws beside it and the effective sample size.
+
+    What `log_likelihood` is the mean of: which texts or images a model finds unlikely, or two models compared point by point.
+    The same errors are raised. Reference: Burda et al. 2016, equation 8.
+    """
+    with as_found(model, guide, x=x, seed=seed, samples=(importance_samples,)) as x:
+        pair = Pair(model, guide, x, site=site)
+        chunks = list(pair.chunks())
+        return importance_estimate(pair, chunks, points=pair.points, samples=importance_samples, rows=rows, progress=progress)
+
+
+def importance_estimate(
+    pair: Pair, chunks: list[Chunk], *, points: int, samples: int, rows: int, progress=None
+) -> ImportanceEstimate:
+    """Importance sampling on the first `points` rows, in memory that does not depend on the number of samples K.
+
+    The K/10 estimate is the mean over the ten tenths of the same weights: where ten divides K, it is never above the
+    estimate with K, by Jensen's inequality.
+    """
+    block = max(1, samples // 10)
+    lowest = torch.full((points,), -math.inf, dtype=torch.float64)
+    total, squares, tenths, done = lowest, lowest, [], 0
+    for size in [block] * (samples // block) + [samples % block] * (samples % block > 0):
+        within = lowest
+        for weights in _log_weights(pair, chunks, points, size, rows):
+            within = torch.logaddexp(within, weights.logsumexp(0))
+            squares = torch.logaddexp(squares, (2 * weights).logsumexp(0))
+        total = torch.logaddexp(total, within)
+        if size == block and len(tenths) < 10:
+            tenths.append(within - math.log(block))
+        done += size
+        if progress:
+            progress("importance sampling", done * points, samples * points)
+    return ImportanceEstimate(total - math.log(samples), torch.stack(tenths).mean(0), (2 * total - squares).exp())
+
+
+def _log_weights(pair: Pair, chunks: list[Chunk], points: int, samples: int, rows: int):
+    """log p(x, z) - log q(z|x) of `samples` draws, (k, n) at a time with k n rows of at most `rows` where n allows."""
+    most = max(1, rows // points)
+    for copies in [most] * (samples // most) + [samples % most] * (samples % most > 0):
+        values, log_q = draw_all(pair, chunks, points, copies)
+        log_x, log_p = pair.log_joint(torch.arange(points).repeat(copies), values, rows=rows)
+        log_weight = log_x + sum(log_p[name] - log_q[name] for name in pair.latents)
+        yield log_weight.double().cpu().view(copies, points)

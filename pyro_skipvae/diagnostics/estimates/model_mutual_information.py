@@ -1,0 +1,116 @@
+"""The mutual information of x and z under the generative model p(z) p(x|z)."""
+
+from collections.abc import Callable
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ..pairs.evaluation import as_found
+from ..pairs.pair import Chunk, Pair
+from ..pairs.rows import count_rows, select_rows
+from ..pairs.sites import by_row, data_dim, log_prob_by_row, observed_sites, sample_sites
+from ..pairs.unavailable import Unavailable
+from .mutual_information import MutualInformation, bounded, sandwich
+from .pairwise import Pairs, carries_network, pairwise_log_prob
+
+
+class Ancestors:
+    """Joint samples (z_i, x_i) of a model's prior and likelihood, n of them, drawn where the rows of x stand."""
+
+    def __init__(self, model, x: tuple, points: int, *, site: str | None, rows: int):
+        self.model, self.x, self.points = model, select_rows(x, slice(0, points)), points
+        self.rows = min(rows, points)
+        self.observed = observed_sites(poutine.trace(model).get_trace(*select_rows(x, slice(0, 3))))
+        sampled = [self._sample(part) for part in self._parts()]
+        self.latents = [name for name in sampled[0] if name not in self.observed]
+        if len(self.latents) != 1 or (site is not None and site != self.latents[0]):
+            raise Unavailable(f"under the model it needs one latent site, got {self.latents}")
+        self.values = {name: torch.cat([part[name] for part in sampled]) for name in sampled[0]}
+        self._check_likelihood()
+
+    def pairs(self) -> list[Pairs]:
+        """Functions of sample indices i (M,) that return log p(x_i|z_j), (M, n_j), for consecutive groups of j."""
+        return [self._group(part) for part in self._parts()]
+
+    def _parts(self) -> list[Tensor]:
+        return list(torch.arange(self.points).tensor_split(-(-self.points // self.rows)))
+
+    def _sample(self, part: Tensor) -> dict:
+        try:
+            trace = poutine.trace(poutine.uncondition(self.model)).get_trace(*select_rows(self.x, part))
+        except NotImplementedError as error:
+            raise Unavailable(f"the model cannot draw x: {error}") from error
+        sites = sample_sites(trace)
+        for node in sites.values():
+            data_dim(node, len(part))
+        return {name: node["value"] for name, node in sites.items()}
+
+    def _check_likelihood(self) -> None:
+        """Where p(x|z) reads its input x (teacher forcing, a context) there is no ancestral sample to be had this way."""
+        index = torch.arange(min(self.points, self.rows))
+        same = [self._log_likelihood(inputs, index, index) for inputs in (index, index.roll(1))]
+        if not torch.allclose(*same, rtol=1e-4, atol=1e-4):
+            raise Unavailable("p(x|z) also reads the x that it is given (teacher forcing or a context)")
+
+    def _log_likelihood(self, inputs: Tensor, x_index: Tensor, z_index: Tensor) -> Tensor:
+        """log p(x|z) of given pairs (R,), the model called with the input rows `inputs`."""
+        values = {name: self.values[name][x_index] for name in self.observed}
+        values |= {name: self.values[name][z_index] for name in self.latents}
+        trace = poutine.trace(poutine.condition(self.model, data=values)).get_trace(*select_rows(self.x, inputs))
+        return sum(log_prob_by_row(trace.nodes[name], len(inputs)) for name in self.observed)
+
+    def _group(self, part: Tensor) -> Pairs:
+        latents = {name: self.values[name][part] for name in self.latents}
+        trace = poutine.trace(poutine.condition(self.model, data=latents)).get_trace(*select_rows(self.x, part))
+        nodes = [trace.nodes[name] for name in self.observed]
+        if not _decodes_once(nodes):
+            return lambda index: self._by_rows(index, part)
+        pairs, x = pairwise_log_prob(by_row(nodes[0], len(part))), self.values[self.observed[0]]
+        return lambda index: pairs(x[index])
+
+    def _by_rows(self, index: Tensor, part: Tensor) -> Tensor:
+        """All pairs by running the model on each of them; for densities that are a run of the decoder themselves."""
+        x_index, z_index = index.repeat_interleave(len(part)), part.repeat(len(index))
+        pieces = zip(x_index.split(self.rows), z_index.split(self.rows), strict=True)
+        return torch.cat([self._log_likelihood(z, x, z) for x, z in pieces]).double().view(len(index), len(part))
+
+
+def _decodes_once(nodes: list) -> bool:
+    """Whether one run of the decoder per z gives its likelihood at any x."""
+    return len(nodes) == 1 and nodes[0]["mask"] is None and not carries_network(nodes[0]["fn"])
+
+
+def model_mutual_information(
+    model, x, *, samples: int = 1000, site: str | None = None, rows: int = 256, seed: int = 0, progress=None
+) -> MutualInformation:
+    """I_p(x; z) under p(z) p(x|z), in nats, by the same bounds as `mutual_information` on n = `samples` joint samples.
+
+    x gives the shape of the input and is otherwise not used; n is at most its number of rows, the ceiling is ln n.
+    Cost: n rows of the decoder and n^2 log-densities; n^2 rows of the decoder where the likelihood runs a network
+    itself (an autoregressive decoder). Raises ValueError where p(x|z) reads x beyond its observed site.
+    Reference: theorem 1 of Dieng et al. 2019 compares this quantity between models.
+    """
+    with as_found(model, x=x, seed=seed, samples=(samples,)) as x:
+        return ancestral_bounds(model, x, samples=samples, site=site, rows=rows, progress=progress)
+
+
+def ancestral_cost(pair: Pair, chunks: list[Chunk]) -> tuple[int, Callable[[int], float]]:
+    """The largest number of joint samples worth their cost, and the decoder rows that n of them cost, at most."""
+    values, _ = pair.draw(chunks[0], min(3, pair.points))
+    rows = select_rows(chunks[0].x, slice(0, 3))
+    trace = poutine.trace(poutine.condition(pair.model, data=values)).get_trace(*rows)
+    nodes = [trace.nodes[name] for name in pair.observed]
+    if _decodes_once(nodes):
+        return 1000, lambda n: 2 * n
+    # Drawing may take one run of the decoder per element of x.
+    elements = sum(node["fn"].event_shape.numel() for node in nodes)
+    return 50, lambda n: n * n + n * elements
+
+
+def ancestral_bounds(model, x: tuple, *, samples: int, site, rows: int, progress=None) -> MutualInformation:
+    """The bounds of `model_mutual_information`, without its guard."""
+    points = min(samples, count_rows(x))
+    ancestors = Ancestors(model, x, points, site=site, rows=rows)
+    bounds = sandwich(ancestors.pairs(), torch.arange(points, device=x[0].device)[None], progress)
+    return bounded(bounds, None, points=points, samples=1, unavailable={"marginal": "not defined under the model"})

@@ -1,0 +1,212 @@
+"""The mutual information of x and z under q(z|x), between a lower and an upper bound."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor
+from torch.distributions import TransformedDistribution
+
+from ..pairs.evaluation import as_found
+from ..pairs.interval import Interval, mean_interval
+from ..pairs.pair import Chunk, Pair
+from ..pairs.unavailable import Unavailable, attempt
+from .pairwise import Pairs, carries_network, leave_one_out, pairwise_log_prob
+from .variational_marginal import fit_marginal, marginal_bound
+
+SATURATED = 2  # nats: a lower bound that is nearer to its ceiling ln N says little
+HE_BATCH = 32
+DIENG_POINTS = 10_000
+
+
+@dataclass(frozen=True)
+class MutualInformation:
+    """Bounds in nats per datapoint; a bound that cannot be had is None, with the reason in `unavailable`."""
+
+    lower: Interval | None
+    upper: Interval | None
+    marginal: Interval | None
+    ceiling: float
+    saturated: bool | None
+    points: int
+    samples: int
+    marginal_reference: str | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """The terms of both bounds per draw, (S, N) in float64; their means are the bounds."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+@dataclass(frozen=True)
+class Components:
+    """Posteriors that can be evaluated at each other's draws z (S, N, *event): consecutive groups and their pairs."""
+
+    groups: list[Distribution]
+    pairs: list[Pairs]
+    z: Tensor
+
+
+def mutual_information(
+    model, guide, x, *, posterior_samples: int = 1, fit_on=None, site: str | None = None, seed: int = 0, progress=None
+) -> MutualInformation:
+    """I_q(x; z) in nats per datapoint, from N points: between two bounds, and under one without a ceiling.
+
+        I_q(x; z) = E_x E_q(z|x)[log q(z|x) - log q(z)],  q(z) = E_x q(z|x)
+
+    The bounds are those of `sandwich` and `marginal_bound`; x is a tensor (N, ...) or a tuple of them.
+    Cost: the guide once on every row of x, S N^2 log-densities (about 7 ns each for diagonal normals with D = 50 on
+    one CPU core: 0.7 s at N = 10,000, 25 s at 60,000, for S = 1), and some seconds for the variational marginal.
+    Raises ValueError for a model and guide that `Pair` does not take, or fewer than 2 rows.
+    """
+    with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
+        pair = Pair(model, guide, x, site=site)
+        chunks = list(pair.chunks(progress))
+        z, log_q = (torch.cat(part, 1) for part in zip(*(c.draws(posterior_samples) for c in chunks), strict=True))
+        return all_bounds(pair, chunks, z, log_q, fit_on=fit_on, seed=seed, progress=progress)[0]
+
+
+def all_bounds(
+    pair: Pair, chunks: list[Chunk], z: Tensor, log_q: Tensor, *, fit_on, seed: int, progress=None
+) -> tuple[MutualInformation, Components | None, Sandwich | None]:
+    """The bounds from draws z (S, N, *event) and log q(z|x) (S, N), and what the sandwich was made of."""
+    reasons, reference, marginal = {}, None, None
+    components = attempt(reasons, "lower", evaluable, chunks, z)
+    bounds = sandwich(components.pairs, components.z, progress) if components else None
+    fitted = attempt(reasons, "marginal", fit_marginal, pair, z[0], fit_on, seed)
+    if fitted:
+        r, held_out = fitted
+        reference, marginal = r.reference, marginal_bound(r, z[:, held_out], log_q[:, held_out])
+    if not components:
+        reasons["upper"] = reasons["lower"]
+    found = bounded(bounds, marginal, points=pair.points, samples=len(z), unavailable=reasons, reference=reference)
+    return found, components, bounds
+
+
+def sandwich(pairs: list[Pairs], values: Tensor, progress=None) -> Sandwich:
+    """Terms of a lower and an upper bound on the mutual information of a value v and its element i of a batch (N,).
+
+    lower = log q(v|i) - log 1/N sum_j q(v|j)                 E <= min(I, ln N): no more than ln N can be seen
+    upper = log q(v|i) - log 1/(N-1) sum_(j != i) q(v|j)      E >= I, far above it once I > ln N
+    values: (S, N, *event), value i drawn from element i; nats.
+    Reference: Poole et al. 2019, "On variational bounds of mutual information", section 2.
+    """
+    samples, points = values.shape[:2]
+    if points < 2:
+        raise Unavailable("a mutual information needs at least two points")
+    own, others = leave_one_out(pairs, values.flatten(0, 1), points, progress)
+    lower = own - (torch.logaddexp(own, others) - math.log(points))
+    return Sandwich(lower.view(samples, points), (own - (others - math.log(points - 1))).view(samples, points))
+
+
+def bounded(
+    bounds: Sandwich | None, marginal: Interval | None, *, points: int, samples: int, unavailable: dict, reference=None
+) -> MutualInformation:
+    """Both bounds as means over x with 95 % intervals (clustered by x), the ceiling ln N, and `saturated`.
+
+    Saturated means lower > ln N - 2: there the lower bound is already short by about half a nat and says little.
+    """
+    lower, upper = (mean_interval(term.mean(0)) for term in (bounds.lower, bounds.upper)) if bounds else (None, None)
+    ceiling = math.log(points)
+    saturated = lower.value > ceiling - SATURATED if lower else None
+    return MutualInformation(lower, upper, marginal, ceiling, saturated, points, samples, reference, unavailable)
+
+
+def evaluable(chunks: list[Chunk], z: Tensor) -> Components:
+    """The posteriors of the chunks, ready to be evaluated at all draws z (S, N, *event).
+
+    An invertible map that is the same for every x leaves the mutual information as it is, so flows without a
+    context are replaced by their base distributions, with draws of their own.
+    """
+    groups = [chunk.q for chunk in chunks]
+    if z[0, 0].numel() == 0:
+        raise Unavailable("z has no dimensions")
+    if _same_map(groups):
+        groups = [q.base_dist for q in groups]
+        z = torch.stack([torch.cat([q.sample() for q in groups]) for _ in z])
+    if any(carries_network(q) for q in groups):
+        raise Unavailable(
+            f"q(z|x) is a {type(groups[0]).__name__} that runs a network on x in its density: at the z of other "
+            "points it would have to run N^2 times"
+        )
+    _check_broadcast(groups[0])
+    return Components(groups, [pairwise_log_prob(q) for q in groups], z)
+
+
+def dieng_2019(components: Components, rate: Tensor, log_ratio: Tensor, bounds: Sandwich) -> dict:
+    """The convention of the Skip-VAE paper: mean rate minus mean[log q_N(z_i) - log p(z_i)], N the first 10,000 points.
+
+    rate (N,), log_ratio = log q(z_i|x_i) - log p(z_i) at one draw per x (N,); the own component is part of q_N, so
+    the ceiling is ln N up to the noise of the one draw. Reference: Dieng et al. 2019, section 2.1.
+    """
+    points = min(len(rate), DIENG_POINTS)
+    lower = bounds.lower[0]
+    if points < len(rate):
+        lower = sandwich(_first(components, points), components.z[:1, :points]).lower[0]
+    value = rate[:points].mean() - log_ratio[:points].mean() + lower.mean()
+    return {"value": value.item(), "N": points, "ceiling": math.log(points)}
+
+
+def he_2019_batch_32(components: Components) -> dict:
+    """The convention of He et al.: minus the entropy minus the log of the minibatch's mixture, batches of 32, ceiling ln 32.
+
+    Mean over consecutive batches, a smaller last one by its weight. Reference: He et al. 2019, section 4 and code.
+    """
+    terms, start = [], 0
+    for q, pairs in zip(components.groups, components.pairs, strict=True):
+        z = components.z[0, start : start + q.batch_shape[0]]
+        tile, start = pairs(z), start + len(z)
+        for part in torch.arange(len(z)).split(HE_BATCH):
+            terms.append(_neg_entropy(q, tile)[part] - tile[part][:, part].logsumexp(1) + math.log(len(part)))
+    largest = min(HE_BATCH, start)  # the ceiling of fewer points is theirs
+    return {"value": torch.cat(terms).mean().item(), "batch": HE_BATCH, "ceiling": math.log(largest)}
+
+
+def _neg_entropy(q: Distribution, tile: Tensor) -> Tensor:
+    try:
+        return -q.entropy().double()
+    except NotImplementedError:
+        return tile.diagonal()
+
+
+def _first(components: Components, points: int) -> list[Pairs]:
+    """The pairs with the first `points` batch elements only."""
+    kept, left = [], points
+    for q, pairs in zip(components.groups, components.pairs, strict=True):
+        kept.append(lambda values, pairs=pairs, width=left: pairs(values)[:, :width])
+        left -= q.batch_shape[0]
+        if left <= 0:
+            break
+    return kept
+
+
+def _same_map(groups: list[Distribution]) -> bool:
+    """Whether all posteriors push their base distribution through one map that does not depend on x."""
+    if not all(isinstance(q, TransformedDistribution) for q in groups):
+        return False
+    steps = [[id(step) for step in q.transforms] for q in groups]
+    q = groups[0]
+    if any(step != steps[0] for step in steps) or not q.base_dist.batch_shape == q.batch_shape:
+        return False
+    z = q.base_dist.sample()
+    z = z[:1].expand_as(z)
+    for step in q.transforms:
+        z = step(z)
+    return torch.allclose(z, z[:1].expand_as(z), rtol=1e-5, atol=1e-6)
+
+
+def _check_broadcast(q: Distribution) -> None:
+    """Refuses families whose log_prob does not broadcast values (2, 1, *event) against the batch (n,)."""
+    z = q.sample()
+    expected = q.log_prob(z)[:2]
+    try:
+        pairs = q.log_prob(z[:2, None])
+    except (RuntimeError, ValueError, NotImplementedError, KeyError, IndexError) as error:
+        raise Unavailable(f"{type(q).__name__}.log_prob fails at the z of other points: {error}") from error
+    if pairs.shape != (2, len(z)) or not torch.allclose(pairs.diagonal()[:2], expected, rtol=1e-4, atol=1e-4):
+        raise Unavailable(f"{type(q).__name__}.log_prob does not broadcast over the z of other points")

@@ -1,0 +1,55 @@
+"""Perplexity: nats per token, as an exponential."""
+
+from torch import Tensor
+
+from ..pairs.interval import Interval
+
+COUNTED = "words and the end mark of each text, unknown words too; not the mark at its beginning"
+BOUNDS = {"ppl_iw": "log_likelihood", "ppl_elbo": "elbo"}
+
+
+def checked_tokens(tokens, rows: int) -> Tensor:
+    """The number of tokens of each row, (rows,), on the CPU. Raises ValueError for anything else, or a row without tokens."""
+    if not (isinstance(tokens, Tensor) and tokens.shape == (rows,) and tokens.min() > 0):
+        shape = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise ValueError(f"expected tokens to be a tensor ({rows},) of how many tokens each row has, 1 at least, got {shape}")
+    return tokens.cpu()
+
+
+def perplexity(nats: Tensor, tokens: Tensor) -> Interval:
+    """exp(sum of nats / sum of tokens) over texts: nats (N,) is -log p(x) or a bound on it, tokens (N,) counts those of x.
+
+    A bound from above where nats are one. The interval is over texts, of a ratio of two means (delta method).
+    Reference: Dieng et al. 2019, Table 4 (there by importance sampling with 200 draws).
+    """
+    nats, tokens = nats.double(), tokens.double()
+    per_token = nats.sum() / tokens.sum()
+    half = 1.96 * (nats - per_token * tokens).std() / (tokens.mean() * len(tokens) ** 0.5)
+    return Interval(*(value.exp().item() for value in (per_token, per_token - half, per_token + half)))
+
+
+def perplexity_difference(first: Tensor, second: Tensor, tokens: Tensor) -> Interval:
+    """The perplexity of one model minus that of another on the same texts: nats (N,) of each, tokens (N,).
+
+    The interval is over texts, paired: what makes a text hard for both is not in it (delta method).
+    """
+    tokens = tokens.double()
+    values, influence = [], 0.0
+    for sign, nats in ((1, first.double()), (-1, second.double())):
+        per_token = nats.sum() / tokens.sum()
+        values.append(sign * per_token.exp())
+        influence = influence + values[-1] * (nats - per_token * tokens) / tokens.mean()
+    value, half = sum(values).item(), 1.96 * (influence.std() / len(tokens) ** 0.5).item()
+    return Interval(value, value - half, value + half)
+
+
+def perplexities(fields: dict, tokens: Tensor, samples: int) -> dict:
+    """By the ELBO and by importance sampling with `samples` draws, as plain values: each with the texts that it stands on.
+
+    These are the first ones, and how many tokens they have; `tokens` is the number of all.
+    """
+    found = {}
+    for name, of in BOUNDS.items():
+        own = tokens[: len(fields[of])]
+        found[name] = {**vars(perplexity(-fields[of], own)), "texts": len(own), "tokens": int(own.sum())}
+    return {**found, "tokens": int(tokens.sum()), "counted": COUNTED, "importance_samples": samples}

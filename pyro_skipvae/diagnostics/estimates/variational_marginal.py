@@ -1,0 +1,96 @@
+"""A held-out upper bound on the mutual information by a fitted marginal r(z); it has no ceiling."""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from ..pairs.interval import Interval, mean_interval
+from ..pairs.pair import Pair
+from ..pairs.rows import as_tuple, count_rows, select_rows
+from ..pairs.unavailable import Unavailable
+from .pairwise import flat
+
+# (components, covariance) of the mixtures tried: the diagonal one has few enough parameters for few points of many dimensions.
+MIXTURES = ((1, "diag"), (1, "full"), (10, "full"), (30, "full"))
+LARGEST_FIT = 10_000
+WIDEST_MIXTURE = 64  # a full-covariance mixture beyond this is slow to fit and rarely the better one
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """A Gaussian mixture over standardised z."""
+
+    mixture: object
+    loc: Tensor
+    scale: Tensor
+    reference: str
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log r(z) (R,) at z (R, D), float64."""
+        standard = (z - self.loc) / self.scale
+        scores = [torch.from_numpy(self.mixture.score_samples(part.numpy())) for part in standard.split(10_000)]
+        return torch.cat(scores) - self.scale.log().sum()
+
+
+def fit_marginal(pair: Pair, z: Tensor, fit_on, seed: int) -> tuple[Marginal, Tensor]:
+    """r(z), and the indices of x at which it may be evaluated; z (N, *event) is one draw per x.
+
+    Fitted to one draw per row of `fit_on`, of 10,000 random rows at most, or, without it, to those of a random half of x,
+    evaluated on the other.
+    """
+    if fit_on is None:
+        order = _order(len(z), seed)
+        fitted, held_out, source = z[order[: len(z) // 2]], order[len(z) // 2 :], "a random half of x"
+    else:
+        rows = as_tuple(fit_on)  # in a random order, since a part of them chooses the mixture: they may be sorted by class
+        rows = select_rows(rows, _order(count_rows(rows), seed)[:LARGEST_FIT])
+        other = Pair(pair.model, pair.guide, rows, site=pair.site)
+        fitted, held_out, source = torch.cat([c.q.sample() for c in other.chunks()]), torch.arange(len(z)), "fit_on"
+    if _is_surface(pair.support()):
+        raise Unavailable("z lies on a simplex or a sphere, where a density in all of space bounds nothing")
+    fitted = flat(fitted).double().cpu()[:LARGEST_FIT]
+    if fitted.shape[1] == 0:
+        raise Unavailable("z has no dimensions")
+    return _fit(fitted, f"{len(fitted)} points of {source}", seed), held_out
+
+
+def _order(rows: int, seed: int) -> Tensor:
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(seed), device="cpu")
+
+
+def marginal_bound(marginal: Marginal, z: Tensor, log_q: Tensor) -> Interval:
+    """I(x; z) <= E[log q(z|x) - log r(z)], averaged over the draws z (S, n, *event) of points r was not fitted to.
+
+    Its bias is KL(q(z) || r(z)). Reference: Barber and Agakov 2003; Poole et al. 2019, equation 1.
+    """
+    log_r = marginal.log_prob(flat(z, 2).flatten(0, 1).double().cpu()).view(log_q.shape)
+    return mean_interval((log_q.double().cpu() - log_r).mean(0))
+
+
+def _is_surface(support) -> bool:
+    while isinstance(support, type(constraints.independent(constraints.real, 1))):
+        support = support.base_constraint
+    return support in (constraints.simplex, constraints.sphere)
+
+
+def _fit(z: Tensor, source: str, seed: int) -> Marginal:
+    """The mixture that scores best on a fifth of z, refitted to all of it."""
+    if len(z) < 20:
+        raise Unavailable(f"a marginal r(z) cannot be fitted to {len(z)} points")
+    loc, scale = z.mean(0), z.std(0).clamp(min=1e-12)  # a constant dimension keeps a finite scale
+    z, last = ((z - loc) / scale).numpy(), len(z) // 5
+    candidates = [mixture for mixture in MIXTURES if mixture[0] == 1 or (mixture[0] < last and z.shape[1] <= WIDEST_MIXTURE)]
+    best = max(candidates, key=lambda mixture: _mixture(z[last:], *mixture, seed).score(z[:last]))
+    reference = f"mixture of {best[0]} normals, {best[1]} covariance, fitted to {source}"
+    return Marginal(_mixture(z, *best, seed), loc, scale, reference)
+
+
+def _mixture(z, components: int, covariance: str, seed: int):
+    from sklearn.mixture import GaussianMixture  # a second of import that only this bound needs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one that has not converged is a valid r(z) all the same
+        return GaussianMixture(components, covariance_type=covariance, random_state=seed % 2**32).fit(z)

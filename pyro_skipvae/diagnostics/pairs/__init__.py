@@ -1,0 +1,1 @@
+"""A Pyro model and guide as the estimates see them: sites, plates, rows, draws."""

@@ -1,0 +1,1 @@
+"""The report, its card, its table and its verdict."""

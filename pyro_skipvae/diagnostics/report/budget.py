@@ -1,0 +1,87 @@
+"""Holding what needs the decoder to a number of seconds."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from ..estimates.elbo import draw_all
+from ..pairs.pair import Chunk, Pair
+from ..pairs.unavailable import Unavailable
+
+LADDER = (50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+ELBO_SHARE, MODEL_SHARE = 0.4, 0.1
+
+
+@dataclass
+class Budget:
+    """Seconds for the decoder (None: without a limit), the measured cost of one of its rows, and what did not fit."""
+
+    seconds: float | None
+    row_seconds: float = 0.0
+    beyond: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self.seconds - (time.perf_counter() - self.started)
+
+    def points(self, what: str, points: int, rows_per_point: float, share: float | None = None) -> int:
+        """How many of `points` fit into a share (None: what is left); the smallest step of the ladder at least."""
+        steps = _steps(points)
+        fit = [step for step in steps if self._fits(step * rows_per_point, share)]
+        chosen = max(fit, default=steps[0])
+        self._note(what, points, points * rows_per_point, left_out=chosen < points)
+        return chosen
+
+    def samples(self, points: int, samples: int, share: float) -> int:
+        """How many draws per point fit beside one shuffled pass over the points; one at least."""
+        fit = [count for count in range(1, samples + 1) if self._fits((count + 1) * points, share)]
+        chosen = max(fit, default=1)
+        self._note(f"the ELBO with {samples} draws per point", points, (samples + 1) * points, left_out=chosen < samples)
+        return chosen
+
+    def fitting_points(self, what: str, points: int, rows: Callable[[int], float]) -> int:
+        """How many joint samples fit into the model's share, where n of them cost rows(n); Unavailable if none do."""
+        fit = [step for step in _steps(points) if self._fits(rows(step), MODEL_SHARE)]
+        self._note(what, points, rows(points), left_out=points not in fit)
+        if not fit:
+            raise Unavailable(f"not even {_steps(points)[0]} samples fit the budget")
+        return max(fit)
+
+    def _fits(self, rows: float, share: float | None) -> bool:
+        if self.seconds is None:
+            return True
+        return rows * self.row_seconds <= (self.left() if share is None else share * self.seconds)
+
+    def _note(self, what: str, points: int, rows: float, left_out: bool) -> None:
+        if left_out:
+            self.beyond.append(f"{what} on {points} points: about {rows * self.row_seconds:.3g} s")
+
+
+def _steps(points: int) -> list[int]:
+    return [step for step in LADDER if step < points] + [points]
+
+
+def measured_budget(seconds: float | None, pair: Pair, chunks: list[Chunk], rows: int) -> Budget:
+    """A budget whose clock runs; without seconds nothing is measured, so that results depend on the seed alone."""
+    budget = Budget(seconds)
+    if seconds is not None:
+        budget.row_seconds = row_seconds(pair, chunks, rows)
+    return budget
+
+
+def row_seconds(pair: Pair, chunks: list[Chunk], rows: int) -> float:
+    """Seconds for a draw of z and log p(x, z) per row, measured after a warm-up; on more rows where that is cheap."""
+    draws, _ = draw_all(pair, chunks, min(rows, pair.points))
+    seconds = 0.0
+    for size in (2, 16, min(rows, pair.points)):
+        index = torch.arange(min(size, pair.points))
+        start = time.perf_counter()
+        values = {name: value[index] for name, value in draws.items()}
+        pair.log_joint(index, values, rows=rows)[0].sum().item()  # .item() waits for a GPU
+        seconds = (time.perf_counter() - start) / len(index)
+        if size == 16 and seconds * rows > 1:
+            break
+    return seconds

@@ -1,0 +1,313 @@
+"""The collapse report: everything that says whether, and where, the latent variables are used."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from types import NoneType
+
+from torch import Tensor
+
+from pyro_skipvae.stored import INTERVAL, NUMBER, check, loads
+
+from ..estimates.active_units import mean_variances, units_above
+from ..estimates.elbo import elbo_terms, shuffled_latent_loss
+from ..estimates.encoder import Encoded, encode
+from ..estimates.log_likelihood import importance_estimate
+from ..estimates.model_mutual_information import ancestral_bounds, ancestral_cost
+from ..estimates.mutual_information import MutualInformation, Sandwich, all_bounds, dieng_2019, he_2019_batch_32
+from ..estimates.pairwise import factors
+from ..estimates.perplexity import checked_tokens, perplexities
+from ..pairs.evaluation import as_found
+from ..pairs.interval import Interval, cycle_standard_error, mean_interval, standard_error
+from ..pairs.pair import Pair
+from ..pairs.rows import count_rows
+from ..pairs.unavailable import Unavailable, attempt
+from .budget import ELBO_SHARE, Budget, measured_budget
+from .card import check_extra, evaluation_card
+from .table import table
+from .verdict import verdict
+
+CONVENTION = ({"value": NUMBER, "ceiling": NUMBER}, NoneType)
+STORED = {  # the shape of a report in JSON
+    **dict.fromkeys(("elbo", "distortion", "rate", "log_likelihood", "log_likelihood_tenth", "shuffled_latent_loss"), NUMBER),
+    **dict.fromkeys(("mi_ceiling", "active_units", "active_units_0_02"), NUMBER),
+    **dict.fromkeys(("mi_lower", "mi_upper", "mi_marginal", "aggregate_kl"), INTERVAL),
+    **dict.fromkeys(("mi_dieng_2019", "mi_he_2019_batch_32"), CONVENTION),
+    "model_mutual_information": ({"lower": INTERVAL, "upper": INTERVAL, "points": int, "ceiling": NUMBER}, NoneType),
+    "rate_per_dimension": ([NUMBER], NoneType),
+    "active_unit_variances": [NUMBER],
+    "effective_sample_size": {...: NUMBER},
+    "standard_errors": {...: NUMBER},
+    "verdict": str,
+    "perplexity?": ({"ppl_iw": INTERVAL, "ppl_elbo": INTERVAL, "importance_samples": int}, NoneType),
+    "amortized?": ({...: (NUMBER, {...: (NUMBER, str)})}, NoneType),
+    "card": {
+        **dict.fromkeys(("points", "elbo_points", "log_likelihood_points"), int),
+        **dict.fromkeys(("importance_samples", "importance_samples_tenth"), int),
+        "unavailable": {...: str},
+        "beyond_budget": [str],
+        "notes": [str],
+    },
+}
+NEED_PAIRS = ("aggregate_kl", "mi_dieng_2019", "mi_he_2019_batch_32")
+PLAIN = ("elbo", "distortion", "rate", "log_likelihood", "log_likelihood_tenth", "shuffled_latent_loss")
+PRIOR_NOTE = "p(z) differs between the rows of x: the rate is that against the prior of each row"
+BUDGET_NOTE = "with a budget, the numbers of points and samples depend on the speed of the machine"
+
+
+@dataclass(frozen=True)
+class CollapseReport:
+    """Is it collapsed? Nats per datapoint; `None` is an estimate that the pair does not admit, its reason in the card.
+
+    `elbo`, `distortion`, `shuffled_latent_loss` and `log_likelihood` may stand on fewer points than the rest:
+    `card["elbo_points"]` and `card["log_likelihood_points"]`. `standard_errors` holds those of the plain numbers.
+    `perplexity` is there for texts; `amortized`, for a guide that refines, holds what its encoder alone reaches.
+    """
+
+    elbo: float
+    distortion: float
+    rate: float
+    rate_per_dimension: list[float] | None
+    log_likelihood: float
+    log_likelihood_tenth: float
+    effective_sample_size: dict[str, float]
+    mi_lower: Interval | None
+    mi_upper: Interval | None
+    mi_marginal: Interval | None
+    mi_ceiling: float
+    saturated: bool | None
+    mi_dieng_2019: dict | None
+    mi_he_2019_batch_32: dict | None
+    aggregate_kl: Interval | None
+    model_mutual_information: MutualInformation | None
+    active_units: int | None
+    active_units_0_02: int | None
+    active_unit_variances: list[float]
+    shuffled_latent_loss: float
+    standard_errors: dict[str, float]
+    verdict: str
+    card: dict
+    perplexity: dict | None = None
+    amortized: dict | None = None
+
+    def __str__(self) -> str:
+        return table(self)
+
+    def to_json(self) -> str:
+        """JSON with the attributes' names as keys; what is not finite becomes null."""
+        return json.dumps(finite_or_none(dataclasses.asdict(self)), indent=2, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "CollapseReport":
+        """The report that `to_json` wrote; a number that was not finite comes back as nan. Raises ValueError for other text."""
+        fields = loads(text)
+        check(fields, STORED, "the report")
+        for field in dataclasses.fields(cls):
+            if field.type is float and fields[field.name] is None:
+                fields[field.name] = math.nan
+            elif field.type == Interval | None:
+                fields[field.name] = _interval(fields[field.name])
+        if fields["model_mutual_information"]:
+            under = fields["model_mutual_information"]
+            bounds = {name: _interval(under[name]) for name in ("lower", "upper", "marginal")}
+            fields["model_mutual_information"] = MutualInformation(**under | bounds)
+        return cls(**fields)
+
+
+def collapse_report(
+    model,
+    guide,
+    x,
+    *,
+    importance_samples: int = 200,
+    posterior_samples: int = 10,
+    fit_on=None,
+    site: str | None = None,
+    seed: int = 0,
+    budget: float | None = None,
+    rows: int = 256,
+    tokens=None,
+    card: dict | None = None,
+    progress=None,
+) -> CollapseReport:
+    """Says whether the latent variables of a Pyro model and guide are used, by the encoder and by the decoder.
+
+    x: a tensor, or a tuple that is passed as `*x`; fit_on: data like x that the fitted marginal r(z) is fitted to
+    (None: a random half of x); site: the latent site of interest where there are several, the others are nuisance;
+    rows: how many rows the decoder runs at a time; tokens: for texts, how many each row of x has, (N,), of which come
+    the perplexities; card: fields that the evaluation card gets in addition;
+    progress(stage, done, total) is called along the way. Two calls with one seed agree, unless there is a budget.
+
+    Rate, mutual information and active units use every row of x and run the guide only, with posterior_samples N^2
+    log-densities (see `mutual_information`). What needs the decoder runs on every row too, importance_samples + 11
+    times at the defaults, or, with a budget in seconds, on the first n rows of a ladder 50, 100, 200, ... that fits,
+    50 at least; the card says how many that were, and what the rest would have cost.
+
+    Modules run in evaluation mode; parameters, modes, random numbers and the param store stay as found. Raises
+    ValueError, with the reason, for a pair that has no numbers per datapoint (see `Pair`).
+    """
+    check_extra(card)
+    with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples, importance_samples)) as x:
+        tokens = None if tokens is None else checked_tokens(tokens, count_rows(x))
+        pair = Pair(model, guide, x, site=site)
+        facts, reasons = {"seed": seed, "budget_seconds": budget}, {}
+        encoded = encode(pair, posterior_samples, progress)
+        fields = _rates(encoded, reasons)
+        fields |= _information(pair, encoded, fit_on, seed, reasons, facts, progress)
+        fields |= _units(encoded, reasons)
+        spent = measured_budget(budget, pair, encoded.chunks, rows)
+        fields |= _elbo(pair, encoded, spent, posterior_samples, rows, seed, facts, progress)
+        fields |= _under_the_model(pair, encoded, spent, rows, reasons, facts)
+        fields |= _log_likelihood(pair, encoded, spent, importance_samples, rows, facts, progress)
+        if tokens is not None:
+            fields["perplexity"] = perplexities(fields, tokens, facts["importance_samples"])
+    facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
+    notes = pair.notes + [PRIOR_NOTE] * (not encoded.one_prior) + [BUDGET_NOTE] * (budget is not None)
+    facts |= {"notes": notes}
+    return _concluded(fields, evaluation_card(card, **_about(pair, encoded), **facts))
+
+
+def _concluded(fields: dict, card: dict) -> CollapseReport:
+    """The report from its fields, of which the plain numbers are still one per point, (n,)."""
+    errors = {name: standard_error(fields[name]) for name in PLAIN}
+    errors["shuffled_latent_loss"] = cycle_standard_error(fields["shuffled_latent_loss"])
+    fields |= {name: fields[name].mean().item() for name in PLAIN}
+    bounds = [fields[name].value for name in ("mi_upper", "mi_marginal") if fields[name]]
+    sentence = verdict(
+        active=fields["active_units"],
+        dimensions=len(fields["active_unit_variances"]),
+        loss=fields["shuffled_latent_loss"],
+        error=errors["shuffled_latent_loss"],
+        information=min([fields["rate"], *bounds]),
+    )
+    return CollapseReport(**fields, standard_errors=errors, verdict=sentence, card=card)
+
+
+def aggregate_kl(rate: Tensor, bounds: Sandwich, marginal: Interval | None) -> Interval:
+    """KL(q(z) || p(z)) = E_x[rate] - I(x; z), between rate - upper and rate - lower bound of the mutual information.
+
+    rate (N,) per point. The value is rate - marginal bound, moved to the nearer end where that lies outside, the middle
+    without one, and never negative. The interval is from the low end less 1.96 standard errors to the high end and as
+    much, both over x; the low end is negative where the upper bound is loose.
+    """
+    low, high = (mean_interval(rate - term.mean(0)) for term in (bounds.upper, bounds.lower))
+    value = rate.mean().item() - marginal.value if marginal else (low.value + high.value) / 2
+    value = max(min(max(value, low.value), high.value), 0.0)
+    return Interval(value, low.low, max(high.high, value))
+
+
+def _rates(encoded: Encoded, reasons: dict) -> dict:
+    """`rate` per point (N,), and per dimension."""
+    per_dimension = encoded.rate_per_dimension
+    if per_dimension is None:
+        reasons["rate_per_dimension"] = "q(z|x) and p(z) do not both factorise with a closed form per dimension"
+    return {"rate": encoded.rate, "rate_per_dimension": None if per_dimension is None else per_dimension.tolist()}
+
+
+def _information(pair: Pair, encoded: Encoded, fit_on, seed: int, reasons: dict, facts: dict, progress) -> dict:
+    """The bounds on I_q(x; z), the aggregate KL and the papers' conventions."""
+    found, components, bounds = all_bounds(
+        pair, encoded.chunks, encoded.z, encoded.log_q, fit_on=fit_on, seed=seed, progress=progress
+    )
+    facts["mi_marginal_reference"] = found.marginal_reference
+    reasons |= {f"mi_{name}": reason for name, reason in found.unavailable.items()}
+    if not bounds:
+        reasons |= dict.fromkeys(NEED_PAIRS, reasons["mi_lower"])
+    elif not encoded.one_prior:
+        reasons["aggregate_kl"] = "p(z) differs between the rows of x"
+    log_ratio = (encoded.log_q - encoded.log_p)[0].double()
+    return {
+        "mi_lower": found.lower,
+        "mi_upper": found.upper,
+        "mi_marginal": found.marginal,
+        "mi_ceiling": found.ceiling,
+        "saturated": found.saturated,
+        "mi_dieng_2019": dieng_2019(components, encoded.rate, log_ratio, bounds) if bounds else None,
+        "mi_he_2019_batch_32": he_2019_batch_32(components) if bounds else None,
+        "aggregate_kl": aggregate_kl(encoded.rate, bounds, found.marginal) if bounds and encoded.one_prior else None,
+    }
+
+
+def _units(encoded: Encoded, reasons: dict) -> dict:
+    variances = mean_variances(encoded.halves)
+    counts = {"active_units": 0.01, "active_units_0_02": 0.02}
+    found = {name: attempt(reasons, name, units_above, variances, threshold) for name, threshold in counts.items()}
+    return found | {"active_unit_variances": variances.tolist()}
+
+
+def _elbo(pair, encoded: Encoded, budget: Budget, samples: int, rows: int, seed: int, facts: dict, progress) -> dict:
+    """`elbo`, `distortion` and `shuffled_latent_loss` per point (n,)."""
+    points = budget.points("the ELBO", pair.points, 2, ELBO_SHARE)
+    samples = budget.samples(points, 1 if encoded.dimensions == 0 else samples, ELBO_SHARE)
+    facts |= {"elbo_points": points, "elbo_posterior_samples": samples}
+    terms = elbo_terms(pair, encoded.chunks, encoded.exact_rate, points=points, samples=samples, rows=rows, progress=progress)
+    loss = shuffled_latent_loss(pair, terms, rows=rows, seed=seed)
+    return {"elbo": terms.elbo, "distortion": -terms.log_likelihood, "shuffled_latent_loss": loss}
+
+
+def _under_the_model(pair: Pair, encoded: Encoded, budget: Budget, rows: int, reasons: dict, facts: dict) -> dict:
+    found = attempt(reasons, "model_mutual_information", _ancestral_bounds, pair, encoded, budget, rows)
+    facts["model_mutual_information_points"] = found.points if found else 0
+    return {"model_mutual_information": found}
+
+
+def _ancestral_bounds(pair: Pair, encoded: Encoded, budget: Budget, rows: int) -> MutualInformation:
+    if encoded.dimensions == 0:
+        raise Unavailable("z has no dimensions")
+    if pair.nuisance:
+        raise Unavailable(f"under the model it needs one latent site, got {pair.latents}")
+    largest, cost = ancestral_cost(pair, encoded.chunks)
+    points = budget.fitting_points("the mutual information under the model", min(largest, pair.points), cost)
+    return ancestral_bounds(pair.model, pair.x, samples=points, site=pair.site, rows=min(rows, pair.largest))
+
+
+def _log_likelihood(pair: Pair, encoded: Encoded, budget: Budget, samples: int, rows: int, facts: dict, progress) -> dict:
+    """`log_likelihood` and `log_likelihood_tenth` per point (n,), and the effective sample size of their weights."""
+    samples = 1 if encoded.dimensions == 0 else samples  # p(x|z) is p(x) then
+    points = budget.points(f"importance sampling with {samples} samples", pair.points, samples)
+    facts |= {"log_likelihood_points": points, "importance_samples": samples}
+    facts["importance_samples_tenth"] = max(1, samples // 10)
+    found = importance_estimate(pair, encoded.chunks, points=points, samples=samples, rows=rows, progress=progress)
+    effective = {"median": found.effective_samples.median().item(), "min": found.effective_samples.min().item()}
+    return {
+        "log_likelihood": found.log_likelihood,
+        "log_likelihood_tenth": found.tenth,
+        "effective_sample_size": effective,
+    }
+
+
+def _about(pair: Pair, encoded: Encoded) -> dict:
+    """The card's fields on the pair and the estimators."""
+    exact = encoded.exact_rate is not None
+    rate = "closed form" if exact else "Monte Carlo"
+    return {
+        "points": pair.points,
+        "posterior_samples": len(encoded.z),
+        "site": pair.site,
+        "nuisance_sites": pair.nuisance,
+        "observed_sites": pair.observed,
+        "latent_shape": list(encoded.z.shape[2:]),
+        "posterior_family": type(factors(encoded.chunks[0].q)[0]).__name__,
+        "estimators": {
+            "rate": rate,
+            "elbo": f"E_q log p(x|z) - KL, KL by {rate}",
+            "mutual_information": "own component in the mixture (lower), leave-one-out (upper), over all rows of x",
+            "log_likelihood": "importance sampling from q(z|x)",
+        },
+        "device": str(encoded.z.device),
+        "dtype": str(encoded.z.dtype),
+    }
+
+
+def finite_or_none(value):
+    """Plain values for JSON, in which what is not finite is None."""
+    if isinstance(value, dict):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _interval(fields: dict | None) -> Interval | None:
+    return fields and Interval(**{name: math.nan if end is None else end for name, end in fields.items()})

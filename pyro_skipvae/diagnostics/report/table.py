@@ -1,0 +1,125 @@
+"""The collapse report as a table of text."""
+
+import io
+
+from rich.console import Console
+from rich.table import Table
+
+from ..pairs.interval import Interval
+
+GROUPS = {
+    "fit": (
+        ("ELBO", "elbo"), ("distortion -E log p(x|z)", "distortion"), ("log-likelihood", "log_likelihood"),
+        ("  with a tenth of the samples", "log_likelihood_tenth"),
+    ),
+    "rate and information": (
+        ("rate KL(q(z|x) || p(z))", "rate"), ("I_q(x; z), lower bound", "mi_lower"),
+        ("I_q(x; z), upper bound", "mi_upper"), ("I_q(x; z), fitted-marginal bound", "mi_marginal"),
+        ("ceiling ln N of the lower bound", "mi_ceiling"), ("KL(q(z) || p(z))", "aggregate_kl"),
+    ),
+    "units": (("active units (0.01)", "active_units"), ("active units (0.02)", "active_units_0_02")),
+    "decoder": (("loss when z is shuffled", "shuffled_latent_loss"),),
+}  # fmt: skip
+
+
+def table(report) -> str:
+    """The report as aligned text, in nats per datapoint: estimates with 95 % intervals, notes, the verdict."""
+    grid = Table(title="Is it collapsed? (nats per datapoint, 95 % intervals)", title_justify="left", show_header=False)
+    if report.perplexity:
+        _perplexities(grid, report.perplexity)
+    for name, rows in GROUPS.items():
+        for position, (label, attribute) in enumerate(rows):
+            grid.add_row("" if position else name, label, *_cells(report, attribute))
+        grid.add_section()
+    if report.amortized:
+        _amortized(grid, report.amortized)
+    under = report.model_mutual_information
+    if under:
+        grid.add_row("generative model", "I_p(x; z), lower bound", _number(under.lower.value), _range(under.lower))
+        grid.add_row("", "I_p(x; z), upper bound", _number(under.upper.value), _range(under.upper))
+        grid.add_section()
+    if report.mi_dieng_2019:
+        papers, batch = report.mi_dieng_2019, report.mi_he_2019_batch_32
+        grid.add_row("papers' conventions", f"Dieng 2019, N = {papers['N']}", *_convention(papers))
+        grid.add_row("", f"He 2019, batches of {batch['batch']}", *_convention(batch))
+    text = io.StringIO()
+    console = Console(file=text, width=100, color_system=None, force_terminal=False, emoji=False, highlight=False)
+    console.print(grid)
+    for note in _notes(report):
+        console.print(note, markup=False)
+    console.print(report.verdict, markup=False, soft_wrap=True)  # one line, however long
+    return text.getvalue().rstrip()
+
+
+def _perplexities(grid: Table, perplexity: dict) -> None:
+    for position, (key, name) in enumerate(_bounds(perplexity).items()):
+        grid.add_row("" if position else "perplexity per token", name, *_measured(perplexity[key]))
+    grid.add_section()
+
+
+def _bounds(perplexity: dict) -> dict[str, str]:
+    return {"ppl_iw": f"ppl_iw{perplexity['importance_samples']}", "ppl_elbo": "ppl_elbo"}
+
+
+def _amortized(grid: Table, amortized: dict) -> None:
+    """What the encoder alone reaches, and the gap of its bound in two parts."""
+    labels = {"elbo": "ELBO", "rate": "rate", "mi_lower": "I_q(x; z), lower bound", "mi_upper": "I_q(x; z), upper bound",
+              "active_units": "active units (0.01)", "amortization_gap": "amortization gap, refined - amortized ELBO",
+              "approximation_gap": "approximation gap, log p(x) - refined ELBO"}  # fmt: skip
+    for position, (key, label) in enumerate(labels.items()):
+        grid.add_row("" if position else "before refinement", label, *_measured(amortized.get(key)))
+    grid.add_section()
+
+
+def _measured(value) -> tuple[str, str]:
+    if isinstance(value, dict):
+        return _number(value["value"]), f"{_number(value['low'])} to {_number(value['high'])}"
+    if value is None:
+        return "-", "not available"
+    return (str(value) if isinstance(value, int) else _number(value)), ""
+
+
+def _cells(report, attribute: str) -> tuple[str, str]:
+    value = getattr(report, attribute)
+    if value is None:
+        return "-", "not available"
+    if isinstance(value, Interval):
+        return _number(value.value), _range(value)
+    if isinstance(value, int):
+        return str(value), f"of {len(report.active_unit_variances)}"
+    error = report.standard_errors.get(attribute)
+    return _number(value), "" if error is None else f"+- {_number(1.96 * error)}"
+
+
+def _convention(convention: dict) -> tuple[str, str]:
+    return _number(convention["value"]), f"ceiling {_number(convention['ceiling'])}"
+
+
+def _range(interval: Interval) -> str:
+    return f"{_number(interval.low)} to {_number(interval.high)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def _notes(report) -> list[str]:
+    notes = []
+    if report.saturated:
+        notes.append("Saturated: a lower bound within 2 nats of its ceiling ln N says little; more points raise it.")
+    under = report.model_mutual_information
+    if under and under.saturated:
+        notes.append(f"I_p is saturated too: its ceiling is ln {under.points} = {under.ceiling:.2f}.")
+    iw, by_elbo = (f", and {name}" for name in _bounds(report.perplexity).values()) if report.perplexity else ("", "")
+    if report.card["elbo_points"] < report.card["points"]:
+        notes.append(f"ELBO and distortion{by_elbo}: the first {report.card['elbo_points']} points.")
+    if report.card["log_likelihood_points"] < report.card["points"]:
+        notes.append(f"Log-likelihood{iw}: the first {report.card['log_likelihood_points']} points.")
+    if report.perplexity:
+        notes.append(f"Tokens: {report.perplexity['counted']}.")
+    unavailable = report.card["unavailable"]
+    for reason in dict.fromkeys(unavailable.values()):
+        names = ", ".join(name for name, why in unavailable.items() if why == reason)
+        notes.append(f"Not available: {names}. Reason: {reason}.")
+    notes += [f"Beyond the budget: {left_out}." for left_out in report.card["beyond_budget"]]
+    return notes + [f"Note: {note}." for note in report.card["notes"]]

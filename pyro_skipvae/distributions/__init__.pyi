@@ -1,0 +1,3 @@
+from .autoregressive import Autoregressive as Autoregressive
+from .grey_levels import DiscretisedLogistic as DiscretisedLogistic
+from .grey_levels import GreyLevels as GreyLevels

@@ -1,0 +1,4 @@
+from .lstm import LSTMEncoder as LSTMEncoder
+from .mlp import MLPEncoder as MLPEncoder
+from .none import NoEncoder as NoEncoder
+from .resnet import ResNetEncoder as ResNetEncoder

@@ -1,0 +1,58 @@
+"""Families of posteriors q(z|x).
+
+A family is a module `features (B, F) -> Distribution` with batch (B,) and event (D,), given to an encoder as `posterior=`.
+"""
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.transforms import conditional_affine_autoregressive
+from torch import nn
+
+
+class DiagonalNormal(nn.Module):
+    """q(z|x) = N(loc, diag(scale^2)), with log scale^2 linear in the features: (B, F) -> batch (B,), event (D,)."""
+
+    def __init__(self, features, latent_dim):
+        super().__init__()
+        self.parameters_of = nn.Linear(features, 2 * latent_dim)
+
+    def forward(self, features):
+        loc, log_variance = self.parameters_of(features).chunk(2, dim=-1)
+        return dist.Normal(loc, (log_variance / 2).exp()).to_event(1)
+
+
+class FullCovarianceNormal(nn.Module):
+    """q(z|x) = N(loc, L L'), L lower triangular with a positive diagonal: (D (D + 3)) / 2 numbers per datapoint."""
+
+    def __init__(self, features, latent_dim):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.parameters_of = nn.Linear(features, latent_dim * (latent_dim + 3) // 2)
+
+    def forward(self, features):
+        D = self.latent_dim
+        loc, log_variance, below = self.parameters_of(features).split([D, D, D * (D - 1) // 2], dim=-1)
+        scale_tril = torch.diag_embed((log_variance / 2).exp())  # (B, D, D)
+        rows, columns = torch.tril_indices(D, D, offset=-1)
+        scale_tril[..., rows, columns] = below
+        return dist.MultivariateNormal(loc, scale_tril=scale_tril)
+
+
+class InverseAutoregressiveFlow(nn.Module):
+    """q(z|x): a diagonal normal pushed through Pyro's inverse autoregressive flows, each reading the features.
+
+    The density of a draw of its own costs one pass (Pyro caches the inverse); that of any other z costs D passes.
+
+    Reference: Kingma et al. 2016.
+    """
+
+    def __init__(self, features, latent_dim, *, flows=2, hidden=128):
+        super().__init__()
+        self.base = DiagonalNormal(features, latent_dim)
+        self.flows = nn.ModuleList(
+            conditional_affine_autoregressive(latent_dim, features, hidden_dims=[hidden], stable=True) for _ in range(flows)
+        )
+
+    def forward(self, features):
+        flows = [flow.condition(features) for flow in self.flows]
+        return dist.TransformedDistribution(self.base(features), flows)

@@ -1,0 +1,175 @@
+"""How the ways to differentiate a refinement compare on one batch: their gradients, their time and their memory."""
+
+import statistics
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+
+from pyro_skipvae.objectives import as_arguments, elbo
+from pyro_skipvae.random_numbers import forked
+from pyro_skipvae.training.param_store import check_own
+
+from .refinement import GRADIENTS
+from .semi_amortized import SemiAmortized
+
+
+@dataclass(frozen=True)
+class GradientCheck:
+    """One way to differentiate, against "exact" on the same batch with the same noise.
+
+    Cosine and relative error of the gradient on the guide's parameters (`encoder`) and on the model's own (`decoder`).
+    `time_ratio`: the time of loss and gradient, as a multiple of that of the amortized guide (processor time; on CUDA
+    elapsed time). `memory_bytes`: on a CPU the most that autograd holds at a time of tensors other than parameters and data,
+    on CUDA the peak of what is allocated in addition; that of the amortized guide is `amortized_memory_bytes`.
+    """
+
+    gradient: str
+    encoder_cosine: float
+    encoder_error: float
+    decoder_cosine: float
+    decoder_error: float
+    time_ratio: float
+    memory_bytes: int
+    amortized_memory_bytes: int
+
+
+def compare_gradients(
+    model,
+    guide,
+    x,
+    *,
+    steps=10,
+    lr=1 / 32,
+    momentum=0.5,
+    beta=1.0,
+    objective=elbo,
+    gradients=tuple(GRADIENTS),
+    rounds=3,
+    seed=0,
+):
+    """A `GradientCheck` for each of `gradients`, of the objective of `guide` refined on the batch x, a tensor or a tuple.
+
+    The gradient of the authors has `lr` times the size of the batch, so that its steps are the others' where it does not
+    clip. Modules run in the mode they are in. Parameters, their `.grad` and the random numbers stay as they were. Cost:
+    (1 + `rounds`) gradients of each kind. Raises ValueError for a pair that cannot be refined, or if Pyro's parameter store
+    holds the tensors of another model.
+    """
+    size = len(as_arguments(x)[0])
+
+    def refined(gradient):
+        step_size = lr * size if gradient == "authors" else lr
+        return SemiAmortized(model, guide, steps=steps, lr=step_size, momentum=momentum, gradient=gradient)
+
+    guides = {name: refined(name) for name in dict.fromkeys(("exact", *gradients))}
+    device = as_arguments(x)[0].device
+    with forked([device], seed):
+        encoder, decoder = _parameters(model, guide, x)
+
+    def run(guide):
+        with forked([device], seed):
+            loss = objective(model, guide, x, beta)
+            return torch.autograd.grad(loss, encoder + decoder, allow_unused=True, materialize_grads=True)
+
+    found = {name: [_flat(part) for part in _split(run(guide), len(encoder))] for name, guide in guides.items()}
+    ratios = _time_ratios(run, guide, guides, rounds, device)
+    base = _peak_bytes(run, guide, encoder + decoder, x)
+    return [
+        GradientCheck(
+            name,
+            *_compared(found[name][0], found["exact"][0]),
+            *_compared(found[name][1], found["exact"][1]),
+            ratios[name],
+            _peak_bytes(run, guides[name], encoder + decoder, x),
+            base,
+        )
+        for name in gradients
+    ]
+
+
+def _parameters(model, guide, x):
+    """The unconstrained parameters of the guide, and those of the model that are not the guide's."""
+    traces = []
+    for callable_ in (guide, model):
+        with poutine.block(), torch.no_grad(), poutine.trace(param_only=True) as capture:
+            callable_(*as_arguments(x))
+        nodes = capture.trace.nodes
+        check_own(nodes)
+        traces.append([value for node in nodes.values() if (value := node["value"].unconstrained()).requires_grad])
+    mine = {id(value) for value in traces[0]}
+    return traces[0], [value for value in traces[1] if id(value) not in mine]
+
+
+def _split(gradients, count):
+    return gradients[:count], gradients[count:]
+
+
+def _flat(gradients):
+    return torch.cat([torch.zeros(0), *(part.flatten().cpu() for part in gradients)]).double()
+
+
+def _compared(found, exact):
+    """The cosine and the relative error; nan where there is nothing to compare with."""
+    return (found @ exact / (found.norm() * exact.norm())).item(), ((found - exact).norm() / exact.norm()).item()
+
+
+def _time_ratios(run, plain, guides, rounds, device):
+    ratios = {name: [] for name in guides}
+    for _ in range(rounds):
+        amortized = statistics.median(_seconds(run, plain, device) for _ in range(3))
+        for name, guide in guides.items():
+            ratios[name].append(_seconds(run, guide, device) / amortized)
+    return {name: statistics.median(each) for name, each in ratios.items()}
+
+
+def _seconds(run, guide, device):
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    start = clock()
+    run(guide)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
+
+
+def _peak_bytes(run, guide, parameters, x):
+    device = as_arguments(x)[0].device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run(guide)
+        return torch.cuda.max_memory_allocated(device) - before
+    held = _Held([*parameters, *(part for part in as_arguments(x) if isinstance(part, torch.Tensor))])
+    with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda saved: saved.tensor):
+        run(guide)
+    return held.peak
+
+
+class _Held:
+    """Counts the bytes of the storages that autograd holds for a backward pass, each once, and their peak."""
+
+    def __init__(self, known):
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.holders, self.now, self.peak = Counter(), 0, 0
+
+    def pack(self, tensor):
+        return _Saved(self, tensor)
+
+    def change(self, storage, by):
+        pointer = storage.data_ptr()
+        if pointer in self.known:
+            return
+        before = self.holders[pointer] > 0
+        self.holders[pointer] += by
+        self.now += storage.nbytes() * ((self.holders[pointer] > 0) - before)
+        self.peak = max(self.peak, self.now)
+
+
+class _Saved:
+    def __init__(self, held, tensor):
+        self.held, self.tensor = held, tensor
+        held.change(tensor.untyped_storage(), 1)
+
+    def __del__(self):
+        self.held.change(self.tensor.untyped_storage(), -1)

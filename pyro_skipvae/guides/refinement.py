@@ -1,0 +1,307 @@
+"""Refining local parameters by gradient steps on the ELBO, and the gradient of what the refined ones are used for.
+
+    v_(k+1) = momentum v_k - grad f(lambda_k),   lambda_(k+1) = lambda_k + lr v_(k+1),   f = -ELBO summed over the batch
+
+f is a sum of one term per datapoint, so the step size is per datapoint and no datapoint sees its batch. A plate that stands for
+more points than it holds, with Pyro's scale of N/B, changes none of it: f leaves that scale out.
+
+Reference: Kim, Wiseman, Miller, Sontag, Rush 2018, algorithm 1 and section 3.
+"""
+
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch.autograd.function import once_differentiable
+from torch.distributions import kl_divergence
+from torch.utils._pytree import tree_leaves, tree_map
+
+from pyro_skipvae.objectives import stands_for
+from pyro_skipvae.random_numbers import forked, seed_generators
+
+from .local_parameters import local_parameters
+from .recurrence import differentiable_recurrence
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How the steps go: lr, momentum, and the norm to which each local parameter's gradient is clipped over the batch."""
+
+    lr: float
+    momentum: float
+    clip: float | None = None
+
+
+class Bound:
+    """f(values, noise): the negative ELBO in nats, summed over the batch, of a model and local parameters at one site.
+
+        f = -log p(x|z) + KL(q || p(z)),   z ~ q from the noise
+
+    with Pyro's scales and masks, but for the N/B of a plate that `stands_for` more points; the KL is by the same draw where
+    Pyro has no closed form, or where model and guide weigh the site differently.
+
+    `site` is the guide's latent site as Pyro traced it, `arguments` and `options` are those of the model, by place and by
+    name. Every call starts dropout from the same seed, inside `kept_random`, so that one mask serves the whole refinement.
+    While Pyro checks distributions, as it does by default, a z that is not finite raises ValueError.
+    """
+
+    def __init__(self, model, arguments, options, site, *, mean=False):
+        self.model, self.arguments, self.options, self.site = model, arguments, options, site
+        self.family = local_parameters(site["fn"])
+        self.theta = []
+        self.stands_for = stands_for(site)
+        self.divisor = self.stands_for * (len(self.family.values[0]) if mean else 1)
+        self.seed = int(torch.randint(2**62, ()))
+        self.device = self.family.values[0].device
+
+    def __call__(self, values, noise):
+        z, q = self.family.draw(values, noise), self.family.distribution(values)
+        check_finite(z)
+        seed_generators([self.device], self.seed)  # one dropout mask
+        with poutine.block(), _AtLatent(self.site["name"], z) as run:
+            self.model(*self.arguments, **self.options)
+        return (self._divergence(q, z, run.prior) - run.log_likelihood) / self.divisor
+
+    def _divergence(self, q, z, prior):
+        own, others = [{name: node[name] for name in ("scale", "mask")} for node in (self.site, prior)]
+        if all(_equal(own[name], others[name]) for name in own):
+            try:
+                return scale_and_mask(kl_divergence(q, prior["fn"]), **own).sum()
+            except NotImplementedError:
+                pass
+        return (scale_and_mask(q.log_prob(z), **own) - scale_and_mask(prior["fn"].log_prob(z), **others)).sum()
+
+    def kept_random(self):
+        """Inside, random numbers may be used up; the caller's go on afterwards as if none had been."""
+        return forked([self.device])
+
+    def find_theta(self, loss, values):
+        """Note what f depends on besides the values, and may be learned: the leaves of a loss's graph.
+
+        That is every parameter that the model used, in Pyro's store or not.
+        """
+        own = set(map(id, values))
+        self.theta = [leaf for leaf in _leaves_behind(loss.grad_fn) if id(leaf) not in own]
+
+    def stand_in(self):
+        """Put leaves in the place of arguments that were computed; returns {id of a leaf: argument}."""
+        given = {id(part): part for part in tree_leaves((self.arguments, self.options)) if isinstance(part, torch.Tensor)}
+        leaves = {name: part.detach().requires_grad_() for name, part in given.items() if part.grad_fn is not None}
+        self.arguments, self.options = tree_map(lambda part: leaves.get(id(part), part), (self.arguments, self.options))
+        return {id(leaf): given[name] for name, leaf in leaves.items()}
+
+
+def _leaves_behind(node):
+    """The tensors that autograd's graph behind a node begins with, each once, in its order."""
+    seen, waiting, leaves = {None}, [node], []
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        leaves += [node.variable] if hasattr(node, "variable") else []
+        waiting += [following for following, _ in reversed(node.next_functions)]
+    return leaves
+
+
+def check_finite(*tensors):
+    """Raises ValueError where local parameters, or z, are not finite; only while Pyro checks distributions."""
+    if pyro.settings.get("validate_distributions_pyro") and not all(part.isfinite().all() for part in tensors):
+        raise ValueError("expected a refinement that stays finite, got one that diverged: take a smaller lr, or fewer steps")
+
+
+def latent_site(trace):
+    """The one latent site of a guide's trace. Raises ValueError where there are none or several, or a factor."""
+    sites = [node for node in trace.nodes.values() if node["type"] == "sample" and not poutine.util.site_is_subsample(node)]
+    latent = [node for node in sites if not node["is_observed"]]
+    if len(latent) != 1:
+        raise ValueError(f"expected a guide with one latent site to refine, got {[node['name'] for node in latent]}")
+    factors = [node["name"] for node in sites if node["is_observed"] and not node["infer"].get("_deterministic")]
+    if factors:
+        raise ValueError(
+            f"expected a guide with a latent site alone, got {factors[0]!r} too: add what it stands for to the objective"
+        )
+    return latent[0]
+
+
+class _AtLatent(Messenger):
+    """Runs a model at z: adds up its scaled log-likelihood, and keeps the site of the prior."""
+
+    def __init__(self, name, z):
+        super().__init__()
+        self.name, self.z, self.log_likelihood, self.prior = name, z, 0.0, None
+
+    def _pyro_sample(self, message):
+        if message["name"] == self.name:
+            message["value"], message["done"] = self.z, True
+
+    def _pyro_post_sample(self, message):
+        if message["name"] == self.name:
+            self.prior = message
+        elif message["is_observed"]:
+            log_prob = message["fn"].log_prob(message["value"])
+            self.log_likelihood = self.log_likelihood + scale_and_mask(log_prob, message["scale"], message["mask"]).sum()
+        elif not poutine.util.site_is_subsample(message):
+            raise ValueError(f"expected a model with the one latent site {self.name!r}, got {message['name']!r} too")
+
+    def __exit__(self, *error):
+        if self.prior is None and error[0] is None:
+            raise ValueError(f"expected the model to sample {self.name!r}, as the guide does, got a run without it")
+        return super().__exit__(*error)
+
+
+def unrolled(bound, start, noise, descent):
+    """The refined values with the whole loop in their graph: an exact gradient, in memory that grows with the steps."""
+    start = tuple(value if value.requires_grad else value.detach().requires_grad_() for value in start)
+    with bound.kept_random(), differentiable_recurrence(bound.device, twice=True):
+        return _descend(bound, start, noise, descent, create_graph=True)
+
+
+def straight_through(bound, start, noise, descent):
+    """The refined values with d lambda_K / d lambda_0 = 1, and no gradient to the model through them."""
+    refined = without_gradient(bound, start, noise, descent)
+    return tuple(value + (last - value).detach() for value, last in zip(start, refined, strict=True))
+
+
+def without_gradient(bound, start, noise, descent, path=None):
+    """The refined values alone, in memory that does not grow with the steps; each step's start is added to `path`."""
+    with torch.enable_grad(), bound.kept_random(), differentiable_recurrence(bound.device):
+        return _detached(_descend(bound, _leaves(start), noise, descent, path=path))
+
+
+def _descend(bound, values, noise, descent, *, create_graph=False, path=None):
+    velocities = [0.0] * len(values)
+    for epsilon in noise:
+        loss = bound(values, epsilon)
+        if path is not None:
+            if not path:
+                bound.find_theta(loss, values)
+            path.append(values)
+        gradients = torch.autograd.grad(loss, values, create_graph=create_graph)
+        gradients = [_clipped([g], descent.clip)[0] for g in gradients]
+        velocities = [descent.momentum * v - g for v, g in zip(velocities, gradients, strict=True)]
+        values = tuple(value + descent.lr * v for value, v in zip(values, velocities, strict=True))
+        values = values if create_graph else _leaves(values)
+    return values
+
+
+def replayed(products):
+    """A way to differentiate the loop that stores its steps' starts only, and runs each step again in the backward pass.
+
+        b = dL/d lambda_K, u = 0;  for k = K-1..0:  u = momentum u + lr b;  b -= H u;  dL/d theta -= J' u
+
+    with H u and J' u, the gradients of grad f(lambda_k)' u in lambda_k and theta, from `products`. theta are the parameters
+    that the model uses (with a VampPrior also the encoder's), and arguments that need a gradient.
+
+    Reference: Kim et al. 2018, algorithm 2.
+    """
+
+    def refine(bound, start, noise, descent):
+        path, arguments = [], bound.stand_in()
+        refined = without_gradient(bound, start, noise, descent, path=path)
+
+        def backward(b):
+            u, on_theta = [torch.zeros_like(part) for part in b], [torch.zeros_like(part) for part in theta]
+            for values, epsilon in zip(reversed(path), reversed(noise), strict=True):
+                u = [descent.momentum * part + descent.lr * more for part, more in zip(u, b, strict=True)]
+                product = products(bound, values, epsilon, u, theta)
+                b = _clipped([part - less for part, less in zip(b, product, strict=False)], descent.clip)
+                for part, less in zip(on_theta, product[len(b) :], strict=True):
+                    part -= less
+            return *b, *on_theta
+
+        theta = bound.theta
+        return _Replayed.apply(bound, backward, refined, *start, *(arguments.get(id(leaf), leaf) for leaf in theta))
+
+    return refine
+
+
+class _Replayed(torch.autograd.Function):
+    """The identity on what was refined already, with `backward` as its derivative."""
+
+    @staticmethod
+    def forward(ctx, bound, backward, refined, *start_and_theta):
+        ctx.bound, ctx.replay = bound, backward
+        return tuple(value.clone() for value in refined)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *b):
+        with torch.enable_grad(), ctx.bound.kept_random(), differentiable_recurrence(ctx.bound.device):
+            return None, None, None, *_detached(ctx.replay(b))
+
+
+def double_backward(bound, values, epsilon, u, theta):
+    """H u and J' u by differentiating the gradient."""
+    values = _leaves(values)
+    with differentiable_recurrence(bound.device, twice=True):
+        gradients = torch.autograd.grad(bound(values, epsilon), values, create_graph=True)
+    return _gradients(gradients, values + tuple(theta), u)
+
+
+def central_difference(bound, values, epsilon, u, theta, *, step=1e-2):
+    """H u and J' u from the gradients at values +- step u / |u|.
+
+    The step is normalised: with a fixed factor of u, float32 loses most digits where u is small. At a kink of a ReLU the
+    difference sees the jump of the slope, which the exact gradient leaves out, so this is for smooth decoders, an LSTM.
+    """
+    length = step / torch.cat([part.flatten() for part in u]).norm().clamp_min(1e-30)
+    ahead, behind = (_leaves([v + sign * length * part for v, part in zip(values, u, strict=True)]) for sign in (1, -1))
+    difference = (bound(ahead, epsilon) - bound(behind, epsilon)) / (2 * length)
+    found = _gradients([difference], ahead + behind + tuple(theta))
+    n = len(u)
+    return [one + other for one, other in zip(found[:n], found[n : 2 * n], strict=True)] + found[2 * n :]
+
+
+def authors_difference(bound, values, epsilon, u, theta, *, step=1e-5, clip=5.0):
+    """H u and J' u as the authors' code has them: one-sided, the step not normalised, the gradient ahead clipped as a whole.
+
+    Where that clipping acts, the difference of a clipped and an unclipped gradient is divided by 1e-5: the encoder then gets
+    about the gradient of the plain model, scaled to a norm of 5, and not that of the refined bound.
+    """
+    ahead, here = _leaves([v + step * part for v, part in zip(values, u, strict=True)]), _leaves(values)
+    clipped = _clipped(_gradients([bound(ahead, epsilon)], ahead + tuple(theta)), clip)
+    plain = _gradients([bound(here, epsilon)], here + tuple(theta))
+    n = len(u)
+    plain = [_clipped([part], clip)[0] for part in plain[:n]] + plain[n:]
+    found = [(part - other) / step for part, other in zip(clipped, plain, strict=True)]
+    return found[:n] + _clipped(found[n:], clip)
+
+
+def _gradients(outputs, inputs, weights=None):
+    found = torch.autograd.grad(outputs, inputs, weights, allow_unused=True)
+    return [torch.zeros_like(part) if gradient is None else gradient for part, gradient in zip(inputs, found, strict=True)]
+
+
+def _clipped(gradients, norm):
+    """The tensors scaled down together to a norm of at most `norm`; None leaves them as they are."""
+    if norm is None or not gradients:
+        return gradients
+    total = torch.cat([part.flatten() for part in gradients]).norm()
+    return [part * (norm / (total + 1e-6)).clamp(max=1.0) for part in gradients]
+
+
+def _leaves(values):
+    return tuple(value.detach().requires_grad_() for value in values)
+
+
+def _detached(values):
+    return tuple(value.detach() for value in values)
+
+
+def _equal(one, other):
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one is other or torch.equal(one, other)
+    return one is other or (not isinstance(one, torch.Tensor) and not isinstance(other, torch.Tensor) and one == other)
+
+
+GRADIENTS = {
+    "exact": unrolled,
+    "exact-rebuilt": replayed(double_backward),
+    "finite-difference": replayed(central_difference),
+    "first-order": straight_through,
+    "authors": replayed(authors_difference),
+}

@@ -1,0 +1,198 @@
+"""Semi-amortized inference: a guide that refines the local parameters of another one at each datapoint."""
+
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.messenger import Messenger
+from torch import nn
+from torch.distributions import kl_divergence
+from torch.utils._pytree import tree_map
+
+from pyro_skipvae.objectives import as_arguments, elbo, weighted
+
+from .recurrence import differentiable_recurrence
+from .refinement import GRADIENTS, Bound, Descent, check_finite, latent_site, without_gradient
+
+
+class SemiAmortized(nn.Module):
+    """A guide that starts from the local parameters of another one and refines them by gradient steps on the ELBO.
+
+        lambda_0 = guide(x);  v_(k+1) = momentum v_k - grad f(lambda_k);  lambda_(k+1) = lambda_k + lr v_(k+1);  z ~ q_lambda_K
+
+    f is -ELBO of the model, summed over the batch, at the `beta` of the call, with fresh noise in each of the `steps`; lr is
+    per datapoint, also in a plate with a scale of N/B, on the unconstrained local parameters
+    (`pyro_skipvae.guides.local_parameters`): loc and log scale^2 of a normal.
+    `gradient` says how the outer objective's gradient passes the loop: "exact" (the loop stays in the graph),
+    "exact-rebuilt" (the same in memory that does not grow with the steps), "finite-difference" (Kim et al.'s, with a
+    normalised step), "first-order" (d lambda_K / d lambda_0 = 1), "authors" (their clipping, see
+    `refinement.authors_difference`). `start="zeros"` starts from zeros instead of the guide: stochastic variational inference
+    without an encoder.
+
+    It is called like the guide, with its arguments and `beta` where that has one, and trained by SVI with any objective; a
+    guide that is a module is a part of this one. Where gradients are off it refines all the same and keeps nothing. Raises
+    ValueError for a guide or a family that cannot be refined, and, while Pyro checks distributions, where steps diverge.
+
+    Reference: Kim, Wiseman, Miller, Sontag, Rush 2018.
+    """
+
+    def __init__(self, model, guide, *, steps=10, lr=1 / 32, momentum=0.5, gradient="exact", start="amortized"):
+        super().__init__()
+        if not callable(guide) or isinstance(poutine.unwrap(guide), AutoGuide | Messenger):
+            raise ValueError(f"expected an amortized guide of x to refine, got {type(guide).__name__}")
+        if gradient not in GRADIENTS or start not in ("amortized", "zeros"):
+            raise ValueError(
+                f"expected gradient to be one of {sorted(GRADIENTS)} and start amortized or zeros, got {gradient!r}, {start!r}"
+            )
+        if not isinstance(steps, int) or steps < 0 or not lr > 0 or not 0 <= momentum < 1:
+            raise ValueError(
+                f"expected a whole number of steps >= 0, lr > 0 and momentum in [0, 1), got {steps}, {lr} and {momentum}"
+            )
+        self.shared = (model,)  # in a tuple, so that a model which is a module is no part of this one
+        self.amortized, self.steps, self.lr, self.momentum = guide, steps, lr, momentum
+        self.gradient, self.start = gradient, start
+
+    @property
+    def __self__(self):
+        """The module that owns the amortized guide, as for a bound method: who switches modes finds it there."""
+        return getattr(self.amortized, "__self__", self.amortized)
+
+    @property
+    def model(self):
+        return self.shared[0]
+
+    def forward(self, x, *context, beta=None, **options):
+        _, guide = self._weighted(beta)
+        if self.steps == 0 and self.start == "amortized":
+            return guide(x, *context, **options)
+        bound, _, values = self.refinement(x, *context, beta=beta, **options)
+        return drawn(guide, bound, values)(x, *context, **options)
+
+    def refine(self, x, *context, beta=None, noise=None, **options):
+        """The refined q(z|x), batch (B,). `noise` is one tensor like z for each step, else drawn from the global generator."""
+        bound, _, values = self.refinement(x, *context, beta=beta, noise=noise, **options)
+        return bound.family.distribution(values)
+
+    def refinement(self, x, *context, beta=None, noise=None, method=None, **options):
+        """(bound, lambda_0, lambda_K): before any plate opens, hidden from every Pyro handler around it.
+
+        `method` is a function of `pyro_skipvae.guides.refinement` to use in place of the one that `gradient` names.
+        """
+        model, guide = self._weighted(beta)
+        learning, authors = torch.is_grad_enabled(), self.gradient == "authors"
+        with torch.inference_mode(False), torch.set_grad_enabled(learning):
+            arguments, options = tree_map(_ordinary, ((x, *context), options))
+            with poutine.block():
+                trace = poutine.trace(guide).get_trace(*arguments, **options)
+            bound = Bound(model, arguments, options, latent_site(trace), mean=authors)
+            _check_rows(bound, x)
+            start = bound.family.values if self.start == "amortized" else tuple(map(torch.zeros_like, bound.family.values))
+            noise = [bound.family.noise() for _ in range(self.steps)] if noise is None else noise
+            _check_noise(noise, self.steps, bound.site["fn"].shape())
+            descent = Descent(self.lr, self.momentum, clip=5.0 if authors else None)
+            method = method or (GRADIENTS[self.gradient] if learning else without_gradient)
+            values = method(bound, start, noise, descent)
+            check_finite(*values)
+            return bound, start, values
+
+    def _weighted(self, beta):
+        """Model and guide at this beta; at None as they are."""
+        return (self.model, self.amortized) if beta is None else weighted(self.model, self.amortized, beta)
+
+
+def _check_rows(bound, x):
+    if not any(frame.vectorized for frame in bound.site["cond_indep_stack"]):
+        raise ValueError(
+            f"expected a plate of the {len(x)} rows of x around {bound.site['name']!r}, got none: it has no local parameters"
+        )
+    if (rows := len(bound.family.values[0])) != len(x):
+        raise ValueError(
+            f"expected local parameters for each of the {len(x)} rows of x, got those of {rows}: a plate that "
+            "subsamples inside the guide draws other rows at each step. Pass the rows as x and use "
+            "`pyro.plate('data', len(x))`, or `pyro.plate('data', N, subsample_size=len(x))` for the scale N/B"
+        )
+
+
+def _check_noise(noise, steps, shape):
+    if len(noise) != steps:
+        raise ValueError(f"expected the noise of {steps} steps, got that of {len(noise)}")
+    if other := next((tuple(part.shape) for part in noise if part.shape != shape), None):
+        raise ValueError(f"expected noise like z in each step, {tuple(shape)}, got {other}")
+
+
+def drawn(guide, bound, values):
+    """The guide with its latent site drawn from the local parameters `values`; plates, scales and parameters are its own."""
+    latent = _Replaced(bound.site["name"], bound.family.distribution(values), differentiable=torch.is_grad_enabled())
+
+    def refined(*arguments, **options):
+        with torch.no_grad(), latent:  # the graph of this second pass of the encoder is not needed
+            return guide(*arguments, **options)
+
+    return refined
+
+
+def beside(encoder_loss, objective=elbo):
+    """An objective that trains the decoder on the refined posterior held fixed, and the encoder on a loss of its own.
+
+    It is called with a `SemiAmortized` guide; the decoder's part is `objective`, and the value returned is that alone.
+    `encoder_loss` is `own_elbo` or `kl_to_refined`. The encoder's part gives no gradient to the decoder, nor the decoder's
+    to the encoder, unless the prior itself reads the encoder (a VampPrior).
+
+    Reference: Kim et al. 2018, section 5 (VAE+SVI, VAE+SVI+KL).
+    """
+
+    def both(model, guide, x, beta=1.0):
+        bound, start, values = guide.refinement(*as_arguments(x), beta=beta, method=without_gradient)
+        _, amortized = weighted(model, guide.amortized, beta)
+        loss = objective(model, _ignoring_beta(drawn(amortized, bound, values)), x, beta)
+        own = encoder_loss(bound, start, values)
+        return loss + own - own.detach()
+
+    return both
+
+
+def _ignoring_beta(guide):
+    return lambda *arguments, beta: guide(*arguments)
+
+
+def own_elbo(bound, start, values):
+    """A surrogate whose gradient, to the encoder alone, is that of -ELBO at the amortized posterior."""
+    leaves, noise = tuple(value.detach().requires_grad_() for value in start), bound.family.noise()
+    with torch.enable_grad(), bound.kept_random(), differentiable_recurrence(bound.device):
+        gradients = torch.autograd.grad(bound(leaves, noise), leaves)
+    return bound.divisor * sum((value * gradient).sum() for value, gradient in zip(start, gradients, strict=True))
+
+
+def kl_to_refined(bound, start, values):
+    """KL(q_0 || q_K) in nats, summed over the batch, q_K held fixed."""
+    return bound.stands_for * kl_divergence(*(bound.family.distribution(part) for part in (start, values))).sum()
+
+
+# The variants of Kim et al. 2018 by name: what SemiAmortized is told, and the loss of the encoder to go `beside` the objective.
+VARIANTS = {
+    "sa": ({}, None),
+    "svi": ({"start": "zeros", "gradient": "first-order"}, None),
+    "vae+svi": ({}, own_elbo),
+    "vae+svi+kl": ({}, kl_to_refined),
+}
+
+
+class _Replaced(Messenger):
+    """Gives a latent site another distribution, and its draw a gradient though the guide around it runs without."""
+
+    def __init__(self, name, q, *, differentiable):
+        super().__init__()
+        self.name, self.q, self.differentiable = name, q, differentiable
+
+    def _pyro_sample(self, message):
+        if message["name"] == self.name:
+            message["fn"] = self.q
+            torch.set_grad_enabled(self.differentiable)
+
+    def _pyro_post_sample(self, message):
+        if message["name"] == self.name:
+            torch.set_grad_enabled(False)
+
+
+def _ordinary(argument):
+    """A tensor made in inference mode as one that autograd may use."""
+    return argument.clone() if isinstance(argument, torch.Tensor) and argument.is_inference() else argument

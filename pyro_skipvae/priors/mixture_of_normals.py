@@ -1,0 +1,19 @@
+"""A learned mixture of diagonal normals."""
+
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+
+class MixtureOfNormals(nn.Module):
+    """p(z) = sum_k w_k N(loc_k, diag(scale_k^2)), all learned."""
+
+    def __init__(self, latent_dim, *, components=10):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(torch.randn(components, latent_dim))  # equal components would stay equal
+        self.log_variance = nn.Parameter(torch.zeros(components, latent_dim))
+
+    def forward(self):
+        normals = dist.Normal(self.loc, (self.log_variance / 2).exp()).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), normals)

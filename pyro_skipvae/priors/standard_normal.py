@@ -1,0 +1,17 @@
+"""The usual prior."""
+
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+
+class StandardNormal(nn.Module):
+    """p(z) = N(0, I)."""
+
+    def __init__(self, latent_dim):
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(latent_dim))
+        self.register_buffer("scale", torch.ones(latent_dim))
+
+    def forward(self):
+        return dist.Normal(self.loc, self.scale).to_event(1)

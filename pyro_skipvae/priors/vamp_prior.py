@@ -1,0 +1,23 @@
+"""The aggregated posterior of learned pseudo-inputs."""
+
+import pyro.distributions as dist
+from torch import nn
+
+
+class VampPrior(nn.Module):
+    """p(z) = 1/K sum_k q(z|u_k): the aggregated posterior of K learned pseudo-inputs.
+
+    `pseudo_inputs` (K, *event_shape) are where the u_k start, for example K training points.
+
+    Reference: Tomczak and Welling 2018.
+    """
+
+    def __init__(self, encoder, pseudo_inputs):
+        super().__init__()
+        # In a tuple, so that the encoder's parameters are not this module's too: clipping would count them twice.
+        self.shared = (encoder,)
+        self.pseudo_inputs = nn.Parameter(pseudo_inputs.clone())
+
+    def forward(self):
+        weights = dist.Categorical(logits=self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)))
+        return dist.MixtureSameFamily(weights, self.shared[0](self.pseudo_inputs))

@@ -1,0 +1,406 @@
+"""What runs differ in: settings, the estimates of their reports, and their ELBO on the same test points.
+
+Runs are compared only where their evaluation cards agree. Runs that differ in nothing but the seed form a group; the
+first group is the one that the others are compared with.
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from torch.distributions import kl_divergence
+
+from pyro_skipvae.diagnostics import log_likelihood_per_point
+from pyro_skipvae.diagnostics.estimates.perplexity import COUNTED
+from pyro_skipvae.diagnostics.report.report import STORED, finite_or_none
+from pyro_skipvae.runs.config import Config
+from pyro_skipvae.runs.folder import Run, RunError, load_run
+from pyro_skipvae.stored import check, loads
+from pyro_skipvae.text.vocabulary import PAD
+
+SCHEMA = 1
+# What two cards must agree in, else their numbers are not about the same thing.
+CARD = (
+    "schema", "data.name", "data.checksum", "data.split", "data.event_shape", "data.kind", "data.levels",
+    "data.binarisation", "data.seed", "data.limits.test", "points", "posterior_samples", "importance_samples",
+    "site", "nuisance_sites", "observed_sites", "estimators.rate", "estimators.elbo",
+    "estimators.mutual_information", "estimators.log_likelihood", "dtype", "seed",
+)  # fmt: skip
+# A budget in seconds decides these, so they may differ; then the estimates that stand on them are left out.
+BUDGETED = {
+    "elbo_points": ("elbo", "distortion", "shuffled_latent_loss", "ppl_elbo"),
+    "elbo_posterior_samples": ("elbo", "distortion", "ppl_elbo"),
+    "log_likelihood_points": ("log_likelihood", "log_likelihood_tenth", "ppl_iw"),
+    "model_mutual_information_points": ("model_mi_lower", "model_mi_upper"),
+}
+# Where there is no z, nothing is drawn and every estimator is exact: no choice that could disagree.
+DRAWS = (
+    "importance_samples", "elbo_posterior_samples", "model_mutual_information_points", "estimators.rate", "estimators.elbo",
+)  # fmt: skip
+DENSITIES = ("normal",)  # their nats depend on the unit of x, and those of probabilities do not
+NOT_COMPARED = ("seed", "data_dir", "download")  # settings that make no other model
+PERPLEXITIES = ("ppl_iw", "ppl_elbo")
+PLAIN = ("elbo", "distortion", "log_likelihood", "log_likelihood_tenth", "rate", "shuffled_latent_loss")
+COUNTS = ("active_units", "active_units_0_02", "mi_ceiling")
+INTERVALS = ("mi_lower", "mi_marginal", "mi_upper", "aggregate_kl")
+UNDER_THE_MODEL = ("model_mi_lower", "model_mi_upper")
+LABELS = {
+    "ppl_iw": "perplexity, importance-weighted",
+    "ppl_elbo": "perplexity, by the ELBO",
+    "elbo": "ELBO",
+    "distortion": "distortion -E log p(x|z)",
+    "log_likelihood": "log p(x), importance-weighted",
+    "log_likelihood_tenth": "log p(x), a tenth of the draws",
+    "rate": "rate KL(q(z|x) || p(z))",
+    "shuffled_latent_loss": "loss when z is shuffled",
+    "active_units": "active units (0.01)",
+    "active_units_0_02": "active units (0.02)",
+    "mi_ceiling": "ceiling ln N of the lower bound",
+    "mi_lower": "I_q(x; z), lower bound",
+    "mi_marginal": "I_q(x; z), fitted marginal",
+    "mi_upper": "I_q(x; z), upper bound",
+    "aggregate_kl": "KL(q(z) || p(z))",
+    "model_mi_lower": "I_p(x; z), lower bound",
+    "model_mi_upper": "I_p(x; z), upper bound",
+    "model_mutual_information": "I_p(x; z)",
+    "mi_dieng_2019": "Dieng 2019",
+    "mi_he_2019_batch_32": "He 2019",
+    "rate_per_dimension": "rate of each dimension",
+}
+PARTS = ("elbo", "rate", "distortion")
+PAIRED = (*PARTS, "log_likelihood")
+BOUNDS = ("elbo", "log_likelihood")
+CHUNK = 100
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run folder says without its model: settings, lines of metrics, the report, and what was not finite.
+
+    The report is {} if there is none, and so is `nonfinite` if all steps were finite.
+    """
+
+    name: str
+    path: Path
+    config: Config
+    metrics: list
+    report: dict
+    nonfinite: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number of a report in nats per datapoint (or a count), its 95 % interval if it has one, and the points behind it."""
+
+    value: float
+    low: float | None
+    high: float | None
+    points: int | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A group minus the first one, per datapoint: the interval is over test points, the standard error over seeds.
+
+    `better` is the share of points on which the bound is higher, None for rate and distortion; `seeds` counts the runs of
+    both groups, and `seed_error` is None unless both hold two at least.
+    """
+
+    quantity: str
+    of: str
+    minus: str
+    value: float
+    low: float
+    high: float
+    better: float | None
+    seeds: tuple[int, int]
+    seed_error: float | None
+
+    @property
+    def shown(self):
+        """1 or -1 where the sign is shown: by the interval over points, and by two standard errors over seeds if known."""
+        over_seeds = self.seed_error is None or abs(self.value) > 2 * self.seed_error
+        return (self.low > 0) - (self.high < 0) if over_seeds else 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`settings`: field -> a value for each run; `estimates`: name -> one for each run, None where there is none."""
+
+    runs: list[str]
+    groups: dict[str, list[str]]
+    settings: dict[str, list]
+    estimates: dict[str, list[Estimate | None]]
+    over_seeds: dict[str, dict[str, dict]]
+    differences: list[Difference] = field(default_factory=list)
+    points: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self):
+        return json.dumps({"schema": SCHEMA, **finite_or_none(asdict(self))}, indent=2, allow_nan=False)
+
+
+def read_record(path):
+    """The record of a run folder. Raises RunError if it is none, or holds a report that is not one."""
+    run = Run(path)
+    config, report, nonfinite = run.config(), _read_json(run.path / "report.json"), _read_json(run.path / "nonfinite.json")
+    if report:
+        try:
+            check(report, STORED, "it")
+        except ValueError as error:
+            raise RunError(f"expected a collapse report in {run.path / 'report.json'}, got something else: {error}") from None
+    return Record(run.path.resolve().name, run.path, config, run.metrics(), report, nonfinite)
+
+
+def _read_json(file):
+    """The object in a JSON file, {} where there is none. Raises RunError if it cannot be read."""
+    try:
+        found = loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"expected JSON in {file}, which cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise RunError(f"expected an object in {file}, got something else")
+    return found
+
+
+def estimates_of(report):
+    """The estimates of a report.json, {name: Estimate}; what was not available is absent."""
+    card, found = report["card"], {}
+    points = {name: card.get(what) for what, names in BUDGETED.items() if what.endswith("points") for name in names}
+    for name in PLAIN:
+        if report.get(name) is not None:
+            half = 1.96 * report["standard_errors"].get(name, math.nan)
+            ends = (report[name] - half, report[name] + half) if math.isfinite(half) else (None, None)
+            found[name] = Estimate(report[name], *ends, points.get(name, card["points"]))
+    for name, ends in (report.get("perplexity") or {}).items():
+        if name in PERPLEXITIES:
+            found[name] = Estimate(*(ends[end] for end in ("value", "low", "high")), points.get(name, card["points"]))
+    for name in COUNTS:
+        if report.get(name) is not None:
+            found[name] = Estimate(report[name], None, None, card["points"])
+    intervals = {name: report.get(name) for name in INTERVALS}
+    under = report.get("model_mutual_information") or {}
+    intervals |= {f"model_mi_{end}": under.get(end) for end in ("lower", "upper")}
+    for name, ends in intervals.items():
+        if ends and ends["value"] is not None:
+            found[name] = Estimate(ends["value"], ends["low"], ends["high"], points.get(name, card["points"]))
+    return found
+
+
+def check_comparable(records, allowed=()):
+    """Raises ValueError naming the first field of the evaluation cards that differs and is not among `allowed`."""
+    if len({record.path.resolve() for record in records}) < len(records):
+        raise ValueError("expected different runs, got one of them twice")
+    for record in records:
+        if not record.report:
+            raise ValueError(f"expected a report in every run, got none in {record.path}; make one with evaluate --save")
+    unknown = [name for name in allowed if not any(_allowed(known, [name]) for known in CARD)]
+    if unknown:
+        raise ValueError(f"expected a field of the card out of {', '.join(CARD)}, got {unknown[0]!r}")
+    for name in CARD:
+        pair = _disagreement(records, name)
+        if pair and not _allowed(name, allowed):
+            first, other = (f"{_short(_entry(record.report['card'], name))} in {record.name}" for record in pair)
+            raise ValueError(f"expected runs whose evaluation cards agree, got {name} {first} and {other}")
+    for record in records:
+        if (record.config.likelihood in DENSITIES) != (records[0].config.likelihood in DENSITIES):
+            pair = " and ".join(f"{r.config.likelihood} in {r.name}" for r in (records[0], record))
+            raise ValueError(f"expected likelihoods that are all densities or all probabilities, got {pair}")
+
+
+def differing_settings(records):
+    """{field: a value for each run} of the settings in which the runs are not all the same."""
+    names = [entry.name for entry in fields(Config)]
+    values = {name: [getattr(record.config, name) for record in records] for name in names}
+    return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
+
+
+def grouped(records):
+    """Runs of the same settings but for the seed, [[Record, ...], ...], in the order in which they were given."""
+    groups = {}
+    for record in records:
+        settings = asdict(record.config)
+        groups.setdefault(tuple(value for name, value in settings.items() if name not in NOT_COMPARED), []).append(record)
+    return list(groups.values())
+
+
+def compare(records, *, values=None, allowed=()):
+    """The comparison of runs; `values` are their `paired_values`, without which there are no differences per point.
+
+    Raises ValueError for fewer than two runs, or cards that do not agree.
+    """
+    if len(records) < 2:
+        raise ValueError(f"expected at least 2 runs to compare, got {len(records)}")
+    check_comparable(records, allowed)
+    records = _named_apart(records)
+    found = [estimates_of(record.report) for record in records]
+    names = [name for name in (*PERPLEXITIES, *PLAIN, *COUNTS, *INTERVALS, *UNDER_THE_MODEL) if any(name in f for f in found)]
+    notes = [f"The cards differ in {name}, which was allowed." for name in CARD if _disagreement(records, name)]
+    for field_name, standing in BUDGETED.items():
+        standing = [name for name in standing if name in names]
+        if standing and _disagreement(records, field_name):
+            names = [name for name in names if name not in standing]
+            seen = " and ".join(sorted({f"{_entry(record.report['card'], field_name):,}" for record in records}))
+            left_out = "; ".join(LABELS[name] for name in standing)
+            notes.append(f"Not compared: {left_out}. The runs stand on {seen} {_spoken(field_name)}.")
+    if any(name in names for name in PERPLEXITIES):
+        draws = max(record.report["card"]["importance_samples"] for record in records)  # a model without z needs none
+        notes.append(f"Perplexities per token ({COUNTED}); importance-weighted with {draws} draws of z.")
+    groups = grouped(records)
+    return Comparison(
+        runs=[record.name for record in records],
+        groups={group[0].name: [record.name for record in group] for group in groups},
+        settings=differing_settings(records),
+        estimates={name: [f.get(name) for f in found] for name in names},
+        over_seeds=_over_seeds(groups, names),
+        differences=_differences(groups, values) if values else [],
+        points=len(next(iter(values.values()))["elbo"]) if values else 0,
+        notes=notes,
+    )
+
+
+def paired_values(
+    records, *, points=None, seconds=60.0, samples=1, importance_samples=None, seed=0, device="cpu", progress=None
+):
+    """ELBO, rate and distortion of every run on the same test points, {path: {quantity: (n,)}}, in nats.
+
+    The points are so many, spread evenly over the test set, or all of it, of which as many as `seconds` allow are used, the
+    first ones, 100 at least. All runs get the same noise for z. One draw a point is the default, since with the same work
+    more points narrow the interval more than more draws. With `importance_samples` there is the log-likelihood too, by that
+    many draws; of texts there are `tokens`, how many each has. Raises ValueError if the test sets differ.
+    """
+    loaded = {record.path: load_run(record.path, device=device)[:2] for record in records}
+    tests = [spread(data.test, points) for _, data in loaded.values()]
+    if any(not torch.equal(test, tests[0]) for test in tests[1:]):
+        raise ValueError("expected the same test points in every run, but the data found here differ")
+    total, start, parts = len(tests[0]), time.perf_counter(), {path: [] for path in loaded}
+    firsts = list(range(0, max(total - 1, 1), CHUNK))  # importance sampling wants two points at least
+    for first, end in zip(firsts, [*firsts[1:], total], strict=True):
+        began = time.perf_counter()
+        x = tests[0][first:end].to(device)
+        for path, (vae, data) in loaded.items():
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(seed + first)
+                found = values_per_point(vae, x, samples=samples)
+            if importance_samples:
+                draws = importance_samples if vae.prior().event_shape.numel() else 1  # p(x|z) is p(x) then
+                estimate = log_likelihood_per_point(vae.model, vae.guide, x, importance_samples=draws, seed=seed + first)
+                found["log_likelihood"] = estimate.log_likelihood
+            parts[path].append(found | ({"tokens": (x != PAD).sum(1).cpu()} if data.kind == "text" else {}))
+        if progress:
+            progress(end, total)
+        now = time.perf_counter()
+        if now - start + (now - began) > seconds:
+            break
+    return {path: {name: torch.cat([part[name] for part in found]) for name in found[0]} for path, found in parts.items()}
+
+
+def spread(x, points):
+    """So many rows of x, evenly spread: data lie in files in an order of their own."""
+    return x if points is None or points >= len(x) else x[torch.arange(points) * len(x) // points]
+
+
+def values_per_point(vae, x, *, q=None, samples=1):
+    """ELBO, rate and distortion of each row of x, (B,) in float64, averaged over draws of z from torch's generator.
+
+    `q` is q(z|x), if it is known already.
+    """
+    q, p = q or vae.posterior(x), vae.prior()
+    try:
+        rate = kl_divergence(q, p.expand(q.batch_shape)).double()
+    except NotImplementedError:
+        rate = None
+    distortion, sampled = 0.0, 0.0
+    for _ in range(samples):
+        z = q.rsample()
+        distortion = distortion - vae.decoder(z).log_prob(x).double() / samples
+        if rate is None:
+            sampled = sampled + (q.log_prob(z) - p.log_prob(z)).double() / samples
+    rate = sampled if rate is None else rate
+    return {"elbo": (-rate - distortion).cpu(), "rate": rate.cpu(), "distortion": distortion.cpu()}
+
+
+def _differences(groups, values):
+    """Every further group minus the first, on the mean over the runs of each per point."""
+    first, *others = groups
+    found = []
+    for group in others:
+        for quantity in (name for name in PAIRED if name in values[first[0].path]):
+            runs, base = (torch.stack([values[record.path][quantity] for record in part]) for part in (group, first))
+            delta = runs.mean(0) - base.mean(0)  # (n,)
+            half = 1.96 * (delta.std() / len(delta) ** 0.5).item()
+            found.append(
+                Difference(
+                    quantity=quantity,
+                    of=group[0].name,
+                    minus=first[0].name,
+                    value=delta.mean().item(),
+                    low=delta.mean().item() - half,
+                    high=delta.mean().item() + half,
+                    better=(delta > 0).double().mean().item() if quantity in BOUNDS else None,
+                    seeds=(len(group), len(first)),
+                    seed_error=_seed_error(runs.mean(1), base.mean(1)),
+                )
+            )
+    return found
+
+
+def _seed_error(runs, base):
+    """Standard error of the difference of two means over seeds, which are not paired: inits of other nets have no pair."""
+    if min(len(runs), len(base)) < 2:
+        return None
+    return (runs.var() / len(runs) + base.var() / len(base)).sqrt().item()
+
+
+def _over_seeds(groups, names):
+    """{group: {estimate: mean, standard error, seeds}} of the groups that hold at least two runs."""
+    found = {}
+    for group in groups:
+        if len(group) > 1:
+            rows = [estimates_of(record.report) for record in group]
+            kept = {name: torch.tensor([row[name].value for row in rows], dtype=torch.float64)
+                    for name in names if name != "mi_ceiling" and all(name in row for row in rows)}  # fmt: skip
+            found[group[0].name] = {
+                name: {"mean": v.mean().item(), "standard_error": (v.std() / len(v) ** 0.5).item(), "seeds": len(v)}
+                for name, v in kept.items()
+            }
+    return found
+
+
+def _named_apart(records):
+    """The records with their paths as names where two folders have the same name."""
+    names = [record.name for record in records]
+    if len(set(names)) == len(names):
+        return records
+    return [Record(**{**vars(record), "name": str(record.path)}) for record in records]
+
+
+def _allowed(name, allowed):
+    """Whether a field, or the part of the card that it is in, is among those allowed."""
+    return any(name == entry or name.startswith(f"{entry}.") for entry in allowed)
+
+
+def _disagreement(records, name):
+    """The first two records whose cards differ in a field, or None."""
+    judged = [record for record in records if not (name in DRAWS and record.config.latent_dim == 0)]
+    values = [_entry(record.report["card"], name) for record in judged]
+    return next(((judged[0], record) for record, value in zip(judged, values, strict=True) if value != values[0]), None)
+
+
+def _entry(card, name):
+    """The entry of a card by its dotted name; None where it is absent."""
+    for part in name.split("."):
+        card = card.get(part) if isinstance(card, dict) else None
+    return card
+
+
+def _short(value):
+    text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _spoken(name):
+    return "draws of z for the ELBO" if name == "elbo_posterior_samples" else "points"

@@ -1,0 +1,93 @@
+"""Differences between two places of a table, with their 95 % intervals: over seeds, and over test points."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import t as student
+
+from pyro_skipvae.diagnostics.estimates.perplexity import perplexity_difference
+from pyro_skipvae.diagnostics.pairs.interval import mean_interval
+
+from .tables import cell_at, entries_at, interval_of
+
+PER_POINT = {"elbo": "elbo_per_point", "ppl": "log_likelihood_per_point"}  # what entries hold of each test point
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference, the ends of its 95 % interval, and what that is over."""
+
+    value: float
+    low: float
+    high: float
+    over: str
+
+    @property
+    def sign(self):
+        """1 or -1 where the interval leaves out 0, else 0."""
+        return (self.low > 0) - (self.high < 0)
+
+    def __str__(self):
+        value = f" {self.value:+.2f}," if self.over.startswith("paired") else ""
+        return f"{self.over}{value} {self.low:+.2f} to {self.high:+.2f}"
+
+
+def intervals(table, entries, column, first, second):
+    """The differences of a column between two places (row, arm), over seeds and over test points, as far as they are known."""
+    seeds = over_seeds(*(cell_at(table, entries, place, column) for place in (first, second)))
+    points = paired_difference(table, entries, column, first, second)
+    if seeds is None and points is None:
+        points = unpaired_difference(table, entries, column, first, second)
+    return [difference for difference in (seeds, points) if difference]
+
+
+def over_seeds(first, second):
+    """First - second of two cells by Welch's t over seeds: a `Difference`, or None where an arm has one seed."""
+    if first.deviation is None or second.deviation is None:
+        return None
+    parts = [cell.deviation**2 / cell.seeds for cell in (first, second)]
+    delta, total = first.ours - second.ours, sum(parts)
+    if not total:
+        return Difference(delta, delta, delta, "over seeds")
+    freedom = total**2 / sum(part**2 / (cell.seeds - 1) for part, cell in zip(parts, (first, second), strict=True))
+    half = float(student.ppf(0.975, freedom)) * math.sqrt(total)
+    return Difference(delta, delta - half, delta + half, "over seeds")
+
+
+def paired_difference(table, entries, column, first, second):
+    """The ELBO or PPL in one place (row, arm) minus that in another, on the same test points: a `Difference`, or None.
+
+    Means over seeds come first; the interval (95 %) is over points.
+    """
+    arms = [entries_at(table, entries, *place) for place in (first, second)]
+    name = PER_POINT.get(column)
+    lists = [[e[name] for e in own if name in e] for own in arms]
+    if not all(lists) or len({len(values) for own in lists for values in own}) > 1 or len(lists[0][0]) < 2:
+        return None  # not known, or not of the same points
+    means = [torch.tensor(own, dtype=torch.float64).mean(0) for own in lists]
+    if column == "ppl":
+        tokens = [e["tokens_per_point"] for own in arms for e in own if name in e]
+        if any(other != tokens[0] for other in tokens):
+            return None
+        found = perplexity_difference(*(-nats for nats in means), torch.tensor(tokens[0]))
+    else:
+        found = mean_interval(means[0] - means[1])
+    return Difference(found.value, found.low, found.high, f"paired on {len(means[0]):,} test points")
+
+
+def unpaired_difference(table, entries, column, first, second):
+    """A number in one place (row, arm) minus that in another, as of independent test points: a `Difference`, or None.
+
+    From the intervals of reports and the standard errors of analyses, of one run in each place; what the two models have in
+    common on the same points, which usually makes the interval shorter, is not known here.
+    """
+    runs = [entries_at(table, entries, *place) for place in (first, second)]
+    if [len(own) for own in runs] != [1, 1]:
+        return None
+    found = [interval_of(own[0], column) for own in runs]
+    if None in found:
+        return None
+    (one, left), (other, right) = found
+    half = math.hypot(left, right)
+    return Difference(one - other, one - other - half, one - other + half, "unpaired over test points")

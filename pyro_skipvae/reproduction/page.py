@@ -1,0 +1,171 @@
+"""The page of a reproduction: its table beside what was published, the orderings in words, its pictures and its cards.
+
+One HTML file that holds its pictures, drawn from results alone: no model and no data are needed. Equal results give equal
+bytes.
+"""
+
+import math
+from pathlib import Path
+
+from pyro_skipvae.reports import figures
+from pyro_skipvae.reports.page import picture, render, train_command
+from pyro_skipvae.runs.checkpoint import write_whole
+
+from .tables import (
+    BESIDE,
+    BETWEEN,
+    CEILING,
+    COLUMNS,
+    cells,
+    entry_for,
+    shown_columns,
+)
+from .words import is_comparable, label, notes, orderings, premise, scaled_words
+
+
+def write_page(table, entries, path):
+    """Write the page of a table with the entries of its results; returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page_of(table, entries))
+    return path
+
+
+def page_of(table, entries):
+    """The HTML of a table with the entries of its results."""
+    found, own = cells(table, entries), [(run, e) for run in table.runs if (e := entry_for(run, entries))]
+    return render(
+        "reproduction.html.j2",
+        title=table.title,
+        planned=len(table.runs),
+        done=len(own),
+        published=any(table.published.values()),
+        premise=premise(table),
+        scaled=scaled_words(table),
+        headings=[heading(column) for column in shown_columns(table)],
+        rows=[_row(table, place, found[place]) for place in found],
+        orderings=orderings(table, entries),
+        notes=[*([table.note] if table.note else []), *notes(table, entries)],
+        pictures=[drawn for name in table.pictures or ["columns"] for drawn in PICTURES[name](table, entries)],
+        entries=[_run(run, entry) for run, entry in own],
+    )
+
+
+def heading(column):
+    """The heading of a column."""
+    return BESIDE[column] if column in BESIDE else COLUMNS[column][0]
+
+
+def columns(table, entries):
+    """A picture for each column that has numbers: published and ours, place by place."""
+    found, drawn = cells(table, entries), []
+    for column in table.columns:
+        places = []
+        for (row, arm), cell in ((place, columns[column]) for place, columns in found.items()):
+            if cell.published is not None or cell.ours is not None:
+                name = f"{row}, {arm}" + ("*" if label(table, row, arm) else "")
+                places.append((name, arm, cell.published, cell.ours, cell.deviation))
+        if any(ours is not None for *_, ours, _ in places):
+            alt = "; ".join(f"{name}: published {_said(theirs)}, ours {_said(ours)}" for name, _, theirs, ours, _ in places)
+            published = any(theirs is not None for _, _, theirs, *_ in places)
+            caption = "Rings: published. " * published
+            caption += "Dots: ours, with bars of one deviation over seeds where there are two at least."
+            caption += " *: ours scaled down." if any(name.endswith("*") for name, *_ in places) else ""
+            figure = figures.published_and_ours(places, heading=heading(column))
+            drawn.append(picture(heading(column), alt, caption, figure))
+    return _narrow(drawn)
+
+
+def depth(table, entries):
+    """KL and MI against the number of layers, for each decoder that the rows name."""
+    found, drawn = cells(table, entries), []
+    for decoder in dict.fromkeys(_decoder(row) for row, _ in found):
+        for column in table.columns:
+            curves = [curve(found, decoder, arm, column) for arm in ("plain", "skip")]
+            alt = "; ".join(
+                f"{arm}, {layers} layers: published {_said(theirs)}, ours {_said(ours)}"
+                for arm, depths, published, values, _ in curves
+                for layers, theirs, ours in zip(depths, published, values, strict=True)
+            )
+            own = [e for run in table.runs if _decoder(run.row) == decoder and (e := entry_for(run, entries))]
+            ceilings = {round(c, 2) for c in (CEILING, *(e["report"]["mi_ceiling"] for e in own))} if column == "mi" else ()
+            figure = figures.by_depth(curves, quantity=f"{heading(column)} (nats)", ceilings=sorted(ceilings))
+            caption = "Dashed: published. Solid: ours, with bars of one deviation over seeds where there are two at least."
+            small = any(run.scaled for run in table.runs if _decoder(run.row) == decoder)
+            name = f"{decoder}: {heading(column)}" + (" (ours scaled down)" if small else "")
+            drawn.append(picture(name, alt, caption, figure))
+    return _narrow(drawn)
+
+
+def planes(table, entries):
+    """Posterior means by t-SNE, one picture for each run, its scores in the title."""
+    drawn = []
+    for run in table.runs:
+        entry = entry_for(run, entries)
+        if entry:
+            numbers = entry["analysis"]["clusters"]
+            scores = f"10 nearest neighbours {numbers['test_neighbours']:.1f} %, silhouette {numbers['silhouette']:.3f}"
+            plane = list(zip(numbers["x"], numbers["y"], strict=True))
+            figure = figures.posterior_means(plane, numbers["classes"], title=scores)
+            name = f"{run.row}, {run.arm}" + (f", seed {run.seed}" if run.seed else "")
+            name += " (scaled down)" if run.scaled else ""
+            caption = "Distances between clusters and their sizes mean nothing here; the scores are those of the latent space."
+            drawn.append(picture(name, f"Posterior means by t-SNE, coloured by class; {scores}", caption, figure))
+    return _narrow(drawn)
+
+
+def variances(table, entries):
+    """Histograms of the variances of posterior means over all runs of a decoder, plain and skip."""
+    drawn = []
+    for decoder in dict.fromkeys(_decoder(run.row) for run in table.runs):
+        groups = {}
+        for run in table.runs:
+            entry = entry_for(run, entries)
+            if entry and _decoder(run.row) == decoder:
+                groups.setdefault(run.arm, []).extend(entry["report"]["active_unit_variances"])
+        if groups:
+            counts = "; ".join(f"{arm}: {sum(v > 0.01 for v in own)} of {len(own)} above 0.01" for arm, own in groups.items())
+            caption = f"All units of all runs. Grey: from {BETWEEN[0]} to {BETWEEN[1]}. Values below 1e-8 are shown there."
+            figure = figures.variance_histogram(groups, between=BETWEEN)
+            small = any(run.scaled for run in table.runs if _decoder(run.row) == decoder)
+            drawn.append({**picture(decoder + " (scaled down)" * small, counts, caption, figure), "wide": True})
+    return drawn
+
+
+PICTURES = {"columns": columns, "depth": depth, "planes": planes, "variances": variances}
+
+
+def _row(table, place, found):
+    row, arm = place
+    seeds = max((cell.seeds for cell in found.values()), default=0)
+    shown = [found[column] for column in shown_columns(table)]
+    about = {"name": row, "arm": arm, "label": label(table, row, arm).strip(" ()"), "seeds": seeds}
+    return {**about, "cells": shown, "comparable": is_comparable(table, row, arm)}
+
+
+def _run(run, entry):
+    changed = {name: (value, None) for name, value in entry["settings"].items()} | {"seed": (entry["seed"], None)}
+    about = {"row": run.row, "arm": run.arm, "seed": run.seed}
+    about |= {name: entry[name] for name in ("epochs", "seconds")}
+    return {**about, "card": entry["report"]["card"], "command": train_command(run.config, changed)}
+
+
+def curve(found, decoder, arm, column):
+    """(arm, depths, published, ours, deviations) of the rows "DECODER, 3 layers"."""
+    own = [(int(row.removeprefix(f"{decoder}, ").split()[0]), cell[column]) for (row, a), cell in found.items()
+           if a == arm and _decoder(row) == decoder]  # fmt: skip
+    own.sort(key=lambda pair: pair[0])
+    columns = [[getattr(cell, name) for _, cell in own] for name in ("published", "ours", "deviation")]
+    return (arm, [layers for layers, _ in own], *columns)
+
+
+def _decoder(row):
+    return row.partition(",")[0]
+
+
+def _said(value):
+    return "nothing" if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def _narrow(drawn):
+    return [{**found, "wide": False} for found in drawn]

@@ -1,0 +1,238 @@
+"""What the numbers of a table say, in words: whether a published ordering holds, and what a reader has to know beside it."""
+
+import statistics
+
+from pyro_skipvae.diagnostics.estimates.mutual_information import SATURATED
+from pyro_skipvae.diagnostics.estimates.perplexity import COUNTED
+from pyro_skipvae.reports.comparison import estimates_of
+from pyro_skipvae.reproduction import side_claims, theorem_study
+
+from .intervals import intervals
+from .tables import (
+    AUTHORS_CODE,
+    BETWEEN,
+    BURDA,
+    CEILING,
+    COLUMNS,
+    cells,
+    entries_at,
+    entry_for,
+    shown_columns,
+)
+
+STUDIES = {"theorem": theorem_study, "side-claims": side_claims}
+UNORDERED = ("au_authors_code", "units_between", "random_mlp_probe", "random_linear_probe")  # no claim of skip against plain
+NEAR = 0.05  # nats: of published MIs, which are without intervals, those that stand at their ceiling itself order nothing
+
+
+def premise(table):
+    """Paragraphs that stand before the numbers of a table, in Markdown; [] without a study. Takes seconds of computing."""
+    return STUDIES[table.study].premise() if table.study else []
+
+
+def orderings(table, entries):
+    """In words, for each row and column with a plain and a skip arm: what was published, what we find, and whether it holds.
+
+    A difference is shown where its intervals (95 %) leave out 0: the one over seeds (Welch's), and of the ELBO the one on the
+    same test points too. With one seed of an arm there is none over seeds, and the words say so; then the interval over test
+    points decides, where a number has one. Of MIs within 2 nats of their ceiling ln N none is ordered. Then the arms that the
+    paper lacks. Where there is a study, what that finds.
+    """
+    found, sentences = cells(table, entries), []
+    if table.study:
+        small = f"Scaled down ({words}). " if (words := scaled_words(table)) else ""
+        return [small + sentence for sentence in STUDIES[table.study].findings(table, entries)]
+    for row in dict.fromkeys(row for row, arm in found if arm == "plain" and (row, "skip") in found):
+        plain, skip = found[row, "plain"], found[row, "skip"]
+        own = [e for arm in ("plain", "skip") for e in entries_at(table, entries, row, arm)]
+        ceiling = min((c for e in own if (c := e["report"].get("mi_ceiling"))), default=None)
+        small = _small(table, row, "skip")
+        for column in (c for c in table.columns if c not in UNORDERED):
+            if plain[column].seeds and skip[column].seeds:
+                sure = intervals(table, entries, column, (row, "skip"), (row, "plain"))
+                size = " at this size" if small else ""
+                sentences.append(_ordering(row + small, column, plain[column], skip[column], sure, ceiling, size))
+    return sentences + _other_arms(table, entries, found) + _counted_otherwise(table, found)
+
+
+def _ordering(row, column, plain, skip, sure=(), ceiling=None, size=""):
+    """One sentence: our difference, with its intervals if there are any, the published one, and the verdict."""
+    ours, one_seed = skip.ours - plain.ours, " (one seed)" if min(plain.seeds, skip.seeds) < 2 else ""
+    sentence = f"{row}, {COLUMNS[column][0]}: skip - plain is {_signed(ours)} here" + _in_brackets(sure)
+    if column == "mi" and ceiling and min(plain.ours, skip.ours) > ceiling - SATURATED:
+        return f"{sentence}; both are within {SATURATED} nats of their ceiling of {ceiling:.2f} (saturated) and order nothing."
+    if None in (plain.published, skip.published):
+        return sentence + "; nothing was published."
+    if column == "mi" and min(plain.published, skip.published) > CEILING - NEAR:
+        return f"{sentence}; both published values stand at the ceiling ln 10,000 = {CEILING:.2f} and order nothing."
+    theirs = skip.published - plain.published
+    if theirs == 0:
+        return f"{sentence}; the published values are equal and order nothing."
+    sentence += f", {_signed(theirs)} published"
+    for difference in sure:
+        if not difference.sign:
+            return f"{sentence}: not shown over {'seeds' if difference.over == 'over seeds' else 'test points'}{one_seed}."
+    if len({difference.sign for difference in sure}) > 1:
+        return f"{sentence}: seeds and test points say the opposite of each other."
+    sign = sure[0].sign if sure else ours
+    return f"{sentence}: the ordering {'holds' if sign * theirs > 0 else 'does not hold'}{size}{one_seed}."
+
+
+def _in_brackets(sure):
+    return f" ({'; '.join(map(str, sure))})" if sure else ""
+
+
+def _other_arms(table, entries, found):
+    """The arms that the paper lacks: each minus plain, and what all skips add to it."""
+    told = []
+    for row, arm in found:
+        for first, second in [] if arm in ("plain", "skip") else [(arm, "plain"), ("skip", arm)]:
+            of = [found.get((row, name)) for name in (first, second)]
+            if None in of or not all(cell["elbo"].seeds for cell in of if "elbo" in cell) or "elbo" not in table.columns:
+                continue
+            words = _difference(table, entries, row, first, second, of)
+            told.append(f"{row}{_small(table, row, arm)}: {first} - {second} is {words}.")
+    return told
+
+
+def _difference(table, entries, row, first, second, of):
+    parts = []
+    for column in (c for c in ("elbo", "kl") if c in table.columns):
+        a, b = (cell[column] for cell in of)
+        sure = intervals(table, entries, column, (row, first), (row, second))
+        parts.append(f"{a.ours - b.ours:+.2f} in {COLUMNS[column][0]}{_in_brackets(sure)}")
+    counts = " and ".join(str(cell["elbo"].seeds) for cell in of)
+    return ", ".join(parts) + f"; seeds: {counts}"
+
+
+def _counted_otherwise(table, found):
+    """Our numbers beside those published for one layer more, where a paper may have counted another layer than we do."""
+    told = []
+    for ours, theirs in table.counted_otherwise.items():
+        for arm in (arm for arm in ("plain", "skip") if is_comparable(table, ours, arm)):
+            parts = []
+            for column in ("elbo", "kl"):
+                value, published = found[ours, arm][column].ours, found[theirs, arm][column].published
+                if None not in (value, published):
+                    difference = f"{value - published:+.2f}"
+                    parts.append(f"{COLUMNS[column][0]} {value:.2f} ({published:.2f} published, {difference})")
+            if parts:
+                told.append(f"If {theirs} of the paper are our {ours}, {arm}: {', '.join(parts)}.")
+    return told
+
+
+def _signed(value):
+    return f"{round(value, 2) + 0.0:+.2f}".removesuffix(".00")  # not -0.00
+
+
+def _small(table, row, arm):
+    return " (scaled down)" if label(table, row, arm) else ""
+
+
+def label(table, row, arm):
+    """What is added to our name of a row whose runs are scaled down: by what."""
+    scaled = next(run.scaled for run in table.runs if (run.row, run.arm) == (row, arm))
+    return f" (scaled down: {', '.join(f'{name} {value:,}' for name, value in scaled.items())})" if scaled else ""
+
+
+def scaled_words(table):
+    """By what the runs of a table are scaled down, with the rows where not all are; "" where none is."""
+    rows = {}
+    for run in table.runs:
+        rows.setdefault(label(table, run.row, run.arm).removeprefix(" (scaled down: ").removesuffix(")"), {})[run.row] = None
+    if len(rows) == 1:
+        return next(iter(rows))
+    return "; ".join(f"{words} ({'; '.join(own)})" for words, own in rows.items() if words)
+
+
+def is_comparable(table, row, arm):
+    """Whether our numbers of a row may be subtracted from the published ones: the same data, in full."""
+    return table.comparable and not label(table, row, arm)
+
+
+def notes(table, entries):
+    """What a reader of the table has to know: settings of the data, ceilings, and what stands on fewer points."""
+    own = [e for run in table.runs if (e := entry_for(run, entries))]
+    ceilings = sorted({round(e["report"]["mi_ceiling"], 2) for e in own if e["report"].get("mi_ceiling")})
+    found = [_protocol(table)]
+    if "mi" in table.columns and ceilings:
+        stated = " and ".join(f"{ceiling:.2f}" for ceiling in ceilings)
+        found.append(
+            f"MI as in the paper is at most ln N = {stated}, up to the noise of one draw; the upper and the fitted-marginal "
+            "bound have no ceiling."
+        )
+    if "ppl" in table.columns and own:
+        draws = max((e["report"].get("perplexity") or {"importance_samples": 0})["importance_samples"] for e in own)
+        found.append(f"PPL is ppl_iw{draws}, per token by importance sampling with {draws} draws of z. Tokens: {COUNTED}.")
+    if any(run.scaled for run in table.runs):
+        found.append("Scaled down as the rows say, and so not comparable with what was published; --full trains in full.")
+    if any(e["settings"].get("limit_train") and not e["scaled"] for e in own):
+        found.append("Trained on a part of the data, as the settings say.")
+    if "units_between" in table.columns and own:
+        found += _two_kinds(table, entries)
+    found += [sentence for e in own for column in ("ppl", "elbo") if column in table.columns if (sentence := _fewer(e, column))]
+    found += _different_data(table, entries)
+    names = [f"{COLUMNS[column][1]}_error" for column in shown_columns(table) if column in COLUMNS]
+    errors = [n[name] for e in own for n in e.get("analysis", {}).values() for name in names if name in n]
+    if errors:
+        found.append(f"Standard errors of accuracies over test items: at most {max(errors):.2f} percentage points.")
+    return found
+
+
+def _different_data(table, entries):
+    """A sentence for each row whose runs were not all on the same data: their numbers cannot be compared."""
+    sets = {}
+    for run in table.runs:
+        if (entry := entry_for(run, entries)) and (data := entry["report"]["card"].get("data")):
+            sets.setdefault(run.row, set()).add(f"{data['name']} ({data['checksum'][:12]})")
+    return [f"{row}: its runs are of different data, and cannot be compared: {', '.join(sorted(names))}."
+            for row, names in sets.items() if len(names) > 1]  # fmt: skip
+
+
+def _protocol(table):
+    if table.protocol == "default":
+        return "Protocol: default, what we hold right."
+    quirks = sorted({f"{name} {value}" for run in table.runs for name, value in run.quirks.items()})
+    return f"Protocol: paper, as the paper says or its authors' code did, in these settings: {', '.join(quirks)}."
+
+
+def _fewer(entry, column):
+    """The sentence that a number stands on fewer points than the rest of its row, or None."""
+    estimate, points = estimates_of(entry["report"]).get(COLUMNS[column][1]), entry["report"]["card"]["points"]
+    if estimate is None or estimate.points is None or estimate.points >= points:
+        return None
+    place = f"{entry['row']}, {entry['arm']}, seed {entry['seed']}"
+    return f"{COLUMNS[column][0]} of {place}: the first {estimate.points:,} of {points:,} points."
+
+
+def _two_kinds(table, entries):
+    """Whether units are of two kinds, in words for each decoder: how many lie between, and how many a threshold moves."""
+    variances, (low, high) = {}, BETWEEN
+    for run in table.runs:
+        if entry := entry_for(run, entries):
+            decoder = run.row.partition(",")[0] + _small(table, run.row, run.arm)
+            variances.setdefault(decoder, []).extend(entry["report"]["active_unit_variances"])
+    found = []
+    for decoder, own in variances.items():
+        below, between, above = (100 * statistics.fmean(kind) for kind in (
+            [v < low for v in own], [low <= v <= high for v in own], [v > high for v in own]))  # fmt: skip
+        moved = 100 * statistics.fmean(BURDA <= v < AUTHORS_CODE for v in own)
+        found.append(
+            f"{decoder}: of {len(own):,} units {below:.1f} % vary by less than {low}, {above:.1f} % by more than {high}, and "
+            f"{between:.1f} % lie between; {moved:.1f} % are active at {BURDA} and not at {AUTHORS_CODE}."
+        )
+    return [*found, "Two kinds of units, and a threshold that hardly matters, would mean next to none between."]
+
+
+def as_json(table, entries):
+    """The table as plain values: cells, labels and orderings in words, and the entries that they stand on."""
+    found = {}
+    for (row, arm), columns in cells(table, entries).items():
+        comparable = is_comparable(table, row, arm)
+        plain = {c: vars(cell) | {"difference": cell.difference if comparable else None} for c, cell in columns.items()}
+        found.setdefault(row, {})[arm] = plain
+    own = [e for run in table.runs if (e := entry_for(run, entries))]
+    about = {"schema": 1, "reproduction": table.name, "title": table.title, "protocol": table.protocol}
+    scaled = {row: {arm: words} for row, arm in table.published if (words := label(table, row, arm).strip(" ()"))}
+    said = {"premise": premise(table), "orderings": orderings(table, entries), "notes": [table.note, *notes(table, entries)]}
+    return {**about, "cells": found, "scaled": scaled, **said, "entries": own}

@@ -1,0 +1,289 @@
+"""Config -> objects. The one file in which names become constructors."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import pyro.optim
+import torch
+
+from pyro_skipvae import guides, likelihoods, objectives, priors, schedules
+from .config import TEXT_DECODERS, WITHOUT_LATENTS, Config, ConfigError
+from pyro_skipvae.data import DATASETS, load_data
+from pyro_skipvae.decoders import ConvolutionalDecoder, DilatedCNNDecoder, LSTMDecoder, MLPDecoder, PixelCNNDecoder
+from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder
+from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
+from pyro_skipvae.model import VAE
+from pyro_skipvae.guides.semi_amortized import VARIANTS, SemiAmortized, beside
+from pyro_skipvae.skip import parameter_count, parameter_matched
+from pyro_skipvae.schedules import Halving
+from pyro_skipvae.training.step import svi_step
+
+TEXT = ("embedding", "dropout", "word_dropout")
+# name -> (constructor, its layers by default, the field and argument that widens it, further fields it takes)
+DECODERS = {
+    "pixelcnn": (PixelCNNDecoder, 9, "maps", ("kernel",)),
+    "mlp": (MLPDecoder, 4, "width", ()),
+    "convolutional": (ConvolutionalDecoder, 3, "maps", ()),
+    "lstm": (LSTMDecoder, 1, "width", TEXT),
+    "dilated-cnn": (DilatedCNNDecoder, 10, "width", TEXT),
+}
+AUTOREGRESSIVE = ("pixelcnn", *TEXT_DECODERS)
+ENCODERS = {"resnet": ResNetEncoder, "mlp": MLPEncoder, "lstm": LSTMEncoder}
+GUIDES = {
+    "diagonal-normal": guides.DiagonalNormal,
+    "full-covariance-normal": guides.FullCovarianceNormal,
+    "inverse-autoregressive-flow": guides.InverseAutoregressiveFlow,
+}
+PRIORS = {
+    "standard-normal": lambda config, encoder, data: priors.StandardNormal(config.latent_dim),
+    "mixture-of-normals": lambda config, encoder, data: priors.MixtureOfNormals(
+        config.latent_dim, components=config.components
+    ),
+    "vamp": lambda config, encoder, data: priors.VampPrior(encoder, _pseudo_inputs(data, config.components)),
+}
+LIKELIHOODS = {
+    "bernoulli": lambda data: likelihoods.bernoulli,
+    "categorical": lambda data: likelihoods.categorical(_levels(data)),
+    "discretised-logistic": lambda data: likelihoods.discretised_logistic(_levels(data)),
+    "normal": lambda data: likelihoods.normal,
+    "poisson": lambda data: likelihoods.poisson,
+}
+USUAL_LIKELIHOOD = {"binary": "bernoulli", "grey": "normal", "real": "normal", "count": "poisson", "text": "categorical"}
+KINDS = {  # the values that each likelihood is a distribution over
+    "bernoulli": ("binary",),
+    "categorical": ("grey", "binary", "text"),
+    "discretised-logistic": ("grey",),
+    "normal": ("grey", "real"),
+    "poisson": ("count", "binary"),
+}
+USUAL_LR = {"adam": 1e-3, "sgd": 1.0}
+# fused: one kernel for the whole update; on a CPU it takes about a third of the time of torch's default loop.
+OPTIMIZERS = {"adam": (torch.optim.Adam, {"fused": True}), "sgd": (torch.optim.SGD, {"fused": True})}
+STATISTICS_ITEMS = 512  # of the training data, for the data-dependent start
+OBJECTIVES = {
+    "elbo": lambda particles: objectives.elbo,
+    "analytic-elbo": lambda particles: objectives.analytic_elbo,
+    "iwae": objectives.iwae,
+}
+
+
+def build_data(config):
+    """The data of a config, limited as it says."""
+    usual = DATASETS[config.dataset].binarisation if config.dataset in DATASETS else None
+    if config.text and config.binarisation:
+        raise ConfigError(f"expected no --binarisation for text, got --binarisation {config.binarisation}")
+    given = [name for name in ("vocabulary_size", "max_words") if getattr(config, name) is not None]
+    if given and not config.text:
+        named = " and ".join("--" + name.replace("_", "-") for name in given)
+        raise ConfigError(f"expected --dataset with text for {named} (--preset text-small sets both), got {config.dataset}")
+    binarisation = config.binarisation or ("none" if usual in (None, "given") else usual)
+    data = load_data(
+        config.dataset,
+        root=config.data_dir,
+        binarisation=binarisation,
+        download=config.download,
+        vocabulary_size=config.vocabulary_size,
+        max_words=config.max_words,
+    )
+    if len(data.test) < 2:
+        raise ConfigError(f"expected at least 2 test items to report on, got {len(data.test)} in {data.name}")
+    return data.limit(train=config.limit_train, eval=config.limit_eval)
+
+
+def resolve(config, data):
+    """The config with everything chosen that was left open. Raises ConfigError where it does not suit the data."""
+    text = data.kind == "text"
+    decoder = _decoder(config, data)
+    encoder = config.encoder or ("lstm" if text else "mlp" if decoder == "mlp" else "resnet")
+    _check_encoder(encoder, data)
+    likelihood = config.likelihood or USUAL_LIKELIHOOD[data.kind]
+    if data.kind not in KINDS[likelihood]:
+        raise ConfigError(
+            f"expected {' or '.join(KINDS[likelihood])} values for --likelihood {likelihood}, got {data.kind} values "
+            f"(dataset {data.name}, binarisation {data.binarisation})"
+        )
+    if config.prior == "vamp" and (config.guide == "inverse-autoregressive-flow" or text):
+        raise ConfigError(
+            "expected inputs that can be learned for --prior vamp, got words"
+            if text
+            else "expected a guide whose density is known at any z for --prior vamp, got --guide " + config.guide
+        )
+    if config.initialisation != "torch" and text:
+        raise ConfigError(f"expected no --initialisation for text, which has a start of its own, got {config.initialisation}")
+    if config.guide == "inverse-autoregressive-flow" and config.inference != "amortized":
+        raise ConfigError(f"expected a --guide with local parameters for --inference {config.inference}, got {config.guide}")
+    return replace(
+        config,
+        decoder=decoder,
+        encoder=encoder,
+        likelihood=likelihood,
+        layers=config.layers or DECODERS[decoder][1],
+        width=config.width or (1024 if text else 512),
+        latent_dim=_latent_dim(config, text) if config.latent_dim is None else config.latent_dim,
+        binarisation=config.binarisation if data.binarisation == "given" else data.binarisation,
+        svi_lr=config.svi_lr or (1.0 if config.svi_gradient == "authors" else 1 / 32),
+        lr=config.lr or USUAL_LR[config.optimizer],
+        # An autoregressive decoder learns to do without z in the first epochs unless the KL term starts low.
+        beta_schedule=config.beta_schedule or ("linear" if decoder in AUTOREGRESSIVE else "constant"),
+        warmup_epochs=_warmup(config.epochs, text) if config.warmup_epochs is None else config.warmup_epochs,
+    )
+
+
+def without_effect(config):
+    """{flag: what it needs to have an effect} of the settings of a resolved config that were given, and do nothing."""
+    text, prior = "--decoder " + " or ".join(TEXT_DECODERS), "--prior mixture-of-normals or vamp"
+    needs = {
+        **dict.fromkeys(TEXT, (config.decoder in TEXT_DECODERS, text)),
+        "kernel": (config.decoder == "pixelcnn", "--decoder pixelcnn"),
+        "maps": (config.decoder in ("pixelcnn", "convolutional"), "--decoder pixelcnn or convolutional"),
+        "components": (config.prior != "standard-normal", prior),
+        **dict.fromkeys(("svi_steps", "svi_momentum"), (config.inference != "amortized", "--inference, or --model sa-vae")),
+        "halving_epoch": (config.lr_schedule == "halving", "--lr-schedule halving"),
+        "cycles": (config.beta_schedule == "cyclical", "--beta-schedule cyclical"),
+    }
+    usual = {name: Config.__dataclass_fields__[name].default for name in needs}
+    idle = {name: wanted for name, (used, wanted) in needs.items() if not used and getattr(config, name) != usual[name]}
+    return {f"--{name.replace('_', '-')}": wanted for name, wanted in idle.items()}
+
+
+def _decoder(config, data):
+    text, images = data.kind == "text", len(data.event_shape) in (2, 3)
+    decoder = config.decoder or ("lstm" if text else "pixelcnn" if images else "mlp")
+    if text != (decoder in TEXT_DECODERS):
+        wanted = " or ".join(TEXT_DECODERS) if text else "pixelcnn, mlp or convolutional"
+        raise ConfigError(f"expected --decoder {wanted} for {data.kind} data ({data.name}), got --decoder {decoder}")
+    if config.model == "lm" and not text:
+        raise ConfigError(f"expected text for --model lm, got {data.name}; use --model autoregressive")
+    if decoder not in ("mlp", *TEXT_DECODERS) and not images:
+        raise ConfigError(f"expected images for --decoder {decoder}, got items of shape {data.event_shape}; use --decoder mlp")
+    if config.latent_dim == 0 and decoder not in AUTOREGRESSIVE:
+        raise ConfigError(f"expected --decoder pixelcnn for a model without z, got --decoder {decoder}")
+    return decoder
+
+
+def _latent_dim(config, text):
+    return 0 if config.model in WITHOUT_LATENTS else 32 if text else 50
+
+
+def _check_encoder(encoder, data):
+    if (encoder == "lstm") != (data.kind == "text"):
+        raise ConfigError(f"expected --encoder lstm for text and for nothing else, got --encoder {encoder} for {data.name}")
+    if encoder == "resnet" and (len(data.event_shape) not in (2, 3) or min(data.event_shape[-2:]) < 8):
+        raise ConfigError(f"expected images of at least 8x8 for --encoder resnet, got {data.event_shape}; use --encoder mlp")
+
+
+def _warmup(epochs, text):
+    """Epochs of KL warm-up: the authors' text code has 10 of 30; nobody has any for images, where we found a third to do."""
+    return min(epochs / 2, 10.0) if text else min(epochs / 3, 20.0)
+
+
+def build_vae(config, data):
+    """The VAE of a resolved config: prior, decoder and encoder, and the guide that refines what the encoder says."""
+    if config.latent_dim == 0:
+        return VAE(priors.StandardNormal(0), build_decoder(config, data), NoEncoder())
+    encoder = _encoder(config, data)
+    vae = VAE(PRIORS[config.prior](config, encoder, data), build_decoder(config, data), encoder)
+    if config.initialisation == "he":
+        he_normal_(vae)
+    elif config.initialisation == "data-dependent":
+        data_dependent_(vae, data.train[:STATISTICS_ITEMS])
+    if config.inference != "amortized":
+        loop = {
+            "steps": config.svi_steps,
+            "lr": config.svi_lr,
+            "momentum": config.svi_momentum,
+            "gradient": config.svi_gradient,
+        }
+        vae.guide = SemiAmortized(vae.model, vae.guide, **loop | VARIANTS[config.inference][0])
+    return vae
+
+
+def _encoder(config, data):
+    posterior = GUIDES[config.guide]
+    if config.encoder == "lstm":
+        sizes = {"embedding": config.embedding, "width": config.width}
+        return LSTMEncoder(len(data.vocabulary), config.latent_dim, **sizes, posterior=posterior)
+    return ENCODERS[config.encoder](data.event_shape, config.latent_dim, posterior=posterior)
+
+
+def build_decoder(config, data):
+    """The decoder of a resolved config; `parameter-matched` widens a plain one to the size of its skip counterpart."""
+    make, _, width, further = DECODERS[config.decoder]
+    if config.decoder in TEXT_DECODERS:
+        make = partial(make, len(data.vocabulary), config.latent_dim, max_length=data.event_shape[0])
+    else:
+        make = partial(make, config.latent_dim, data.event_shape, likelihood=LIKELIHOODS[config.likelihood](data))
+    make = partial(make, layers=config.layers, **{name: getattr(config, name) for name in further})
+    if config.skip != "parameter-matched":
+        return make(**{width: getattr(config, width)}, skip=_skip(config.skip))
+    with torch.device("meta"):
+        target = parameter_count(make(**{width: getattr(config, width)}, skip="all"))
+    return make(**{width: parameter_matched(lambda units: make(**{width: units}, skip="none"), target)}, skip="none")
+
+
+def build_step(config, vae, steps, halving=None):
+    """The SVI step of a config, for a run of `steps` steps; `halving` is the `Halving` that its learning rate follows."""
+    objective = OBJECTIVES[config.objective.partition("(")[0]](config.particles)
+    encoder_loss = VARIANTS[config.inference][1] if config.inference != "amortized" else None
+    objective = beside(encoder_loss, objective) if encoder_loss else objective
+    torch_optimizer, arguments = OPTIMIZERS[config.optimizer]
+    arguments = {"lr": config.lr, **arguments}
+    halving = halving or Halving()
+    courses = {
+        "constant": lambda step: 1.0,
+        "cosine": partial(_cosine, steps=max(steps, 1)),
+        # Not the object itself: torch would keep its fields in the scheduler's state, and put them back at a resume.
+        "halving": lambda step: halving(step),
+    }
+    schedule = {"optimizer": torch_optimizer, "optim_args": arguments, "lr_lambda": courses[config.lr_schedule]}
+    return svi_step(vae.model, vae.guide, objective, pyro.optim.LambdaLR(schedule), max_norm=config.max_norm)
+
+
+def build_beta(config, steps_per_epoch):
+    """The schedule of the weight of the KL term of a config."""
+    steps = math.ceil(config.warmup_epochs * steps_per_epoch)
+    courses = {
+        "constant": lambda: schedules.constant(config.beta),
+        "linear": lambda: schedules.linear(config.beta_start, config.beta, steps),
+        "cyclical": lambda: schedules.cyclical(config.beta_start, config.beta, steps, cycles=config.cycles),
+    }
+    return courses[config.beta_schedule]()
+
+
+def choose_device(name):
+    """The torch device of `auto` (CUDA, else the CPU) or of a name. Raises ConfigError for one that is absent, or MPS."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(name).startswith("mps"):
+        raise ConfigError(f"expected a device with the float64 of the reports, got {name!r}, which has none; use cpu")
+    try:
+        found = torch.zeros(1, device=name)
+        found.item()  # a meta tensor holds nothing
+        return found.device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"expected a device that this machine has, got {name!r}: {str(error).splitlines()[0]}") from None
+
+
+def _cosine(step, *, steps):
+    """Half a cosine from 1 to 0: a closed form of the step, so that a run may be resumed for another number of epochs."""
+    return (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
+
+
+def _skip(text):
+    """The skip argument of a decoder: a name, or a list of entries."""
+    if text in ("all", "none", "first", "last"):
+        return text
+    return [entry if entry == "output" else int(entry) for entry in text.split(",")]
+
+
+def _levels(data):
+    return data.levels or 256
+
+
+def _pseudo_inputs(data, components):
+    """The first items of training data in an order of their own, so that they do not depend on the seed of the run."""
+    if components > len(data.train):
+        raise ConfigError(f"expected --components of at most {len(data.train)} (the training items), got {components}")
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:components]
+    return data.train.probabilities[order] if hasattr(data.train, "probabilities") else data.train[order]

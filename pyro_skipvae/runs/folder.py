@@ -1,0 +1,325 @@
+"""The run folder: where a run keeps its config, metrics, checkpoints and report, and how they are read back.
+
+config.toml      every setting, resolved          metrics.jsonl   one line an epoch
+report.json      the collapse report, last        samples.png     draws from the model (of text: samples.txt)
+vocabulary.txt   the words of a text model, one a line
+nonfinite.json   the first step left out because something was not finite, if there was one
+checkpoints/     last, prev and best.safetensors  .lock           the process that writes here
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pyro_skipvae.runs import checkpoint
+from .checkpoint import CheckpointError
+from .config import Config
+from pyro_skipvae.stored import NUMBER, check, loads
+from pyro_skipvae.text.vocabulary import Vocabulary, vocabulary_check
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a second run in a folder is not noticed
+    fcntl = None
+
+CHECKPOINTS = ("best", "last", "prev")
+EPOCH = {"epoch": int} | dict.fromkeys(("train_loss", "beta", "valid_elbo", "valid_rate", "active_units", "seconds"), NUMBER)
+
+
+class RunError(Exception):
+    """A run folder that is missing, incomplete, in use, or cannot be written."""
+
+
+class Run:
+    """A run folder by its path; only what is done inside `locked` may write to it."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._last_is_whole = False
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Hold the folder, made if need be, for this process. Raises RunError with pid and host if another one does.
+
+        The kernel drops the lock of a process that dies, so one of this host is taken over at once.
+        """
+        with self._writing():
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            lock = _acquire(self.path / ".lock")
+        try:
+            self._remove_leftovers()
+            yield self
+        finally:
+            _release(lock, self.path / ".lock")
+
+    def begin(self, config, vocabulary=None):
+        """Make the folder that of a new run. Raises RunError if it holds one already."""
+        if (self.path / "config.toml").exists():
+            raise RunError(
+                f"expected a new folder for the run, but {self.path} holds one; choose another with --out, "
+                f"or go on with --resume {self.path}"
+            )
+        if vocabulary is not None:
+            self.write("vocabulary.txt", vocabulary.text())
+        self.write("config.toml", config.to_toml())
+
+    def check_vocabulary(self, data):
+        """Raises ValueError, with file and line, if the words of the data found here are not those of the run.
+
+        RunError if those of the run cannot be read.
+        """
+        if data.vocabulary is not None:
+            file = self.path / "vocabulary.txt"
+            try:
+                words = Vocabulary.read(file).words
+            except ValueError as error:
+                raise RunError(str(error)) from None
+            vocabulary_check(words, data.vocabulary, file, of=data.name)
+
+    def check_data(self, saved, data):
+        """Raises RunError unless `saved`, a checksum, is that of the data found here."""
+        if saved != data.checksum:
+            raise RunError(
+                f"expected the data that {self.path} was trained on, got other contents of {data.name} (another checksum): "
+                "put back those of that run, or train anew"
+            )
+
+    def config(self):
+        """The settings of the run. Raises RunError if its config.toml is missing or cannot be read."""
+        file = self.path / "config.toml"
+        if not file.is_file():
+            raise RunError(f"expected a run folder with a config.toml, got {self.path}")
+        try:
+            found = Config.from_toml(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"expected the settings of a run in {file}, which cannot be read: {error}") from None
+        if found.decoder is None:  # all that a run leaves open is settled before they are written
+            raise RunError(f"expected the settings of a run in {file}, got some without a decoder: parts of it are lost")
+        return found
+
+    def check_space(self, size):
+        """Raises RunError unless the disk has room for three checkpoints of `size` bytes: last, prev and best."""
+        free = shutil.disk_usage(self.path).free
+        if free < 3 * size:
+            wanted = f"{3 * size / 1e6:,.0f} MB for three checkpoints"
+            raise RunError(f"expected {wanted} free at {self.path}, got {free / 1e6:,.0f} MB")
+
+    def log(self, **metrics):
+        """Append one line to metrics.jsonl, and see that it is on the disk; what is not finite becomes null."""
+        plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        with self._writing(), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(plain, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def metrics(self):
+        """The lines of metrics.jsonl as dicts; a last line that a crash cut off is left out.
+
+        Raises RunError, with the line, for one that is not of an epoch.
+        """
+        file = self.path / "metrics.jsonl"
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        return [_epoch(line, file, i) for i, line in enumerate(text.splitlines(keepends=True), 1) if line.endswith("\n")]
+
+    def cut_metrics(self, epochs):
+        """Drop the lines of metrics.jsonl after an epoch: a run that goes on from there writes them again."""
+        kept = [line for line in self.metrics() if line["epoch"] <= epochs]
+        self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def save(self, name, state):
+        """Write a checkpoint; the `last` that was there becomes `prev`, if it is known to be whole."""
+        keep = self._checkpoint("prev") if name == "last" and self._last_is_whole else None
+        with self._writing():
+            checkpoint.save(self._checkpoint(name), state, keep=keep)
+        self._last_is_whole = self._last_is_whole or name == "last"
+
+    def load(self, which="best"):
+        """(state, name) of the checkpoint `which`, "best" or "last", or, where it is absent, of the next of best, last, prev.
+
+        One that is damaged is refused by a CheckpointError, as is a run that has none.
+        """
+        if which not in CHECKPOINTS[:2]:
+            raise ValueError(f"expected the checkpoint best or last, got {which!r}")
+        for name in CHECKPOINTS[CHECKPOINTS.index(which) :]:
+            path = self._checkpoint(name)
+            if path.exists():
+                return checkpoint.load(path), name
+        raise CheckpointError(f"expected a checkpoint in {path.parent}, got none")
+
+    def load_weights(self, vae, which="best"):
+        """Give a model the weights of a checkpoint; returns what `load` does. Raises CheckpointError if they do not fit."""
+        state, name = self.load(which)
+        try:
+            vae.load_state_dict(state["vae"])
+        except (KeyError, TypeError, RuntimeError):
+            file = self._checkpoint(name)
+            reason = f"expected a checkpoint of this run, but {file} is not of the settings in config.toml"
+            raise CheckpointError(reason) from None
+        return state, name
+
+    def latest(self):
+        """(state, None) of `last`; (state of `prev`, why) where last cannot be read; (None, None) where there is neither."""
+        trouble = None
+        for name in ("last", "prev"):
+            path = self._checkpoint(name)
+            if not path.exists():
+                continue
+            try:
+                state = checkpoint.load(path)
+            except CheckpointError as error:
+                trouble = trouble or error
+                continue
+            self._last_is_whole = name == "last"
+            return state, trouble and str(trouble)
+        if trouble:
+            raise trouble
+        return None, None
+
+    def write_report(self, report):
+        self.write("report.json", report.to_json() + "\n")
+
+    def write(self, name, text):
+        """Write a file of the folder, whole or not at all."""
+        with self._writing():
+            checkpoint.write_whole(self.path / name, text)
+
+    def _checkpoint(self, name):
+        return self.path / "checkpoints" / f"{name}.safetensors"
+
+    def _remove_leftovers(self):
+        """Remove what a killed process had not finished to write."""
+        for folder in (self.path, self.path / "checkpoints"):
+            for path in folder.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"expected a run folder that can be written, got {self.path}: {reason}") from error
+
+
+def _epoch(line, file, number):
+    try:
+        found = loads(line)
+        check(found, EPOCH, "it")
+    except ValueError as error:
+        raise RunError(f"expected the numbers of an epoch in {file}, line {number}: {error}") from None
+    return found
+
+
+def _acquire(path):
+    """Lock a file and write pid and host into it; returns its descriptor, which holds the lock while it is open."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(lock, path)
+        except BaseException:
+            os.close(lock)
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                break
+        os.close(lock)  # its holder finished, and removed the file, after it was opened here
+    os.ftruncate(lock, 0)
+    os.lseek(lock, 0, os.SEEK_SET)  # pread and pwrite are not on Windows
+    os.write(lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+    return lock
+
+
+def _release(lock, path):
+    """Remove a lock file while it is locked, so that nobody else does; Windows removes none that is open."""
+    if fcntl is None:
+        os.close(lock)
+        with contextlib.suppress(PermissionError):  # a second run, not noticed here, has it open
+            path.unlink(missing_ok=True)
+    else:
+        path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _lock(lock, path):
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid, host = _holder(lock)
+        raise RunError(f"expected a run folder in use by nobody, but process {pid} on {host} writes to {path.parent}") from None
+    except OSError:
+        return  # a disk without locks, where refusing would forbid all training
+    pid, host = _holder(lock, wait=0.0)
+    if host not in (None, socket.gethostname()):  # many network disks show a lock to its own host only
+        raise RunError(
+            f"expected a run folder in use by nobody, but process {pid} on {host} did not give {path.parent} back; "
+            f"if that process is gone, remove {path}"
+        )
+
+
+def _holder(lock, wait=1.0):
+    """(pid, host) out of a lock file; its holder may be about to write them, over those of one that was killed."""
+    end = time.monotonic() + wait
+    while True:
+        try:
+            os.lseek(lock, 0, os.SEEK_SET)
+            holder = json.loads(os.read(lock, 1000))
+            pid, host = holder["pid"], holder["host"]
+        except ValueError:
+            pid, host = None, None
+        if time.monotonic() >= end or (pid and not _gone(pid, host)):
+            return pid, host
+        time.sleep(0.01)
+
+
+def _gone(pid, host):
+    """Whether a process of this host has ended; of another host's nothing can be said."""
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # somebody else's, and alive
+    return False
+
+
+def load_run(path, *, device="cpu", which="best"):
+    """Read a run back: (vae in evaluation mode, data, config).
+
+    `which` is "best" (the epoch with the lowest validation loss at the final beta) or "last"; where there is no best yet,
+    it is the last. Raises RunError or CheckpointError if the folder is not a whole run, DataError if its data are not found.
+    """
+    return load_checkpoint(path, device=device, which=which)[:3]
+
+
+def load_checkpoint(path, *, device="cpu", which="best"):
+    """What `load_run` returns, and the name of the checkpoint that it is of: "best", "last", or "prev" (see `Run.load`)."""
+    from .build import build_data, build_vae
+
+    run = Run(path)
+    config = run.config()
+    data = build_data(config)
+    run.check_vocabulary(data)
+    vae = build_vae(replace(config, initialisation="torch"), data)  # any other start would cost time, and is overwritten
+    state, name = run.load_weights(vae, which)
+    run.check_data(state["data"], data)
+    return vae.to(torch.device(device)).eval(), data, config, name
+
+
+def new_folder(config):
+    """A folder under runs/ named after the settings that people change, not yet in use."""
+    data = Path(config.dataset).stem
+    name = f"{data}-{config.model}-{config.decoder}-{config.layers}-seed{config.seed}"
+    names = [name, *(f"{name}-{number}" for number in range(2, 10_000))]
+    return next(Path("runs") / name for name in names if not (Path("runs") / name).exists())

@@ -1,0 +1,85 @@
+"""Schedules: the weight beta of the KL term, and a factor of the learning rate, as functions of the step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A weight of the KL term as a function of the step; from step `reached` on it has its final value."""
+
+    at: Callable[[int], float]
+    reached: int = 0
+
+    def __call__(self, step):
+        return self.at(step)
+
+
+def constant(beta=1.0):
+    """beta at every step."""
+    return Schedule(lambda step: _positive(beta))
+
+
+def linear(start, final, steps):
+    """From `start` to `final` in a straight line over `steps` steps, then `final` (Bowman et al. 2016).
+
+    Pyro rejects a scale of zero, so both ends must be positive: start low, for example at 0.1.
+    """
+    _positive(min(start, final))
+    return Schedule(lambda step: final if step >= steps else final + (start - final) * (1 - step / steps), steps)
+
+
+def cyclical(start, final, steps, *, cycles=4, rising=0.5):
+    """`cycles` equal cycles in `steps` steps: in each, a line up from `start` over the part `rising`, then `final`.
+
+    After the last cycle it stays at `final`. Reference: Fu et al. 2019.
+    """
+    length = max(steps / cycles, 1)
+    rise = linear(start, final, rising * length)
+    return Schedule(lambda step: final if step >= steps else rise(step % length), steps)
+
+
+def _positive(beta):
+    if not (math.isfinite(beta) and beta > 0):
+        raise ValueError(f"expected a positive weight beta (Pyro rejects a scale of zero), got {beta}")
+    return beta
+
+
+def unfinished(schedule: Schedule, steps):
+    """A warning if `schedule` does not reach its final value within `steps` steps, else None."""
+    if schedule.reached <= steps:
+        return None
+    return (
+        f"beta reaches its final value at step {schedule.reached}, but the run has {steps} steps: it ends on another "
+        "objective than the ELBO, and no epoch can be selected as the best"
+    )
+
+
+@dataclass
+class Halving:
+    """A factor of the learning rate: from epoch `first` on, the first one without a better validation starts the halving.
+
+    Once started it goes on after every epoch, and the training `ended` below `floor`. Called with the step, as torch's
+    LambdaLR does after each one: the first step of the next epoch still has the old rate. Its fields are its state.
+
+    Reference: the training rule of Kim et al. 2018 for text (learning rate 1, halved until it is below 0.03).
+    """
+
+    first: int = 15
+    floor: float = 0.03
+    factor: float = 1.0
+    started: bool = False
+
+    def __call__(self, step):
+        return self.factor
+
+    @property
+    def ended(self):
+        return self.factor < self.floor
+
+    def after(self, epoch, better):
+        """Take note of an epoch, its number from 1, and of whether its validation was the best so far."""
+        self.started = self.started or (epoch >= self.first and not better)
+        if self.started:
+            self.factor /= 2

@@ -1,0 +1,5 @@
+"""The SVI step, the loop over epochs, and how weights start."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

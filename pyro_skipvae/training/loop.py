@@ -1,0 +1,72 @@
+"""The loop: `fit` applies a step to every batch of every epoch."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from pyro_skipvae.schedules import constant
+
+from .step import batch_size
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the data: its number from 1, the steps so far, the mean loss in nats per datapoint, the last beta."""
+
+    number: int
+    steps: int
+    loss: float
+    beta: float
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """How far `fit` is: the epochs done, and the summed loss and the datapoints of the one begun. Its fields are its state.
+
+    A step whose loss is not finite counts for nothing. The sums are tensors, so that no step waits for the device.
+    """
+
+    epochs: int = 0
+    loss: float | torch.Tensor = 0.0
+    datapoints: int | torch.Tensor = 0
+
+    def add(self, loss, datapoints):
+        loss = torch.as_tensor(loss)
+        self.loss = self.loss + torch.where(loss.isfinite(), datapoints * loss, 0.0)
+        self.datapoints = self.datapoints + datapoints * loss.isfinite()
+
+    def close(self):
+        """End the epoch; returns its mean loss, nan if no step counted."""
+        datapoints = int(self.datapoints)
+        mean = float(self.loss) / datapoints if datapoints else math.nan
+        self.epochs, self.loss, self.datapoints = self.epochs + 1, 0.0, 0
+        return mean
+
+
+def fit(step, batches, *, epochs, beta=1.0, progress=None) -> Iterator[Epoch]:
+    """Train until `epochs` passes over `batches` are done, and yield an `Epoch` after each.
+
+    `batches` is iterated anew in each epoch and gives x, a tensor or a tuple; `beta` is a number or a schedule, a
+    function of the number of the step. The loss is the mean over datapoints of what the steps returned. With a
+    `Progress` that was saved, and a step and batches restored to the same moment, it goes on in the middle of an epoch.
+    """
+    schedule = beta if callable(beta) else constant(beta)
+    progress = progress or Progress()
+    while progress.epochs < epochs:
+        start = time.perf_counter()
+        for x in batches:
+            progress.add(step(x, schedule(step.steps)), batch_size(x))
+        mean, last = progress.close(), schedule(max(step.steps - 1, 0))
+        yield Epoch(progress.epochs, step.steps, mean, last, time.perf_counter() - start)
+
+
+def evaluate_loss(step, batches):
+    """The mean loss in nats per datapoint at beta = 1, without training. Changes no parameter, but draws random numbers."""
+    total, size = 0.0, 0
+    for x in batches:
+        total, size = total + batch_size(x) * step.evaluate(x), size + batch_size(x)
+    return total / size

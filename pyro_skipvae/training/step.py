@@ -1,0 +1,213 @@
+"""A training step: Pyro's SVI on one batch, with the whole gradient clipped, and without steps that are not finite."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, SVI
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
+from pyro.poutine.messenger import Messenger
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from pyro_skipvae.objectives import as_arguments, stands_for, weighted
+
+from .param_store import check_own
+
+
+def svi_step(model, guide, objective, optim, *, max_norm=None):
+    """A step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, a tensor (), with the parameters updated.
+
+    `objective` is one of `pyro_skipvae.objectives` or any `pyro.infer.ELBO`; the sum over the batch is divided by its
+    length once, here, and by N where a plate of N scales it by N/B. `max_norm` clips the norm of the whole gradient
+    (`PyroOptim` can only clip tensor by tensor).
+    A learning-rate schedule of `pyro.optim` advances at every step. On a CPU call torch.set_flush_denormal(True) first: what
+    an optimizer keeps of gradients that stay 0 decays to denormal numbers, and the step of an MLP then takes twice as long.
+
+    Where x, the loss or the norm of the gradient is not finite, the step changes no parameter and no momentum; its
+    `nonfinite()` tells. A fused optimizer is told so on the device; any other one costs a look at the device each step.
+
+    The first step raises ValueError if Pyro's parameter store holds other tensors than the modules of this pair under
+    the same names: it would then train those and leave the modules as they are.
+    """
+    return SVIStep(model, guide, objective, optim, max_norm)
+
+
+@dataclass(frozen=True)
+class Nonfinite:
+    """Steps left out because something was not finite: how many, the first (from 0), and which of input, loss, gradient."""
+
+    steps: int
+    first: int
+    what: tuple[str, ...]
+
+
+class SVIStep:
+    """What `svi_step` returns: `steps` counts its calls; `state_dict` holds the optimizer and both counts."""
+
+    def __init__(self, model, guide, objective, optim, max_norm):
+        if not isinstance(optim, PyroOptim):
+            raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
+        if getattr(optim, "pt_scheduler_constructor", None) is ReduceLROnPlateau:
+            raise ValueError(
+                "expected a learning-rate schedule of the step alone, got ReduceLROnPlateau, which wants to be told a loss; "
+                "use pyro.optim.LambdaLR, with pyro_skipvae.schedules.Halving for one that follows the validation"
+            )
+        self.objective, self.optim, self.max_norm = objective, optim, max_norm
+        self.svi = SVI(model, guide, optim, loss=self._loss, loss_and_grads=self._loss_and_grads)
+        self.svi.optim = self._update
+        self.steps, self._checked, self._one = 0, False, None
+        self._left_out = torch.zeros(5, dtype=torch.long)  # how many, the first, and three flags: input, loss, gradient
+
+    def __call__(self, x, beta=1.0):
+        try:
+            self.svi.step(x, beta)
+        except _LeaveOut:
+            _let_go(self._parameters)
+        if isinstance(self.optim, PyroLRScheduler):
+            self.optim.step()
+        self.steps += 1
+        return self._last_loss
+
+    def evaluate(self, x):
+        """The loss in nats per datapoint at beta = 1, as a number, without training."""
+        return self.svi.evaluate_loss(x)
+
+    def nonfinite(self):
+        """The `Nonfinite` of all steps so far, or None. Waits for the device."""
+        steps, first, *flags = self._left_out.tolist()
+        what = tuple(name for name, flag in zip(("input", "loss", "gradient"), flags, strict=True) if flag)
+        return Nonfinite(steps, first, what) if steps else None
+
+    def state_dict(self):
+        """What `load_state_dict` goes on from; as with torch's own, its tensors are those in use: copy it to keep a moment."""
+        # What was loaded and no step has used yet is still with the optimizer, not in its state.
+        optimizer = {**self.optim._state_waiting_to_be_consumed, **self.optim.get_state()}
+        return {"steps": self.steps, "optimizer": optimizer, "left_out": self._left_out}
+
+    def load_state_dict(self, state):
+        self.steps, self._left_out, self._one = state["steps"], state["left_out"], None
+        # Pyro gives a state only to a parameter that it has not seen: what this step's optimizers have seen is forgotten.
+        for known in (self.optim.optim_objs, self.optim.grad_clip, self.optim._state_waiting_to_be_consumed):
+            known.clear()
+        self.optim.set_state(copy.deepcopy(state["optimizer"]))  # they would go on in the tensors of `state`
+
+    def _loss(self, model, guide, x):
+        with _StandsFor() as rows:
+            if isinstance(self.objective, ELBO):
+                loss = self.objective.loss(model, guide, *as_arguments(x))
+            else:
+                loss = self.objective(model, guide, x)
+        return loss / (batch_size(x) * rows.each)
+
+    def _loss_and_grads(self, model, guide, x, beta):
+        """What SVI calls before the optimizer: the mean loss, its clipped gradients, and whether they may be used."""
+        with poutine.trace(param_only=True) as capture:
+            loss = _mean_loss_and_grads(self.objective, model, guide, x, beta)
+        if not self._checked:
+            check_own(capture.trace.nodes)
+            self._checked = True
+        # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
+        self._parameters = list(dict.fromkeys(site["value"].unconstrained() for site in capture.trace.nodes.values()))
+        norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
+        if self.max_norm is not None:
+            clip_grads_with_norm_(self._parameters, self.max_norm, norm)
+        self._last_loss = torch.as_tensor(loss).detach()
+        self._leave_out_unless(self._is_finite(x, self._last_loss, norm))
+        return 0.0  # SVI would make a number of the loss, and so wait for the device
+
+    def _update(self, parameters):
+        """What SVI calls as its optimizer: the `PyroOptim`, or one torch optimizer that does the work of all that it has.
+
+        Those are one for each parameter, and take as long to call as to compute; what is shared is their state.
+        """
+        alone = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, self._parameters)]
+        own = type(self.optim).__call__ not in (PyroOptim.__call__, PyroLRScheduler.__call__)
+        if _alike(alone) and not own and not any(map(self.optim.grad_clip.get, self._parameters)):
+            if self._one is None or list(map(id, self._one.param_groups[0]["params"])) != list(map(id, self._parameters)):
+                self._one = type(alone[0])(self._parameters, lr=0.0)
+            self._one.state.update((p, one.state[p]) for p, one in zip(self._parameters, alone, strict=True))
+            self._one.param_groups[0].update(_options(alone[0]))
+            self._one.found_inf = alone[0].found_inf
+            self._one.step()
+        else:
+            self.optim(parameters)
+        _let_go(parameters)
+
+    def _is_finite(self, x, loss, norm):
+        """Whether all of it is finite, as a tensor on the device; what is not is written down there too."""
+        parts = [part for part in as_arguments(x) if isinstance(part, torch.Tensor) and part.is_floating_point()]
+        # Both ends are nan where anything is; one pass, a sixth of the time of isfinite().all().
+        ends = [torch.stack(part.aminmax()).isfinite().all().to(norm.device) for part in parts if part.numel()]
+        whole = torch.stack(ends).all() if ends else torch.ones_like(norm, dtype=torch.bool)
+        bad = ~torch.stack([whole, loss.isfinite().to(norm.device), norm.isfinite()])
+        here = torch.cat([torch.full((1,), self.steps, device=bad.device), bad.long()])
+        count, first = self._left_out.to(bad.device).split([1, 4])
+        first = torch.where((count == 0) & bad.any(), here, first)
+        self._left_out = torch.cat([count + bad.any(), first])
+        return ~bad.any()
+
+    def _leave_out_unless(self, finite):
+        """Keep the optimizer from a step that is not finite: zero gradients alone would still move what has momentum."""
+        optimizers = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, self._parameters)]
+        fused = [one for one in optimizers if one is not None and one.defaults.get("fused")]
+        for optimizer in fused:
+            optimizer.found_inf = (~finite).float()
+        # The first step finds no optimizer yet, and asks the device, as any that is not fused does at every step.
+        if len(fused) < len(self._parameters) and not finite:
+            raise _LeaveOut
+
+
+class _LeaveOut(Exception):
+    """Takes SVI out of its step before it calls the optimizer."""
+
+
+def _mean_loss_and_grads(objective, model, guide, x, beta):
+    """The loss in nats per datapoint, and its gradients on the parameters."""
+    if not isinstance(objective, ELBO):
+        with _StandsFor() as rows:
+            loss = objective(model, guide, x, beta)
+        loss = loss / (batch_size(x) * rows.each)
+        loss.backward()
+        return loss
+    with poutine.trace(param_only=True) as capture, _StandsFor() as rows:
+        loss = objective.loss_and_grads(*weighted(model, guide, beta), *as_arguments(x))
+    for parameter in {site["value"].unconstrained() for site in capture.trace.nodes.values()}:
+        if parameter.grad is not None:
+            parameter.grad.div_(batch_size(x) * rows.each)
+    return loss / (batch_size(x) * rows.each)
+
+
+class _StandsFor(Messenger):
+    """Notes how many points `each` row stands for: N/B where a plate of N holds B of them, else 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.each = 1
+
+    def _pyro_post_sample(self, message):
+        if not poutine.util.site_is_subsample(message):
+            self.each = max(self.each, stands_for(message))
+
+
+def batch_size(x):
+    """How many datapoints x, a tensor or a tuple, holds."""
+    return len(as_arguments(x)[0])
+
+
+def _alike(optimizers):
+    """Whether these are there, of one fused kind, which treats each number of a tensor alike, and with the same options."""
+    fused = all(one is not None and one.defaults.get("fused") for one in optimizers)
+    return fused and all(type(one) is type(optimizers[0]) and _options(one) == _options(optimizers[0]) for one in optimizers)
+
+
+def _options(optimizer):
+    return {name: value for name, value in optimizer.param_groups[0].items() if name not in ("params", "initial_lr")}
+
+
+def _let_go(parameters):
+    """Free the gradients: to fill them with zeros, and to add to these, would take a tenth of a step. SVI leaves None alone."""
+    for parameter in parameters:
+        parameter.grad = None
