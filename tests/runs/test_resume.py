@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torture
-from test_cli import skipvae
+from command_line import skipvae
 
 from pyro_skipvae import load_run
 from pyro_skipvae.reports.export import export_run, load_exported

@@ -1,21 +1,19 @@
 """The page of a run: whole in one file, the same bytes for the same run, and honest about what was not measured."""
 
-import atexit
 import copy
 import fnmatch
-import functools
 import json
 import math
 import re
 import shlex
 import shutil
-import tempfile
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from test_cli import skipvae
+from command_line import skipvae
+from page_text import Tags, plain
+from small_runs import tiny_run, train
 
 from pyro_skipvae import load_run
 from pyro_skipvae.reports import page
@@ -23,37 +21,7 @@ from pyro_skipvae.reports.comparison import estimates_of, read_record
 from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import RunError
 
-ROOT = Path(__file__).parents[1]
-TINY = (
-    "--epochs",
-    "2",
-    "--layers",
-    "1",
-    "--latent-dim",
-    "4",
-    "--limit-train",
-    "100",
-    "--limit-eval",
-    "60",
-    "--report-budget",
-    "5",
-)
-
-
-def train(folder, *flags):
-    done = skipvae("train", *TINY, *flags, "--out", "run", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
-
-
-@functools.cache
-def tiny_run():
-    """A trained run for all tests of what is made of one; they work on copies."""
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder)
-    return train(folder, "--decoder", "mlp", "--width", "16")
-
-
+ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return shutil.copytree(tiny_run(), tmp_path_factory.mktemp("page") / "run")
@@ -68,32 +36,6 @@ def html(trained):
 @pytest.fixture
 def record(trained):
     return copy.deepcopy(read_record(trained))
-
-
-class Tags(HTMLParser):
-    """All tags of a page with their attributes; fails where one is not closed in its turn."""
-
-    EMPTY = {"meta", "img", "br"}
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open = [], []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in ("p", "li") or tag in self.open:
-            assert self.open.pop() == tag, tag
-
-
-def plain(html):
-    """The text that a reader sees."""
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", html.split("<main>")[1])).replace("&#39;", "'")
 
 
 def test_a_page_is_one_file_without_scripts_or_network(html):

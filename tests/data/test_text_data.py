@@ -27,7 +27,7 @@ from pyro_skipvae.runs.build import build_data
 from pyro_skipvae.runs.config import Config, ConfigError
 from pyro_skipvae.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
-REAL = Path(os.environ.get("SKIPVAE_DATA") or Path(__file__).parents[2] / "shared" / "data").resolve()
+REAL = Path(os.environ.get("SKIPVAE_DATA") or Path(__file__).parents[3] / "shared" / "data").resolve()
 CORPORA = ("ptb", "yahoo-small", "lm1b", "short-yelp")
 
 

@@ -1,42 +1,23 @@
 """The command line, run as a user runs it: results on stdout, notes on stderr, one plain line for a mistake."""
 
-import contextlib
-import io
 import json
 import shutil
 import subprocess
-import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pyro
 import pytest
 import torch
+from command_line import SCRIPT, skipvae
 
 from pyro_skipvae import load_run
 from pyro_skipvae.runs.folder import Run
-from pyro_skipvae_cli import cli, main
+from pyro_skipvae_cli import cli
 from pyro_skipvae_cli.errors import report_errors
 from pyro_skipvae_cli.terminal import table
 
-SCRIPT = str(Path(sys.executable).with_name("skipvae-pyro"))
 TINY = ("--epochs", "2", "--layers", "2", "--maps", "8", "--latent-dim", "4", "--limit-train", "200", "--limit-eval", "60")
-
-
-def skipvae(*arguments, cwd):
-    """The command line in this process, which has torch already: what a subprocess would print and return."""
-    stdout, stderr, code = io.StringIO(), io.StringIO(), 0
-    pyro.clear_param_store()
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["skipvae-pyro", *map(str, arguments)])
-            try:
-                main()
-            except SystemExit as end:
-                code = end.code or 0
-    return SimpleNamespace(returncode=code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
 
 
 @pytest.fixture(scope="module")

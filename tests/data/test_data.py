@@ -29,7 +29,7 @@ from pyro_skipvae.data import folder as folders
 from pyro_skipvae.data.contents import Contents, checksum
 from pyro_skipvae.data.dataset import from_contents
 
-REAL = Path(os.environ.get("SKIPVAE_DATA") or Path(__file__).parents[2] / "shared" / "data").resolve()
+REAL = Path(os.environ.get("SKIPVAE_DATA") or Path(__file__).parents[3] / "shared" / "data").resolve()
 REAL_PATHS = {
     "mnist": "mnist/MNIST/raw/train-images-idx3-ubyte.gz",
     "omniglot": "omniglot/omniglot_28x28.npz",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import SCRIPT, skipvae
+from command_line import SCRIPT, skipvae
 
 from pyro_skipvae.diagnostics.report.report import STORED
 from pyro_skipvae.reproduction import analyses
@@ -242,7 +242,7 @@ def test_results_are_read_back_and_an_older_entry_gives_way(tmp_path):
         read_results(tmp_path / "bad.json")
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "results").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_what_is_kept_can_be_read(path):
     if path.stem in reproduction.table_names():
         entries, planned = read_results(path), []

@@ -12,9 +12,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from command_line import skipvae
+from small_runs import tiny_run
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from test_cli import skipvae
-from test_page import tiny_run
 
 from pyro_skipvae import load_run
 from pyro_skipvae.reports.comparison import read_record
@@ -23,7 +23,7 @@ from pyro_skipvae.reports.page import draw_traversals, nats, posterior_moments
 from pyro_skipvae.reports.tensorboard import TensorBoard, grid
 from pyro_skipvae.runs.checkpoint import CheckpointError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

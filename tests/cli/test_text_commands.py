@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_cli import skipvae
-from test_page import Tags, plain, tiny_run
+from command_line import skipvae
+from page_text import Tags, plain
+from small_runs import tiny_run
 
 from pyro_skipvae import load_run
 from pyro_skipvae.guides.gradient_check import GRADIENTS
@@ -254,7 +255,7 @@ def test_an_exported_text_model_brings_its_words(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder / "model")
     card = (folder / "model/README.md").read_text()
     code = re.search(r"```python\n(.*?)```", card, re.S)[1]
-    assert code.startswith("from pathlib import Path\n\nfrom pyro_skipvae.reports.export")
+    assert code.startswith("from pathlib import Path\n\nfrom pyro_skipvae.reports import load_exported")
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.splitlines() == texts.samples(vae, data.vocabulary)
     report = read_record(folder / "run").report

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyro.distributions as dist
 import pytest
 import torch
-from test_cli import skipvae
-from test_page import tiny_run, train
+from command_line import skipvae
+from small_runs import tiny_run, train
 from torch import nn
 
 from pyro_skipvae import VAE

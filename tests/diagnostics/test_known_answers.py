@@ -294,8 +294,8 @@ def test_memory_stays_small():
     code = """
 import resource, sys, torch
 from pyro_skipvae.diagnostics import mutual_information
-sys.path.insert(0, 'tests')
-from test_diagnostics_known_answers import channel
+sys.path.insert(0, 'tests/diagnostics')
+from test_known_answers import channel
 model, guide = channel(8.0, dimensions=50)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 mutual_information(model, guide, torch.randn(12_000, 50), fit_on=torch.randn(100, 50))
