@@ -19,7 +19,7 @@ train: setup
 	$(VENV)/bin/skipvae-pyro train $(ARGS)
 
 test: setup lint
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto
 
 # runs killed, stopped, poisoned and started twice, in full; goes on with a count that was broken off
 torture: setup

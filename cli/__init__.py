@@ -4,10 +4,15 @@ import sys
 
 import click
 
-from . import reporting, reproduction
+from . import reproduction
 from .commands import datasets, evaluate, sample, train
+from .doctor import completion, doctor
 from .errors import report_errors
+from .gradients import check_gradients
+from .models import encode, export
 from .notes import say_as_asked
+from .pages import compare, report
+from .showing import interpolate, reconstruct, traverse
 
 EPILOG = "Everything a run does is written to its folder; evaluate and sample need no other setting than its path."
 
@@ -18,7 +23,13 @@ def cli():
     """Train latent-variable models on Pyro, and measure whether their latent variables collapsed."""
 
 
-for command in (train, evaluate, sample, datasets, *reporting.COMMANDS, *reproduction.COMMANDS):
+COMMANDS = (
+    *(train, evaluate, sample, report, compare),
+    *(reconstruct, interpolate, traverse, encode, export),
+    *reproduction.COMMANDS,
+    *(check_gradients, datasets, doctor, completion),
+)
+for command in COMMANDS:
     cli.add_command(say_as_asked(command))
 
 

@@ -12,6 +12,7 @@ from .options import Duration, OnNan, config_options, settings
 from .signals import Signals
 
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto (CUDA, else CPU), or a torch device")
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="seed of z and x")
 JSON = click.option("--json", "as_json", is_flag=True, help="print the result as JSON on stdout")
 RUN = click.argument("run", type=click.Path(file_okay=False))
 

@@ -8,7 +8,8 @@ from pyro_skipvae.diagnostics.estimates.inference_gap import inference_gap
 from pyro_skipvae.diagnostics.pairs.pair import ENCODER_ROWS
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
 from pyro_skipvae.reports import figures
-from pyro_skipvae.reports.page import draw_samples, write_page
+from pyro_skipvae.reports.model_pictures import draw_samples
+from pyro_skipvae.reports.run_page import write_page
 from pyro_skipvae.runs.build import choose_device
 from pyro_skipvae.runs.folder import Run, load_checkpoint, load_run
 from pyro_skipvae.text.generation import samples

@@ -245,7 +245,7 @@ def _sentences(wanted, entries):
 
 
 def _ours(cell):
-    from pyro_skipvae.reports.page import decimals
+    from pyro_skipvae.reports.rendering import decimals
 
     if cell.deviation is None:
         return _number(cell.ours)
@@ -254,7 +254,7 @@ def _ours(cell):
 
 def _number(value, sign=""):
     """Two decimals, three of what is below 0.1, none of what is whole: a count, or exactly 0."""
-    from pyro_skipvae.reports.page import decimals
+    from pyro_skipvae.reports.rendering import decimals
 
     if value is None:
         return "-"

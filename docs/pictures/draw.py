@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 
 from pyro_skipvae import load_run
 from pyro_skipvae.reports import figures
-from pyro_skipvae.reports.page import draw_reconstructions
+from pyro_skipvae.reports.model_pictures import draw_reconstructions
 from pyro_skipvae.reproduction.page import curve
 from pyro_skipvae.reproduction.tables import cells, entry_for, load_table, read_results
 

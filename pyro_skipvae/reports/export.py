@@ -24,7 +24,8 @@ from pyro_skipvae.runs.folder import Run
 from pyro_skipvae.text.vocabulary import Vocabulary
 
 from .comparison import estimates_of, read_record
-from .page import changed_settings, notes, render, train_command
+from .rendering import render
+from .run_page import changed_settings, notes, train_command
 
 FORMAT = "pyro_skipvae export 2"
 VOCABULARY = "vocabulary.txt"

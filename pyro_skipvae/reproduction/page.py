@@ -8,7 +8,8 @@ import math
 from pathlib import Path
 
 from pyro_skipvae.reports import figures
-from pyro_skipvae.reports.page import picture, render, train_command
+from pyro_skipvae.reports.rendering import picture, render
+from pyro_skipvae.reports.run_page import train_command
 from pyro_skipvae.runs.checkpoint import write_whole
 
 from .tables import (

@@ -8,16 +8,17 @@ import pyro.optim
 import torch
 
 from pyro_skipvae import guides, likelihoods, objectives, priors, schedules
-from .config import TEXT_DECODERS, WITHOUT_LATENTS, Config, ConfigError
 from pyro_skipvae.data import DATASETS, load_data
 from pyro_skipvae.decoders import ConvolutionalDecoder, DilatedCNNDecoder, LSTMDecoder, MLPDecoder, PixelCNNDecoder
 from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder
-from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
-from pyro_skipvae.model import VAE
 from pyro_skipvae.guides.semi_amortized import VARIANTS, SemiAmortized, beside
-from pyro_skipvae.skip import parameter_count, parameter_matched
+from pyro_skipvae.model import VAE
 from pyro_skipvae.schedules import Halving
+from pyro_skipvae.skip import parameter_count, parameter_matched
+from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
 from pyro_skipvae.training.step import svi_step
+
+from .config import TEXT_DECODERS, WITHOUT_LATENTS, Config, ConfigError
 
 TEXT = ("embedding", "dropout", "word_dropout")
 # name -> (constructor, its layers by default, the field and argument that widens it, further fields it takes)

@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 
 from pyro_skipvae.runs import checkpoint
-from .checkpoint import CheckpointError
-from .config import Config
 from pyro_skipvae.stored import NUMBER, check, loads
 from pyro_skipvae.text.vocabulary import Vocabulary, vocabulary_check
+
+from .checkpoint import CheckpointError
+from .config import Config
 
 try:
     import fcntl

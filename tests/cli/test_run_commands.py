@@ -17,9 +17,11 @@ from small_runs import tiny_run
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pyro_skipvae import load_run
+from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
 from pyro_skipvae.reports.comparison import read_record
 from pyro_skipvae.reports.export import load_exported
-from pyro_skipvae.reports.page import draw_traversals, nats, posterior_moments
+from pyro_skipvae.reports.model_pictures import draw_traversals
+from pyro_skipvae.reports.rendering import nats
 from pyro_skipvae.reports.tensorboard import TensorBoard, grid
 from pyro_skipvae.runs.checkpoint import CheckpointError
 
@@ -59,7 +61,7 @@ def test_a_traversal_by_samples_keeps_its_noise_where_the_decoder_ignores_z(fold
     vae, data, _ = load_run(folder / "run")
     blind = torch.distributions.Bernoulli(torch.full((2, 8, 8), 0.5))
     monkeypatch.setattr(vae.decoder, "forward", lambda z: SimpleNamespace(sample=blind.sample, mean=blind.mean))
-    monkeypatch.setattr("pyro_skipvae.reports.page._mean", lambda decoded: None)
+    monkeypatch.setattr("pyro_skipvae.reports.model_pictures._mean", lambda decoded: None)
     monkeypatch.setattr("pyro_skipvae.reports.figures.latent_traversals", lambda images, **_: images)
     images = draw_traversals(vae, data, dimensions=2, values=(-1, 0, 2))
     assert images.shape == (2, 3, 8, 8) and images[:, 0].equal(images[:, 1]) and images[:, 0].equal(images[:, 2])

@@ -16,7 +16,7 @@ from small_runs import tiny_run
 
 from pyro_skipvae import load_run
 from pyro_skipvae.guides.gradient_check import GRADIENTS
-from pyro_skipvae.reports import page
+from pyro_skipvae.reports import rendering
 from pyro_skipvae.reports.comparison import estimates_of, read_record
 from pyro_skipvae.reports.export import load_exported
 from pyro_skipvae.reproduction.tables import Planned, entry_of
@@ -212,10 +212,10 @@ def test_the_page_of_a_text_run_has_texts_and_perplexities(folder):
             assert all((part or "(nothing)") in html for part in line.replace("<unk>", "&lt;unk&gt;").split("\t")), line
     for name in ("ppl_iw", "ppl_elbo"):
         estimate = estimates_of(record.report)[name]
-        assert f"{page.nats(estimate.value)} {page.nats(estimate.low)} to {page.nats(estimate.high)}" in seen
+        assert f"{rendering.nats(estimate.value)} {rendering.nats(estimate.low)} to {rendering.nats(estimate.high)}" in seen
     assert record.report["perplexity"]["counted"] in seen and "vocabulary of 13" in seen and "Latent traversals" not in seen
     for name in ("elbo", "amortization_gap", "approximation_gap"):
-        assert page.nats(record.report["amortized"][name]["value"]) in seen and "Amortization gap" in seen
+        assert rendering.nats(record.report["amortized"][name]["value"]) in seen and "Amortization gap" in seen
     again = said(folder, "report", "run", "--out", "again.html").strip()
     assert (folder / again).read_text() == html
 
@@ -259,7 +259,7 @@ def test_an_exported_text_model_brings_its_words(folder, monkeypatch, capsys):
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.splitlines() == texts.samples(vae, data.vocabulary)
     report = read_record(folder / "run").report
-    assert page.nats(report["perplexity"]["ppl_iw"]["value"]) in card and data.vocabulary.checksum in card
+    assert rendering.nats(report["perplexity"]["ppl_iw"]["value"]) in card and data.vocabulary.checksum in card
     for words, reason in (
         (Vocabulary(["other"]).text(), "got those of another one"),
         (None, "expected the words of the model"),

@@ -16,8 +16,9 @@ from page_text import Tags, plain
 from small_runs import tiny_run, train
 
 from pyro_skipvae import load_run
-from pyro_skipvae.reports import page
+from pyro_skipvae.reports import run_page
 from pyro_skipvae.reports.comparison import estimates_of, read_record
+from pyro_skipvae.reports.rendering import duration, nats, signed
 from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import RunError
 
@@ -30,7 +31,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def html(trained):
     vae, data, _ = load_run(trained)
-    return page.write_page(trained, vae=vae, data=data).read_text()
+    return run_page.write_page(trained, vae=vae, data=data).read_text()
 
 
 @pytest.fixture
@@ -60,9 +61,9 @@ def test_the_verdict_comes_first_and_every_estimate_is_printed(html, record):
     finding = record.report["verdict"].rpartition(":")[0]
     assert text.index(finding) < text.index("Estimates") < text.index("Pictures") < text.index("Settings that differ")
     for name, estimate in estimates_of(record.report).items():
-        assert page.nats(estimate.value) in text, name
+        assert nats(estimate.value) in text, name
         if estimate.low is not None:
-            assert f"{page.nats(estimate.low)} to {page.nats(estimate.high)}" in text, name
+            assert f"{nats(estimate.low)} to {nats(estimate.high)}" in text, name
 
 
 def test_equal_runs_give_equal_bytes_wherever_they_lie(html, trained, tmp_path):
@@ -70,14 +71,14 @@ def test_equal_runs_give_equal_bytes_wherever_they_lie(html, trained, tmp_path):
     shutil.copytree(trained, moved)
     before = {file: file.read_bytes() for file in moved.rglob("*") if file.is_file()}
     vae, data, _ = load_run(moved)
-    assert page.write_page(moved, vae=vae, data=data, out=tmp_path / "drawn.html").read_text() == html
-    assert page.write_page(moved, out=tmp_path / "found.html").read_text() == html  # with the pictures of the folder
+    assert run_page.write_page(moved, vae=vae, data=data, out=tmp_path / "drawn.html").read_text() == html
+    assert run_page.write_page(moved, out=tmp_path / "found.html").read_text() == html  # with the pictures of the folder
     assert before == {file: file.read_bytes() for file in moved.rglob("*") if file.is_file()}
     assert str(tmp_path) not in html
 
 
 def test_the_command_repeats_the_run(record, tmp_path):
-    command = page.train_command(record.config, page.changed_settings(record.config, record.report))
+    command = run_page.train_command(record.config, run_page.changed_settings(record.config, record.report))
     done = skipvae(*shlex.split(command)[1:], "--print-config", cwd=tmp_path)
     assert Config.from_toml(done.stdout) == record.config
     assert "--seed" not in command and "--encoder" not in command and "--latent-dim 4" in command
@@ -104,17 +105,17 @@ def test_the_command_repeats_the_run(record, tmp_path):
     ],
 )
 def test_what_was_not_measured_is_said(record, change, sentence, monkeypatch):
-    monkeypatch.setattr(page, "_pictures", lambda *_: [])
+    monkeypatch.setattr(run_page, "_pictures", lambda *_: [])
     for name, value in change.items():
         place = record.report["card"] if name.startswith("card.") else record.report
         place[name.removeprefix("card.")] = value
-    assert sentence in plain(page.run_page(record))
+    assert sentence in plain(run_page.run_page(record))
 
 
 def test_steps_left_out_and_a_foreign_report_are_noticed(trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
     (run / "nonfinite.json").write_text(json.dumps({"steps": 1200}))
-    assert "since not finite: 1,200 steps." in page.notes(read_record(run))[0]
+    assert "since not finite: 1,200 steps." in run_page.notes(read_record(run))[0]
     report = json.loads((run / "report.json").read_text())
     changes = {"card": 3}, {"elbo": "-24"}, {"rate": math.inf}, {"mi_upper": {}}
     foreign = {"elbo": 1}, *(report | change for change in changes)
@@ -135,21 +136,21 @@ def test_a_run_that_was_stopped_has_a_page(trained, tmp_path):
         file.unlink()
     lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
     (stopped / "metrics.jsonl").write_text(lines[0])
-    text = plain(page.write_page(stopped).read_text())
+    text = plain(run_page.write_page(stopped).read_text())
     assert "Not measured yet" in text and "Training stopped after epoch 1 of 2." in text and "Latent traversals" not in text
     (stopped / "metrics.jsonl").write_text("")
-    assert "0 of 2 epochs" in plain(page.write_page(stopped).read_text())
+    assert "0 of 2 epochs" in plain(run_page.write_page(stopped).read_text())
 
 
 def test_names_are_escaped(record, monkeypatch):
-    monkeypatch.setattr(page, "_pictures", lambda *_: [])
-    assert "&lt;b&gt;R&amp;D" in page.run_page(replace(record, name="<b>R&D"))
+    monkeypatch.setattr(run_page, "_pictures", lambda *_: [])
+    assert "&lt;b&gt;R&amp;D" in run_page.run_page(replace(record, name="<b>R&D"))
 
 
 def test_a_decoder_without_means_and_a_model_without_latent_variables_have_pages(tmp_path):
     run = train(tmp_path, "--model", "autoregressive", "--maps", "4", "--latent-dim", "0", "--epochs", "0")
     vae, data, _ = load_run(run)
-    text = plain(page.write_page(run, vae=vae, data=data).read_text())
+    text = plain(run_page.write_page(run, vae=vae, data=data).read_text())
     assert "No latent variables." in text and "Samples from the model" in text and "Latent traversals" not in text
 
 
@@ -161,6 +162,6 @@ def test_every_template_is_installed():
 
 
 def test_numbers_are_written_as_they_are_read():
-    assert page.nats(-1234.5) == "\N{MINUS SIGN}1,234.50" and page.nats(0.0123) == "0.012" and page.nats(3) == "3"
-    assert page.signed(1.0) == "+1.00" and page.duration(3725) == "1 h 2 min" and page.duration(59.6) == "1 min 0 s"
-    assert json.dumps(page.nats(None)) == '"\\u2013"'
+    assert nats(-1234.5) == "\N{MINUS SIGN}1,234.50" and nats(0.0123) == "0.012" and nats(3) == "3"
+    assert signed(1.0) == "+1.00" and duration(3725) == "1 h 2 min" and duration(59.6) == "1 min 0 s"
+    assert json.dumps(nats(None)) == '"\\u2013"'

@@ -1,0 +1,157 @@
+"""Commands on the machine: what it has, what a file is, completion of the shell."""
+
+import json
+import sys
+
+import click
+
+from .commands import JSON, examples
+
+
+@click.command(epilog=examples("doctor", "doctor runs/digits/checkpoints/last.safetensors", "doctor runs/digits --json"))
+@click.argument("path", required=False, type=click.Path(exists=True))
+@JSON
+def doctor(path, as_json):
+    """What this machine has: versions, devices, torchvision, data. Or what the file or run at PATH is."""
+    found = _about_path(path) if path else _about_machine()
+    click.echo(json.dumps({"schema": 1, **found}, indent=2) if as_json else _lines(found), nl=as_json)
+
+
+@click.command(
+    epilog=examples("completion bash >> ~/.bashrc", "completion fish > ~/.config/fish/completions/skipvae-pyro.fish")
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context, shell):
+    """Print the script that makes SHELL complete commands and options."""
+    from click.shell_completion import get_completion_class
+
+    make = get_completion_class(shell)
+    click.echo(make(context.find_root().command, {}, "skipvae-pyro", "_SKIPVAE_PYRO_COMPLETE").source())
+
+
+def _about_machine():
+    import platform
+    import re
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    import torch
+
+    from pyro_skipvae.data import DATASETS, locate
+
+    versions = {"python": platform.python_version()}
+    try:
+        needed = [text for text in requires("pyro_skipvae") if "extra ==" not in text]
+        for name in ["pyro_skipvae", *(re.match(r"[\w.-]+", text)[0] for text in needed)]:
+            versions[name] = version(name)
+    except PackageNotFoundError as error:
+        versions[error.name] = "not installed"
+    devices = {"cpu": f"{torch.get_num_threads()} threads"}
+    devices |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+    if torch.backends.mps.is_available():
+        devices["mps"] = "Apple GPU"
+    data = {name: str(found) if (found := locate(name)[0]) else "not found" for name in DATASETS}
+    return {"versions": versions, "devices": devices, "torchvision": _about_torchvision(), "data": data}
+
+
+def _about_torchvision():
+    from pyro_skipvae.data.torchvision_shim import load_torchvision
+
+    try:
+        load_torchvision()
+    except Exception as error:  # whatever it is, it is the answer
+        return {"state": f"cannot be imported: {error}"}
+    whole = getattr(sys.modules.get("torchvision.extension"), "_has_ops", lambda: False)()
+    return {
+        "state": "whole" if whole else "works without its compiled operators, which are built for another torch; none is needed"
+    }
+
+
+def _about_path(path):
+    from pathlib import Path
+
+    path = Path(path)
+    return _about_run(path) if path.is_dir() else _about_file(path)
+
+
+def _about_run(path):
+    """What a run folder holds, and the state of each checkpoint."""
+    from pyro_skipvae.reports.comparison import read_record
+    from pyro_skipvae.runs.checkpoint import CheckpointError
+
+    record, checkpoints = read_record(path), {}
+    for file in sorted((path / "checkpoints").glob("*.safetensors")):
+        try:
+            found = _about_file(file)["checkpoint"]
+            checkpoints[file.name] = f"whole, epoch {found['epoch']}, {found['size']}"
+        except CheckpointError as error:
+            checkpoints[file.name] = str(error)
+    config = record.config
+    return {
+        "run": {
+            "model": f"{config.layers}-layer {config.decoder} {config.model} on {config.dataset}, seed {config.seed}",
+            "epochs": f"{record.metrics[-1]['epoch'] if record.metrics else 0} of {config.epochs}",
+            "verdict": record.report.get("verdict", "no report; make one with evaluate --save"),
+        },
+        "checkpoints": checkpoints,
+    }
+
+
+def _about_file(path):
+    """What a checkpoint holds. Raises CheckpointError, with what the file is instead where that can be seen."""
+    from pyro_skipvae.runs.checkpoint import CheckpointError, load
+
+    try:
+        state = load(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_instead(path)}") from None
+    tensors = list(_tensors(state))
+    return {
+        "checkpoint": {
+            "state": "whole: its checksum is right",
+            "size": f"{path.stat().st_size / 2**20:.1f} MiB",
+            "epoch": state.get("epoch"),
+            "holds": ", ".join(state),
+            "tensors": len(tensors),
+            "parameters of the model": sum(t.numel() for t in _tensors(state.get("vae", {}))),
+        }
+    }
+
+
+def _instead(path):
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if path.suffix == ".npz":
+        return "; it is a file of data: see `train --dataset`"
+    if start == b"PK" or start[:1] == b"\x80":
+        return "; it looks like a file of torch.save, which may run code when loaded and is not read here"
+    try:
+        with safe_open(path, framework="pt") as file:
+            kind = (file.metadata() or {}).get("format", "")
+            count = len(list(file.keys()))
+    except (OSError, SafetensorError):
+        return ""
+    if kind.startswith("pyro_skipvae export"):
+        return f"; it is the weights of an exported model, {count} tensors: read it with pyro_skipvae.reports.load_exported"
+    return "" if kind == "pyro_skipvae" else f"; it is a safetensors file of another program, {count} tensors"
+
+
+def _tensors(state):
+    import torch
+
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, dict | list):
+        for item in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(item)
+
+
+def _lines(found):
+    from .terminal import table
+
+    return "\n".join(f"{title}\n" + table(("", ""), [("  " + name, str(value)) for name, value in entries.items()]).lstrip("\n")
+                     for title, entries in found.items())  # fmt: skip

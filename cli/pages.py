@@ -1,0 +1,159 @@
+"""Commands that write pages of finished runs, and compare them."""
+
+
+import click
+
+from .commands import DEVICE, JSON, examples
+from .errors import user_errors, written
+from .models import loaded
+from .notes import note
+from .options import Duration
+
+RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False))
+BUDGET = click.option(
+    "--budget",
+    default=60.0,
+    show_default=True,
+    type=Duration(),
+    help="seconds for differences on the same test points; 0: none",
+)
+DRAWS = click.option(
+    "--posterior-samples", default=1, show_default=True, type=click.IntRange(1), help="draws of z for each point"
+)
+IMPORTANCE = click.option(
+    "--importance-samples",
+    type=click.IntRange(1),
+    help="compare log p(x) on the same points too, with so many draws  [default: the ELBO and its parts]",
+)
+ALLOW = click.option(
+    "--allow", multiple=True, metavar="FIELD", help="a field of the evaluation card that may differ  [default: none]"
+)
+
+
+@click.command(epilog=examples("report runs/digits", "report runs/vae runs/skip-vae --out both.html"))
+@RUNS
+@click.option(
+    "--out", type=click.Path(dir_okay=False), help="HTML file  [default: report.html in the run; comparison.html here]"
+)
+@BUDGET
+@DRAWS
+@IMPORTANCE
+@ALLOW
+@DEVICE
+def report(runs, out, budget, posterior_samples, importance_samples, allow, device):
+    """Write a page on RUN, or one that compares several: a single HTML file, with its pictures inside."""
+    from pyro_skipvae.reports import write_comparison
+
+    if len(runs) == 1:
+        return click.echo(_page(runs[0], out, device))
+    records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device)
+    target = out or "comparison.html"
+    with written(target):
+        click.echo(write_comparison(records, comparison, target))
+
+
+@click.command(
+    epilog=examples(
+        "compare runs/vae runs/skip-vae",
+        "compare runs/vae-seed* runs/skip-seed* --budget 300 --json",
+        "compare runs/vae runs/skip-vae --importance-samples 200 --budget 600",
+        "compare runs/diagonal runs/flow --allow estimators.rate --allow estimators.elbo",
+    )
+)
+@RUNS
+@BUDGET
+@DRAWS
+@IMPORTANCE
+@ALLOW
+@DEVICE
+@JSON
+def compare(runs, budget, posterior_samples, importance_samples, allow, device, as_json):
+    """What RUNs differ in: settings, estimates, and the ELBO on the same test points.
+
+    The first run is what the others are compared with. Runs that differ in the seed alone count as one model, and with
+    two seeds of each there is a standard error over seeds. Runs whose evaluation cards disagree are refused.
+    """
+    records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device)
+    click.echo(comparison.to_json() if as_json else _text(records, comparison), nl=as_json)
+
+
+def _page(run, out, device):
+    """Write the page of a run; without its data, with the pictures that its folder holds."""
+    from pyro_skipvae.data.folder import DataError
+    from pyro_skipvae.reports import write_page
+
+    try:
+        with user_errors():
+            vae, data, _ = loaded(run, device)
+    except DataError as error:
+        note(f"No pictures were drawn anew, for want of the data: {error}")
+        vae = data = None
+    with written(out):
+        return write_page(run, vae=vae, data=data, out=out)
+
+
+def _comparison(runs, budget, samples, importance_samples, allowed, device):
+    from pyro_skipvae.reports.comparison import check_comparable, compare, grouped, paired_values, read_record
+    from pyro_skipvae.runs.build import choose_device
+
+    from .terminal import progress
+
+    with user_errors():
+        records, values, device = [read_record(run) for run in runs], None, choose_device(device)
+        check_comparable(records, allowed)  # before minutes are spent
+        if budget and len(grouped(records)) > 1:
+            with progress() as bar:
+                task = bar.add_task("comparing", total=1, status="")
+
+                def show(done, total):
+                    bar.update(task, completed=done, total=total)
+
+                about = {"samples": samples, "importance_samples": importance_samples, "device": device, "progress": show}
+                values = paired_values(records, seconds=budget, **about)
+        return records, compare(records, values=values, allowed=allowed)
+
+
+def _text(records, comparison):
+    """A comparison as text: the answer first, then settings, differences and estimates."""
+    from pyro_skipvae.reports.comparison import LABELS
+
+    from .terminal import table
+
+    parts = [_answer(comparison, d) for d in comparison.differences if d.quantity == "elbo"]
+    if comparison.settings:
+        rows = [(name, *("-" if value is None else str(value) for value in row)) for name, row in comparison.settings.items()]
+        parts.append(table(("setting", *comparison.runs), rows))
+    if comparison.differences:
+        rows = [
+            (d.quantity, f"{d.of} - {d.minus}", f"{d.value:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}",
+             "-" if d.seed_error is None else f"{d.seed_error:.3f}")
+            for d in comparison.differences
+        ]  # fmt: skip
+        header = (f"on the same {comparison.points:,} points", "difference", "nats", "95 % interval", "error over seeds")
+        parts.append(table(header, rows))
+    rows = [(LABELS[name], *(_cell(e) for e in row)) for name, row in comparison.estimates.items()]
+    parts.append(table(("estimate", *comparison.runs), rows))
+    for group, found in comparison.over_seeds.items():
+        rows = [(LABELS[name], f"{v['mean']:.3f}", f"{v['standard_error']:.3f}") for name, v in found.items()]
+        parts.append(table((f"over {', '.join(comparison.groups[group])}", "mean", "standard error"), rows))
+    return "\n".join(parts + [note + "\n" for note in comparison.notes])
+
+
+def _answer(comparison, d):
+    of, minus = (", ".join(comparison.groups[name]) for name in (d.of, d.minus))
+    if not d.shown:
+        return f"No difference in ELBO shown between {of} and {minus}.\n"
+    seeds = "over test points, not over seeds" if d.seed_error is None else f"standard error over seeds {d.seed_error:.2f}"
+    return (
+        f"{of} {'better' if d.shown > 0 else 'worse'} than {minus}: ELBO {d.value:+.2f} nats per datapoint "
+        f"({d.low:+.2f} to {d.high:+.2f}, {seeds}), higher on {100 * d.better:.0f} % of {comparison.points:,} points.\n"
+    )
+
+
+def _cell(estimate):
+    if estimate is None:
+        return "-"
+    if isinstance(estimate.value, int):
+        return str(estimate.value)
+    interval = "" if estimate.low is None else f"  ({estimate.low:.2f} to {estimate.high:.2f})"
+    return f"{estimate.value:.3f}{interval}"

@@ -1,0 +1,73 @@
+"""What a page says of its pictures and texts."""
+
+
+EMBEDDED_POINTS = 1000  # t-SNE of more takes minutes
+# file -> (title, alternative text, caption)
+MODEL_PICTURES = {
+    "reconstructions.png": (
+        "Reconstructions",
+        "Sixteen test images, and below each what the model makes of it",
+        "The first 16 test images. Mean and sample of p(x|z), with one draw of z from q(z|x). A decoder that ignores z "
+        "shows the same mean, or unrelated samples, in every column.",
+    ),
+    "samples.png": (
+        "Samples from the model",
+        "A grid of images drawn from the model",
+        "z from the prior, x from the decoder, always with the same random numbers.",
+    ),
+    "traversals.png": (
+        "Latent traversals",
+        "Rows of images; along each row one latent dimension changes",
+        "The posterior mean of the first test image, with one dimension at a time moved through the prior. "
+        "Rows by decreasing rate. A row that does not change is a dimension that the decoder ignores. Means of p(x|z), or "
+        "samples with the same noise all along a row where the decoder has no mean.",
+    ),
+    "tsne.png": (
+        "Posterior means, t-SNE",
+        "Posterior means of test items in the plane by t-SNE, coloured by class",
+        f"The first {EMBEDDED_POINTS:,} test items at most. Distances between clusters and their sizes mean nothing here; "
+        "the neighbour accuracy is measured in the latent space itself.",
+    ),
+    "pca.png": (
+        "Posterior means, PCA",
+        "Posterior means of test items on their first two principal components, coloured by class",
+        "The same points on the two directions in which the posterior means vary most.",
+    ),
+}
+# file -> (title, headings of the columns, caption)
+MODEL_TEXTS = {
+    "reconstructions.txt": (
+        "Reconstructions",
+        ("text", "what the model makes of it"),
+        "The first 8 test texts, and the greedy decoding of the mean of q(z|x). A decoder that ignores z says the same "
+        "each time.",
+    ),
+    "interpolation.txt": (
+        "From one text to another",
+        ("weight", "text"),
+        "Greedy decodings along the straight line between the posterior means of the first two test texts. "
+        "Where all are the same, the decoder does not listen to z.",
+    ),
+    "samples.txt": (
+        "Samples from the model",
+        ("text",),
+        "z from the prior, x from the decoder word by word, always with the same random numbers.",
+    ),
+}
+KINDS = {  # words of a verdict -> its kind; any other is "collapsed"
+    "not collapsed": "not collapsed",
+    "partly collapsed": "partly collapsed",
+    "undecided": "undecided",
+    "cannot be told": "undecided",
+    "does not fit": "undecided",
+}
+ORDER = ("reconstructions.png", "samples.png", "traversals.png", "rates", "units", "tsne.png", "pca.png", "training", "bound")
+BESIDE = ("Rate of each dimension", "Reconstructions", "Samples from the model", "Posterior means, t-SNE")
+MEANING = {
+    "collapsed": "The latent variables carry next to nothing about x into the decoder: the model generates as if it had none.",
+    "partly collapsed": "The decoder uses z. Some dimensions vary with x, the others stay at the prior and are idle.",
+    "not collapsed": "The posterior varies with x, and the decoder depends on it.",
+    "no latent variables": "",
+    "undecided": "These points do not tell whether the decoder uses z.",
+    "not measured": "There is no report in this run folder yet.",
+}

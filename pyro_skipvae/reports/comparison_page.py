@@ -1,0 +1,68 @@
+"""The page of several runs: their comparison, and the pictures that can stand side by side."""
+
+from pathlib import Path
+
+from pyro_skipvae.reports import figures
+from pyro_skipvae.runs.checkpoint import write_whole
+
+from .captions import BESIDE, MODEL_PICTURES, MODEL_TEXTS
+from .comparison import LABELS, grouped
+from .rendering import picture, render
+from .run_page import headline, model_picture, model_text, rate_picture
+
+
+def write_comparison(records, comparison, path):
+    """Write one page on several runs: their comparison, and the pictures that can stand side by side; returns the path."""
+    write_whole(path, comparison_page(records, comparison))
+    return Path(path)
+
+
+def comparison_page(records, comparison):
+    """The HTML of several runs."""
+    return render(
+        "comparison.html.j2",
+        name=" and ".join(comparison.runs) if len(records) < 3 else f"{len(records)} runs",
+        comparison=comparison,
+        runs=[{"name": name, **headline(record)} for name, record in zip(comparison.runs, records, strict=True)],
+        pictures=[_rate_distortion(comparison.runs, records)] if "distortion" in comparison.estimates else [],
+        beside=[_beside(records, comparison.runs, title) for title in BESIDE],
+        texts=[found for name in MODEL_TEXTS if (found := _said_beside(records, comparison.runs, name))],
+        labels=LABELS,
+        seeds=any(len(group) > 1 for group in grouped(records)),
+    )  # fmt: skip
+
+
+def _rate_distortion(names, records):
+    reports = [record.report for record in records]
+    points = [
+        (name, r["rate"], r["distortion"], r["standard_errors"]["rate"], r["standard_errors"]["distortion"])
+        for name, r in zip(names, reports, strict=True)
+    ]
+    alt = "; ".join(f"{name}: rate {rate:.1f}, distortion {distortion:.1f} nats" for name, rate, distortion, *_ in points)
+    caption = (
+        "Further down is a better reconstruction, further right costs more rate; along a dashed line the ELBO is the same. "
+        "Two runs on one line with different rates are equally good, and differ in how much they say through z."
+    )
+    return picture("Rate and distortion", alt, caption, figures.rate_distortion(points))
+
+
+def _beside(records, names, title):
+    """The same picture of every run that has it."""
+    found = []
+    for name, record in zip(names, records, strict=True):
+        file = next((file for file, about in MODEL_PICTURES.items() if about[0] == title), None)
+        if file:
+            picture = model_picture(record, file, {})
+        else:
+            picture = rate_picture(record) if record.report.get("rate_per_dimension") else None
+        if picture:
+            found.append({**picture, "title": name, "alt": f"{name}: {picture['alt']}", "wide": title == "Reconstructions"})
+    return {"title": title, "caption": found[0]["caption"] if found else "", "pictures": [{**p, "caption": ""} for p in found]}
+
+
+def _said_beside(records, names, file):
+    """The same texts of every run that has them."""
+    said = [(name, model_text(record, file, {})) for name, record in zip(names, records, strict=True)]
+    found = [{**text, "title": name, "caption": ""} for name, text in said if text]
+    title, _, caption = MODEL_TEXTS[file]
+    return {"title": title, "caption": caption, "texts": found} if found else None

@@ -1,0 +1,71 @@
+"""Templates filled in, pictures embedded, and numbers as they are read."""
+
+import base64
+import re
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from pyro_skipvae.reports import figures
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def picture(title, alt, caption, figure):
+    """A figure as a template shows it: title, alternative text, caption, and the PNG itself as its source."""
+    return embedded(title, alt, caption, figures.png(figure))
+
+
+def embedded(title, alt, caption, content):
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))  # of the PNG's header
+    source = "data:image/png;base64," + base64.b64encode(content).decode()
+    return {"title": title, "alt": alt, "caption": caption, "source": source, "width": width, "height": height}
+
+
+def render(template, **values):
+    """A template of this package filled in; HTML is escaped, other text is not."""
+    folder = FileSystemLoader(Path(__file__).with_name("templates"))
+    escape = ".html." in template
+    environment = Environment(loader=folder, autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(nats=nats, signed=signed, deviation=deviation, duration=duration, prose=prose)
+    return environment.get_template(template).render(**values)
+
+
+def nats(value):
+    """A number as it is read: two decimals, three below a tenth, a true minus sign."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", MINUS)
+    return f"{value:,.{decimals(value)}f}".replace("-", MINUS)
+
+
+def decimals(value):
+    """How many decimals a number is read with: two, three below a tenth."""
+    return 3 if abs(value) < 0.1 else 2
+
+
+def deviation(value, of):
+    """The deviation of a number, with as many decimals as that number."""
+    return f"{value:,.{decimals(of)}f}"
+
+
+def prose(text, block=False):
+    """Markdown as HTML, with true minus signs: a sentence, or blocks with paragraphs, lists and tables."""
+    read = MarkdownIt("commonmark").enable("table")
+    text = re.sub(r"(?<![\w-])-(?=\d)", MINUS, text)
+    return Markup(read.render(text) if block else read.renderInline(text))
+
+
+def signed(value):
+    """A difference with its sign."""
+    return ("+" if value > 0 else "") + nats(value)
+
+
+def duration(seconds):
+    """Seconds as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

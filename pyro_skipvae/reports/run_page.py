@@ -1,0 +1,249 @@
+"""The page of a run: one HTML file that holds its pictures, without scripts, to be read anywhere.
+
+Equal folders give equal bytes: a page holds no date and no path. What needs the model (draws, reconstructions,
+traversals, posterior means) is drawn once and kept in the run folder, where later pages find it: pictures as PNG, and
+what a text model says as lines of text, their columns between tabs.
+"""
+
+import shlex
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+from pyro_skipvae.data import DATASETS
+from pyro_skipvae.reports import figures
+from pyro_skipvae.runs.build import resolve
+from pyro_skipvae.runs.checkpoint import write_whole
+from pyro_skipvae.runs.config import MODELS, Config
+from pyro_skipvae.runs.folder import Run
+
+from .captions import KINDS, MEANING, MODEL_PICTURES, MODEL_TEXTS, ORDER
+from .comparison import LABELS, estimates_of, read_record
+from .model_pictures import draw_pictures
+from .rendering import embedded, nats, picture, render
+
+
+def write_page(path, *, vae=None, data=None, out=None):
+    """Write the page of a run, to report.html in its folder unless `out` names a file; returns the path.
+
+    With the model and its data (as `load_run` returns them) the pictures of the model are drawn anew, and kept in the
+    folder too unless `out` is given. Raises RunError if the folder is not a run.
+    """
+    record = read_record(path)
+    drawn = {} if vae is None else draw_pictures(record, vae, data)
+    html = run_page(record, drawn)
+    if out is not None:
+        write_whole(out, html)
+        return Path(out)
+    for name, content in {**drawn, "report.html": html}.items():
+        Run(path).write(name, content)
+    return record.path / "report.html"
+
+
+def run_page(record, drawn=None):
+    """The HTML of one run; `drawn` holds {file name: PNG or text} of the model, others are read from its folder."""
+    report, config = record.report, record.config
+    changed = changed_settings(config, report)
+    return render(
+        "run.html.j2",
+        name=record.name,
+        **headline(record),
+        estimates=estimates_of(report) if report else {},
+        report=report,
+        card=report.get("card", {}),
+        notes=notes(record),
+        pictures=_pictures(record, drawn or {}),
+        texts=[found for name in MODEL_TEXTS if (found := model_text(record, name, drawn or {}))],
+        changed=changed,
+        settings=asdict(config),
+        command=train_command(config, changed),
+        seconds=sum(line["seconds"] or 0 for line in record.metrics),
+    )
+
+
+def changed_settings(config, report):
+    """{setting: (value, what it would have been)} of those that are not the default for this decoder and these data."""
+    data, never_resolved = report.get("card", {}).get("data"), ("data_dir", "limit_train", "limit_eval")
+    usual = {**asdict(Config()), **MODELS[config.model]}
+    if data:
+        stub = SimpleNamespace(**{**data, "event_shape": tuple(data["event_shape"])})
+        for entry in fields(Config):
+            # Defaults that are None depend on the other settings.
+            if entry.default is None and entry.name not in never_resolved:
+                usual[entry.name] = getattr(resolve(replace(config, **{entry.name: None}), stub), entry.name)
+    if config.binarisation:
+        usual["binarisation"] = DATASETS[config.dataset].binarisation if config.dataset in DATASETS else "none"
+    return {name: (value, usual[name]) for name, value in asdict(config).items() if value != usual[name]}
+
+
+def train_command(config, changed):
+    """The command that repeats a run."""
+    given = {name: value for name, (value, _) in changed.items() if value is not None}
+    flags = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items()]
+    return " ".join(["skipvae-pyro train", *flags])
+
+
+def notes(record):
+    """Sentences that a reader of the estimates must know, the gravest first."""
+    report, found, epochs = record.report, [], _epochs(record)
+    if epochs < record.config.epochs:
+        found.append(f"Training stopped after epoch {epochs} of {record.config.epochs}.")
+    if record.nonfinite:
+        found.append(f"Left out in training, since not finite: {record.nonfinite['steps']:,} steps.")
+    if not report:
+        return found
+    card, estimates = report["card"], estimates_of(report)
+    return found + _on_bounds(report, estimates) + _on_importance_sampling(report, card) + _on_points(card) + _left_out(card)
+
+
+def _on_bounds(report, estimates):
+    found, under = [], report.get("model_mutual_information")
+    if report.get("saturated"):
+        lower, ceiling = estimates["mi_lower"], nats(report["mi_ceiling"])
+        found.append(
+            f"The lower bound on I_q(x; z) is saturated: with N = {lower.points:,} points it cannot exceed ln N = {ceiling} "
+            f"nats, whatever the truth. Read it as “at least {nats(lower.value)}”."
+        )
+        if "mi_marginal" in estimates:
+            found[-1] += f" From above, the fitted-marginal bound says at most {nats(estimates['mi_marginal'].value)}."
+    if under and under["saturated"]:
+        ceiling = f"ln {under['points']:,} = {nats(under['ceiling'])}"
+        found.append(f"The lower bound under the model is saturated too: its ceiling is {ceiling}.")
+    if "aggregate_kl" in estimates and estimates["aggregate_kl"].low < 0:
+        found.append(
+            "KL(q(z) || p(z)) is never negative; its interval reaches below 0 because it is the rate minus bounds on I_q(x; z)."
+        )
+    return found
+
+
+def _on_importance_sampling(report, card):
+    """The bound on log p(x) still rises with K where its weights rest on few draws."""
+    K, tenth = card["importance_samples"], card["importance_samples_tenth"]
+    if K == tenth or report.get("log_likelihood") is None or report.get("log_likelihood_tenth") is None:
+        return []
+    rise = report["log_likelihood"] - report["log_likelihood_tenth"]
+    error = report["standard_errors"].get("log_likelihood", 0)
+    if rise < 0.1 or not rise > error:
+        return []
+    return [
+        f"The importance-weighted bound has not reached log p(x) with K = {K} draws: from {tenth} to {K} it still rose by "
+        f"{nats(rise)} nats. The true value is higher."
+    ]
+
+
+def _on_points(card):
+    first = {"elbo_points": "ELBO, distortion and the loss when z is shuffled", "log_likelihood_points": "The log-likelihood"}
+    found = [
+        f"{what} stand{'s' * what.startswith('The')} on the first {card[name]:,} of {card['points']:,} test points."
+        for name, what in first.items()
+        if card[name] < card["points"]
+    ]
+    limits = card.get("data", {}).get("limits", {})
+    if "train" in limits:
+        found.append(f"Trained on {limits['train']:,} items only.")
+    if "test" in limits:
+        found.append(f"Measured on the first {limits['test']:,} test items only.")
+    return found
+
+
+def _left_out(card):
+    unavailable = card["unavailable"]
+    found = []
+    for why in dict.fromkeys(unavailable.values()):
+        names = [LABELS.get(name, name) for name, reason in unavailable.items() if reason == why]
+        found.append(f"Not available: {'; '.join(names)}. The reason: {why}.")
+    found += [f"Left out for want of time: {what}." for what in card["beyond_budget"]]
+    return found + [f"{note[0].upper()}{note[1:]}." for note in card["notes"]]
+
+
+def headline(record):
+    """What is said first: the verdict, its kind, what it means, and what was trained."""
+    config, report = record.config, record.report
+    sentence = report.get("verdict", "Not measured yet: run `skipvae-pyro evaluate RUN --save`.")
+    if not report:
+        kind = "not measured"
+    elif config.latent_dim == 0:
+        kind = "no latent variables"
+    else:
+        kind = next((kind for words, kind in KINDS.items() if words in sentence), "collapsed")
+    title = DATASETS[config.dataset].title if config.dataset in DATASETS else "a file of one's own"
+    return {
+        "verdict": sentence.removesuffix(f": {kind}."),
+        "kind": kind,
+        "meaning": MEANING[kind],
+        "model": f"{config.layers}-layer {config.decoder} {config.model}"
+        + (f", {config.latent_dim} latent dimensions" if config.latent_dim else ""),
+        "dataset": f"{Path(config.dataset).name}: {title}{_how_read(record)}",
+        "training": f"{_epochs(record)} of {config.epochs} epochs, seed {config.seed}",
+    }
+
+
+def _how_read(record):
+    """What was made of the data: the vocabulary of a text, the binarisation of others."""
+    words = record.report.get("card", {}).get("data", {}).get("vocabulary")
+    if words:
+        return f", vocabulary of {words['size']:,}"
+    return "" if record.config.text else f", binarisation {record.config.binarisation or 'none'}"
+
+
+def _epochs(record):
+    return record.metrics[-1]["epoch"] if record.metrics else 0
+
+
+def _pictures(record, drawn):
+    """The pictures of a run, as dicts of title, alt, caption and the data of the image."""
+    report = record.report
+    found = {name: model_picture(record, name, drawn) for name in MODEL_PICTURES}
+    if report.get("rate_per_dimension"):
+        found["rates"] = rate_picture(record)
+    if report.get("active_unit_variances"):
+        alt = f"Variance of the posterior mean of each dimension; {report['active_units']} are above 0.01"
+        caption = "A unit counts as active where its posterior mean varies over the data by more than the threshold."
+        found["units"] = picture("Active units", alt, caption, figures.active_unit_variances(report["active_unit_variances"]))
+    if record.metrics:
+        rate = record.metrics[-1]["valid_rate"]
+        alt = f"Curves of loss, rate, active units and beta over the epochs; at the end the rate is {nats(rate)} nats"
+        caption = "Rate and distortion stand apart, since a collapse hides in their sum. Validation data, always at beta = 1."
+        found["training"] = picture("Training", alt, caption, figures.training_curves(record.metrics))
+    if report and report["card"]["importance_samples"] > report["card"]["importance_samples_tenth"]:
+        found["bound"] = _importance_bound(report)
+    return [{**found[name], "wide": name == "reconstructions.png"} for name in ORDER if found.get(name)]
+
+
+def rate_picture(record):
+    rates = record.report["rate_per_dimension"]
+    alt = f"Rate of each of {len(rates)} dimensions, sorted: from {max(rates):.2f} down to {min(rates):.4f} nats"
+    caption = "KL(q(z|x) || p(z)) of each dimension. One at 0 says nothing of x."
+    return picture("Rate of each dimension", alt, caption, figures.rate_per_dimension(rates))
+
+
+def _importance_bound(report):
+    """The bound on log p(x) for both numbers of draws, beside the ELBO where that stands on the same points."""
+    card, names = report["card"], ("log_likelihood_tenth", "log_likelihood")
+    bounds, errors = [report[name] for name in names], [report["standard_errors"].get(name) for name in names]
+    if None in (*bounds, *errors):
+        return None
+    elbo = report["elbo"] if card["elbo_points"] == card["log_likelihood_points"] else None
+    samples = [card["importance_samples_tenth"], card["importance_samples"]]
+    alt = "; ".join(f"{K} draws: {nats(bound)} nats" for K, bound in zip(samples, bounds, strict=True))
+    caption = "The bound rises to log p(x) with K. Where it still rises, the truth is higher."
+    figure = figures.importance_bound(samples, bounds, errors, elbo=elbo)
+    return picture("Importance-weighted bound", alt, caption, figure)
+
+
+def model_picture(record, name, drawn):
+    """A picture of the model, just drawn or found in the folder; None if it is in neither, or would show no z."""
+    if record.config.latent_dim == 0 and name != "samples.png":
+        return None
+    file = record.path / name
+    content = drawn.get(name) or (file.read_bytes() if file.is_file() else None)
+    return content and embedded(*MODEL_PICTURES[name], content)
+
+
+def model_text(record, name, drawn):
+    """What a text model says, just made or found in the folder: title, caption, headings and rows; None in neither."""
+    file = record.path / name
+    lines = drawn.get(name) or (file.read_text(encoding="utf-8") if file.is_file() else "")
+    title, headings, caption = MODEL_TEXTS[name]
+    rows = [line.split("\t") for line in lines.splitlines()]
+    return {"title": title, "caption": caption, "headings": headings, "rows": rows} if rows else None
