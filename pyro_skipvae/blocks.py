@@ -1,7 +1,10 @@
 """Blocks that encoders and decoders share."""
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional as F
 
 
@@ -13,11 +16,45 @@ def perceptron(sizes):
     return layers[:-1]
 
 
-def gate(features, dim=1):
-    """tanh(a) * sigmoid(b) of the two halves of `features` along `dim` (van den Oord et al. 2016, equation 2)."""
-    a, b = features.chunk(2, dim)
+def gate(features: Tensor) -> Tensor:
+    """tanh(a) * sigmoid(b) of the two halves of `features` along dimension 1 (van den Oord et al. 2016, equation 2)."""
+    if torch.compiler.is_compiling():  # the compiler fuses the plain form by itself
+        return _gate(features)
+    return _Gate.apply(features)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _gate(features: Tensor) -> Tensor:
+    a, b = features.chunk(2, 1)
     # 2 sigmoid(2a) - 1 is tanh(a); on a CPU torch's sigmoid takes a fifth of the time of its tanh.
     return (2 * torch.sigmoid(2 * a) - 1) * torch.sigmoid(b)
+
+
+class _Gate(Function):
+    """The gate with few passes over memory: a third of the time of a PixelCNN's step on a CPU goes into its plain form."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        halves = features.clone()
+        t, s = halves.chunk(2, 1)
+        t.mul_(2)
+        halves.sigmoid_()
+        t.mul_(2).sub_(1)
+        ctx.save_for_backward(features, halves)
+        return t * s
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        features, halves = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody differentiates twice: in terms of the input, which has a history
+            return torch.autograd.grad(_gate(features), features, grad, create_graph=True)[0]
+        t, s = halves.chunk(2, 1)
+        out = torch.empty_like(halves)
+        a, b = out.chunk(2, 1)
+        through = grad * s
+        torch.addcmul(through, through * t, t, value=-1, out=a)  # grad s (1 - t^2)
+        through.mul_(t)
+        torch.addcmul(through, through, s, value=-1, out=b)  # grad t s (1 - s)
+        return out
 
 
 class ResidualBlock(nn.Module):

@@ -63,7 +63,7 @@ class PixelCNNDecoder(nn.Module):
         vertical = torch.cat([F.pad(image, (0, 0, 1, -1)), *maps.get(BOTTOM, ())], 1)
         horizontal = torch.cat([F.pad(image, (1, -1)), *maps.get(BOTTOM, ())], 1)
         for l, layer in enumerate(self.layers, 1):
-            vertical, horizontal = layer(vertical, horizontal, maps.get(l, ()))
+            vertical, horizontal = layer(vertical, horizontal, maps.get(l, ()), top=layer is self.layers[-1])
         return self.output(torch.cat([horizontal, *maps.get(OUTPUT, ())], 1))
 
     def generate(self, z):
@@ -98,12 +98,13 @@ class GatedLayer(nn.Module):
         self.mix = nn.Conv2d(maps, maps, 1)
         self.residual = inputs == maps  # the first layer reads an image, to which nothing can be added
 
-    def forward(self, vertical, horizontal, latent=()):
+    def forward(self, vertical, horizontal, latent=(), *, top=False):
+        """The stacks one layer up; above the `top` layer nobody reads the vertical one: it is None there."""
         reach = self.reach
         v = self.vertical(F.pad(torch.cat([vertical, *latent], 1), (reach, reach, reach, 0)))
         h = self.horizontal(F.pad(torch.cat([horizontal, *latent], 1), (reach, 0)))
         out = self.mix(gate(h + self.down(v)))
-        return gate(v), horizontal + out if self.residual else out
+        return None if top else gate(v), horizontal + out if self.residual else out
 
 
 class CachedSampler:
