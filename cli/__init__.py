@@ -13,6 +13,7 @@ from .models import encode, export
 from .notes import say_as_asked
 from .pages import compare, report
 from .showing import interpolate, reconstruct, traverse
+from .target_rate import target_rate
 
 EPILOG = "Everything a run does is written to its folder; evaluate and sample need no other setting than its path."
 
@@ -27,7 +28,7 @@ COMMANDS = (
     *(train, evaluate, sample, report, compare),
     *(reconstruct, interpolate, traverse, encode, export),
     *reproduction.COMMANDS,
-    *(check_gradients, datasets, doctor, completion),
+    *(target_rate, check_gradients, datasets, doctor, completion),
 )
 for command in COMMANDS:
     cli.add_command(say_as_asked(command))

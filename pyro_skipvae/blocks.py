@@ -8,6 +8,17 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 
+def latent_shape(latent_dim):
+    """The event shape of z: (D,) of a number of dimensions, (T, C) of a sequence of T steps of C channels.
+
+    Raises ValueError for anything else.
+    """
+    shape = tuple(latent_dim) if isinstance(latent_dim, tuple | list | torch.Size) else (latent_dim,)
+    if len(shape) not in (1, 2) or any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in shape):
+        raise ValueError(f"expected latent_dim to be a number of dimensions, or (steps, channels), got {latent_dim!r}")
+    return shape
+
+
 def perceptron(sizes):
     """Linear layers between consecutive sizes with relu between them: a list of modules for an `nn.Sequential`."""
     layers = []

@@ -4,6 +4,7 @@ import math
 
 from torch import nn
 
+from pyro_skipvae.blocks import latent_shape
 from pyro_skipvae.likelihoods import bernoulli
 from pyro_skipvae.skip import SkipSequential
 
@@ -12,12 +13,15 @@ class ConvolutionalDecoder(nn.Module):
     """Transposed convolutions that double the size `layers` times: z (..., D) -> p(x|z) over (H, W) or (C, H, W).
 
     The hidden layers are the first map, from z to a small image, and all but the last of the convolutions. With skips each of
-    them, and the output, also receives U_l z, one number per feature map. Pixels are independent given z.
+    them, and the output, also receives U_l z, one number per feature map. Pixels are independent given z. A
+    sequence z (..., T, C) is read as one vector of T C dimensions.
     """
 
     def __init__(self, latent_dim, event_shape, *, layers=3, maps=64, skip="all", likelihood=bernoulli):
         super().__init__()
         self.event_shape, self.likelihood = tuple(event_shape), likelihood
+        self.latent_shape = latent_shape(latent_dim)
+        latent_dim = math.prod(self.latent_shape)
         *channels, height, width = event_shape
         sizes = [(math.ceil(height / 2**k), math.ceil(width / 2**k)) for k in range(layers, -1, -1)]
         outputs = [maps] * (layers - 1) + [math.prod(channels) * likelihood.parameters]
@@ -27,6 +31,7 @@ class ConvolutionalDecoder(nn.Module):
         self.network = SkipSequential(nn.Sequential(*network[:-1]), latent_dim, skip=skip)
 
     def forward(self, z):
+        z = z.flatten(-len(self.latent_shape))
         eta = self.network(z.reshape(-1, z.shape[-1]))  # (N, C * parameters, H, W)
         eta = eta.unflatten(1, (-1, self.likelihood.parameters)).movedim(2, -1)
         eta = eta.reshape(*z.shape[:-1], *self.event_shape, self.likelihood.parameters)

@@ -1,24 +1,31 @@
 """Families of posteriors q(z|x).
 
 A family is a module `features (B, F) -> Distribution` with batch (B,) and event (D,), given to an encoder as `posterior=`.
+For a sequence z, `latent_dim` (T, C), its event is (T, C); only the diagonal normal, whose elements are independent, has those.
 """
+
+import math
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.transforms import conditional_affine_autoregressive
 from torch import nn
 
+from pyro_skipvae.blocks import latent_shape
+
 
 class DiagonalNormal(nn.Module):
-    """q(z|x) = N(loc, diag(scale^2)), with log scale^2 linear in the features: (B, F) -> batch (B,), event (D,)."""
+    """q(z|x) = N(loc, diag(scale^2)), with log scale^2 linear in the features: (B, F) -> batch (B,), event (D,) or (T, C)."""
 
     def __init__(self, features, latent_dim):
         super().__init__()
-        self.parameters_of = nn.Linear(features, 2 * latent_dim)
+        self.event_shape = latent_shape(latent_dim)
+        self.parameters_of = nn.Linear(features, 2 * math.prod(self.event_shape))
 
     def forward(self, features):
-        loc, log_variance = self.parameters_of(features).chunk(2, dim=-1)
-        return dist.Normal(loc, (log_variance / 2).exp()).to_event(1)
+        halves = self.parameters_of(features).chunk(2, dim=-1)
+        loc, log_variance = (half.unflatten(-1, self.event_shape) for half in halves)
+        return dist.Normal(loc, (log_variance / 2).exp()).to_event(len(self.event_shape))
 
 
 class FullCovarianceNormal(nn.Module):
@@ -26,6 +33,7 @@ class FullCovarianceNormal(nn.Module):
 
     def __init__(self, features, latent_dim):
         super().__init__()
+        _check_one_vector(latent_dim, "FullCovarianceNormal")
         self.latent_dim = latent_dim
         self.parameters_of = nn.Linear(features, latent_dim * (latent_dim + 3) // 2)
 
@@ -48,6 +56,7 @@ class InverseAutoregressiveFlow(nn.Module):
 
     def __init__(self, features, latent_dim, *, flows=2, hidden=128):
         super().__init__()
+        _check_one_vector(latent_dim, "InverseAutoregressiveFlow")
         self.base = DiagonalNormal(features, latent_dim)
         self.flows = nn.ModuleList(
             conditional_affine_autoregressive(latent_dim, features, hidden_dims=[hidden], stable=True) for _ in range(flows)
@@ -56,3 +65,11 @@ class InverseAutoregressiveFlow(nn.Module):
     def forward(self, features):
         flows = [flow.condition(features) for flow in self.flows]
         return dist.TransformedDistribution(self.base(features), flows)
+
+
+def _check_one_vector(latent_dim, family):
+    if len(latent_shape(latent_dim)) > 1:
+        raise ValueError(
+            f"expected a number of dimensions for {family}, got the sequence {tuple(latent_dim)}: against an AR(1) prior only "
+            "elements that are independent commit a rate; use DiagonalNormal"
+        )
