@@ -10,6 +10,7 @@ from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
 from pyro_skipvae.diagnostics.estimates.active_units import half_means, mean_variances
 from pyro_skipvae.diagnostics.estimates.rate import per_dimension
 from pyro_skipvae.diagnostics.pairs.pair import Chunk
+from pyro_skipvae.reports.captions import values_read
 from pyro_skipvae.reports.comparison import PARTS, values_per_point
 from pyro_skipvae.reports.figures import can_draw
 from pyro_skipvae.runs.build import without_effect
@@ -101,6 +102,7 @@ def _announce(job, run):
         f"{config.model}: {config.layers}-layer {config.decoder}, {parameter_count(job.vae):,} parameters, "
         f"on {data.name} ({sizes}, {data.binarisation}), {job.device}, seed {config.seed}; into {run.path}"
     )
+    note(values_read(config, data))
     seconds = seconds_per_step(job)
     note(
         f"An epoch takes about {duration(seconds * len(job.batches))} here, "

@@ -19,6 +19,51 @@ def latent_shape(latent_dim):
     return shape
 
 
+class Standardise(nn.Module):
+    """x in the units of its data: (x - loc) / scale, or with `log` the same of log(1 + x).
+
+    `loc` and `scale` are buffers that broadcast to x (..., *event_shape): numbers of the training data, stored with the model
+    (`Standardise.of`). Encoders, and decoders that read x, take one as `inputs`.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, loc: Tensor, scale: Tensor, *, log: bool = False) -> None:
+        super().__init__()
+        self.log = log
+        self.register_buffer("loc", torch.as_tensor(loc))
+        self.register_buffer("scale", torch.as_tensor(scale))
+
+    @classmethod
+    def of(cls, x: Tensor, *, log: bool = False) -> "Standardise":
+        """That of training data x (N, *event_shape): see `mean_and_scale`."""
+        return cls(*mean_and_scale(x.log1p() if log else x), log=log)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x.log1p() if self.log else x) - self.loc) / self.scale
+
+
+def mean_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of x (N, *event_shape): of each feature of vectors, of each channel of images.
+
+    Images have two dimensions or more, and give shape (..., 1, 1). Pixels are not taken one by one, since one that is nearly
+    always the same would be blown up. What does not vary has scale 1. Raises ValueError for a scale whose square float32
+    cannot hold.
+    """
+    pooled = (0, -2, -1) if x.dim() > 2 else (0,)
+    parts = x.split(1024)  # in float64, since a mean may be thousands of times the deviation
+    count = x.numel() // x.sum(pooled, keepdim=True).numel()
+    loc = sum(part.double().sum(pooled, keepdim=True) for part in parts) / count
+    variance = sum((part.double() - loc).square().sum(pooled, keepdim=True) for part in parts) / count
+    constant = x.amax(pooled, keepdim=True) == x.amin(pooled, keepdim=True)
+    scale = torch.where(constant, 1.0, variance.sqrt())
+    for extreme in scale[~((scale > 1e-15) & (scale < 1e15))][:1].tolist():
+        raise ValueError(f"expected standard deviations of 1e-15 to 1e15, got {extreme:.0e}: change the unit of the values")
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    return loc[0].to(dtype), scale[0].to(dtype)
+
+
 def perceptron(sizes):
     """Linear layers between consecutive sizes with relu between them: a list of modules for an `nn.Sequential`."""
     layers = []

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_skipvae.distributions.grey_levels import DiscretisedLogistic, GreyLevels
 
 # Without a floor the density of a constant pixel is unbounded, and one such pixel takes over the whole objective.
 SMALLEST_SCALE = 0.01
+SMALLEST_SHARED_SCALE = 0.001  # in standard deviations of the data
 
 
 @dataclass(frozen=True)
@@ -21,9 +25,14 @@ class Likelihood:
     """`distribution` maps eta (..., *event_shape, parameters) to elementwise distributions over (..., *event_shape)."""
 
     parameters: int
-    distribution: Callable
+    distribution: Callable[[Tensor], TorchDistributionMixin]
 
-    def __call__(self, eta, event_dims):
+    @property
+    def module(self) -> nn.Module | None:
+        """What a decoder registers: `distribution`, where it holds parameters or buffers."""
+        return self.distribution if isinstance(self.distribution, nn.Module) else None
+
+    def __call__(self, eta: Tensor, event_dims: int) -> TorchDistributionMixin:
         """eta (..., *event_shape * parameters as the last dimension) -> Distribution with `event_dims` event dimensions."""
         return self.distribution(eta).to_event(event_dims)
 
@@ -33,11 +42,98 @@ poisson = Likelihood(1, lambda eta: dist.Poisson(eta[..., 0].exp()))
 normal = Likelihood(2, lambda eta: dist.Normal(eta[..., 0], softplus(eta[..., 1]) + SMALLEST_SCALE))
 
 
-def categorical(levels=256):
+def normal_in_units(loc: Tensor, scale: Tensor) -> Likelihood:
+    """`normal` in the units of the data: mean loc + scale eta_0, and a scale that is `scale` times what it is there.
+
+    `loc` and `scale` broadcast to x (see `blocks.mean_and_scale`). Training on a x + b gives the same model, with the log
+    density of D elements lower by D ln a.
+    """
+    return Likelihood(2, NormalInUnits(loc, scale))
+
+
+def normal_shared_scale(loc: Tensor | float = 0.0, scale: Tensor | float = 1.0) -> Likelihood:
+    """Normal(loc + scale eta, scale sigma), with one sigma learned for all elements of all x.
+
+    Unlike the scale of `normal`, sigma cannot shrink for some elements alone, so that an easy pixel does not outweigh the
+    others. It starts at 1, the standard deviation of the data. `loc` and `scale` broadcast to x (see
+    `blocks.mean_and_scale`). Each call makes a sigma of its own.
+
+    Reference: Rybkin, Daniilidis, Levine 2021 (sigma-VAE), section 3.
+    """
+    return Likelihood(1, NormalSharedScale(torch.as_tensor(loc), torch.as_tensor(scale)))
+
+
+def poisson_about(mean: Tensor, deviation: Tensor) -> Likelihood:
+    """Poisson with rate mean * exp(eta * min(1, deviation / mean)): a model starts near the mean counts of its data.
+
+    `mean` and standard deviation broadcast to x (see `blocks.mean_and_scale`). Large counts vary by a small part of their
+    mean, and with a rate of exp(eta) alone the first steps would be wrong by hundreds of nats. Raises ValueError unless both
+    are above 0.
+    """
+    if not ((mean > 0) & (deviation > 0)).all():
+        raise ValueError("expected means and deviations above 0 for counts")
+    return Likelihood(1, PoissonAbout(mean, (deviation / mean).clamp(max=1)))
+
+
+class NormalInUnits(nn.Module):
+    """The family of `normal_in_units`."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("loc", loc)
+        self.register_buffer("scale", scale)
+
+    def forward(self, eta: Tensor) -> TorchDistributionMixin:
+        scale = softplus(eta[..., 1]) + SMALLEST_SCALE
+        return dist.Normal(self.loc + self.scale * eta[..., 0], self.scale * scale)
+
+
+class NormalSharedScale(nn.Module):
+    """The family of `normal_shared_scale`."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("loc", loc)
+        self.register_buffer("scale", scale)
+        self.tenth_log_sigma = nn.Parameter(torch.zeros((), dtype=scale.dtype))
+
+    @property
+    def sigma(self) -> Tensor:
+        """The scale of p(x|z) in standard deviations of the data."""
+        # Adam moves a number by about its learning rate a step: without the 10, sigma would be late by thousands of steps.
+        # The floor: on data that a decoder can learn exactly the density has no bound.
+        return (10 * self.tenth_log_sigma).exp() + SMALLEST_SHARED_SCALE
+
+    def forward(self, eta: Tensor) -> TorchDistributionMixin:
+        return dist.Normal(self.loc + self.scale * eta[..., 0], self.scale * self.sigma)
+
+
+class PoissonAbout(nn.Module):
+    """The family of `poisson_about`."""
+
+    mean: Tensor
+    relative: Tensor
+
+    def __init__(self, mean: Tensor, relative: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("relative", relative)
+
+    def forward(self, eta: Tensor) -> TorchDistributionMixin:
+        return dist.Poisson(self.mean * (self.relative * eta[..., 0]).exp())
+
+
+def categorical(levels: int = 256) -> Likelihood:
     """Grey levels 0, 1/(levels-1), ..., 1 as unordered classes."""
     return Likelihood(levels, GreyLevels)
 
 
-def discretised_logistic(levels=256):
+def discretised_logistic(levels: int = 256) -> Likelihood:
     """Grey levels 0, 1/(levels-1), ..., 1 as the bins of a logistic distribution (Kingma et al. 2016)."""
     return Likelihood(2, lambda eta: DiscretisedLogistic(eta[..., 0], softplus(eta[..., 1]) + SMALLEST_SCALE, levels))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_skipvae.blocks import gate
+from pyro_skipvae.blocks import Standardise, gate, mean_and_scale
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (3, 8, 5), (3, 8, 5, 6)])
@@ -24,3 +24,32 @@ def test_the_gate_leaves_its_input_alone_and_keeps_its_dtype():
     features = torch.full((2, 4), 20.0)
     assert torch.equal(gate(features), torch.ones(2, 2)) and torch.equal(features, torch.full((2, 4), 20.0))
     assert gate(features.bfloat16()).dtype == torch.bfloat16
+
+
+def test_values_are_standardised_by_feature_or_by_channel(float64):
+    x = torch.randn(2000, 3) * torch.tensor([1.0, 300.0, 0.0]) + torch.tensor([5.0, 5000.0, 7.0])
+    seen = Standardise.of(x)(x)
+    torch.testing.assert_close(seen.mean(0), torch.zeros(3), rtol=0, atol=1e-9)
+    torch.testing.assert_close(seen.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]))
+    images = torch.rand(50, 2, 4, 4) * torch.tensor([1.0, 255.0])[:, None, None]
+    images[:, :, 0, 0] = 0  # a pixel that never varies
+    seen = Standardise.of(images)(images)
+    torch.testing.assert_close(seen.std((0, 2, 3), correction=0), torch.ones(2))
+    assert Standardise.of(images).loc.shape == (2, 1, 1)
+
+
+def test_counts_are_standardised_on_a_log_scale(float64):
+    x = torch.poisson(torch.tensor([3.0, 300.0]).expand(500, 2))
+    torch.testing.assert_close(Standardise.of(x, log=True)(x), Standardise.of(x.log1p())(x.log1p()))
+
+
+def test_a_mean_far_above_the_deviation_does_not_spoil_it():
+    x = 5000 + torch.randn(3000, 2, generator=torch.Generator().manual_seed(0))
+    loc, scale = mean_and_scale(x)
+    assert loc.dtype == torch.float32
+    torch.testing.assert_close(scale, x.double().std(0, correction=0).float())
+
+
+def test_units_that_float32_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match="change the unit"):
+        mean_and_scale(torch.tensor([[0.0], [1e20]]))

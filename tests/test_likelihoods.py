@@ -11,6 +11,9 @@ LIKELIHOODS = {
     "bernoulli": likelihoods.bernoulli,
     "poisson": likelihoods.poisson,
     "normal": likelihoods.normal,
+    "normal in units": likelihoods.normal_in_units(torch.randn(2, 1, 1)[0], torch.rand(1, 1) + 0.5),
+    "normal, shared scale": likelihoods.normal_shared_scale(torch.tensor(7.0), torch.tensor(3.0)),
+    "poisson about a mean": likelihoods.poisson_about(torch.tensor([1.0, 2.0, 30.0]), torch.ones(3)),
     "categorical": likelihoods.categorical(5),
     "discretised-logistic": likelihoods.discretised_logistic(5),
 }
@@ -75,3 +78,30 @@ def test_likelihoods_have_gradients_far_from_the_data():
     eta = torch.tensor([[40.0, -8.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(likelihoods.discretised_logistic()(eta, 1).log_prob(torch.zeros(1)), eta)
     assert gradient.isfinite().all() and gradient.any()
+
+
+def test_the_density_of_a_normal_in_units_follows_the_unit(float64):
+    eta, x, a, b = torch.randn(5, 3, 2), torch.randn(5, 3), torch.tensor([2.0, 1000.0, 0.01]), torch.tensor([-1.0, 5000.0, 0.0])
+    loc, scale = torch.randn(3), torch.rand(3) + 0.5
+    for family in (likelihoods.normal_in_units, likelihoods.normal_shared_scale):
+        one, other = family(loc, scale), family(a * loc + b, a * scale)
+        eta_of = eta[..., : one.parameters]
+        shift = one(eta_of, 1).log_prob(x) - other(eta_of, 1).log_prob(a * x + b)
+        torch.testing.assert_close(shift, a.log().sum().expand(5))
+
+
+def test_one_sigma_is_learned_and_starts_at_the_scale_of_the_data():
+    likelihood = likelihoods.normal_shared_scale(torch.tensor(3.0), torch.tensor(2.0))
+    assert sum(parameter.numel() for parameter in likelihood.module.parameters()) == 1
+    p = likelihood(torch.zeros(4, 1), 1)
+    torch.testing.assert_close(p.base_dist.scale, torch.full((4,), 2 * (1 + likelihoods.SMALLEST_SHARED_SCALE)))
+    assert (p.mean == 3).all()
+
+
+def test_counts_begin_at_their_mean():
+    mean, deviation = torch.tensor([0.2, 300.0]), torch.tensor([0.4, 30.0])
+    p = likelihoods.poisson_about(mean, deviation)
+    torch.testing.assert_close(p(torch.zeros(2, 1), 1).mean, mean)
+    torch.testing.assert_close(p(torch.ones(2, 1), 1).mean, mean * torch.tensor([1.0, 0.1]).exp())
+    with pytest.raises(ValueError, match="expected means and deviations above 0"):
+        likelihoods.poisson_about(torch.tensor([0.0, 1.0]), torch.ones(2))

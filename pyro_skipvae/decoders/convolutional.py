@@ -22,6 +22,7 @@ class ConvolutionalDecoder(nn.Module):
         self.event_shape, self.likelihood = tuple(event_shape), likelihood
         self.latent_shape = latent_shape(latent_dim)
         latent_dim = math.prod(self.latent_shape)
+        self.observation = likelihood.module
         *channels, height, width = event_shape
         sizes = [(math.ceil(height / 2**k), math.ceil(width / 2**k)) for k in range(layers, -1, -1)]
         outputs = [maps] * (layers - 1) + [math.prod(channels) * likelihood.parameters]

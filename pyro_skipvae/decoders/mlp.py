@@ -26,6 +26,7 @@ class MLPDecoder(nn.Module):
         self.event_shape, self.likelihood = tuple(event_shape), likelihood
         self.latent_shape = latent_shape(latent_dim)
         latent_dim = math.prod(self.latent_shape)
+        self.observation = likelihood.module
         outputs = math.prod(event_shape) * likelihood.parameters
         network = nn.Sequential(*perceptron([latent_dim, *[width] * layers, outputs]))
         self.network = SkipSequential(network, latent_dim, skip=skip)

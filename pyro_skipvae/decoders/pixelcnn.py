@@ -22,7 +22,8 @@ class PixelCNNDecoder(nn.Module):
     `layers` gated layers of `maps` feature maps with a vertical and a horizontal stack. A linear map of z, one image per
     entry, is joined to the image at the bottom and, with skips, to the input of each layer and of the output
     (`skip`: see `pyro_skipvae.skip.skip_entries`). The channels of one pixel are independent given the pixels before.
-    With `latent_dim=0` there is no z at all: the autoregressive baseline.
+    With `latent_dim=0` there is no z at all: the autoregressive baseline. `inputs` is what x passes before the network reads
+    it (`pyro_skipvae.blocks.Standardise`), element by element.
 
     Where this departs from the authors' code: z reaches the current pixel in the first layer too (there the mask hides
     it), the residual of the horizontal stack is the identity, as in van den Oord et al., and not a learned map.
@@ -30,11 +31,14 @@ class PixelCNNDecoder(nn.Module):
     Reference: Dieng et al. 2019, section 4.1; van den Oord et al. 2016, figure 2.
     """
 
-    def __init__(self, latent_dim, event_shape, *, layers=9, maps=32, kernel=3, skip="all", likelihood=bernoulli):
+    def __init__(
+        self, latent_dim, event_shape, *, layers=9, maps=32, kernel=3, skip="all", likelihood=bernoulli, inputs=None
+    ):
         super().__init__()
         if kernel % 2 == 0 or layers < 1:
             raise ValueError(f"expected an odd kernel and at least 1 layer, got kernel {kernel} and {layers} layers")
-        self.event_shape, self.likelihood = tuple(event_shape), likelihood
+        self.event_shape, self.likelihood, self.inputs = tuple(event_shape), likelihood, inputs
+        self.observation = likelihood.module
         self.image_shape = (*([1] if len(event_shape) == 2 else []), *event_shape)
         channels, height, width = self.image_shape
         entries = (BOTTOM, *skip_entries(skip, layers)) if latent_dim else ()
@@ -48,7 +52,8 @@ class PixelCNNDecoder(nn.Module):
 
     @property
     def support(self):
-        return self.likelihood(torch.zeros(*self.event_shape, self.likelihood.parameters), len(self.event_shape)).support
+        nothing = self.output.weight.new_zeros(*self.event_shape, self.likelihood.parameters)
+        return self.likelihood(nothing, len(self.event_shape)).support
 
     def log_prob(self, x, z):
         """sum_i log p(x_i | x_<i, z) by one pass: x (N, *event_shape), z (N, D) -> (N,)."""
@@ -59,7 +64,7 @@ class PixelCNNDecoder(nn.Module):
     def natural_parameters(self, x, z):
         """eta (N, C * parameters, H, W) of all conditionals."""
         maps = self._maps(z)
-        image = x.reshape(-1, *self.image_shape).contiguous(memory_format=torch.channels_last)
+        image = self.seen(x).reshape(-1, *self.image_shape).contiguous(memory_format=torch.channels_last)
         vertical = torch.cat([F.pad(image, (0, 0, 1, -1)), *maps.get(BOTTOM, ())], 1)
         horizontal = torch.cat([F.pad(image, (1, -1)), *maps.get(BOTTOM, ())], 1)
         for l, layer in enumerate(self.layers, 1):
@@ -72,6 +77,10 @@ class PixelCNNDecoder(nn.Module):
         Each activation of the network is computed once: the cost is a few teacher-forced passes, not one for each pixel.
         """
         return CachedSampler(self, z).run()
+
+    def seen(self, x):
+        """x as the network reads it."""
+        return x if self.inputs is None else self.inputs(x)
 
     def _maps(self, z):
         _, height, width = self.image_shape
@@ -127,6 +136,7 @@ class CachedSampler:
         decoder, N = self.decoder, len(self.z)
         channels, height, width = decoder.image_shape
         self.image = self.z.new_zeros(N, channels, height, width)
+        self.seen = torch.zeros_like(self.image)  # the image as the network reads it
         self.eta = self.z.new_zeros(N, channels * decoder.likelihood.parameters, height, width)
         widths = [layer.vertical.in_channels for layer in decoder.layers]
         self.rows = [self.z.new_zeros(N, n, decoder.layers[0].reach + 1, width) for n in widths]
@@ -137,7 +147,7 @@ class CachedSampler:
 
     def _vertical(self, y):
         """One new row of the vertical stack; what each layer's horizontal stack receives from it (N, W, 2 * maps)."""
-        row, received = self.image[:, :, y - 1] if y else torch.zeros_like(self.image[:, :, 0]), []
+        row, received = self.seen[:, :, y - 1] if y else torch.zeros_like(self.seen[:, :, 0]), []
         row = self._join(row, BOTTOM, y)
         for l, layer in enumerate(self.decoder.layers, 1):
             self.rows[l - 1] = torch.cat([self.rows[l - 1][:, :, 1:], self._join(row, l, y)[:, :, None]], 2)
@@ -151,7 +161,7 @@ class CachedSampler:
         lines = [self._empty_line(l, layer, y) for l, layer in enumerate(decoder.layers, 1)]
         for x in range(decoder.image_shape[2]):
             if x:
-                lines[0][:, x + decoder.layers[0].reach, : self.image.shape[1]] = self.image[:, :, y, x - 1]
+                lines[0][:, x + decoder.layers[0].reach, : self.seen.shape[1]] = self.seen[:, :, y, x - 1]
             for l, layer in enumerate(decoder.layers):
                 mixing, mix = self.weights[l]
                 window = lines[l][:, x : x + layer.reach + 1].flatten(1)
@@ -165,8 +175,11 @@ class CachedSampler:
     def _draw(self, features, y, x):
         joined = self._join(features[:, :, None], OUTPUT, y, x)
         self.eta[:, :, y, x] = self.decoder.output(joined[..., None])[:, :, 0, 0]
-        eta = self.eta[:, :, y, x].unflatten(1, (-1, self.decoder.likelihood.parameters))
-        self.image[:, :, y, x] = self.decoder.likelihood.distribution(eta).sample()
+        # An image of one pixel (N, C, 1, 1, parameters): what a likelihood knows of each channel is (C, 1, 1).
+        eta = self.eta[:, :, y, x].unflatten(1, (-1, self.decoder.likelihood.parameters))[:, :, None, None]
+        pixel = self.decoder.likelihood.distribution(eta).sample()
+        self.image[:, :, y, x] = pixel[..., 0, 0]
+        self.seen[:, :, y, x] = self.decoder.seen(pixel)[..., 0, 0]
 
     def _join(self, features, entry, y, x=None):
         """Features (N, C, W), or (N, C, 1) for pixel x, with the map of z for this entry, where there is one."""

@@ -1,7 +1,10 @@
 """The recurrent network of the paper, for text."""
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from pyro.distributions import Distribution
+from torch import Tensor, nn
 
 from pyro_skipvae.guides.families import DiagonalNormal
 from pyro_skipvae.text.words import row_lengths
@@ -16,7 +19,15 @@ class LSTMEncoder(nn.Module):
     Reference: Dieng et al. 2019, section 4.2; Kim et al. 2018, section 5.2.
     """
 
-    def __init__(self, vocabulary_size, latent_dim, *, embedding=512, width=1024, posterior=DiagonalNormal):
+    def __init__(
+        self,
+        vocabulary_size: int,
+        latent_dim: int,
+        *,
+        embedding: int = 512,
+        width: int = 1024,
+        posterior: Callable[[int, int], nn.Module] = DiagonalNormal,
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.network = nn.LSTM(embedding, width, batch_first=True)
@@ -24,7 +35,7 @@ class LSTMEncoder(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.1, 0.1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Distribution:
         last = (row_lengths(x) - 1).clamp(min=0)
         states, _ = self.network(self.embedding(x[:, : int(last.max()) + 1]))  # (B, T, width)
         return self.posterior(states[torch.arange(len(x), device=x.device), last])

@@ -1,8 +1,10 @@
 """The residual network of the paper, for images."""
 
 import math
+from collections.abc import Callable, Sequence
 
-from torch import nn
+from pyro.distributions import Distribution
+from torch import Tensor, nn
 
 from pyro_skipvae.blocks import ResidualBlock
 from pyro_skipvae.guides.families import DiagonalNormal
@@ -13,18 +15,30 @@ class ResNetEncoder(nn.Module):
 
     `layers` residual blocks of `maps` feature maps, each halving height and width. The authors' code has batch
     normalisation in each block; here there is none, so that a posterior depends on its own datapoint alone.
+    `inputs` is what x passes first (`pyro_skipvae.blocks.Standardise`).
 
     Reference: Dieng et al. 2019, section 4.1 (3 layers, 3x3, 64 maps).
     """
 
-    def __init__(self, event_shape, latent_dim, *, layers=3, maps=64, posterior=DiagonalNormal):
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        *,
+        layers: int = 3,
+        maps: int = 64,
+        posterior: Callable[[int, int], nn.Module] = DiagonalNormal,
+        inputs: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         *channels, height, width = event_shape
         if min(height, width) < 2**layers:
             raise ValueError(f"expected an image of at least {2**layers} pixels a side, got {height}x{width}")
+        self.inputs = inputs
         self.image_shape = (math.prod(channels), height, width)
         self.blocks = nn.Sequential(*(ResidualBlock(maps if l else self.image_shape[0], maps) for l in range(layers)))
         self.posterior = posterior(maps * (height // 2**layers) * (width // 2**layers), latent_dim)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Distribution:
+        x = x if self.inputs is None else self.inputs(x)
         return self.posterior(self.blocks(x.reshape(-1, *self.image_shape)).flatten(1))

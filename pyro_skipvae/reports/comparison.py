@@ -40,7 +40,7 @@ BUDGETED = {
 DRAWS = (
     "importance_samples", "elbo_posterior_samples", "model_mutual_information_points", "estimators.rate", "estimators.elbo",
 )  # fmt: skip
-DENSITIES = ("normal",)  # their nats depend on the unit of x, and those of probabilities do not
+DENSITIES = ("normal", "normal-shared-scale")  # their nats depend on the unit of x, and those of probabilities do not
 NOT_COMPARED = ("seed", "data_dir", "download")  # settings that make no other model
 PERPLEXITIES = ("ppl_iw", "ppl_elbo")
 PLAIN = ("elbo", "distortion", "log_likelihood", "log_likelihood_tenth", "rate", "shuffled_latent_loss")

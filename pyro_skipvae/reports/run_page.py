@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from pyro_skipvae.data import DATASETS
 from pyro_skipvae.reports import figures
-from pyro_skipvae.runs.build import resolve
+from pyro_skipvae.runs.build import settled
 from pyro_skipvae.runs.checkpoint import write_whole
 from pyro_skipvae.runs.config import MODELS, Config
 from pyro_skipvae.runs.folder import Run
@@ -70,7 +70,7 @@ def changed_settings(config, report):
         for entry in fields(Config):
             # Defaults that are None depend on the other settings.
             if entry.default is None and entry.name not in never_resolved:
-                usual[entry.name] = getattr(resolve(replace(config, **{entry.name: None}), stub), entry.name)
+                usual[entry.name] = getattr(settled(replace(config, **{entry.name: None}), stub), entry.name)
     if config.binarisation:
         usual["binarisation"] = DATASETS[config.dataset].binarisation if config.dataset in DATASETS else "none"
     return {name: (value, usual[name]) for name, value in asdict(config).items() if value != usual[name]}

@@ -8,6 +8,7 @@ import pyro.optim
 import torch
 
 from pyro_skipvae import guides, likelihoods, objectives, priors, schedules
+from pyro_skipvae.blocks import Standardise, mean_and_scale
 from pyro_skipvae.data import DATASETS, load_data
 from pyro_skipvae.decoders import ConvolutionalDecoder, DilatedCNNDecoder, LSTMDecoder, MLPDecoder, PixelCNNDecoder
 from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder
@@ -43,19 +44,33 @@ PRIORS = {
     ),
     "vamp": lambda config, encoder, data: priors.VampPrior(encoder, _pseudo_inputs(data, config.components)),
 }
-LIKELIHOODS = {
-    "bernoulli": lambda data: likelihoods.bernoulli,
-    "categorical": lambda data: likelihoods.categorical(_levels(data)),
-    "discretised-logistic": lambda data: likelihoods.discretised_logistic(_levels(data)),
-    "normal": lambda data: likelihoods.normal,
-    "poisson": lambda data: likelihoods.poisson,
+LIKELIHOODS = {  # of the data, and whether in their units
+    "bernoulli": lambda data, scaled: likelihoods.bernoulli,
+    "categorical": lambda data, scaled: likelihoods.categorical(_levels(data)),
+    "discretised-logistic": lambda data, scaled: likelihoods.discretised_logistic(_levels(data)),
+    "normal": lambda data, scaled: (
+        likelihoods.normal_in_units(*mean_and_scale(data.train)) if scaled else likelihoods.normal
+    ),
+    "normal-shared-scale": lambda data, scaled: likelihoods.normal_shared_scale(
+        *(mean_and_scale(data.train) if scaled else ())
+    ),
+    "poisson": lambda data, scaled: likelihoods.poisson_about(*_counts(data)) if scaled else likelihoods.poisson,
 }
-USUAL_LIKELIHOOD = {"binary": "bernoulli", "grey": "normal", "real": "normal", "count": "poisson", "text": "categorical"}
+USUAL_LIKELIHOOD = {
+    "binary": "bernoulli",
+    "grey": "normal-shared-scale",
+    "real": "normal-shared-scale",
+    "count": "poisson",
+    "text": "categorical",
+}
+USUAL_SCALING = {"grey": "standard", "real": "standard", "count": "log", "binary": "none", "text": "none"}
+SCALED = {"standard": ("grey", "real", "count"), "log": ("count",)}  # the values that a scaling is for; none is for all
 KINDS = {  # the values that each likelihood is a distribution over
     "bernoulli": ("binary",),
     "categorical": ("grey", "binary", "text"),
     "discretised-logistic": ("grey",),
     "normal": ("grey", "real"),
+    "normal-shared-scale": ("grey", "real"),
     "poisson": ("count", "binary"),
 }
 USUAL_LR = {"adam": 1e-3, "sgd": 1.0}
@@ -94,31 +109,35 @@ def build_data(config):
 
 def resolve(config, data):
     """The config with everything chosen that was left open. Raises ConfigError where it does not suit the data."""
-    text = data.kind == "text"
-    decoder = _decoder(config, data)
-    encoder = config.encoder or ("lstm" if text else "mlp" if decoder == "mlp" else "resnet")
-    _check_encoder(encoder, data)
-    likelihood = config.likelihood or USUAL_LIKELIHOOD[data.kind]
-    if data.kind not in KINDS[likelihood]:
-        raise ConfigError(
-            f"expected {' or '.join(KINDS[likelihood])} values for --likelihood {likelihood}, got {data.kind} values "
-            f"(dataset {data.name}, binarisation {data.binarisation})"
-        )
-    if config.prior == "vamp" and (config.guide == "inverse-autoregressive-flow" or text):
+    found = settled(config, data)
+    _check_decoder(found, data)
+    _check_encoder(found, data)
+    _check_values(found, data)
+    if config.prior == "vamp" and (config.guide == "inverse-autoregressive-flow" or data.kind == "text"):
         raise ConfigError(
             "expected inputs that can be learned for --prior vamp, got words"
-            if text
+            if data.kind == "text"
             else "expected a guide whose density is known at any z for --prior vamp, got --guide " + config.guide
         )
-    if config.initialisation != "torch" and text:
+    if config.initialisation != "torch" and data.kind == "text":
         raise ConfigError(f"expected no --initialisation for text, which has a start of its own, got {config.initialisation}")
     if config.guide == "inverse-autoregressive-flow" and config.inference != "amortized":
         raise ConfigError(f"expected a --guide with local parameters for --inference {config.inference}, got {config.guide}")
+    return found
+
+
+def settled(config, data):
+    """The config with everything chosen that was left open, whether or not it suits the data: nothing is refused here."""
+    text = data.kind == "text"
+    decoder = config.decoder or ("lstm" if text else "pixelcnn" if _images(data) else "mlp")
+    small = decoder == "mlp" or not _fit_resnet(data)
+    usual = None if config.model in WITHOUT_LATENTS else "lstm" if text else "mlp" if small else "resnet"
     return replace(
         config,
         decoder=decoder,
-        encoder=encoder,
-        likelihood=likelihood,
+        encoder=config.encoder or usual,
+        likelihood=config.likelihood or USUAL_LIKELIHOOD[data.kind],
+        scaling=config.scaling or USUAL_SCALING[data.kind],
         layers=config.layers or DECODERS[decoder][1],
         width=config.width or (1024 if text else 512),
         latent_dim=_latent_dim(config, text) if config.latent_dim is None else config.latent_dim,
@@ -140,6 +159,7 @@ def without_effect(config):
         "maps": (config.decoder in ("pixelcnn", "convolutional"), "--decoder pixelcnn or convolutional"),
         "components": (config.prior != "standard-normal", prior),
         **dict.fromkeys(("svi_steps", "svi_momentum"), (config.inference != "amortized", "--inference, or --model sa-vae")),
+        **dict.fromkeys(("encoder", "prior", "guide"), (config.latent_dim != 0, "a model with latent variables")),
         "halving_epoch": (config.lr_schedule == "halving", "--lr-schedule halving"),
         "cycles": (config.beta_schedule == "cyclical", "--beta-schedule cyclical"),
     }
@@ -148,30 +168,54 @@ def without_effect(config):
     return {f"--{name.replace('_', '-')}": wanted for name, wanted in idle.items()}
 
 
-def _decoder(config, data):
-    text, images = data.kind == "text", len(data.event_shape) in (2, 3)
-    decoder = config.decoder or ("lstm" if text else "pixelcnn" if images else "mlp")
+def _images(data):
+    return len(data.event_shape) in (2, 3)
+
+
+def _fit_resnet(data):
+    return _images(data) and min(data.event_shape[-2:]) >= 8
+
+
+def _check_decoder(config, data):
+    text, decoder = data.kind == "text", config.decoder
     if text != (decoder in TEXT_DECODERS):
         wanted = " or ".join(TEXT_DECODERS) if text else "pixelcnn, mlp or convolutional"
         raise ConfigError(f"expected --decoder {wanted} for {data.kind} data ({data.name}), got --decoder {decoder}")
     if config.model == "lm" and not text:
         raise ConfigError(f"expected text for --model lm, got {data.name}; use --model autoregressive")
-    if decoder not in ("mlp", *TEXT_DECODERS) and not images:
+    if decoder not in ("mlp", *TEXT_DECODERS) and not _images(data):
         raise ConfigError(f"expected images for --decoder {decoder}, got items of shape {data.event_shape}; use --decoder mlp")
     if config.latent_dim == 0 and decoder not in AUTOREGRESSIVE:
         raise ConfigError(f"expected --decoder pixelcnn for a model without z, got --decoder {decoder}")
-    return decoder
 
 
 def _latent_dim(config, text):
     return 0 if config.model in WITHOUT_LATENTS else 32 if text else 50
 
 
-def _check_encoder(encoder, data):
+def _check_encoder(config, data):
+    encoder = config.encoder
+    if config.latent_dim == 0:  # it is not built
+        return
     if (encoder == "lstm") != (data.kind == "text"):
         raise ConfigError(f"expected --encoder lstm for text and for nothing else, got --encoder {encoder} for {data.name}")
-    if encoder == "resnet" and (len(data.event_shape) not in (2, 3) or min(data.event_shape[-2:]) < 8):
+    if encoder == "resnet" and not _fit_resnet(data):
         raise ConfigError(f"expected images of at least 8x8 for --encoder resnet, got {data.event_shape}; use --encoder mlp")
+
+
+def _check_values(config, data):
+    """Raises ConfigError where likelihood or scaling are not for values of this kind."""
+    likelihood, scaling = config.likelihood, config.scaling
+    what = f"{data.kind} values (dataset {data.name}, binarisation {data.binarisation})"
+    if data.kind not in KINDS[likelihood]:
+        suits = ", ".join(name for name, kinds in KINDS.items() if data.kind in kinds)
+        raise ConfigError(
+            f"expected {' or '.join(KINDS[likelihood])} values for --likelihood {likelihood}, got {what}; "
+            f"for these there is --likelihood {suits}"
+        )
+    if scaling != "none" and data.kind not in SCALED[scaling]:
+        wanted = " or ".join(SCALED[scaling])
+        raise ConfigError(f"expected {wanted} values for --scaling {scaling}, got {what}; use --scaling none")
 
 
 def _warmup(epochs, text):
@@ -205,7 +249,22 @@ def _encoder(config, data):
     if config.encoder == "lstm":
         sizes = {"embedding": config.embedding, "width": config.width}
         return LSTMEncoder(len(data.vocabulary), config.latent_dim, **sizes, posterior=posterior)
-    return ENCODERS[config.encoder](data.event_shape, config.latent_dim, posterior=posterior)
+    return ENCODERS[config.encoder](data.event_shape, config.latent_dim, posterior=posterior, inputs=_inputs(config, data))
+
+
+def _scaled(config):
+    return config.scaling not in (None, "none")  # None is of a config of before there was a scaling
+
+
+def _inputs(config, data):
+    """What x passes before a network reads it, by the statistics of the training data; None where it is read as it is."""
+    return Standardise.of(data.train, log=config.scaling == "log") if _scaled(config) else None
+
+
+def _counts(data):
+    """Mean and deviation of the counts of each feature or channel; half a count more than there is, so that no mean is 0."""
+    mean, deviation = mean_and_scale(data.train)
+    return mean + 0.5 / len(data.train), deviation
 
 
 def build_decoder(config, data):
@@ -214,7 +273,10 @@ def build_decoder(config, data):
     if config.decoder in TEXT_DECODERS:
         make = partial(make, len(data.vocabulary), config.latent_dim, max_length=data.event_shape[0])
     else:
-        make = partial(make, config.latent_dim, data.event_shape, likelihood=LIKELIHOODS[config.likelihood](data))
+        likelihood = LIKELIHOODS[config.likelihood](data, _scaled(config))
+        make = partial(make, config.latent_dim, data.event_shape, likelihood=likelihood)
+    if config.decoder == "pixelcnn":
+        make = partial(make, inputs=_inputs(config, data))
     make = partial(make, layers=config.layers, **{name: getattr(config, name) for name in further})
     if config.skip != "parameter-matched":
         return make(**{width: getattr(config, width)}, skip=_skip(config.skip))

@@ -30,7 +30,8 @@ INFERENCES = ("amortized", "svi", "vae+svi", "vae+svi+kl", "sa")
 GRADIENTS = ("exact", "exact-rebuilt", "finite-difference", "first-order", "authors")
 INITIALISATIONS = ("torch", "he", "data-dependent")
 OPTIMIZERS = ("adam", "sgd")
-LIKELIHOODS = ("bernoulli", "categorical", "discretised-logistic", "normal", "poisson")
+LIKELIHOODS = ("bernoulli", "categorical", "discretised-logistic", "normal", "normal-shared-scale", "poisson")
+SCALINGS = ("none", "standard", "log")
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
 PRIORS = ("standard-normal", "mixture-of-normals", "vamp")
 GUIDES = ("diagonal-normal", "full-covariance-normal", "inverse-autoregressive-flow")
@@ -94,10 +95,19 @@ class Config:
     skip: str = option("all", "where z enters again", (*SKIPS, "1,3,output"))
     latent_dim: int | None = option(None, "dimensions of z", usual="50; for text 32", least=0)
     encoder: str | None = option(
-        None, "network of q(z|x)", ENCODERS, usual="lstm for text, mlp for an mlp decoder, else resnet"
+        None, "network of q(z|x)", ENCODERS, usual="lstm for text, mlp for an mlp decoder or images below 8x8, else resnet"
     )
     likelihood: str | None = option(
-        None, "family of p(x|z)", LIKELIHOODS, usual="bernoulli; normal for grey or real values; categorical for text"
+        None,
+        "family of p(x|z)",
+        LIKELIHOODS,
+        usual="bernoulli; normal-shared-scale for grey or real values, poisson for counts, categorical for text",
+    )
+    scaling: str | None = option(
+        None,
+        "units in which the networks see values: those of the file, standard deviations, or these of log(1 + x)",
+        SCALINGS,
+        usual="standard for grey and real values, log for counts, else none",
     )
     initialisation: str = option("torch", "how maps start; text models have a start of their own", INITIALISATIONS)
     prior: str = option("standard-normal", "p(z)", PRIORS)

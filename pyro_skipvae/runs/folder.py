@@ -104,7 +104,7 @@ class Run:
             raise RunError(f"expected the settings of a run in {file}, which cannot be read: {error}") from None
         if found.decoder is None:  # all that a run leaves open is settled before they are written
             raise RunError(f"expected the settings of a run in {file}, got some without a decoder: parts of it are lost")
-        return found
+        return replace(found, scaling=found.scaling or "none")  # a run of before there was a scaling
 
     def check_space(self, size):
         """Raises RunError unless the disk has room for three checkpoints of `size` bytes: last, prev and best."""

@@ -8,6 +8,7 @@ import torch
 from pyro.infer import Predictive
 
 from pyro_skipvae import VAE, likelihoods
+from pyro_skipvae.blocks import Standardise, mean_and_scale
 from pyro_skipvae.decoders import ConvolutionalDecoder, MLPDecoder, PixelCNNDecoder
 from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.priors import StandardNormal
@@ -134,6 +135,19 @@ def test_cached_sampling_of_grey_levels(float64):
         x, eta = decoder.generate(z)
         torch.testing.assert_close(eta, decoder.natural_parameters(x, z), rtol=0, atol=1e-12)
     torch.testing.assert_close(x * 16, (x * 16).round())
+
+
+@pytest.mark.parametrize("event_shape", [(4, 3), (2, 4, 3)])
+def test_cached_sampling_of_values_in_units_of_their_own(float64, event_shape):
+    x = torch.randn(50, *event_shape) * 300 + 5000
+    likelihood = likelihoods.normal_shared_scale(*mean_and_scale(x))
+    decoder = PixelCNNDecoder(3, event_shape, layers=2, maps=4, likelihood=likelihood, inputs=Standardise.of(x))
+    z = torch.randn(3, 3)
+    with torch.no_grad():
+        x, eta = decoder.generate(z)
+        torch.testing.assert_close(eta, decoder.natural_parameters(x, z), rtol=0, atol=1e-10)
+    assert (x - 5000).abs().max() < 3000 and eta.abs().max() < 100
+    assert any("sigma" in name for name, _ in decoder.named_parameters())
 
 
 def test_a_pixelcnn_without_latent_variables(float64):
