@@ -1,5 +1,7 @@
 """Blocks that encoders and decoders share."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -126,3 +128,50 @@ class ResidualBlock(nn.Module):
     def forward(self, image):
         residual = self.second(F.relu(self.first(image)))
         return self.down(F.relu(self.shortcut(image) + residual))
+
+
+class AttentionBlock(nn.Module):
+    """A Transformer block with normalisation first; `joined` numbers of a latent join the input of its attention.
+
+        h' = h + W attention(Q u, K u, V u),  u = (norm(h), z)        h'' = h' + W_2 gelu(W_1 norm(h'))
+
+    Reference: Vaswani et al. 2017; Xiong et al. 2020 (normalisation first).
+    """
+
+    def __init__(self, width: int, heads: int, *, joined: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"expected a width that the number of heads divides, got width {width} and {heads} heads")
+        self.heads = heads
+        self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width + joined, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, h: Tensor, latent: Sequence[Tensor] = (), *, before: Sequence[Tensor] = (), mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """h (N, T, width) -> h'' and the keys and values (N, heads, S, d) of all places so far.
+
+        `before` are the keys and values of the places that were read already. `mask` (..., T, S) is True where a place is seen.
+        """
+        u = torch.cat([self.first_norm(h), *latent], -1)
+        query, key, value = self.query_key_value(u).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if before:
+            key, value = torch.cat([before[0], key], 2), torch.cat([before[1], value], 2)
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        h = h + self.dropout(self.mix(seen.transpose(1, 2).flatten(2)))
+        return h + self.dropout(self.narrow(F.gelu(self.widen(self.second_norm(h))))), key, value
+
+
+def places(start: int, length: int, like: Tensor) -> Tensor:
+    """Sines and cosines of the places start..start + length - 1: (length, width), with the width, dtype and device of `like`.
+
+    Reference: Vaswani et al. 2017, section 3.5.
+    """
+    width = like.shape[-1]
+    place = torch.arange(start, start + length, device=like.device, dtype=like.dtype)
+    frequency = torch.exp(torch.arange(0, width, 2, device=like.device, dtype=like.dtype) * (-math.log(10_000.0) / width))
+    angle = place[:, None] * frequency
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]

@@ -3,3 +3,4 @@ from .dilated_cnn import DilatedCNNDecoder as DilatedCNNDecoder
 from .lstm import LSTMDecoder as LSTMDecoder
 from .mlp import MLPDecoder as MLPDecoder
 from .pixelcnn import PixelCNNDecoder as PixelCNNDecoder
+from .transformer import TransformerDecoder as TransformerDecoder

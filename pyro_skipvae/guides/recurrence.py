@@ -5,7 +5,7 @@ place. Here the derivative of the backward pass is written out. It is what chang
 change: one more pass forward, one more backward.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 TWICE = ContextVar("twice", default=None)  # None outside of `differentiable_recurrence`, that is of a refinement
@@ -149,8 +150,9 @@ def _derivatives(i, f, g, o):
 def differentiable_recurrence(device, *, twice=False):
     """Inside, recurrent layers can be differentiated in evaluation mode too, and, with `twice`, a second time.
 
-    `run_lstm` then takes the LSTM of this module. cuDNN's layers have no derivative in evaluation mode and never a second
-    one: modules that call them run without it. Nothing else does, so convolutions keep their speed.
+    `run_lstm` then takes the LSTM of this module, and attention is torch's plain form: the fused one has no second derivative.
+    cuDNN's layers have no derivative in evaluation mode and never a second one: modules that call them run without it.
+    Nothing else does, so convolutions keep their speed.
     """
     enabled, hooks, token = torch.backends.cudnn.enabled, [], TWICE.set(twice)
 
@@ -165,7 +167,8 @@ def differentiable_recurrence(device, *, twice=False):
     if device.type == "cuda":
         hooks = [register_module_forward_pre_hook(switch_off), register_module_forward_hook(restore, always_call=True)]
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
+            yield
     finally:
         TWICE.reset(token)
         for hook in hooks:

@@ -11,10 +11,12 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
 from torch.autograd import grad, gradcheck, gradgradcheck
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pyro_skipvae import VAE
-from pyro_skipvae.decoders import DilatedCNNDecoder, LSTMDecoder, text, word_scores
-from pyro_skipvae.encoders import LSTMEncoder, NoEncoder
+from pyro_skipvae.decoders import DilatedCNNDecoder, LSTMDecoder, TransformerDecoder, text, word_scores
+from pyro_skipvae.encoders import LSTMEncoder, NoEncoder, TransformerEncoder
+from pyro_skipvae.guides.recurrence import differentiable_recurrence
 from pyro_skipvae.objectives import elbo, iwae
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.skip import parameter_count
@@ -25,7 +27,10 @@ from pyro_skipvae.text.words import is_outcome, row_lengths
 V, D, LONGEST = 6, 2, 3
 LSTM = dict(max_length=LONGEST, embedding=4, width=5)
 CNN = dict(max_length=LONGEST, embedding=4, width=6, layers=3)
+TRANSFORMER = dict(max_length=LONGEST, embedding=6, width=8, layers=2, heads=2)
 DECODERS = {
+    "transformer": lambda **over: TransformerDecoder(V, D, **TRANSFORMER | over),
+    "transformer plain": lambda **over: TransformerDecoder(V, D, **TRANSFORMER | dict(skip="none") | over),
     "lstm": lambda **over: LSTMDecoder(V, D, **LSTM | over),
     "lstm plain": lambda **over: LSTMDecoder(V, D, **LSTM | dict(skip="none") | over),
     "lstm 3 layers": lambda **over: LSTMDecoder(V, D, **LSTM | dict(layers=3) | over),
@@ -44,6 +49,13 @@ def name(request, float64):
 @pytest.fixture
 def decoder(name):
     return spread(DECODERS[name]()).eval()
+
+
+@pytest.fixture
+def plain_attention():
+    """torch's fused attention has no second derivative; a refinement switches it off by itself."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def spread(decoder):
@@ -160,7 +172,14 @@ def test_a_word_sees_those_before_it_only(decoder):
         assert sees[0, : t + 1].any() and not sees[0, t + 1 :].any()
 
 
-@pytest.mark.parametrize("latent_free", [lambda: LSTMDecoder(V, 0, **LSTM), lambda: DilatedCNNDecoder(V, 0, **CNN)])
+@pytest.mark.parametrize(
+    "latent_free",
+    [
+        lambda: LSTMDecoder(V, 0, **LSTM),
+        lambda: DilatedCNNDecoder(V, 0, **CNN),
+        lambda: TransformerDecoder(V, 0, **TRANSFORMER),
+    ],
+)
 def test_a_language_model_has_no_latent_variables(float64, latent_free):
     decoder = spread(latent_free()).eval()
     log_prob = decoder(torch.zeros(5, 0)).log_prob(all_rows()[:, None])
@@ -200,6 +219,28 @@ def test_skips_add_the_weights_of_the_paper(kind):
     assert count(layers=3, skip="last") == count(layers=3, skip=[1, "output"]) == plain + 7 * 2
 
 
+def test_skips_of_a_transformer_join_z_to_its_blocks_and_its_top():
+    def count(skip):
+        return parameter_count(TransformerDecoder(V, D, **TRANSFORMER | dict(layers=3, skip=skip)))
+
+    plain = count("none")
+    assert count([2]) - plain == 3 * 8 * D  # queries, keys and values of 8 units
+    assert count(["output"]) - plain == 6 * D
+    assert count("all") - plain == 2 * 3 * 8 * D + 6 * D
+
+
+def test_the_output_of_a_transformer_shares_the_weights_of_its_words():
+    network = TransformerDecoder(V, D, **TRANSFORMER).network
+    assert network.output.weight is network.embedding.weight
+    assert parameter_count(network) == sum(p.numel() for p in {id(p): p for p in network.parameters()}.values())
+
+
+def test_a_transformer_can_be_differentiated_twice_inside_a_refinement(float64):
+    decoder, z, x = spread(TransformerDecoder(V, D, **TRANSFORMER)).eval(), torch.randn(2, D, requires_grad=True), some_rows(2)
+    with differentiable_recurrence(torch.device("cpu"), twice=True):
+        assert gradgradcheck(lambda z: decoder(z).log_prob(x), z)
+
+
 def test_parameters_of_the_papers_size():
     # The authors' decoders have 37.2 and 37.9 million, of which 512 V + 1025 V words and, with the skip, 32 V.
     with torch.device("meta"):
@@ -207,7 +248,7 @@ def test_parameters_of_the_papers_size():
     assert counts == [37_206_049, 37_206_049 + 20_001 * 32]
 
 
-@pytest.mark.parametrize("kind", [LSTMDecoder, DilatedCNNDecoder])
+@pytest.mark.parametrize("kind", [LSTMDecoder, DilatedCNNDecoder, TransformerDecoder])
 @pytest.mark.parametrize("skip", ["first", [1]])
 def test_a_skip_where_z_is_already_is_refused(kind, skip):
     with pytest.raises(ValueError, match="besides 1, where z is joined to every word already"):
@@ -245,7 +286,7 @@ def in_pieces_of_two(monkeypatch, kept):
 
 
 @pytest.mark.parametrize("kept", [2**25, 100])
-def test_first_and_second_derivatives(decoder, monkeypatch, kept):
+def test_first_and_second_derivatives(plain_attention, decoder, monkeypatch, kept):
     in_pieces_of_two(monkeypatch, kept)
     x, z = some_rows(3), torch.randn(3, D, requires_grad=True)
     weight = decoder.network.output.weight
@@ -267,7 +308,7 @@ def test_first_and_second_derivatives(decoder, monkeypatch, kept):
 
 
 @pytest.mark.parametrize("kept", [2**25, 100])
-def test_pieces_of_logits_change_no_gradient(decoder, monkeypatch, kept):
+def test_pieces_of_logits_change_no_gradient(plain_attention, decoder, monkeypatch, kept):
     x, z = some_rows(4), torch.randn(4, D, requires_grad=True)
 
     def gradients():
@@ -377,6 +418,22 @@ def test_interpolation_is_a_straight_line_with_both_ends():
 
 
 # The encoder
+
+
+def test_padding_and_words_after_the_end_are_seen_by_no_place_of_a_transformer(float64):
+    encoder = TransformerEncoder(V, D, embedding=4, width=8, heads=2, layers=2).eval()
+    x = some_rows(6)
+    padded = encoder(torch.nn.functional.pad(x, (0, 3)))
+    for i, row in enumerate(x):
+        alone = encoder(row[None, : row_lengths(row)])
+        torch.testing.assert_close(padded.mean[i], alone.mean[0], rtol=0, atol=1e-12)
+    assert encoder(torch.full((2, 3), PAD)).mean.isfinite().all()
+
+
+def test_every_word_of_a_text_reaches_the_transformers_posterior(float64):
+    encoder, x = TransformerEncoder(V, D, embedding=4, width=8, heads=2, layers=2).eval(), torch.tensor([[4, 5, 4, EOS]])
+    for place in range(3):
+        assert not torch.allclose(encoder(x).mean, encoder(x.index_fill(1, torch.tensor([place]), UNK)).mean)
 
 
 def test_the_encoder_reads_its_state_at_the_end_of_the_text(float64):
