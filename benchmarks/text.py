@@ -41,7 +41,8 @@ def ways(vae, x):
     network, z = vae.decoder.network, torch.randn(len(x), 32)
 
     def states():
-        return network.stack(network._inputs(network._previous(x), z), z, network.stack.start(z))[0]
+        told = network.by_word(z, x.shape[1])
+        return network.stack(network._inputs(network._previous(x), told), told, network.start(z))[0]
 
     features = network._joined(states().detach().flatten(0, 1), z.repeat_interleave(x.shape[1], 0)).requires_grad_()
 

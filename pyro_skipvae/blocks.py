@@ -10,7 +10,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 
-def latent_shape(latent_dim):
+def latent_shape(latent_dim: int | Sequence[int]) -> tuple[int, ...]:
     """The event shape of z: (D,) of a number of dimensions, (T, C) of a sequence of T steps of C channels.
 
     Raises ValueError for anything else.
@@ -19,6 +19,34 @@ def latent_shape(latent_dim):
     if len(shape) not in (1, 2) or any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in shape):
         raise ValueError(f"expected latent_dim to be a number of dimensions, or (steps, channels), got {latent_dim!r}")
     return shape
+
+
+def sequence_shape(latent_dim: Sequence[int]) -> tuple[int, int]:
+    """(steps, channels) of a sequence z. Raises ValueError for one vector."""
+    shape = latent_shape(latent_dim)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"expected latent_dim as (steps, channels), got {latent_dim!r}")
+    return shape
+
+
+def places_per_step(places: int, steps: int, what: str, *, last_shorter: bool = False) -> int:
+    """How many places, rows of an image or words of a text, each of `steps` latent vectors stands for.
+
+    They must divide, unless the last step may stand for fewer. Raises ValueError otherwise, with what would do.
+    """
+    each = -(-places // max(steps, 1))
+    if steps < 1 or (-(-places // each) != steps if last_shorter else each * steps != places):
+        sizes = range(1, places // 2 + 1)
+        possible = sorted({-(-places // k) for k in sizes if last_shorter or places % k == 0})
+        nearest = sorted(sorted(possible, key=lambda count: abs(count - steps))[:3])
+        raise ValueError(
+            f"expected a number of steps that {places} {what} can be dealt to evenly, got {steps}; {_listed(nearest)} do"
+        )
+    return each
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:-1])) + " and " * (len(numbers) > 1) + str(numbers[-1])
 
 
 class Standardise(nn.Module):

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pyro_skipvae.blocks import latent_shape
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.skip import OUTPUT, skip_entries
 
@@ -19,7 +20,7 @@ class DilatedCNNDecoder(nn.Module):
     (kernel - 1) * 62 with 10. z is joined to every word embedding; `skip` lists where else it is joined: entries 2..L, the
     input of that block, and "output", the state before the output layer. Entry 1 is there already (see `LSTMDecoder`).
     With `latent_dim=0` this is the language model. Parameters begin as torch's convolutions do: in many residual blocks
-    the LSTM's uniform [-0.1, 0.1] would grow without bound.
+    the LSTM's uniform [-0.1, 0.1] would grow without bound. A sequence z is read as by `LSTMDecoder`.
 
     Reference: Yang et al. 2017, sections 3.2 and 3.3 (10 blocks of kernel 3 are their large CNN).
     """
@@ -39,10 +40,11 @@ class DilatedCNNDecoder(nn.Module):
         skip="all",
     ):
         super().__init__()
+        channels = latent_shape(latent_dim)[-1]
         entries = joined_entries(skip_entries(skip, layers), latent_dim)
         self.event_shape = (max_length,)
         self.network = TextNetwork(
-            DilatedStack(embedding + latent_dim, width, layers, kernel, latent_dim, entries),
+            DilatedStack(embedding + channels, width, layers, kernel, channels, entries),
             vocabulary_size,
             latent_dim,
             max_length=max_length,
@@ -54,7 +56,7 @@ class DilatedCNNDecoder(nn.Module):
         )
 
     def forward(self, z):
-        return Autoregressive(self.network, z, self.event_shape)
+        return Autoregressive(self.network, z, self.event_shape, latent_dims=self.network.latent_dims)
 
 
 class DilatedStack(nn.Module):
@@ -75,7 +77,7 @@ class DilatedStack(nn.Module):
     def forward(self, inputs, z, memory):
         h, after = self.bottom(inputs), []  # (N, T, width)
         for l, (block, before) in enumerate(zip(self.blocks, memory, strict=True), 1):
-            latent = (z[:, None].expand(-1, h.shape[1], -1),) if l in self.entries else ()
+            latent = (z,) if l in self.entries else ()
             h, before = block(h, latent, before)
             after.append(before)
         return h, after

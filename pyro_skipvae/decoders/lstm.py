@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from pyro_skipvae.blocks import latent_shape
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.guides.recurrence import run_lstm
 from pyro_skipvae.skip import OUTPUT, skip_entries
@@ -17,7 +18,8 @@ class LSTMDecoder(nn.Module):
     where else it is joined: entries 2..L, the input of that LSTM, and "output", the state before the output layer: logits_t
     = W h_t + V z + b. Entry 1 is there already, so "all" has no weights for it, and it alone is refused by ValueError. With
     `latent_dim=0` this is the language model. Dropout is on the embeddings and on the last LSTM's states. All parameters
-    begin uniform in [-0.1, 0.1], as in the authors' code.
+    begin uniform in [-0.1, 0.1], as in the authors' code. Of a sequence z (..., steps, D), `latent_dim` (steps, D), each
+    word is joined by the step that it belongs to, of max_length / steps words, and the first step starts the top LSTM.
 
     Reference: Dieng et al. 2019, section 4.2; Kim et al. 2018, section 5.2.
     """
@@ -36,10 +38,11 @@ class LSTMDecoder(nn.Module):
         skip="all",
     ):
         super().__init__()
+        channels = latent_shape(latent_dim)[-1]
         entries = joined_entries(skip_entries(skip, layers), latent_dim)
         self.event_shape = (max_length,)
         self.network = TextNetwork(
-            LSTMStack(embedding + latent_dim, width, layers, latent_dim, entries),
+            LSTMStack(embedding + channels, width, layers, channels, entries),
             vocabulary_size,
             latent_dim,
             max_length=max_length,
@@ -53,7 +56,7 @@ class LSTMDecoder(nn.Module):
             nn.init.uniform_(parameter, -0.1, 0.1)
 
     def forward(self, z):
-        return Autoregressive(self.network, z, self.event_shape)
+        return Autoregressive(self.network, z, self.event_shape, latent_dims=self.network.latent_dims)
 
 
 class LSTMStack(nn.Module):
@@ -76,7 +79,7 @@ class LSTMStack(nn.Module):
         after = []
         for l, (layer, *state) in enumerate(zip(self.layers, memory[::2], memory[1::2], strict=True), 1):
             if l in self.entries:
-                h = torch.cat([h, z[:, None].expand(-1, h.shape[1], -1)], -1)
+                h = torch.cat([h, z], -1)
             h, state = run_lstm(layer, h, state)
             after += state
         return h, after

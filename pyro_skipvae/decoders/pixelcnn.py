@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pyro_skipvae.blocks import gate
+from pyro_skipvae.blocks import gate, latent_shape, places_per_step
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.likelihoods import bernoulli
 from pyro_skipvae.skip import OUTPUT, SkipMaps, skip_entries
@@ -22,13 +22,15 @@ class PixelCNNDecoder(nn.Module):
     `layers` gated layers of `maps` feature maps with a vertical and a horizontal stack. A linear map of z, one image per
     entry, is joined to the image at the bottom and, with skips, to the input of each layer and of the output
     (`skip`: see `pyro_skipvae.skip.skip_entries`). The channels of one pixel are independent given the pixels before.
-    With `latent_dim=0` there is no z at all: the autoregressive baseline. `inputs` is what x passes before the network reads
-    it (`pyro_skipvae.blocks.Standardise`), element by element.
+    With `latent_dim=0` there is no z at all: the autoregressive baseline. Of a sequence z (..., T, C), `latent_dim` (T, C), the
+    map has one row of pixels for each of the T steps, which stands for H / T rows: row y sees z up to its own step. `inputs`
+    is what x passes before the network reads it (`pyro_skipvae.blocks.Standardise`), element by element.
 
     Where this departs from the authors' code: z reaches the current pixel in the first layer too (there the mask hides
     it), the residual of the horizontal stack is the identity, as in van den Oord et al., and not a learned map.
 
-    Reference: Dieng et al. 2019, section 4.1; van den Oord et al. 2016, figure 2.
+    Raises ValueError where the rows cannot be dealt to the steps evenly.
+    Reference: Dieng et al. 2019, section 4.1; van den Oord et al. 2016, figure 2; for sequences Razavi et al. 2019, figure 5.
     """
 
     def __init__(
@@ -42,13 +44,17 @@ class PixelCNNDecoder(nn.Module):
         self.image_shape = (*([1] if len(event_shape) == 2 else []), *event_shape)
         channels, height, width = self.image_shape
         entries = (BOTTOM, *skip_entries(skip, layers)) if latent_dim else ()
-        self.latent_maps = SkipMaps(latent_dim, dict.fromkeys(entries, height * width), bias=True)
+        self.latent_shape = latent_shape(latent_dim)
+        sequence = len(self.latent_shape) > 1
+        self.rows_per_step = places_per_step(height, self.latent_shape[0], "rows") if sequence else None
+        pixels = width if sequence else height * width
+        self.latent_maps = SkipMaps(self.latent_shape[-1], dict.fromkeys(entries, pixels), bias=True)
         inputs = [channels + (BOTTOM in entries), *[maps] * (layers - 1)]
         self.layers = nn.ModuleList(GatedLayer(n, maps, kernel, l in entries) for l, n in enumerate(inputs, 1))
         self.output = nn.Conv2d(maps + (OUTPUT in entries), channels * likelihood.parameters, 1)
 
     def forward(self, z):
-        return Autoregressive(self, z, self.event_shape)
+        return Autoregressive(self, z, self.event_shape, latent_dims=len(self.latent_shape))
 
     @property
     def support(self):
@@ -56,7 +62,7 @@ class PixelCNNDecoder(nn.Module):
         return self.likelihood(nothing, len(self.event_shape)).support
 
     def log_prob(self, x, z):
-        """sum_i log p(x_i | x_<i, z) by one pass: x (N, *event_shape), z (N, D) -> (N,)."""
+        """sum_i log p(x_i | x_<i, z) by one pass: x (N, *event_shape), z (N, D) or (N, T, C) -> (N,)."""
         if x.shape[1:] != self.event_shape:
             raise ValueError(f"expected images of {self.event_shape}, got {tuple(x.shape[1:])}")
         return self._distribution(self.natural_parameters(x, z)).log_prob(x)
@@ -83,8 +89,12 @@ class PixelCNNDecoder(nn.Module):
         return x if self.inputs is None else self.inputs(x)
 
     def _maps(self, z):
+        """The images made from z, (N, 1, H, W), for each entry."""
         _, height, width = self.image_shape
-        return {entry: (u.unflatten(-1, (1, height, width)),) for entry, u in self.latent_maps(z).items()}
+        maps = self.latent_maps(z)
+        if self.rows_per_step:
+            maps = {entry: u.repeat_interleave(self.rows_per_step, -2).flatten(-2) for entry, u in maps.items()}
+        return {entry: (u.unflatten(-1, (1, height, width)),) for entry, u in maps.items()}
 
     def _distribution(self, eta):
         eta = eta.unflatten(1, (-1, self.likelihood.parameters)).movedim(2, -1)  # (N, C, H, W, parameters)

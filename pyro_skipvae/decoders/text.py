@@ -5,6 +5,7 @@ from pyro.distributions import constraints
 from torch import nn
 from torch.nn import functional as F
 
+from pyro_skipvae.blocks import latent_shape, places_per_step
 from pyro_skipvae.text.vocabulary import BOS, EOS, PAD, UNK
 from pyro_skipvae.text.words import is_outcome, row_lengths
 
@@ -20,14 +21,19 @@ class TextNetwork(nn.Module):
         u_t = (dropout(E x_(t-1)), z),  h_1..h_T = stack(u_1..u_T),  logits_t = W dropout(h_t) [+ V z] + b
 
     x_0 is BOS. `stack(inputs (N, T, inputs), z, memory) -> states (N, T, width), memory` is causal, `stack.start(z)` is its
-    memory before the first word: tensors (N, ...). z joins the state before the output where `joined`. PAD and BOS have
-    probability zero, and so has every row that `is_outcome` refuses: the probabilities of all rows of `max_length` words sum
-    to 1. In training mode each input word becomes UNK with probability `word_dropout` (Bowman et al. 2016, section 3.1).
+    memory before the first word: tensors (N, ...). Here z is what each word is told, (N, T, D): the same for all, or, of a
+    sequence of `steps` vectors, that of the step to which the word belongs, of max_length / steps words. z joins the state
+    before the output where `joined`. PAD and BOS have probability zero, and so has every row that `is_outcome` refuses: the
+    probabilities of all rows of `max_length` words sum to 1. In training mode each input word becomes UNK with probability
+    `word_dropout` (Bowman et al. 2016, section 3.1).
     """
 
     def __init__(self, stack, vocabulary_size, latent_dim, *, max_length, embedding, width, dropout, word_dropout, joined):
         super().__init__()
         self.max_length, self.word_dropout, self.joined = max_length, word_dropout, joined
+        *steps, latent_dim = latent_shape(latent_dim)
+        self.latent_dims = 1 + len(steps)
+        self.words_per_step = places_per_step(max_length, *steps, "words", last_shorter=True) if steps else None
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.stack = stack
         self.dropout = nn.Dropout(dropout)
@@ -40,9 +46,10 @@ class TextNetwork(nn.Module):
         return constraints.independent(constraints.integer_interval(0, len(self.impossible) - 1), 1)
 
     def log_prob(self, x, z):
-        """x (N, T) with T <= max_length, z (N, D) -> (N,) nats. Raises ValueError for longer rows and unknown indices.
+        """x (N, T) with T <= max_length, z (N, D) or (N, steps, D) -> (N,) nats.
 
-        Rows that differ much in length run in groups of their own length; logits are made at words only.
+        Raises ValueError for longer rows and unknown indices. Rows that differ much in length run in groups of their own
+        length; logits are made at words only.
         """
         self._check(x)
         length = row_lengths(x)
@@ -52,35 +59,50 @@ class TextNetwork(nn.Module):
         return log_prob.masked_fill(~is_outcome(x, self.max_length), -torch.inf)
 
     def generate(self, z, choose=None):
-        """A text for each z (N, D), word by word until all have ended: x (N, max_length), PAD after EOS; and None.
+        """A text for each z, word by word until all have ended: x (N, max_length), PAD after EOS; and None.
 
-        `choose(logits (N, V)) -> (N,)` is the next word, a draw by default.
+        z (N, D) or (N, steps, D). `choose(logits (N, V)) -> (N,)` is the next word, a draw by default.
         """
         choose = choose or (lambda logits: logits.softmax(-1).multinomial(1)[:, 0])
         x = torch.full((len(z), self.max_length), PAD, device=z.device)
-        word, memory, ended = x.new_full((len(z),), BOS), self.stack.start(z), x.new_zeros(len(z), dtype=torch.bool)
+        word, memory, ended = x.new_full((len(z),), BOS), self.start(z), x.new_zeros(len(z), dtype=torch.bool)
         for t in range(self.max_length):
-            logits, memory = self.next_word(word, z, memory)
+            logits, memory = self.next_word(word, self.latent_at(z, t), memory)
             word = choose(logits).masked_fill(ended, PAD)
             x[:, t], ended = word, ended | (word == EOS)
             if ended.all():
                 break
         return x, None
 
+    def start(self, z):
+        """The memory before the first word."""
+        return self.stack.start(self.latent_at(z, 0))
+
+    def latent_at(self, z, t):
+        """What word t is told of z, (N, D): the step of a sequence that it belongs to, else all of it."""
+        return z[:, t // self.words_per_step] if self.words_per_step else z
+
     def next_word(self, word, z, memory):
-        """The logits (N, V) of the word after `word` (N,), and the memory after it."""
-        states, memory = self.stack(self._inputs(word[:, None], z), z, memory)
+        """The logits (N, V) of the word after `word` (N,), told z (N, D), and the memory after it."""
+        states, memory = self.stack(self._inputs(word[:, None], z[:, None]), z[:, None], memory)
         return self._logits(self._joined(self.dropout(states[:, 0]), z)), memory
+
+    def by_word(self, z, T):
+        """What each of the first T words is told of z, (N, T, D)."""
+        if not self.words_per_step:
+            return z[:, None].expand(-1, T, -1)
+        return z[:, torch.arange(T, device=z.device) // self.words_per_step]
 
     def _log_prob_of_group(self, x, z, length, rows):
         x, z, length = x[rows], z[rows], length[rows]
         x = x[:, : max(1, int(length.max()))]
         N, T = x.shape
-        states, _ = self.stack(self._inputs(self._previous(x), z), z, self.stack.start(z))
+        told = self.by_word(z, T)
+        states, _ = self.stack(self._inputs(self._previous(x), told), told, self.start(z))
         (words,) = (torch.arange(T, device=x.device) < length[:, None]).flatten().nonzero(as_tuple=True)  # (M,)
         row = words // T
         states = self.dropout(states.flatten(0, 1).index_select(0, words))
-        features, bias = self._joined(states, z[row]), self.output.bias + self.impossible
+        features, bias = self._joined(states, told[row, words % T]), self.output.bias + self.impossible
         scores = word_scores(features, self.output.weight, bias, x.flatten()[words])
         return rows, scores.new_zeros(N).index_add(0, row, scores)
 
@@ -91,7 +113,7 @@ class TextNetwork(nn.Module):
         return torch.cat([torch.full_like(x[:, :1], BOS), before], 1)
 
     def _inputs(self, words, z):
-        return torch.cat([self.dropout(self.embedding(words)), z[:, None].expand(-1, words.shape[1], -1)], -1)
+        return torch.cat([self.dropout(self.embedding(words)), z], -1)
 
     def _joined(self, states, z):
         return torch.cat([states, z], -1) if self.joined else states

@@ -10,23 +10,25 @@ class Autoregressive(TorchDistribution):
     """p(x|z) = prod_i p(x_i | x_<i, z): `log_prob` is one teacher-forced pass, `sample` is ancestral.
 
     `network.log_prob(x, z) -> (N,)` for x (N, *event_shape), z (N, D); `network.generate(z) -> x, ...` draws x element by
-    element. z (*batch_shape, D). There is no closed-form mean. Text may be shorter than `event_shape`, which is its
-    greatest length: what is missing is padding. Of other x the network says what it expects.
+    element. z (*batch_shape, D), or (*batch_shape, T, C) with `latent_dims=2`. There is no closed-form mean. Text may be
+    shorter than `event_shape`, which is its greatest length: what is missing is padding. Of other x the network says what
+    it expects.
     """
 
     arg_constraints = {}
     has_rsample = False
 
-    def __init__(self, network, z, event_shape):
-        self.network, self.z = network, z
-        super().__init__(z.shape[:-1], torch.Size(event_shape), validate_args=False)
+    def __init__(self, network, z, event_shape, *, latent_dims=1):
+        self.network, self.z, self.latent_dims = network, z, latent_dims
+        super().__init__(z.shape[: z.dim() - latent_dims], torch.Size(event_shape), validate_args=False)
 
     @property
     def support(self):
         return self.network.support
 
     def expand(self, batch_shape, _instance=None):
-        return Autoregressive(self.network, self.z.expand(*batch_shape, self.z.shape[-1]), self.event_shape)
+        z = self.z.expand(*batch_shape, *self._latent_shape)
+        return Autoregressive(self.network, z, self.event_shape, latent_dims=self.latent_dims)
 
     def log_prob(self, value):
         event_dims = len(self.event_shape)
@@ -41,5 +43,9 @@ class Autoregressive(TorchDistribution):
         x, _ = self.network.generate(self._rows(batch_shape))
         return x.reshape(batch_shape + self.event_shape)
 
+    @property
+    def _latent_shape(self):
+        return self.z.shape[self.z.dim() - self.latent_dims :]
+
     def _rows(self, batch_shape):
-        return self.z.expand(*batch_shape, self.z.shape[-1]).reshape(math.prod(batch_shape), self.z.shape[-1])
+        return self.z.expand(*batch_shape, *self._latent_shape).reshape(math.prod(batch_shape), *self._latent_shape)

@@ -27,13 +27,13 @@ def beam(decoder, z, *, width=5):
     network, N = decoder.network, len(z)
     z = z.repeat_interleave(width, 0)  # (N * width, D): the beams of one z are neighbours
     first = torch.arange(N, device=z.device)[:, None] * width
-    memory, word = network.stack.start(z), torch.full((N * width,), BOS, device=z.device)
+    memory, word = network.start(z), torch.full((N * width,), BOS, device=z.device)
     x = word.new_full((N * width, network.max_length), PAD)
     score = z.new_full((N, width), -torch.inf)
     score[:, 0] = 0  # all beams of one z are alike before the first word: one of them counts
     ended = torch.zeros_like(word, dtype=torch.bool)
     for t in range(network.max_length):
-        logits, memory = network.next_word(word, z, memory)
+        logits, memory = network.next_word(word, network.latent_at(z, t), memory)
         score, best = _best(score, _extended(logits, ended), width)
         rows, word = (first + best // logits.shape[-1]).flatten(), (best % logits.shape[-1]).flatten()
         x, ended, memory = x[rows], ended[rows] | (word == EOS), [part[rows] for part in memory]

@@ -165,8 +165,9 @@ def test_word_by_word_is_the_teacher_forced_pass(name):
 
 def test_a_word_sees_those_before_it_only(decoder):
     x, z, network = torch.tensor([[3, 4, 5]]), torch.randn(1, D), decoder.network
-    inputs = network._inputs(x, z).detach().requires_grad_()
-    states, _ = network.stack(inputs, z, network.stack.start(z))
+    told = network.by_word(z, LONGEST)
+    inputs = network._inputs(x, told).detach().requires_grad_()
+    states, _ = network.stack(inputs, told, network.start(z))
     for t in range(LONGEST):
         (sees,) = grad(states[0, t].sum(), inputs, retain_graph=True)
         assert sees[0, : t + 1].any() and not sees[0, t + 1 :].any()

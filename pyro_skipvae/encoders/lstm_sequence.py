@@ -1,0 +1,81 @@
+"""The encoder of a delta-VAE for text: a sequence z, one step for each word or each few of them."""
+
+from collections.abc import Callable
+
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+
+from pyro_skipvae.blocks import places_per_step, sequence_shape
+from pyro_skipvae.guides.families import DiagonalNormal
+from pyro_skipvae.text.words import row_lengths
+
+from .directions import readings
+
+
+class LSTMSequenceEncoder(nn.Module):
+    """An LSTM over the words: x (B, T) -> q(z|x), batch (B,), event (steps, channels), which is `latent_dim`.
+
+    A step stands for k = max_length / steps words, the last for those that are left. Its posterior is linear in the state of an
+    LSTM that reads the text in reverse, after the first of them: z_t sees x from its own words on (`direction`
+    "anti-causal"); or of one that reads forward, after the last of them ("causal"); or of both ("full"). Padding changes
+    nothing: a step after the end of a text sees the state before the first word read, or, forward, after the last one.
+    Parameters begin uniform in [-0.1, 0.1], as those of `LSTMEncoder`.
+    Raises ValueError where no k gives so many steps, for another direction, and for rows longer than `max_length`.
+
+    Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 3.1.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        latent_dim: tuple[int, int],
+        *,
+        max_length: int = 200,
+        embedding: int = 512,
+        width: int = 1024,
+        direction: str = "anti-causal",
+        posterior: Callable[[int, int], nn.Module] = DiagonalNormal,
+    ) -> None:
+        super().__init__()
+        self.max_length, (self.steps, channels) = max_length, sequence_shape(latent_dim)
+        self.words_per_step = places_per_step(max_length, self.steps, "words", last_shorter=True)
+        self.reversed = readings(direction)
+        self.embedding = nn.Embedding(vocabulary_size, embedding)
+        self.networks = nn.ModuleList(nn.LSTM(embedding, width, batch_first=True) for _ in self.reversed)
+        self.posterior = posterior(width * len(self.networks), channels)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.1, 0.1)
+
+    def forward(self, x: Tensor) -> Distribution:
+        if x.shape[1] > self.max_length:
+            raise ValueError(f"expected rows of at most max_length={self.max_length} words, got {x.shape[1]}")
+        length = row_lengths(x).clamp(min=1)[:, None]
+        words = self.embedding(x[:, : int(length.max())])
+        first = torch.arange(self.steps, device=x.device) * self.words_per_step
+        read = {False: _states_after, True: _states_from}
+        parts = [read[reverse](network, words, length, first, self.words_per_step) for network, reverse in self._readings()]
+        return self.posterior(torch.cat(parts, -1)).to_event(1)
+
+    def _readings(self):
+        return zip(self.networks, self.reversed, strict=True)
+
+
+def _states_after(network, words, length, first, each):
+    """The states (B, steps, width) after the last word of each step, or of the text: of words (B, T, E)."""
+    last = torch.minimum(first + each, length) - 1
+    return _at(network(words)[0], last)
+
+
+def _states_from(network, words, length, first, each):
+    """The states (B, steps, width) of a reversed reading after the first word of each step; zeros after the end of the text."""
+    place = torch.arange(words.shape[1], device=words.device)
+    backwards = torch.where(place < length, length - 1 - place, place)  # padding stays behind the words
+    states, _ = network(_at(words, backwards))
+    inside = first < length
+    return torch.where(inside[..., None], _at(states, (length - 1 - first).clamp(min=0)), 0.0)
+
+
+def _at(values, places):
+    """values (B, T, F) at places (B, P) -> (B, P, F)."""
+    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
