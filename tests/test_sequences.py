@@ -6,7 +6,14 @@ import torch
 from torch.autograd import grad
 
 from pyro_skipvae import VAE, collapse_report, svi_step
-from pyro_skipvae.decoders import ConvolutionalDecoder, DilatedCNNDecoder, LSTMDecoder, MLPDecoder, PixelCNNDecoder
+from pyro_skipvae.decoders import (
+    ConvolutionalDecoder,
+    DilatedCNNDecoder,
+    LSTMDecoder,
+    MLPDecoder,
+    PixelCNNDecoder,
+    TransformerDecoder,
+)
 from pyro_skipvae.encoders import LSTMSequenceEncoder, MLPEncoder, PixelCNNEncoder, ResNetEncoder
 from pyro_skipvae.guides import FullCovarianceNormal, InverseAutoregressiveFlow
 from pyro_skipvae.objectives import analytic_elbo
@@ -80,8 +87,12 @@ def test_a_row_sees_its_own_step_and_those_before(shape, rows, skip, float64):
         assert sees.any(-1)[0].tolist() == [step <= row // rows for step in range(T)], row
 
 
+def transformer(*shapes, width, **flags):
+    return TransformerDecoder(*shapes, width=4, heads=2, **flags)
+
+
 @pytest.mark.parametrize("skip", ["all", "none"])
-@pytest.mark.parametrize("make", [LSTMDecoder, DilatedCNNDecoder])
+@pytest.mark.parametrize("make", [LSTMDecoder, DilatedCNNDecoder, transformer])
 @pytest.mark.parametrize("steps", [7, 4])
 def test_a_word_sees_its_own_step_and_those_before(steps, make, skip, float64):
     decoder = spread(make(V, (steps, C), max_length=LONGEST, layers=2, **SMALL, skip=skip))

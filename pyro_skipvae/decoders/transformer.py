@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from pyro_skipvae.blocks import AttentionBlock, places
+from pyro_skipvae.blocks import AttentionBlock, latent_shape, places
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.skip import OUTPUT, skip_entries
 
@@ -19,7 +19,7 @@ class TransformerDecoder(nn.Module):
     "output", the state before the output layer. Entry 1 is there already (see `LSTMDecoder`). The output layer shares its
     weights with the embedding (Press and Wolf 2017). With `latent_dim=0` this is the language model. A draw keeps keys and
     values, so that each word costs one pass over one place. Weights begin normal with deviation 0.02, those that write into
-    the residual stream with 0.02 / sqrt(2 L).
+    the residual stream with 0.02 / sqrt(2 L). A sequence z is read as by `LSTMDecoder`.
 
     Reference: Vaswani et al. 2017; Radford et al. 2019 (causal, normalisation first, this start).
     """
@@ -27,7 +27,7 @@ class TransformerDecoder(nn.Module):
     def __init__(
         self,
         vocabulary_size: int,
-        latent_dim: int,
+        latent_dim: int | tuple[int, int],
         *,
         max_length: int = 200,
         layers: int = 4,
@@ -39,10 +39,11 @@ class TransformerDecoder(nn.Module):
         skip="all",
     ) -> None:
         super().__init__()
+        channels = latent_shape(latent_dim)[-1]
         entries = joined_entries(skip_entries(skip, layers), latent_dim)
         self.event_shape = (max_length,)
         self.network = TextNetwork(
-            TransformerStack(embedding, width, layers, heads, latent_dim, entries, dropout),
+            TransformerStack(embedding, width, layers, heads, channels, entries, dropout),
             vocabulary_size,
             latent_dim,
             max_length=max_length,
@@ -56,7 +57,7 @@ class TransformerDecoder(nn.Module):
         self.network.output.weight = self.network.embedding.weight
 
     def forward(self, z: torch.Tensor) -> Autoregressive:
-        return Autoregressive(self.network, z, self.event_shape)
+        return Autoregressive(self.network, z, self.event_shape, latent_dims=self.network.latent_dims)
 
     @torch.no_grad()
     def _start(self, layers: int) -> None:
@@ -93,7 +94,7 @@ class TransformerStack(nn.Module):
         T, start = inputs.shape[1], memory[0].shape[2]
         h, after = self.bottom(inputs), []  # (N, T, width)
         h = h + places(start, T, h)
-        latent = (z[:, None].expand(-1, T, -1),)
+        latent = (z,)
         mask = torch.ones(T, start + T, dtype=torch.bool, device=h.device).tril(start) if T > 1 else None
         for l, (block, *before) in enumerate(zip(self.blocks, memory[::2], memory[1::2], strict=True), 1):
             h, *kept = block(h, latent if l in self.entries else (), before=before, mask=mask)
