@@ -32,9 +32,8 @@ def elbo_terms(
     for sample in range(samples):
         values, log_q = draw_all(pair, chunks, points)
         log_x, log_p = pair.log_joint(index, values, rows=rows)
-        averaged = [name for name in pair.latents if exact_rate is None or name != pair.site]
         likelihood += log_x.double().cpu() / samples
-        elbo += (log_x + sum(log_p[name] - log_q[name] for name in averaged)).double().cpu() / samples
+        elbo += (log_x + log_ratio(log_p, log_q, leave_out=None if exact_rate is None else pair.site)).double().cpu() / samples
         first = first or (log_x.double().cpu(), values)
         if progress:
             progress("ELBO", (sample + 1) * points, samples * points)
@@ -53,6 +52,11 @@ def shuffled_latent_loss(pair: Pair, terms: ElboTerms, *, rows: int, seed: int) 
     other[order] = order.roll(1)
     values = terms.first_values | {pair.site: terms.first_values[pair.site][other]}
     return (terms.first - pair.log_joint(torch.arange(points), values, rows=rows)[0].double().cpu())[order]
+
+
+def log_ratio(log_p: dict, log_q: dict, *, leave_out: str | None = None) -> Tensor:
+    """log p - log q over all latent sites but one, with the factors that only the guide has, (R,)."""
+    return sum(log_p.get(name, 0) - value for name, value in log_q.items() if name != leave_out)
 
 
 def draw_all(pair: Pair, chunks: list[Chunk], points: int, copies: int = 1) -> tuple[dict, dict]:

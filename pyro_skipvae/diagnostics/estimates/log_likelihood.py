@@ -9,7 +9,7 @@ from torch import Tensor
 from ..pairs.evaluation import as_found
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Chunk, Pair
-from .elbo import draw_all
+from .elbo import draw_all, log_ratio
 
 
 @dataclass(frozen=True)
@@ -95,5 +95,5 @@ def _log_weights(pair: Pair, chunks: list[Chunk], points: int, samples: int, row
     for copies in [most] * (samples // most) + [samples % most] * (samples % most > 0):
         values, log_q = draw_all(pair, chunks, points, copies)
         log_x, log_p = pair.log_joint(torch.arange(points).repeat(copies), values, rows=rows)
-        log_weight = log_x + sum(log_p[name] - log_q[name] for name in pair.latents)
+        log_weight = log_x + log_ratio(log_p, log_q)
         yield log_weight.double().cpu().view(copies, points)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..pairs.evaluation import as_found
 from ..pairs.pair import Chunk, Pair
-from ..pairs.rows import count_rows, select_rows
-from ..pairs.sites import by_row, data_dim, log_prob_by_row, observed_sites, sample_sites
+from ..pairs.rows import Rows, call, count_rows, leading, select_rows, traced
+from ..pairs.sites import data_dim, likelihood_at, likelihood_sites, log_prob_by_row, plate_scale, sample_sites
 from ..pairs.unavailable import Unavailable
 from .mutual_information import MutualInformation, bounded, sandwich
 from .pairwise import Pairs, carries_network, pairwise_log_prob
@@ -18,10 +18,10 @@ from .pairwise import Pairs, carries_network, pairwise_log_prob
 class Ancestors:
     """Joint samples (z_i, x_i) of a model's prior and likelihood, n of them, drawn where the rows of x stand."""
 
-    def __init__(self, model, x: tuple, points: int, *, site: str | None, rows: int):
+    def __init__(self, model, x: Rows, points: int, *, site: str | None, rows: int):
         self.model, self.x, self.points = model, select_rows(x, slice(0, points)), points
         self.rows = min(rows, points)
-        self.observed = observed_sites(poutine.trace(model).get_trace(*select_rows(x, slice(0, 3))))
+        self.observed = likelihood_sites(traced(model, select_rows(x, slice(0, 3))))
         sampled = [self._sample(part) for part in self._parts()]
         self.latents = [name for name in sampled[0] if name not in self.observed]
         if len(self.latents) != 1 or (site is not None and site != self.latents[0]):
@@ -36,9 +36,13 @@ class Ancestors:
     def _parts(self) -> list[Tensor]:
         return list(torch.arange(self.points).tensor_split(-(-self.points // self.rows)))
 
+    def _run(self, handled, inputs: Tensor):
+        """The trace of the handled model at these rows of its input."""
+        return call(self.model, select_rows(self.x, inputs), poutine.trace(handled).get_trace)
+
     def _sample(self, part: Tensor) -> dict:
         try:
-            trace = poutine.trace(poutine.uncondition(self.model)).get_trace(*select_rows(self.x, part))
+            trace = self._run(poutine.uncondition(self.model), part)
         except NotImplementedError as error:
             raise Unavailable(f"the model cannot draw x: {error}") from error
         sites = sample_sites(trace)
@@ -57,16 +61,16 @@ class Ancestors:
         """log p(x|z) of given pairs (R,), the model called with the input rows `inputs`."""
         values = {name: self.values[name][x_index] for name in self.observed}
         values |= {name: self.values[name][z_index] for name in self.latents}
-        trace = poutine.trace(poutine.condition(self.model, data=values)).get_trace(*select_rows(self.x, inputs))
+        trace = self._run(poutine.condition(self.model, data=values), inputs)
         return sum(log_prob_by_row(trace.nodes[name], len(inputs)) for name in self.observed)
 
     def _group(self, part: Tensor) -> Pairs:
         latents = {name: self.values[name][part] for name in self.latents}
-        trace = poutine.trace(poutine.condition(self.model, data=latents)).get_trace(*select_rows(self.x, part))
+        trace = self._run(poutine.condition(self.model, data=latents), part)
         nodes = [trace.nodes[name] for name in self.observed]
-        if not _decodes_once(nodes):
+        if not _decodes_once(nodes, len(part)):
             return lambda index: self._by_rows(index, part)
-        pairs, x = pairwise_log_prob(by_row(nodes[0], len(part))), self.values[self.observed[0]]
+        pairs, x = pairwise_log_prob(likelihood_at(nodes[0], len(part))), self.values[self.observed[0]]
         return lambda index: pairs(x[index])
 
     def _by_rows(self, index: Tensor, part: Tensor) -> Tensor:
@@ -76,9 +80,10 @@ class Ancestors:
         return torch.cat([self._log_likelihood(z, x, z) for x, z in pieces]).double().view(len(index), len(part))
 
 
-def _decodes_once(nodes: list) -> bool:
+def _decodes_once(nodes: list, rows: int) -> bool:
     """Whether one run of the decoder per z gives its likelihood at any x."""
-    return len(nodes) == 1 and nodes[0]["mask"] is None and not carries_network(nodes[0]["fn"])
+    plain = len(nodes) == 1 and nodes[0]["mask"] is None and plate_scale(nodes[0], rows) == 1
+    return plain and not carries_network(nodes[0]["fn"])
 
 
 def model_mutual_information(
@@ -99,18 +104,18 @@ def ancestral_cost(pair: Pair, chunks: list[Chunk]) -> tuple[int, Callable[[int]
     """The largest number of joint samples worth their cost, and the decoder rows that n of them cost, at most."""
     values, _ = pair.draw(chunks[0], min(3, pair.points))
     rows = select_rows(chunks[0].x, slice(0, 3))
-    trace = poutine.trace(poutine.condition(pair.model, data=values)).get_trace(*rows)
+    trace = call(pair.model, rows, poutine.trace(poutine.condition(pair.model, data=values)).get_trace)
     nodes = [trace.nodes[name] for name in pair.observed]
-    if _decodes_once(nodes):
+    if _decodes_once(nodes, count_rows(rows)):
         return 1000, lambda n: 2 * n
     # Drawing may take one run of the decoder per element of x.
     elements = sum(node["fn"].event_shape.numel() for node in nodes)
     return 50, lambda n: n * n + n * elements
 
 
-def ancestral_bounds(model, x: tuple, *, samples: int, site, rows: int, progress=None) -> MutualInformation:
+def ancestral_bounds(model, x: Rows, *, samples: int, site, rows: int, progress=None) -> MutualInformation:
     """The bounds of `model_mutual_information`, without its guard."""
     points = min(samples, count_rows(x))
     ancestors = Ancestors(model, x, points, site=site, rows=rows)
-    bounds = sandwich(ancestors.pairs(), torch.arange(points, device=x[0].device)[None], progress)
+    bounds = sandwich(ancestors.pairs(), torch.arange(points, device=leading(x).device)[None], progress)
     return bounded(bounds, None, points=points, samples=1, unavailable={"marginal": "not defined under the model"})

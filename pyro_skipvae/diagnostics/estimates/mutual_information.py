@@ -10,7 +10,7 @@ from torch.distributions import TransformedDistribution
 
 from ..pairs.evaluation import as_found
 from ..pairs.interval import Interval, mean_interval
-from ..pairs.pair import Chunk, Pair
+from ..pairs.pair import Chunk, Pair, drawn
 from ..pairs.unavailable import Unavailable, attempt
 from .pairwise import Pairs, carries_network, leave_one_out, pairwise_log_prob
 from .variational_marginal import fit_marginal, marginal_bound
@@ -128,7 +128,7 @@ def evaluable(chunks: list[Chunk], z: Tensor) -> Components:
         raise Unavailable("z has no dimensions")
     if _same_map(groups):
         groups = [q.base_dist for q in groups]
-        z = torch.stack([torch.cat([q.sample() for q in groups]) for _ in z])
+        z = torch.stack([torch.cat([drawn(q) for q in groups]) for _ in z])
     if any(carries_network(q) for q in groups):
         raise Unavailable(
             f"q(z|x) is a {type(groups[0]).__name__} that runs a network on x in its density: at the z of other "
@@ -193,7 +193,7 @@ def _same_map(groups: list[Distribution]) -> bool:
     q = groups[0]
     if any(step != steps[0] for step in steps) or not q.base_dist.batch_shape == q.batch_shape:
         return False
-    z = q.base_dist.sample()
+    z = drawn(q.base_dist)
     z = z[:1].expand_as(z)
     for step in q.transforms:
         z = step(z)
@@ -202,7 +202,7 @@ def _same_map(groups: list[Distribution]) -> bool:
 
 def _check_broadcast(q: Distribution) -> None:
     """Refuses families whose log_prob does not broadcast values (2, 1, *event) against the batch (n,)."""
-    z = q.sample()
+    z = drawn(q)
     expected = q.log_prob(z)[:2]
     try:
         pairs = q.log_prob(z[:2, None])

@@ -7,9 +7,10 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from ..pairs.evaluation import precision_of
 from ..pairs.interval import Interval, mean_interval
-from ..pairs.pair import Pair
-from ..pairs.rows import as_tuple, count_rows, select_rows
+from ..pairs.pair import Pair, drawn
+from ..pairs.rows import as_rows, count_rows, select_rows
 from ..pairs.unavailable import Unavailable
 from .pairwise import flat
 
@@ -45,10 +46,11 @@ def fit_marginal(pair: Pair, z: Tensor, fit_on, seed: int) -> tuple[Marginal, Te
         order = _order(len(z), seed)
         fitted, held_out, source = z[order[: len(z) // 2]], order[len(z) // 2 :], "a random half of x"
     else:
-        rows = as_tuple(fit_on)  # in a random order, since a part of them chooses the mixture: they may be sorted by class
+        rows = as_rows(fit_on, precision_of(pair.model, pair.guide))
+        # In a random order, since a part of them chooses the mixture: they may be sorted by class.
         rows = select_rows(rows, _order(count_rows(rows), seed)[:LARGEST_FIT])
         other = Pair(pair.model, pair.guide, rows, site=pair.site)
-        fitted, held_out, source = torch.cat([c.q.sample() for c in other.chunks()]), torch.arange(len(z)), "fit_on"
+        fitted, held_out, source = torch.cat([drawn(chunk.q) for chunk in other.chunks()]), torch.arange(len(z)), "fit_on"
     if _is_surface(pair.support()):
         raise Unavailable("z lies on a simplex or a sphere, where a density in all of space bounds nothing")
     fitted = flat(fitted).double().cpu()[:LARGEST_FIT]

@@ -5,12 +5,13 @@ from contextlib import contextmanager
 
 import pyro
 import torch
+from pyro.contrib.easyguide import EasyGuide
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_skipvae.random_numbers import forked
 
-from .rows import as_tuple, count_rows
+from .rows import Rows, as_rows, count_rows, values
 
 
 @contextmanager
@@ -42,14 +43,39 @@ def evaluation_mode(*callables) -> Iterator[None]:
             part.training = True
 
 
-def forked_random(x: tuple, seed: int, *callables):
+def forked_random(x: Rows, seed: int, *callables):
     """The random numbers of the CPU, and of the devices of x and of the callables' modules, start at `seed` inside.
 
     They continue as found afterwards.
     """
-    modules = [owner for owner in map(_owner, callables) if isinstance(owner, nn.Module)]
-    tensors = [item for item in x if isinstance(item, Tensor)] + [p for module in modules for p in module.parameters()]
+    tensors = [item for item in values(x) if isinstance(item, Tensor)] + parameters_of(*callables)
     return forked({tensor.device for tensor in tensors}, seed)
+
+
+def parameters_of(*callables) -> list[nn.Parameter]:
+    """The parameters of the modules that the callables are, or are methods of."""
+    return [p for owner in map(_owner, callables) if isinstance(owner, nn.Module) for p in owner.parameters()]
+
+
+def precision_of(*callables) -> Tensor | None:
+    """A parameter in whose precision, and on whose device, the callables compute; None where they have none."""
+    return next((parameter for parameter in parameters_of(*callables) if parameter.is_floating_point()), None)
+
+
+@contextmanager
+def kept_prototypes(*callables) -> Iterator[None]:
+    """An EasyGuide that has not run yet is new again afterwards: its first run sets it up for the rows of that run."""
+    fresh = [guide for guide in map(_owner, callables) if isinstance(guide, EasyGuide) and guide.prototype_trace is None]
+    known = [set(guide._pyro_params) for guide in fresh]
+    try:
+        yield
+    finally:
+        for guide, names in zip(fresh, known, strict=True):
+            guide.prototype_trace = None
+            for name in set(guide._pyro_params) - names:  # its estimates, as long as those rows
+                delattr(guide, name)
+            for found in (guide.frames, guide.groups, guide.plates):
+                found.clear()
 
 
 def _owner(function):
@@ -69,18 +95,24 @@ def kept_param_store() -> Iterator[None]:
 
 
 @contextmanager
-def as_found(*callables, x, seed: int, samples: tuple[int, ...]) -> Iterator[tuple]:
+def as_found(*callables, x, seed: int, samples: tuple[int, ...]) -> Iterator[Rows]:
     """Evaluation mode, no gradients, random numbers from `seed`; the caller's state is as found afterwards.
 
-    Yields the rows of x as a tuple; they are read inside, since a lazy view may draw what it returns. `samples` are the
+    Yields the rows of x; they are read inside, since a lazy view may draw what it returns. `samples` are the
     numbers of draws asked for. Raises ValueError for one below 1, or fewer than 2 rows: a mean over one has no error, and
     the information of one and its units no meaning.
     """
     if min(samples) < 1:
         raise ValueError(f"expected at least one sample, got {' and '.join(map(str, samples))}")
-    given = x if isinstance(x, tuple) else (x,)
-    with evaluation_mode(*callables), forked_random(given, seed, *callables), kept_param_store(), torch.no_grad():
-        rows = as_tuple(x)
+    given = x if isinstance(x, dict | tuple) else (x,)
+    with (
+        evaluation_mode(*callables),
+        forked_random(given, seed, *callables),
+        kept_param_store(),
+        kept_prototypes(*callables),
+        torch.no_grad(),
+    ):
+        rows = as_rows(x, precision_of(*callables))
         if count_rows(rows) < 2:
             raise ValueError(f"expected at least 2 rows of x, got {count_rows(rows)}")
         yield rows

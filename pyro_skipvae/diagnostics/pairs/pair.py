@@ -9,7 +9,6 @@ from pyro.distributions import (
     Delta,
     Distribution,
     ExpandedDistribution,
-    MaskedDistribution,
     RelaxedBernoulliStraightThrough,
     RelaxedOneHotCategoricalStraightThrough,
 )
@@ -20,8 +19,24 @@ from torch.distributions import Independent
 from torch.overrides import TorchFunctionMode
 
 from .evaluation import forked_random
-from .rows import as_tuple, count_rows, select_rows
-from .sites import by_row, data_dim, latent_sites, log_prob_by_row, observed_sites, posterior_at, sample_sites
+from .rows import Rows, as_rows, call, count_rows, select_rows, traced
+from .sites import (
+    auxiliary_sites,
+    data_dim,
+    imputed_sites,
+    is_masked,
+    latent_sites,
+    likelihood_sites,
+    log_prob_by_row,
+    observed_sites,
+    own_scale,
+    plate_scale,
+    posterior_at,
+    posterior_node,
+    prior_at,
+    sample_sites,
+)
+from .unavailable import Refused
 
 ENCODER_ROWS = 256
 PROBE_ROWS = 3
@@ -32,37 +47,50 @@ class Chunk:
     """Rows of x with their posterior q(z|x), batch (n,), read once from the guide."""
 
     start: int
-    x: tuple
+    x: Rows
     q: Distribution
 
     def draws(self, samples: int) -> tuple[Tensor, Tensor]:
         """z (S, n, *event) and log q(z|x) (S, n): one draw at a time, since inverse flows know only their last one."""
-        pairs = [(z := self.q.sample(), self.q.log_prob(z)) for _ in range(samples)]
+        pairs = [(z := drawn(self.q), self.q.log_prob(z)) for _ in range(samples)]
         return tuple(torch.stack(part) for part in zip(*pairs, strict=True))
 
 
 class Pair:
     """A model and a guide over the rows of x, with one latent site of interest inside one data plate.
 
-    x is a tensor or a tuple, passed as `*x`; its tensors share their first dimension, the N rows. To evaluate
-    several z per row the model is called with that row repeated, so any plate that is as long as its input works.
-    A plate's scale N/B and `poutine.scale` are ignored, masks are kept: every number is one per datapoint.
-    Raises ValueError, with the reason, where numbers per datapoint cannot be had from the pair.
+    x is a tensor, a tuple or list that is passed as `*x`, or a dict that is passed as `**x` (whole, where model or guide take
+    no such names); its tensors share their first dimension, the N rows. To evaluate several z per row the model is called
+    with that row repeated, so any plate that is as long as its input works.
+
+    Every number is one per datapoint, and the ELBO is that of Pyro's `Trace_ELBO`, with these rules. The scale N/B of the data
+    plate and `poutine.scale` are left out (with a note, where the latter differs between the sites). Masks are kept. Factors
+    and observed sites of the guide count in its log-density. The values that `obs_mask` leaves open are integrated out, unless
+    the guide draws them. Raises ValueError, with the reason, where numbers per datapoint cannot be had from the pair; what is
+    asked of a pair is asked at all rows.
     """
 
     def __init__(self, model, guide, x, *, site: str | None = None):
-        self.model, self.guide, self.x = model, guide, as_tuple(x)
+        self.model, self.guide, self.x = model, guide, as_rows(x)
         if isinstance(guide, AutoGuide):  # even one look at three rows would set it up for three rows
-            raise ValueError(f"expected an amortized guide of x, got {type(guide).__name__} with parameters of its own")
+            raise Refused(
+                f"expected an amortized guide of x, got {type(guide).__name__} with parameters of its own: "
+                "it draws the latent sites of all rows at once, not from one q(z|x) per row"
+            )
         self.points = count_rows(self.x)
         self.notes: list[str] = []
+        self.prior_masked = False
         rows = self.rows(slice(0, PROBE_ROWS))
         guide_trace, model_trace = self._probe(rows)
-        self.latents = _shared_latents(model_trace, guide_trace)
+        self.latents, self.imputed = _shared_latents(model_trace, guide_trace)
         self.site = _chosen(site, self.latents)
-        self.observed = observed_sites(model_trace)
+        self.observed = likelihood_sites(model_trace)
+        self.guide_terms = observed_sites(guide_trace)
+        self._in_guide, self._in_model = set(sample_sites(guide_trace)), set(sample_sites(model_trace))
+        self._scales: dict[tuple[str, str], float] = {}
         self.largest = min(_limit(trace, count_rows(rows)) for trace in (guide_trace, model_trace))
-        _check_posterior(self.site, posterior_at(guide_trace, self.site, count_rows(rows)))
+        self._check_guide(guide_trace, count_rows(rows))
+        self._note_terms(guide_trace, model_trace, count_rows(rows))
         self._check_repeatable(rows, guide_trace)
 
     @property
@@ -83,30 +111,36 @@ class Pair:
             starts.pop()
         for start, stop in zip(starts, [*starts[1:], self.points], strict=True):
             rows = self.rows(slice(start, stop))
-            yield Chunk(start, rows, self.posterior(rows))
+            q = self.posterior(rows)
+            if self.nuisance and not _same_distribution(q, self.posterior(rows), rows):
+                self._refuse_posterior()
+            yield Chunk(start, rows, q)
             if progress:
                 progress("encoder", stop, self.points)
 
-    def posterior(self, rows: tuple) -> Distribution:
+    def posterior(self, rows: Rows) -> Distribution:
         """q(z|x) at these rows, batch (n,)."""
-        return posterior_at(poutine.trace(self.guide).get_trace(*rows), self.site, count_rows(rows))
+        return posterior_at(self._guide_trace(rows), self.site, count_rows(rows))
 
     def support(self):
         """Where q(z|x) lies, a constraint of torch, or None where it does not say."""
         with torch.random.fork_rng():
             try:
                 return self.posterior(self.rows(slice(0, 2))).support
-            except NotImplementedError:
+            except (NotImplementedError, AttributeError):
                 return None
 
-    def prior(self, rows: tuple, values: dict | None = None) -> Distribution:
+    def prior(self, rows: Rows, values: dict | None = None) -> Distribution:
         """p(z) at these rows, batch (n,); the model stops at z, so the decoder does not run."""
         model = poutine.condition(self.model, data=values or {})
         try:
-            poutine.escape(model, escape_fn=lambda message: message["name"] == self.site)(*rows)
+            call(self.model, rows, poutine.escape(model, escape_fn=lambda message: message["name"] == self.site))
         except NonlocalExit as stop:
-            return by_row(stop.site, count_rows(rows))
-        raise ValueError(f"expected the model to sample {self.site!r} on every call, got a run without it")
+            self._check_scale("model", stop.site, count_rows(rows))
+            p = prior_at(stop.site, count_rows(rows))
+            self._note_mask(p)
+            return p
+        raise Refused(f"expected the model to sample {self.site!r} on every call, got a run without it")
 
     def prior_of(self, chunk: Chunk) -> Distribution:
         """p(z) at the rows of a chunk; raises ValueError where it is another one at the guide's draw of the other sites."""
@@ -119,48 +153,121 @@ class Pair:
         return p
 
     def draw(self, chunk: Chunk, points: int) -> tuple[dict, dict]:
-        """One draw of every latent site at the first `points` rows of a chunk, and its log q per site, (points,)."""
-        if not self.nuisance:
-            z = chunk.q.sample()
+        """One draw of every latent site at the first `points` rows of a chunk, and its log q per site, (points,).
+
+        Log q has the factors and observed sites of the guide too, by their names.
+        """
+        if not (self.nuisance or self.guide_terms):
+            z = drawn(chunk.q)
             return {self.site: z[:points]}, {self.site: chunk.q.log_prob(z)[:points]}
-        rows = select_rows(chunk.x, slice(0, points))
-        trace = poutine.trace(self.guide).get_trace(*rows)
+        trace = self._guide_trace(select_rows(chunk.x, slice(0, points)))
         values = {name: trace.nodes[name]["value"] for name in self.latents}
-        return values, {name: log_prob_by_row(trace.nodes[name], points) for name in self.latents}
+        nodes = [*(posterior_node(trace, name) for name in self.latents), *(trace.nodes[name] for name in self.guide_terms)]
+        log_q = [log_prob_by_row(node, points) for node in nodes]
+        return values, dict(zip([*self.latents, *self.guide_terms], log_q, strict=True))
 
     def log_joint(self, index: Tensor, values: dict, *, rows: int) -> tuple[Tensor, dict]:
         """log p(x|z) (R,) and log p per latent site (R,), at the rows `index` (R,) of x and values (R, ...)."""
         pieces = []
         # Even pieces: a last piece of one row is a trap for networks that squeeze.
         for part in torch.arange(len(index)).tensor_split(-(-len(index) // min(rows, self.largest))):
-            at = {name: value[part] for name, value in values.items()}
-            trace = poutine.trace(poutine.condition(self.model, data=at)).get_trace(*self.rows(index[part]))
+            trace = self._model_trace(self.rows(index[part]), {name: value[part] for name, value in values.items()})
             pieces.append({name: log_prob_by_row(trace.nodes[name], len(part)) for name in self.observed + self.latents})
         joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         return sum(joined[name] for name in self.observed), {name: joined[name] for name in self.latents}
 
-    def _probe(self, rows: tuple):
+    def _guide_trace(self, rows: Rows):
+        trace = traced(self.guide, rows)
+        self._check_sites("guide", trace, self._in_guide, count_rows(rows))
+        return trace
+
+    def _model_trace(self, rows: Rows, values: dict):
+        """A run of the model at given values of the latent sites."""
+        trace = call(self.model, rows, poutine.trace(poutine.condition(self.model, data=values)).get_trace)
+        self._check_sites("model", trace, self._in_model, count_rows(rows))
+        return trace
+
+    def _check_sites(self, where: str, trace, expected: set, rows: int) -> None:
+        """Every run has the sites of the first, with one scale at all rows."""
+        sites = sample_sites(trace)
+        if set(sites) != expected:
+            raise Refused(
+                f"expected the {where} to have the same sites at all rows, got {sorted(expected)} at the first and "
+                f"{sorted(sites)} at others"
+            )
+        for node in sites.values():
+            self._check_scale(where, node, rows)
+
+    def _check_scale(self, where: str, node, rows: int) -> None:
+        """A scale per row has no mean per datapoint; one number for all rows is left out."""
+        scale = own_scale(node, rows)
+        if scale.dim() == 0:
+            return
+        known = self._scales.setdefault((where, node["name"]), scale.flatten()[0].item())
+        if not torch.allclose(scale, torch.full_like(scale, known), rtol=1e-5):
+            raise Refused(
+                f"expected one poutine.scale at all rows of site {node['name']!r}, got {scale.min():.3g} to "
+                f"{max(scale.max().item(), known):.3g}: rows that weigh differently have no mean per datapoint. "
+                "Leave the scale out for the report"
+            )
+
+    def _note_mask(self, p: Distribution) -> None:
+        if is_masked(p) and not self.prior_masked:
+            self.prior_masked = True
+            self.notes.append(
+                f"p({self.site}) is masked: log p({self.site}) counts as 0 where it is, as in Pyro's ELBO, "
+                "so the rate may be negative and bounds no mutual information"
+            )
+
+    def _check_guide(self, trace, rows: int) -> None:
+        others = [name for name in auxiliary_sites(trace) if name != posterior_node(trace, self.site)["name"]]
+        _check_posterior(self.site, posterior_at(trace, self.site, rows), others)
+        if others:
+            raise Refused(
+                f"expected a guide that draws the sites of the model alone, got the auxiliary sites {others}: "
+                f"q({self.site}|x) is then an integral over them, without a density of its own"
+            )
+        if plate_scale(posterior_node(trace, self.site), rows) != 1:
+            raise Refused(f"expected {self.site!r} outside plates that subsample, got one inside: a part of z has no rate")
+
+    def _note_terms(self, guide_trace, model_trace, rows: int) -> None:
+        """What a reader should know of factors, scales and missing values, of which the numbers are made."""
+        if self.guide_terms:
+            self.notes.append(
+                f"the guide's factors or observed sites {self.guide_terms} count in its log-density, as in Pyro: "
+                "in the ELBO and the importance weights, not in the rate and the mutual information"
+            )
+        if self.imputed:
+            self.notes.append(f"the guide does not draw {self.imputed}: missing values are integrated out, not imputed")
+        nodes = [node for trace in (model_trace, guide_trace) for node in sample_sites(trace).values()]
+        scales = {node["name"]: own_scale(node, rows).flatten()[0].item() for node in nodes}
+        if max(scales.values()) > 1.00001 * min(scales.values()):
+            told = ", ".join(f"{scale:.3g} of {name!r}" for name, scale in scales.items() if abs(scale - 1) > 1e-5)
+            self.notes.append(f"poutine.scale is left out ({told}): the numbers are those of the unscaled model and guide")
+
+    def _probe(self, rows: Rows):
         try:
-            guide_trace = poutine.trace(self.guide).get_trace(*rows)
-            return guide_trace, poutine.trace(poutine.replay(self.model, guide_trace)).get_trace(*rows)
-        except (ValueError, RuntimeError, IndexError) as error:
-            raise ValueError(
+            guide_trace = traced(self.guide, rows)
+            replayed = poutine.trace(poutine.replay(self.model, guide_trace)).get_trace
+            return guide_trace, call(self.model, rows, replayed)
+        except (ValueError, RuntimeError, IndexError, TypeError) as error:
+            raise Refused(
                 f"expected a model and a guide that run on any number of rows of x, got on the first "
                 f"{count_rows(rows)}: {error}"
             ) from error
 
-    def _check_repeatable(self, rows: tuple, guide_trace) -> None:
+    def _check_repeatable(self, rows: Rows, guide_trace) -> None:
         """The same z must give the same log-densities twice; a dropout that stays on, or a nuisance, breaks that."""
         values = {name: guide_trace.nodes[name]["value"] for name in self.latents}
         index = torch.arange(count_rows(rows))
         if not _equal(*(self.log_joint(index, values, rows=len(index))[0] for _ in range(2))):
-            raise ValueError(
+            raise Refused(
                 "expected the model to give the same log p(x|z) twice at the same z, got two values: "
                 "a functional dropout that stays on, or a plate that draws its own subsample, makes it random"
             )
         q, watch = posterior_at(guide_trace, self.site, len(index)), _DropoutWatch()
         with watch:
-            again = poutine.trace(self.guide).get_trace(*rows)
+            again = self._guide_trace(rows)
         if not _same_distribution(q, posterior_at(again, self.site, len(index)), rows):
             self._random_guide(watch.active)
         if self.nuisance:
@@ -168,24 +275,27 @@ class Pair:
 
     def _random_guide(self, dropout: bool) -> None:
         if dropout:
-            raise ValueError("expected a guide without dropout in evaluation mode, got an active functional dropout")
+            raise Refused("expected a guide without dropout in evaluation mode, got an active functional dropout")
         if self.nuisance:
-            raise ValueError(
-                f"expected q({self.site}|x) that depends on x alone, got one that changes with {self.nuisance}: "
-                "its rate and mutual information are not defined by one distribution per x"
-            )
+            self._refuse_posterior()
         self.notes.append(
             "the guide is itself random: q(z|x) is read once per x, given the guide's own noise, "
             "and mi_lower bounds the information of x and that noise together"
         )
 
-    def _check_prior(self, rows: tuple, first: dict, second: dict) -> None:
+    def _refuse_posterior(self) -> None:
+        raise Refused(
+            f"expected q({self.site}|x) that depends on x alone, got one that changes with {self.nuisance}: "
+            "its rate and mutual information are not defined by one distribution per x"
+        )
+
+    def _check_prior(self, rows: Rows, first: dict, second: dict) -> None:
         others = [{name: values[name] for name in self.nuisance} for values in (first, second)]
         if not _same_distribution(*(self.prior(rows, values) for values in others), rows):
             self._refuse_prior()
 
     def _refuse_prior(self) -> None:
-        raise ValueError(
+        raise Refused(
             f"expected p({self.site}) that does not depend on {self.nuisance}, got one that does: "
             "a rate against a conditional prior bounds no mutual information"
         )
@@ -208,21 +318,32 @@ class _DropoutWatch(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _shared_latents(model_trace, guide_trace) -> list[str]:
+def drawn(distribution: Distribution) -> Tensor:
+    """One draw per batch element, as Pyro makes it: by a call, which is all that some distributions have."""
+    return distribution() if callable(distribution) else distribution.sample()
+
+
+def _shared_latents(model_trace, guide_trace) -> tuple[list[str], list[str]]:
+    """The latent sites, which model and guide share, and the missing values of observations that only the model has."""
     in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
+    imputed = [name for name in imputed_sites(model_trace) if name not in in_guide]
+    in_model = [name for name in in_model if name not in imputed]
     if set(in_model) != set(in_guide):
-        raise ValueError(f"expected the same latent sites in model and guide, got {in_model} and {in_guide}")
-    return in_model
+        enumerated = [name for name in in_model if name not in in_guide and model_trace.nodes[name]["infer"].get("enumerate")]
+        hint = f"; {enumerated} is summed over by TraceEnum_ELBO alone: the report does not enumerate" if enumerated else ""
+        raise Refused(f"expected the same latent sites in model and guide, got {in_model} and {in_guide}{hint}")
+    return in_model, imputed
 
 
 def _chosen(site: str | None, latents: list[str]) -> str:
     if not latents:
-        raise ValueError("expected a model with a latent site, got none")
-    if site is None and len(latents) > 1:
-        raise ValueError(f"expected one latent site, got {latents}: name the one of interest by site=")
+        raise Refused("expected a model with a latent site, got none")
     if site is not None and site not in latents:
-        raise ValueError(f"expected site to be one of {latents}, got {site!r}")
-    return site or latents[0]
+        raise Refused(f"expected site to be one of {latents}, got {site!r}")
+    candidates = [site] if site else latents
+    if len(candidates) > 1:
+        raise Refused(f"expected one latent site, got {latents}: name the one of interest by site=")
+    return candidates[0]
 
 
 def _limit(trace, rows: int) -> int:
@@ -234,24 +355,28 @@ def _limit(trace, rows: int) -> int:
     return min([size for size in largest if size > rows], default=2**31)
 
 
-def _check_posterior(site: str, q: Distribution) -> None:
+def _check_posterior(site: str, q: Distribution, auxiliary: list[str]) -> None:
     base = q
-    while isinstance(base, Independent | ExpandedDistribution | MaskedDistribution):
-        if isinstance(base, MaskedDistribution) and not torch.as_tensor(base._mask).all():
-            raise ValueError(f"expected q({site}|x) without a mask, got one that leaves out entries: z then has no density")
+    while isinstance(base, Independent | ExpandedDistribution):
         base = base.base_dist
     if isinstance(base, STRAIGHT_THROUGH):
-        raise ValueError(f"expected z whose density is that of its draws, got {type(base).__name__}, whose draws are discrete")
+        raise Refused(f"expected z whose density is that of its draws, got {type(base).__name__}, whose draws are discrete")
+    if isinstance(base, Delta) and auxiliary:
+        raise Refused(
+            f"expected a guide that draws {site!r} itself, got values that it computes from the auxiliary sites {auxiliary}, "
+            "as automatic guides and groups of an EasyGuide do: write pyro.sample("
+            f"{site!r}, ...) in the guide"
+        )
     if isinstance(base, Delta):
-        raise ValueError(f"expected a density q({site}|x), got a Delta: its rate is infinite")
+        raise Refused(f"expected a density q({site}|x), got a Delta: its rate is infinite")
     if base.has_enumerate_support or _has_discrete_support(base):
-        raise ValueError(f"expected a continuous q({site}|x), got the discrete {type(base).__name__}")
+        raise Refused(f"expected a continuous q({site}|x), got the discrete {type(base).__name__}")
 
 
 def _has_discrete_support(distribution: Distribution) -> bool:
     try:
         return distribution.support.is_discrete
-    except NotImplementedError:  # a density that does not state its support
+    except (NotImplementedError, AttributeError):  # a density that does not state its support
         return False
 
 
@@ -260,10 +385,10 @@ def _equal(first: Tensor, second: Tensor) -> bool:
     return torch.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def _same_distribution(first: Distribution, second: Distribution, rows: tuple) -> bool:
+def _same_distribution(first: Distribution, second: Distribution, rows: Rows) -> bool:
     """Whether both give the same draw from the same random numbers; needs no density at another's z."""
     draws = []
     for distribution in (first, second):
         with forked_random(rows, seed=0):
-            draws.append(distribution.sample())
+            draws.append(drawn(distribution))
     return _equal(*draws)

@@ -1,39 +1,124 @@
-"""The rows of x: a tensor, or a tuple of tensors that share their first dimension."""
+"""The rows of x, as arguments of a model and a guide: a tuple for `*x`, or a dict for `**x`, of tensors of equal length."""
 
-from torch import Tensor
+import inspect
+
+import numpy
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+Rows = tuple | dict
 
 
-def as_tuple(x) -> tuple:
-    """x as the tuple of arguments that the model and the guide take; a lazy view of a tensor is read whole."""
-    x = tuple(map(_read, x if isinstance(x, tuple) else (x,)))
-    if not (x and isinstance(x[0], Tensor) and x[0].dim() > 0 and len(x[0]) > 0):
-        raise ValueError(f"expected x to be a tensor with rows, or a tuple that starts with one, got {_kind(x)}")
-    uneven = [tuple(item.shape) for item in x if _has_rows(item) and len(item) != len(x[0])]
+def as_rows(x, like: Tensor | None = None) -> Rows:
+    """x as the arguments that the model and the guide take: a tensor or a list as a tuple; lazy views are read whole.
+
+    A NumPy array becomes a tensor where `like` is, floating-point numbers in its precision. Raises ValueError for what has
+    no rows, or tensors of different numbers of rows.
+    """
+    if isinstance(x, dict):
+        rows = {name: _read(item, like) for name, item in x.items()}
+        leading, named = next(filter(_has_rows, rows.values()), None), all(isinstance(name, str) for name in rows)
+    else:
+        rows = tuple(_read(item, like) for item in (x if _is_several(x) else (x,)))
+        leading, named = rows[0] if rows else None, True
+    if not (named and _has_rows(leading) and len(leading) > 0):
+        raise ValueError(
+            "expected x to be a tensor with rows, a tuple or list that starts with one, or a dict of them by name, "
+            f"got {_kind(x, leading)}"
+        )
+    uneven = [tuple(item.shape) for item in values(rows) if _has_rows(item) and len(item) != len(leading)]
     if uneven:
-        raise ValueError(f"expected tensors of {len(x[0])} rows in x, got the shapes {uneven}")
-    return x
+        raise ValueError(f"expected tensors of {len(leading)} rows in x, got the shapes {uneven}")
+    return rows
 
 
-def count_rows(x: tuple) -> int:
+def values(rows: Rows) -> tuple:
+    """What is in the rows, without names."""
+    return tuple(rows.values()) if isinstance(rows, dict) else rows
+
+
+def leading(rows: Rows) -> Tensor:
+    """The first tensor with rows."""
+    return next(filter(_has_rows, values(rows)))
+
+
+def count_rows(rows: Rows) -> int:
     """The number of rows of x."""
-    return len(x[0])
+    return len(leading(rows))
 
 
-def select_rows(x: tuple, index) -> tuple:
+def select_rows(rows: Rows, index) -> Rows:
     """The rows at a slice or an index tensor; what is not a tensor with rows is passed on as it is."""
-    return tuple(item[index] if _has_rows(item) else item for item in x)
+    if isinstance(rows, dict):
+        return {name: item[index] if _has_rows(item) else item for name, item in rows.items()}
+    return tuple(item[index] if _has_rows(item) else item for item in rows)
 
 
-def _read(item):
-    lazy = hasattr(item, "shape") and not isinstance(item, Tensor) and isinstance(item[:], Tensor)
+def call(function, rows: Rows, run=None):
+    """function(*rows), or function(**rows): a dict is passed whole where the function has no arguments of these names.
+
+    `run` is called in its place, a handler of the function that hides its arguments.
+    """
+    run = run or function
+    if isinstance(rows, tuple):
+        return run(*rows)
+    return run(**rows) if _has_arguments(function, rows) else run(rows)
+
+
+def traced(function, rows: Rows):
+    """The trace of a model or a guide at these rows."""
+    return call(function, rows, poutine.trace(function).get_trace)
+
+
+def named_rows(bad: Tensor) -> str:
+    """The rows where `bad` (N,) is true, by index: the first five of them."""
+    found = bad.nonzero().flatten().tolist()
+    shown = ", ".join(map(str, found[:5]))
+    if len(found) == len(bad):
+        return f"all {len(bad)} rows of x"
+    return f"row {shown} of x" if len(found) == 1 else f"rows {shown}{', ...' * (len(found) > 5)} of x ({len(found)} rows)"
+
+
+def _has_arguments(function, rows: dict) -> bool:
+    function = inspect.unwrap(function)
+    try:
+        inspect.signature(function.forward if isinstance(function, nn.Module) else function).bind(**rows)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_several(x) -> bool:
+    return isinstance(x, tuple) or (isinstance(x, list) and len(x) > 0 and hasattr(x[0], "shape"))
+
+
+def _read(item, like: Tensor | None):
+    if isinstance(item, numpy.ndarray | numpy.generic) and item.dtype.kind in "biuf":
+        tensor = torch.from_numpy(numpy.array(item))
+        return tensor if like is None else tensor.to(like.device, like.dtype if tensor.is_floating_point() else tensor.dtype)
+    lazy = hasattr(item, "shape") and not isinstance(item, Tensor | numpy.ndarray) and _is_sliced_to_tensor(item)
     return item[:] if lazy else item
+
+
+def _is_sliced_to_tensor(item) -> bool:
+    try:
+        return isinstance(item[:], Tensor)
+    except (TypeError, KeyError, IndexError, ValueError):  # a table, which is not sliced by rows
+        return False
 
 
 def _has_rows(item) -> bool:
     return isinstance(item, Tensor) and item.dim() > 0
 
 
-def _kind(x: tuple) -> str:
-    if not x:
+def _kind(x, leading) -> str:
+    if isinstance(x, dict):
+        return f"a dict of {', '.join(f'{name!r}: {_kind(item, item)}' for name, item in x.items())}" if x else "an empty dict"
+    if isinstance(x, tuple) and not x:
         return "an empty tuple"
-    return f"a tensor of shape {tuple(x[0].shape)}" if isinstance(x[0], Tensor) else f"a {type(x[0]).__name__}"
+    if isinstance(leading, Tensor):
+        return f"a tensor of shape {tuple(leading.shape)}"
+    if isinstance(leading, numpy.ndarray):
+        return f"an array of {leading.dtype}"
+    return f"a {type(x if leading is None else leading).__name__}"

@@ -1,9 +1,15 @@
 """Sample sites of a Pyro trace, read per datapoint."""
 
-from pyro.distributions import Distribution
+import math
+
+import torch
+from pyro.distributions import Delta, Distribution, ExpandedDistribution, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import Independent
+
+from .unavailable import Refused
 
 
 def sample_sites(trace) -> dict:
@@ -21,11 +27,28 @@ def latent_sites(trace) -> list[str]:
     return [name for name, node in sites if not node["is_observed"] and not node["infer"].get("is_auxiliary")]
 
 
+def auxiliary_sites(trace) -> list[str]:
+    """The names of a guide's auxiliary latent sites: the model does not have them."""
+    sites = sample_sites(trace).items()
+    return [name for name, node in sites if not node["is_observed"] and node["infer"].get("is_auxiliary")]
+
+
+def imputed_sites(trace) -> list[str]:
+    """The latent sites of `pyro.sample(name, ..., obs=x, obs_mask=mask)`: they stand for the values that are missing."""
+    names = [name.removesuffix("_unobserved") for name in latent_sites(trace) if name.endswith("_unobserved")]
+    return [f"{name}_unobserved" for name in names if f"{name}_observed" in trace.nodes and name in trace.nodes]
+
+
 def observed_sites(trace) -> list[str]:
-    """The names of the observed sites of a trace; ValueError where there are none."""
-    names = [name for name, node in sample_sites(trace).items() if node["is_observed"]]
+    """The names of the observed sites of a trace, factors too."""
+    return [name for name, node in sample_sites(trace).items() if node["is_observed"]]
+
+
+def likelihood_sites(trace) -> list[str]:
+    """The names of a model's observed sites, which make up log p(x|z); ValueError where there are none."""
+    names = observed_sites(trace)
     if not names:
-        raise ValueError("expected a model with an observed site, got none: write pyro.sample(..., obs=x)")
+        raise Refused("expected a model with an observed site, got none: write pyro.sample(..., obs=x)")
     return names
 
 
@@ -37,13 +60,13 @@ def data_dim(node, rows: int) -> int:
     site = f"site {node['name']!r} inside one data plate of {rows} rows"
     got = f"batch shape {tuple(shape)} and event shape {tuple(node['fn'].event_shape)}"
     if not frames:
-        raise ValueError(
+        raise Refused(
             f"expected {site}, got {got} without a plate: a `to_event` over the rows, or a latent that all rows "
             "share, has no value per datapoint. Write `with pyro.plate('data', len(x)):` around it"
         )
     if not dims or len(shape) > -min(dims):
         plates = ", ".join(f"{frame.name!r} of size {frame.size}" for frame in frames)
-        raise ValueError(
+        raise Refused(
             f"expected {site}, got {got} in the plates {plates}: the data plate has to be the leftmost (dim=-2 where "
             "another one is inside it), and a plate that subsamples inside the model or does not follow its input "
             "hides the rows. Pass the rows as x and use `pyro.plate('data', len(x))`, or "
@@ -52,22 +75,91 @@ def data_dim(node, rows: int) -> int:
     return min(dims)
 
 
-def by_row(node, rows: int) -> Distribution:
-    """A site's distribution with batch (rows,): plates to the right of the data plate become event dimensions."""
-    return node["fn"].to_event(-data_dim(node, rows) - 1) if data_dim(node, rows) < -1 else node["fn"]
-
-
-def log_prob_by_row(node, rows: int) -> Tensor:
-    """log p of a site's value per datapoint, (rows,): the plate's scale left out, a mask kept."""
-    log_prob = scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"])
-    if log_prob.dim() != -data_dim(node, rows) or len(log_prob) != rows:
-        raise ValueError(f"expected log p of site {node['name']!r} for {rows} rows, got {tuple(log_prob.shape)}")
-    return log_prob.reshape(rows, -1).sum(1)
+def posterior_node(trace, site: str):
+    """The node that draws a latent site of a guide: its own, or the auxiliary one whose value an EasyGuide hands on."""
+    node, auxiliary = trace.nodes[site], auxiliary_sites(trace)
+    if isinstance(node["fn"], Delta) and len(auxiliary) == 1:
+        drawn = trace.nodes[auxiliary[0]]
+        if torch.equal(drawn["value"], node["value"]) and not node["fn"].log_density.any():
+            return drawn
+    return node
 
 
 def posterior_at(trace, site: str, rows: int) -> Distribution:
-    """q(z|x) from a guide's trace, batch (rows,)."""
-    node = trace.nodes[site]
-    if node["mask"] is not None:
-        raise ValueError(f"expected the latent site {site!r} without poutine.mask, got a masked one")
-    return by_row(node, rows)
+    """q(z|x) from a guide's trace, batch (rows,); ValueError where a mask leaves out some of it."""
+    node = posterior_node(trace, site)
+    q = _without_full_masks(node)
+    if is_masked(q):
+        raise Refused(f"expected q({site}|x) without a mask, got one that leaves out entries: z then has no density")
+    return _by_row(node, q, rows)
+
+
+def prior_at(node, rows: int) -> Distribution:
+    """p(z) from its node in the model, batch (rows,); both spellings of a mask, on the site or in its distribution, count."""
+    return _by_row(node, _without_full_masks(node), rows)
+
+
+def likelihood_at(node, rows: int) -> Distribution:
+    """p(x|z) from its node in the model, batch (rows,), without masks and scales around it."""
+    return _by_row(node, node["fn"], rows)
+
+
+def log_prob_by_row(node, rows: int) -> Tensor:
+    """log p of a site's value per datapoint, (rows,): scaled as plates inside the data plate ask for, masks kept."""
+    log_prob = scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"])
+    if log_prob.dim() != -data_dim(node, rows) or len(log_prob) != rows:
+        raise Refused(f"expected log p of site {node['name']!r} for {rows} rows, got {tuple(log_prob.shape)}")
+    return log_prob.reshape(rows, -1).sum(1) * plate_scale(node, rows)
+
+
+def plate_scale(node, rows: int) -> float:
+    """The scale of a site by plates inside the data plate: size / subsample size, where they draw or take a part."""
+    dim = data_dim(node, rows)
+    return math.prod(_stands_for(frame) for frame in node["cond_indep_stack"] if frame.dim != dim)
+
+
+def own_scale(node, rows: int) -> Tensor:
+    """The scale of a site by `poutine.scale`, without those of its plates: (), or one per element of its batch."""
+    scale = torch.as_tensor(node["scale"], dtype=torch.float64)
+    return scale / math.prod(_stands_for(frame) for frame in node["cond_indep_stack"])
+
+
+def is_masked(distribution: Distribution) -> bool:
+    """Whether a mask leaves out some of a distribution."""
+    while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
+        if isinstance(distribution, MaskedDistribution) and not torch.as_tensor(distribution._mask).all():
+            return True
+        distribution = distribution.base_dist
+    return False
+
+
+def _stands_for(frame) -> float:
+    return (frame.full_size or frame.size) / frame.size
+
+
+def _by_row(node, distribution: Distribution, rows: int) -> Distribution:
+    """Plates to the right of the data plate become event dimensions."""
+    dim = data_dim(node, rows)
+    if distribution.batch_shape != node["fn"].batch_shape:
+        got = f"{tuple(node['fn'].batch_shape)} and {tuple(distribution.batch_shape)}"
+        raise Refused(f"expected a mask of site {node['name']!r} of its batch shape, got {got}")
+    return distribution.to_event(-dim - 1) if dim < -1 else distribution
+
+
+def _without_full_masks(node) -> Distribution:
+    """The distribution of a site under all its masks; those that leave nothing out are taken off: they hide closed forms."""
+    masked = node["fn"] if node["mask"] is None else node["fn"].mask(node["mask"])
+    return masked if is_masked(masked) else _unmasked(masked)
+
+
+def _unmasked(distribution: Distribution) -> Distribution:
+    if isinstance(distribution, MaskedDistribution):
+        return _unmasked(distribution.base_dist)
+    if not isinstance(distribution, Independent | ExpandedDistribution):
+        return distribution
+    base = _unmasked(distribution.base_dist)
+    if base is distribution.base_dist:
+        return distribution
+    if isinstance(distribution, Independent):
+        return base.to_event(distribution.reinterpreted_batch_ndims)
+    return base.expand(distribution.batch_shape)

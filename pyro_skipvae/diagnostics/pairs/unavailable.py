@@ -1,4 +1,8 @@
-"""Estimates that a pair does not admit."""
+"""Pairs and estimates that are refused, each with its reason."""
+
+
+class Refused(ValueError):
+    """A model and guide without numbers per datapoint; no estimate is made of such a pair."""
 
 
 class Unavailable(ValueError):

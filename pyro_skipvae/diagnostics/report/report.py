@@ -163,13 +163,16 @@ def collapse_report(
         if tokens is not None:
             fields["perplexity"] = perplexities(fields, tokens, facts["importance_samples"])
     facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
-    notes = pair.notes + [PRIOR_NOTE] * (not encoded.one_prior) + [BUDGET_NOTE] * (budget is not None)
+    notes = pair.notes + [PRIOR_NOTE] * (not encoded.one_prior and not pair.prior_masked) + [BUDGET_NOTE] * (budget is not None)
     facts |= {"notes": notes}
-    return _concluded(fields, evaluation_card(card, **_about(pair, encoded), **facts))
+    return _concluded(fields, evaluation_card(card, **_about(pair, encoded), **facts), rate_is_bound=not pair.prior_masked)
 
 
-def _concluded(fields: dict, card: dict) -> CollapseReport:
-    """The report from its fields, of which the plain numbers are still one per point, (n,)."""
+def _concluded(fields: dict, card: dict, *, rate_is_bound: bool) -> CollapseReport:
+    """The report from its fields, of which the plain numbers are still one per point, (n,).
+
+    rate_is_bound: whether I(x; z) is at most the rate, as it is against a p(z) that is a density.
+    """
     errors = {name: standard_error(fields[name]) for name in PLAIN}
     errors["shuffled_latent_loss"] = cycle_standard_error(fields["shuffled_latent_loss"])
     fields |= {name: fields[name].mean().item() for name in PLAIN}
@@ -179,7 +182,7 @@ def _concluded(fields: dict, card: dict) -> CollapseReport:
         dimensions=len(fields["active_unit_variances"]),
         loss=fields["shuffled_latent_loss"],
         error=errors["shuffled_latent_loss"],
-        information=min([fields["rate"], *bounds]),
+        information=min([fields["rate"]] * rate_is_bound + bounds, default=None),
     )
     return CollapseReport(**fields, standard_errors=errors, verdict=sentence, card=card)
 
@@ -214,8 +217,11 @@ def _information(pair: Pair, encoded: Encoded, fit_on, seed: int, reasons: dict,
     reasons |= {f"mi_{name}": reason for name, reason in found.unavailable.items()}
     if not bounds:
         reasons |= dict.fromkeys(NEED_PAIRS, reasons["mi_lower"])
+    elif pair.prior_masked:
+        reasons["aggregate_kl"] = "p(z) is masked, so the rate is no divergence"
     elif not encoded.one_prior:
         reasons["aggregate_kl"] = "p(z) differs between the rows of x"
+    whole = bounds and encoded.one_prior and not pair.prior_masked
     log_ratio = (encoded.log_q - encoded.log_p)[0].double()
     return {
         "mi_lower": found.lower,
@@ -225,7 +231,7 @@ def _information(pair: Pair, encoded: Encoded, fit_on, seed: int, reasons: dict,
         "saturated": found.saturated,
         "mi_dieng_2019": dieng_2019(components, encoded.rate, log_ratio, bounds) if bounds else None,
         "mi_he_2019_batch_32": he_2019_batch_32(components) if bounds else None,
-        "aggregate_kl": aggregate_kl(encoded.rate, bounds, found.marginal) if bounds and encoded.one_prior else None,
+        "aggregate_kl": aggregate_kl(encoded.rate, bounds, found.marginal) if whole else None,
     }
 
 
