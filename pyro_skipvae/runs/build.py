@@ -10,8 +10,15 @@ import torch
 from pyro_skipvae import guides, likelihoods, objectives, priors, schedules
 from pyro_skipvae.blocks import Standardise, mean_and_scale
 from pyro_skipvae.data import DATASETS, load_data
-from pyro_skipvae.decoders import ConvolutionalDecoder, DilatedCNNDecoder, LSTMDecoder, MLPDecoder, PixelCNNDecoder
-from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder
+from pyro_skipvae.decoders import (
+    ConvolutionalDecoder,
+    DilatedCNNDecoder,
+    LSTMDecoder,
+    MLPDecoder,
+    PixelCNNDecoder,
+    TransformerDecoder,
+)
+from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder, TransformerEncoder
 from pyro_skipvae.guides.semi_amortized import VARIANTS, SemiAmortized, beside
 from pyro_skipvae.model import VAE
 from pyro_skipvae.schedules import Halving
@@ -19,7 +26,7 @@ from pyro_skipvae.skip import parameter_count, parameter_matched
 from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
 from pyro_skipvae.training.step import svi_step
 
-from .config import TEXT_DECODERS, WITHOUT_LATENTS, Config, ConfigError
+from .config import TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
 
 TEXT = ("embedding", "dropout", "word_dropout")
 # name -> (constructor, its layers by default, the field and argument that widens it, further fields it takes)
@@ -29,9 +36,10 @@ DECODERS = {
     "convolutional": (ConvolutionalDecoder, 3, "maps", ()),
     "lstm": (LSTMDecoder, 1, "width", TEXT),
     "dilated-cnn": (DilatedCNNDecoder, 10, "width", TEXT),
+    "transformer": (TransformerDecoder, 4, "width", (*TEXT, "heads")),
 }
 AUTOREGRESSIVE = ("pixelcnn", *TEXT_DECODERS)
-ENCODERS = {"resnet": ResNetEncoder, "mlp": MLPEncoder, "lstm": LSTMEncoder}
+ENCODERS = {"resnet": ResNetEncoder, "mlp": MLPEncoder, "lstm": LSTMEncoder, "transformer": TransformerEncoder}
 GUIDES = {
     "diagonal-normal": guides.DiagonalNormal,
     "full-covariance-normal": guides.FullCovarianceNormal,
@@ -131,7 +139,7 @@ def settled(config, data):
     text = data.kind == "text"
     decoder = config.decoder or ("lstm" if text else "pixelcnn" if _images(data) else "mlp")
     small = decoder == "mlp" or not _fit_resnet(data)
-    usual = None if config.model in WITHOUT_LATENTS else "lstm" if text else "mlp" if small else "resnet"
+    usual = None if config.model in WITHOUT_LATENTS else _usual_encoder(decoder) if text else "mlp" if small else "resnet"
     return replace(
         config,
         decoder=decoder,
@@ -139,7 +147,8 @@ def settled(config, data):
         likelihood=config.likelihood or USUAL_LIKELIHOOD[data.kind],
         scaling=config.scaling or USUAL_SCALING[data.kind],
         layers=config.layers or DECODERS[decoder][1],
-        width=config.width or (1024 if text else 512),
+        width=config.width or (1024 if text and decoder != "transformer" else 512),
+        dropout=(0.1 if decoder == "transformer" else 0.5) if config.dropout is None and text else config.dropout,
         latent_dim=_latent_dim(config, text) if config.latent_dim is None else config.latent_dim,
         binarisation=config.binarisation if data.binarisation == "given" else data.binarisation,
         svi_lr=config.svi_lr or (1.0 if config.svi_gradient == "authors" else 1 / 32),
@@ -155,6 +164,7 @@ def without_effect(config):
     text, prior = "--decoder " + " or ".join(TEXT_DECODERS), "--prior mixture-of-normals or vamp"
     needs = {
         **dict.fromkeys(TEXT, (config.decoder in TEXT_DECODERS, text)),
+        "heads": ("transformer" in (config.decoder, config.encoder), "--decoder or --encoder transformer"),
         "kernel": (config.decoder == "pixelcnn", "--decoder pixelcnn"),
         "maps": (config.decoder in ("pixelcnn", "convolutional"), "--decoder pixelcnn or convolutional"),
         "components": (config.prior != "standard-normal", prior),
@@ -189,6 +199,10 @@ def _check_decoder(config, data):
         raise ConfigError(f"expected --decoder pixelcnn for a model without z, got --decoder {decoder}")
 
 
+def _usual_encoder(decoder):
+    return "transformer" if decoder == "transformer" else "lstm"
+
+
 def _latent_dim(config, text):
     return 0 if config.model in WITHOUT_LATENTS else 32 if text else 50
 
@@ -197,8 +211,9 @@ def _check_encoder(config, data):
     encoder = config.encoder
     if config.latent_dim == 0:  # it is not built
         return
-    if (encoder == "lstm") != (data.kind == "text"):
-        raise ConfigError(f"expected --encoder lstm for text and for nothing else, got --encoder {encoder} for {data.name}")
+    if (encoder in TEXT_ENCODERS) != (data.kind == "text"):
+        wanted = "lstm or transformer" if data.kind == "text" else "mlp or resnet"
+        raise ConfigError(f"expected --encoder {wanted} for {data.kind} data ({data.name}), got --encoder {encoder}")
     if encoder == "resnet" and not _fit_resnet(data):
         raise ConfigError(f"expected images of at least 8x8 for --encoder resnet, got {data.event_shape}; use --encoder mlp")
 
@@ -246,9 +261,11 @@ def build_vae(config, data):
 
 def _encoder(config, data):
     posterior = GUIDES[config.guide]
-    if config.encoder == "lstm":
+    if config.encoder in TEXT_ENCODERS:
         sizes = {"embedding": config.embedding, "width": config.width}
-        return LSTMEncoder(len(data.vocabulary), config.latent_dim, **sizes, posterior=posterior)
+        if config.encoder == "transformer":
+            sizes |= {"layers": config.layers, "heads": config.heads, "dropout": config.dropout}
+        return ENCODERS[config.encoder](len(data.vocabulary), config.latent_dim, **sizes, posterior=posterior)
     return ENCODERS[config.encoder](data.event_shape, config.latent_dim, posterior=posterior, inputs=_inputs(config, data))
 
 
@@ -282,7 +299,9 @@ def build_decoder(config, data):
         return make(**{width: getattr(config, width)}, skip=_skip(config.skip))
     with torch.device("meta"):
         target = parameter_count(make(**{width: getattr(config, width)}, skip="all"))
-    return make(**{width: parameter_matched(lambda units: make(**{width: units}, skip="none"), target)}, skip="none")
+    each = config.heads if "heads" in further else 1  # a width is a multiple of the heads
+    matched = parameter_matched(lambda units: make(**{width: each * units}, skip="none"), target)
+    return make(**{width: each * matched}, skip="none")
 
 
 def build_step(config, vae, steps, halving=None):

@@ -23,9 +23,10 @@ MODELS = {
 }
 WITHOUT_LATENTS = ("autoregressive", "lm")
 PRESETS = ("text-small",)
-DECODERS = ("pixelcnn", "mlp", "convolutional", "lstm", "dilated-cnn")
-TEXT_DECODERS = ("lstm", "dilated-cnn")
-ENCODERS = ("resnet", "mlp", "lstm")
+DECODERS = ("pixelcnn", "mlp", "convolutional", "lstm", "dilated-cnn", "transformer")
+TEXT_DECODERS = ("lstm", "dilated-cnn", "transformer")
+ENCODERS = ("resnet", "mlp", "lstm", "transformer")
+TEXT_ENCODERS = ("lstm", "transformer")
 INFERENCES = ("amortized", "svi", "vae+svi", "vae+svi+kl", "sa")
 GRADIENTS = ("exact", "exact-rebuilt", "finite-difference", "first-order", "authors")
 INITIALISATIONS = ("torch", "he", "data-dependent")
@@ -82,20 +83,29 @@ class Config:
     model: str = option("skip-vae", "preset of skip and latent variables", tuple(MODELS))
     decoder: str | None = option(None, "p(x|z)", DECODERS, usual="pixelcnn for images, lstm for text, else mlp")
     layers: int | None = option(
-        None, "layers of the decoder", usual="pixelcnn 9, mlp 4, convolutional 3, lstm 1, dilated-cnn 10", least=1
+        None,
+        "layers of the decoder",
+        usual="pixelcnn 9, mlp 4, convolutional 3, lstm 1, dilated-cnn 10, transformer 4",
+        least=1,
     )
     width: int | None = option(
-        None, "units in each hidden layer of an MLP decoder or of a text model", usual="512; lstm 1024", least=1
+        None, "units in each hidden layer of an MLP decoder or of a text model", usual="512; lstm and dilated-cnn 1024", least=1
     )
     embedding: int = option(512, "dimensions of a word", least=1)
-    dropout: float = option(0.5, "dropout of a text decoder, on words and before the output", least=0.0, below=1.0)
+    heads: int = option(8, "attention heads of a transformer", least=1)
+    dropout: float | None = option(
+        None, "dropout of a text decoder, on words and before the output", usual="0.5; transformer 0.1", least=0.0, below=1.0
+    )
     word_dropout: float = option(0.0, "part of the input words of a text decoder that become unknown", least=0.0, below=1.0)
     maps: int = option(32, "feature maps of a PixelCNN or convolutional decoder", least=1)
     kernel: int = option(3, "kernel size of a PixelCNN decoder, odd", least=1)
     skip: str = option("all", "where z enters again", (*SKIPS, "1,3,output"))
     latent_dim: int | None = option(None, "dimensions of z", usual="50; for text 32", least=0)
     encoder: str | None = option(
-        None, "network of q(z|x)", ENCODERS, usual="lstm for text, mlp for an mlp decoder or images below 8x8, else resnet"
+        None,
+        "network of q(z|x)",
+        ENCODERS,
+        usual="for text lstm, with a transformer decoder transformer; mlp for an mlp decoder or images below 8x8, else resnet",
     )
     likelihood: str | None = option(
         None,

@@ -71,7 +71,7 @@ def test_validation_is_without_dropout(tmp_path):
 
 @pytest.mark.parametrize(("flags", "told"), [
     ({"maps": 5}, {"--maps": "--decoder pixelcnn or convolutional"}),
-    ({"word_dropout": 0.3}, {"--word-dropout": "--decoder lstm or dilated-cnn"}),
+    ({"word_dropout": 0.3}, {"--word-dropout": "--decoder lstm or dilated-cnn or transformer"}),
     ({"cycles": 2, "svi_steps": 3}, {"--cycles": "--beta-schedule cyclical", "--svi-steps": "--inference, or --model sa-vae"}),
     ({"cycles": 2, "beta_schedule": "cyclical", "components": 3, "prior": "mixture-of-normals"}, {}),
 ])  # fmt: skip

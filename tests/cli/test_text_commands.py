@@ -21,6 +21,7 @@ from pyro_skipvae.reports.comparison import estimates_of, read_record
 from pyro_skipvae.reports.export import load_exported
 from pyro_skipvae.reproduction.tables import Planned, entry_of
 from pyro_skipvae.runs.checkpoint import CheckpointError
+from pyro_skipvae.runs.folder import Run
 from pyro_skipvae.text import generation as texts
 from pyro_skipvae.text.vocabulary import EOS, PAD, UNK, Vocabulary
 
@@ -324,3 +325,14 @@ def test_words_that_a_terminal_lacks_are_no_reason_to_fail():
     environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout) == (0, "\\u0416\n"), done.stderr
+
+
+@pytest.mark.parametrize("arm", [("--model", "skip-sa-vae"), ("--model", "vae", "--skip", "parameter-matched")])
+def test_a_transformer_trains_goes_on_and_speaks(folder, tmp_path, arm):
+    about, run = ("--decoder", "transformer", "--heads", "2", "--layers", "2", *arm), tmp_path / "run"
+    settings = TINY[2:] if "vae" in arm else TINY
+    said(folder, "train", "--dataset", folder / "own.txt", *settings, *about, "--out", run)
+    found = Run(run).config()
+    assert (found.encoder, found.dropout, found.heads) == ("transformer", 0.1, 2)
+    said(folder, "train", "--resume", run, "--epochs", "2")
+    assert said(folder, "sample", run, "--count", "2", "--decoding", "beam").count("\n") >= 2
