@@ -4,6 +4,7 @@ import contextlib
 import copy
 import itertools
 import math
+import os
 import time
 import warnings
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 
 from pyro_skipvae.runs.build import build_beta, build_data, build_step, build_vae, choose_device, resolve
 from pyro_skipvae.runs.checkpoint import random_state, set_random_state
-from pyro_skipvae.runs.config import FILES, Config, ConfigError
+from pyro_skipvae.runs.config import Config, ConfigError, is_path
 from pyro_skipvae.runs.folder import Run, RunError
 from pyro_skipvae.schedules import Halving
 from pyro_skipvae.skip import parameter_count
@@ -29,8 +30,8 @@ FREE = ("epochs", "data_dir", "download")  # may change on resume: how long, and
 
 def make_config(flags, *, resume):
     """(config, data) of some flags, or of a run folder whose settings the flags may not contradict."""
-    if str(flags.get("dataset", "")).endswith(FILES):  # a user's own file, which is found from any folder later
-        flags = {**flags, "dataset": str(Path(flags["dataset"]).expanduser().absolute())}
+    if is_path(str(flags.get("dataset", ""))):  # of the user's own data, which are found from any folder later
+        flags = {**flags, "dataset": str(Path(os.path.expanduser(flags["dataset"])).absolute())}
     with user_errors():
         config = _continued(Run(resume), flags) if resume else Config.from_flags(flags)
         data = build_data(config)

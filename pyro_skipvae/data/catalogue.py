@@ -11,7 +11,6 @@ from .folder import DataError
 from .text import LONGEST, Texts, encoded
 
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
-_OWN = {".npz": "npz", ".txt": "text_file", ".txt.gz": "text_file"}
 _DOWNLOADS = {"auto": True, "never": False, True: True, False: False}
 
 
@@ -104,9 +103,9 @@ DATASETS = {
 def load_data(name, *, root=None, binarisation="dynamic", download="auto", seed=0, vocabulary_size=None, max_words=None):
     """Return the `Data` of a data set: found on disk, verified, split as always, and binarised as asked.
 
-    name: one of `DATASETS`, or the path of a user's own file ending in `.npz` (see `npz.py`), or in `.txt` or `.txt.gz`
-    (see `text_file.py`). `omniglot` becomes `omniglot-burda` where `chardata.mat` is found, and the result carries that
-    name.
+    name: one of `DATASETS`, or the path of a user's own file or folder: arrays (see `arrays.py`), tables (`table.py`), sparse
+    matrices (`sparse.py`), images (`image_folder.py`) or texts (`text_file.py`).
+    `omniglot` becomes `omniglot-burda` where `chardata.mat` is found, and the result carries that name.
     root: the folder looked at first; then `$SKIPVAE_DATA`, then `~/.cache/pyro-skipvae`.
     binarisation: `dynamic` (fresh draws for train, one draw for valid and test), `static` (one draw for all),
     `threshold` (above one half) or `none` (grey levels in [0, 1], or a user's real values or counts); texts have none.
@@ -144,15 +143,12 @@ def locate(name, root=None):
 
 
 def _family(name):
-    family = next((family for ending, family in _OWN.items() if str(name).endswith(ending)), None)
-    return import_module(f"{__package__}.{family or _known(name).family}")
-
-
-def _known(name):
-    if name in DATASETS:
-        return DATASETS[name]
+    if str(name) in DATASETS:
+        return import_module(f"{__package__}.{DATASETS[str(name)].family}")
+    own = import_module(f"{__package__}.own_file")
+    if own.is_path(name):
+        return own
     nearest = get_close_matches(str(name), DATASETS, n=1, cutoff=0.4)
     guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-    raise ValueError(
-        f"expected a data set out of {', '.join(DATASETS)}, or a path ending in {', '.join(_OWN)}, got {name!r}{guess}"
-    )
+    expected = f"expected a data set out of {', '.join(DATASETS)}, or the path of a file or folder"
+    raise ValueError(f"{expected}, got {str(name)!r}{guess}")

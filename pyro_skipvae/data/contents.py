@@ -16,7 +16,8 @@ class Contents:
 
     kind: `binary` (values 0 and 1), `grey` (integers 0..levels-1, or floats in [0, 1] where levels is None), `real`,
     `count` or `text` (int64 rows of words, with their `vocabulary`).
-    split: one phrase that says which items are in which split.
+    split: one phrase that says which items are in which split. class_names: of the classes 0, 1, ..., where the labels are
+    words. how_read: what a reader of a user's file decided, as a phrase, or empty.
     """
 
     name: str
@@ -28,6 +29,8 @@ class Contents:
     kind: str = "grey"
     levels: int | None = 256
     vocabulary: Vocabulary | None = None
+    class_names: tuple[str, ...] = ()
+    how_read: str = ""
 
 
 def cut(name, values, labels, indices, split, **about):

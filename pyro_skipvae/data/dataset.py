@@ -28,7 +28,8 @@ class Data:
     checksum: SHA-256 over the source's values of all splits in order: one digest for contents and split, whatever the
     binarisation; of a text over its words and numbers.
     seed: of the one draw. split: a phrase that says which items are where. limits: split -> items kept, where `limit`
-    cut some off. vocabulary: of a text, else None.
+    cut some off. vocabulary: of a text, else None. class_names: of the classes 0, 1, ..., where the labels are words.
+    how_read: a sentence that says how the values were read.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Data:
     split: str
     limits: dict[str, int] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+    class_names: tuple[str, ...] = ()
+    how_read: str = ""
 
     def batches(self, split, size, *, seed, shuffle=None):
         """Return the batches of a split; train is shuffled and the others are not, unless `shuffle` says otherwise.
@@ -74,7 +77,7 @@ class Data:
 
     def describe(self):
         """Return what a result must say about its data, as plain values."""
-        return {
+        about = {
             "name": self.name,
             "sizes": {split: len(self._items(split)) for split in SPLITS},
             "event_shape": list(self.event_shape),
@@ -85,7 +88,10 @@ class Data:
             "checksum": self.checksum,
             "split": self.split,
             "limits": dict(self.limits),
-        } | ({} if self.vocabulary is None else self._describe_text())
+            "how_read": self.how_read,
+        }
+        classes = {"class_names": list(self.class_names)} if self.class_names else {}
+        return about | classes | ({} if self.vocabulary is None else self._describe_text())
 
     def _describe_text(self):
         counts = {split: [int((self._items(split) == mark).sum()) for mark in (PAD, UNK)] for split in SPLITS}
@@ -127,7 +133,31 @@ def from_contents(contents, binarisation, seed):
         checksum=_checksum(contents),
         split=contents.split,
         vocabulary=contents.vocabulary,
+        class_names=contents.class_names,
+        how_read=_how_read(contents, binarisation),
     )
+
+
+def _how_read(contents, binarisation):
+    """A sentence that says what the values were taken for, and what the reader of a file decided."""
+    decided = f"; {contents.how_read}" if contents.how_read else ""
+    if contents.kind == "text":
+        return f"Read as text: one text a row, {len(contents.vocabulary):,} words and marks{decided}."
+    drawn = {
+        "dynamic": "; every reading draws each pixel as 0 or 1, with its grey level as the probability of 1",
+        "static": "; each pixel was drawn once as 0 or 1, with its grey level as the probability of 1",
+        "threshold": "; above one half is 1",
+        "none": " and scaled to [0, 1]" if contents.levels else "",
+    }
+    if contents.kind == "binary":
+        return f"Read as binary: all values are 0 or 1{decided}."
+    if contents.kind == "grey":
+        values = f"whole numbers 0 to {contents.levels - 1}" if contents.levels else "numbers in [0, 1]"
+        return f"Read as grey levels: {values}{drawn[binarisation]}{decided}."
+    arrays = [getattr(contents, split) for split in SPLITS]
+    low, high = min(array.min() for array in arrays), max(array.max() for array in arrays)
+    values = {"count": "counts: whole numbers", "real": "real values: numbers"}[contents.kind]
+    return f"Read as {values} from {low:,.6g} to {high:,.6g}{decided}."
 
 
 def _checksum(contents):

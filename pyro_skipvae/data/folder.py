@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from .contents import checksum
+from .file_content import user_path
 
 CACHE = Path("~/.cache/pyro-skipvae")
 TRIES = 3
@@ -20,12 +21,12 @@ class DataError(Exception):
 def search_folders(root=None):
     """Return the folders in which data sets are looked for, the first one first."""
     folders = [root, os.environ.get("SKIPVAE_DATA"), CACHE]
-    return [Path(folder).expanduser() for folder in folders if folder]
+    return [user_path(folder) for folder in folders if folder]
 
 
 def download_folder(root=None):
     """Return the folder that receives downloads: the user's own, never the shared one that `$SKIPVAE_DATA` names."""
-    return Path(root or CACHE).expanduser()
+    return user_path(root or CACHE)
 
 
 def missing(name, places, advice):

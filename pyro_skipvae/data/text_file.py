@@ -4,8 +4,6 @@ Beside `news.txt`, `news.valid.txt` and `news.test.txt` (or `news.txt.valid`, `n
 the other splits; where one is absent, a tenth of the lines is cut off for it. Empty lines are skipped and counted.
 """
 
-import gzip
-import zlib
 from itertools import chain
 from pathlib import Path
 
@@ -13,31 +11,22 @@ import numpy as np
 
 from pyro_skipvae.text.vocabulary import MARKS, UNK, UNKNOWN
 
-from . import folder
+from . import file_content
 from .contents import SPLITS, shuffled
 from .text import Texts
 
 FEWEST = 2  # lines of a split
 
 
-def find(name, root=None):
-    """Return (the file, or None; [its path]): a user's own file is looked for nowhere else."""
-    path = Path(name).expanduser()
-    return (path if path.exists() else None), [path]
-
-
-def load(name, *, root=None, download=False):
+def read(path: Path) -> Texts:
     """Return the `Texts` of a user's file, named as the file.
 
-    Raises DataError where there is no such file, ValueError with one line for a file that is not as described above.
+    Raises ValueError with one line for a file that is not as described above.
     """
-    path, places = find(name)
-    if path is None:
-        raise folder.missing(name, places, "give the path of an existing text file")
     paths = {"train": path} | {part: beside for part in SPLITS[1:] if (beside := _beside(path, part))}
     sentences, places, skipped = {}, {}, 0
     for part, file in paths.items():
-        words = [tuple(line.split()) for line in _text(file).split("\n")]
+        words = [tuple(line.split()) for line in file_content.text(file).split("\n")]
         lines = [number for number, line in enumerate(words, start=1) if line]
         _refuse_marks(words, file)
         if len(lines) < FEWEST:
@@ -63,28 +52,6 @@ def _beside(path, part):
     names = (f"{_stem(path)}.{part}.txt", f"{_stem(path)}.txt.{part}")
     files = (path.with_name(name + ending) for name in names for ending in ("", ".gz"))
     return next((file for file in files if file.exists()), None)
-
-
-def _text(path):
-    """Return the text of a file. Raises ValueError, with its path and where it can the line, where it is none."""
-    if path.is_dir():
-        raise ValueError(f"expected a text file, got the folder {path}")
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"expected a text compressed by gzip, got {path}, which cannot be read: {error}") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"expected UTF-8, got other bytes ({error.reason}) in line {line} of {path}; save it as UTF-8"
-        ) from error
-    if "\0" in text:  # UTF-16 without its mark is UTF-8 with zeros
-        raise ValueError(f"expected text, got a zero byte in line {text.count(chr(10), 0, text.index(chr(0))) + 1} of {path}")
-    return text
 
 
 def _with_all_splits(path, sentences, places):

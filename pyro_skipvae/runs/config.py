@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
@@ -11,7 +12,7 @@ from typing import get_args
 IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot", "omniglot-burda", "frey-faces")
 TEXTS = ("pydoc", "synthetic-text", "ptb", "yahoo", "yahoo-small", "lm1b", "short-yelp")
 DATASETS = (*IMAGES, *TEXTS)
-FILES = (".npz", ".txt", ".txt.gz")  # of a user's own data
+TEXT_FILES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")  # of a user's own texts; every other path is read as numbers
 # A model is a preset of other settings; a flag that contradicts it is refused.
 MODELS = {
     "skip-vae": {},
@@ -64,7 +65,7 @@ class Config:
     """
 
     # data
-    dataset: str = option("digits", "what to train on, or the path of a file", (*DATASETS, "FILE.npz", "FILE.txt"))
+    dataset: str = option("digits", "what to train on, or the path of your own data", (*DATASETS, "FILE", "FOLDER"))
     data_dir: str | None = option(None, "folder to look in first", usual="$SKIPVAE_DATA, then ~/.cache/pyro-skipvae")
     download: str = option("auto", "whether to fetch data that are not found", ("auto", "never"))
     binarisation: str | None = option(None, "how grey becomes 0 and 1", BINARISATIONS, usual="dynamic; none for frey-faces")
@@ -159,9 +160,8 @@ class Config:
     def __post_init__(self):
         for entry in fields(self):
             _check(entry, getattr(self, entry.name))
-        if self.dataset not in DATASETS and not self.dataset.endswith(FILES):
-            files = " or the path of a .npz file, as numpy.savez(path, train=array) writes it, or of a .txt file"
-            raise ConfigError(_unknown("dataset", self.dataset, DATASETS, files))
+        if self.dataset not in DATASETS and not is_path(self.dataset):
+            raise ConfigError(_unknown("dataset", self.dataset, DATASETS, " or the path of a file or folder"))
         for name in ("beta", "beta_start", "lr", "max_norm", "svi_lr"):
             if getattr(self, name) == 0:
                 raise ConfigError(f"expected {_flag(name)} above 0, got 0")
@@ -229,11 +229,16 @@ class Config:
     @property
     def text(self):
         """Whether the data set is one of text, as far as its name tells."""
-        return self.dataset in TEXTS or self.dataset.endswith(FILES[1:])
+        return self.dataset in TEXTS or is_path(self.dataset) and self.dataset.lower().endswith(TEXT_FILES)
 
     def to_toml(self):
         """One line for each setting that is not None."""
         return "".join(f"{name} = {_toml(value)}\n" for name, value in asdict(self).items() if value is not None)
+
+
+def is_path(dataset):
+    """Whether the value of --dataset is meant as a path of the user's: it has a separator or a dot, or is there."""
+    return bool(dataset) and dataset not in DATASETS and (any(mark in dataset for mark in "/.~\\") or os.path.lexists(dataset))
 
 
 def check_names(names, where=""):

@@ -465,10 +465,11 @@ def test_a_damaged_compressed_file_is_refused(content, tmp_path):
 
 
 def test_an_absent_file_is_missing_data_and_an_unknown_ending_is_told(tmp_path):
-    with pytest.raises(DataError, match="news.txt was not found; .*existing text file"):
+    with pytest.raises(DataError, match="news.txt was not found; .*existing file or folder"):
         load_data(tmp_path / "news.txt")
-    with pytest.raises(ValueError, match="or a path ending in .npz, .txt, .txt.gz, got .*news.tsv"):
-        load_data(tmp_path / "news.tsv")
+    (tmp_path / "news.text").write_text("a few words\n")
+    with pytest.raises(ValueError, match="or a file that ends in .npz, .*, .txt, .jsonl, got .*news.text; rename it"):
+        load_data(tmp_path / "news.text")
 
 
 def test_a_table_of_texts_costs_no_torch():

@@ -1,0 +1,147 @@
+"""NumPy's files: `.npy` with one array (N, *event_shape), `.npz` with arrays by name.
+
+In a .npz the names say what an array is: a split (`train`, `valid` or `val`, `test`), alone or with `x`, `images`, `data`
+and the like; with `y`, `labels`, `targets` and the like they are the labels of that split. One array of any name is train.
+"""
+
+import re
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from . import conversions, file_content
+from .values import Array, Values
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "dev"), "valid"),
+    **dict.fromkeys(("test", "testing", "te"), "test"),
+}
+_VALUES = {"x", "data", "image", "images", "img", "imgs", "input", "inputs", "features", "values", "samples"}
+_LABELS = {"y", "t", "label", "labels", "target", "targets", "class", "classes"}
+_SPARSE = {"format", "shape", "data"}  # what scipy.sparse.save_npz always writes
+CHANNELS = (1, 3, 4)
+
+
+def read_npy(path: Path) -> Values:
+    """Return what a `.npy` file holds; it stays on disk until its items are taken."""
+    file_content.check_regular(path)
+    try:
+        with open(path, "rb") as stream:
+            _check_header(stream, path.stat().st_size)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # damaged headers raise nearly anything
+        raise ValueError(
+            f"expected a .npy file of one numeric array, got {path}, which cannot be read: {_said(error)}"
+        ) from error
+    return channels_first(Values({"train": array}))
+
+
+def read_npz(path: Path) -> Values:
+    """Return what a `.npz` file holds: arrays by name, or a sparse matrix as scipy.sparse.save_npz writes it."""
+    try:
+        file_content.check_archive(path)
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+    except OSError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    if set(names) >= _SPARSE and {"indices", "offsets", "row"} & set(names):
+        from . import sparse
+
+        return sparse.read_npz(path)
+    roles = _roles(path, names)
+    arrays = _members(path, {name for part in roles.values() for name in part.values()})
+    values = {split: arrays[name] for split, name in roles["values"].items()}
+    labels = {split: arrays[name] for split, name in roles["labels"].items()}
+    return channels_first(Values(values, labels, sources=roles["values"], label_sources=roles["labels"]))
+
+
+def channels_first(values: Values) -> Values:
+    """Return the `Values` with images (N, H, W, C) moved to (N, C, H, W), which is said."""
+    arrays = values.arrays
+    train = arrays["train"]
+    if train.ndim == 4 and train.shape[-1] in CHANNELS and train.shape[1] not in CHANNELS and min(train.shape[1:3]) > 4:
+        arrays = {split: np.moveaxis(array, -1, 1) if array.ndim == 4 else array for split, array in arrays.items()}
+        return replace(values, arrays=arrays, how_read=f"the last axis, {train.shape[-1]}, was read as the channels")
+    return values
+
+
+def role(name: str) -> tuple[str, str] | None:
+    """Return (`values` or `labels`, split or '') of an array by its name, or None where the name does not tell."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    words = re.findall(r"[a-z]+|\d+", re.sub(r"^([xy])(train|valid|val|test)$", r"\1_\2", parted))
+    splits = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
+    others = [word for word in words if word not in SPLIT_WORDS]
+    if len(splits) > 1 or len(others) > 1 or not words:
+        return None
+    kind = "labels" if others and others[0] in _LABELS else "values" if not others or others[0] in _VALUES else None
+    return (kind, splits[0] if splits else "") if kind else None
+
+
+def _roles(path: Path, names: list[str]) -> dict[str, dict[str, str]]:
+    """{"values": {split: name}, "labels": {split: name}}. Raises ValueError where the names do not tell."""
+    if names == ["arr_0", "arr_1"]:  # numpy.savez(path, x, y)
+        return {"values": {"train": "arr_0"}, "labels": {"train": "arr_1"}}
+    if len(names) == 1:
+        return {"values": {"train": names[0]}, "labels": {}}
+    found: dict[str, dict[str, str]] = {"values": {}, "labels": {}}
+    for name in names:
+        kind, split = role(name) or ("", "")
+        if not kind or (split or "train") in found[kind]:
+            raise _unknown(path, names)
+        found[kind][split or "train"] = name
+    if "train" not in found["values"]:
+        raise _unknown(path, names)
+    return found
+
+
+def _unknown(path: Path, names: list[str]) -> ValueError:
+    line = f"import numpy; a = numpy.load({str(path)!r}); numpy.savez('own.npz', train=a['NAME'])"
+    shown = ", ".join(sorted(names)[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return ValueError(
+        "expected one array, or arrays named train, valid, test (or x_train ...) and labels_train ... (or y_train ...), got "
+        f"{shown or 'none'} in {path}; keep what you want: {conversions.python_command(line)}"
+    )
+
+
+def _members(path: Path, wanted: set[str]) -> dict[str, Array]:
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                if name in wanted:
+                    with archive.open(member) as stream:
+                        _check_header(stream, member.file_size, f"its member {name!r}")
+                    with archive.open(member) as stream:
+                        arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+    except Exception as error:  # a damaged zip raises nearly anything, MemoryError and RuntimeError included
+        raise _unreadable(path, error) from error
+    return arrays
+
+
+def _check_header(stream: IO[bytes], size: int, what: str = "it") -> None:
+    """Raise ValueError unless there are as many bytes as the header announces: else they would be allocated first."""
+    if stream.read(6) != b"\x93NUMPY":
+        raise ValueError(f"{what} is not an array")
+    major, minor = stream.read(2)
+    read_header: Any = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(stream)
+    if dtype.hasobject:
+        raise ValueError(f"{what} holds objects; Object arrays are not read, since that would run code")
+    expected = stream.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if min(shape, default=0) < 0 or expected != size:
+        raise ValueError(f"{what} announces shape {shape} of {dtype}, {expected:,} bytes, and has {size:,}")
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"expected a .npz file of plain numeric arrays, got {path}, which cannot be read: {_said(error)}")
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,357 @@
+"""Tables: `.csv`, `.tsv`, `.dat` and `.data` text, `.parquet`. A row is an item, a column of numbers one of its values.
+
+A column named `label`, `class`, `target`, `y` and the like holds the classes; `split` says which rows are train, valid and
+test; a column `id` or `index`, or without a name, is left out. The first line may name the columns. Fields are separated by
+commas, semicolons, tabs or blanks, and may be quoted.
+"""
+
+import csv
+import io
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import conversions, file_content
+from .arrays import SPLIT_WORDS
+from .values import LARGEST_COUNT, Array, Values
+
+LABELS = ("label", "labels", "class", "classes", "target", "targets", "species", "category", "y")  # the first that is there
+LEFT_OUT = ("", "id", "index", "unnamed: 0")
+SPLIT = "split"
+MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-", "."}
+TRUTH = {"true": 1.0, "false": 0.0}
+LOOKED_AT = 200  # rows that decide which columns are text
+_NAMED_PIXEL = re.compile(r"(?:pixel|px)_?\d+|\d+x\d+", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the text of a table is to be read: delimiter (None: blanks), whether the first row names columns, and names."""
+
+    delimiter: str | None
+    header: bool
+    names: list[str]
+    row_names: bool  # the rows have one field more than the header, as R writes tables
+    decimal_comma: bool
+
+
+def read(path: Path) -> Values:
+    """Return the numbers of a text table, with labels and splits where it has columns for them.
+
+    Raises ValueError for a missing value, by line and column; for a column of words that is no label, by name; and for rows
+    of different lengths.
+    """
+    text = file_content.text(path)
+    layout = _layout(path, text)
+    sample = [row for _, row in islice(_rows(text, layout), LOOKED_AT)]
+    if not sample:
+        raise ValueError(f"expected a table with rows of numbers, got none in {path}")
+    roles = _Roles.of(path, layout.names, _text_columns(sample, layout), layout.header)
+    matrix, words = _matrix(path, text, layout, roles)
+    return _values(path, layout.names, matrix, words, roles)
+
+
+def read_parquet(path: Path) -> Values:
+    """Return the numbers of a Parquet file, with labels and splits where it has columns for them; pyarrow reads it.
+
+    Raises ValueError as `read` does, and with the command that installs pyarrow where it is absent.
+    """
+    if find_spec("pyarrow") is None:
+        raise ValueError(f"expected pyarrow to be installed to read {path}; install it: pip install pyarrow")
+    import pyarrow.parquet
+
+    try:
+        found = pyarrow.parquet.ParquetFile(path)
+        size = sum(found.metadata.row_group(i).total_byte_size for i in range(found.metadata.num_row_groups))
+        if size > file_content.LARGEST:
+            raise ValueError(f"it unpacks to {size / 2**30:.1f} GiB, more than 1 GiB; take a part of it")
+        frame = found.read()
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"expected a Parquet file, got {path}, which cannot be read: {reason}") from error
+    names = list(map(str, frame.column_names))
+    columns = [frame.column(number) for number in range(len(names))]
+    kinds = [_arrow_kind(column) for column in columns]
+    strange = next((number for number, kind in enumerate(kinds) if kind == "other"), None)
+    if strange is not None:
+        raise ValueError(f"expected columns of numbers, got {columns[strange].type} in column {names[strange]!r} of {path}")
+    for number, column in enumerate(columns):
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise _missing(path, f"row {row + 1}", names[number])
+    roles = _Roles.of(path, names, {number for number, kind in enumerate(kinds) if kind == "text"}, True)
+    matrix = np.zeros((frame.num_rows, len(names)))
+    words = {}
+    for number, column in enumerate(columns):
+        if kinds[number] == "text":
+            words[number] = np.array(list(map(str, column.to_pylist())))
+        else:
+            matrix[:, number] = column.to_numpy()
+    return _values(path, names, matrix, words, roles)
+
+
+def _arrow_kind(column: Any) -> str:
+    import pyarrow.types as types
+
+    kind = column.type
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+        return "number"
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return "text" if types.is_string(kind) or types.is_large_string(kind) else "other"
+
+
+def _layout(path: Path, text: str) -> Layout:
+    lines = [line for line in islice(io.StringIO(text), LOOKED_AT) if line.strip()]
+    delimiter = _delimiter(lines, path)
+    rows = list(csv.reader(lines, delimiter=delimiter)) if delimiter else [line.split() for line in lines]
+    first, second = rows[0] if rows else [], rows[1] if len(rows) > 1 else []
+    header = _is_header(first, second)
+    row_names = header and len(second) == len(first) + 1
+    names = (["", *first] if row_names else first) if header else [f"column {number}" for number in range(1, len(first) + 1)]
+    comma = delimiter == ";" and any(_DECIMAL_COMMA.fullmatch(cell.strip()) for row in rows[1:] or rows for cell in row)
+    return Layout(delimiter, header, [name.strip() for name in names], row_names, comma)
+
+
+def _delimiter(lines: list[str], path: Path) -> str | None:
+    """The delimiter that is in every line, as often as may be; a tab goes first in `.tsv`; None stands for blanks."""
+    usual = "\t;,|" if any(suffix in (".tsv", ".tab") for suffix in path.suffixes) else ",;\t|"
+    bare = [re.sub(r'"[^"]*"', "", line) for line in lines[:50]]
+    if all(";" in line for line in bare):  # then a comma is that of a decimal number
+        return ";"
+    found = next((mark for mark in usual if bare and all(mark in line for line in bare)), None)
+    if found is None and any(len(line.split()) > 1 for line in bare) and path.suffix not in (".csv", ".tsv"):
+        return None
+    return found or ("," if path.suffix != ".tsv" else "\t") if not _blanks(bare) else None
+
+
+def _blanks(bare: list[str]) -> bool:
+    """Whether every line is several numbers between blanks, and nothing else."""
+    return all(len(line.split()) > 1 and all(_is_number(cell) for cell in line.split()) for line in bare[1:2] or bare)
+
+
+def _is_header(first: list[str], second: list[str]) -> bool:
+    if any(not _is_number(cell) and cell.strip().lower() not in MISSING - {""} for cell in first if cell.strip()):
+        numbers = sum(map(_is_number, first))
+        return not numbers or sum(map(_is_number, second)) > numbers or _has_label(first)
+    if first and not first[0].strip() and second and second[0].strip():  # what pandas writes above its index
+        return True
+    names = [cell.strip() for cell in first]  # 0,1,2,...: the names of pandas' columns
+    return len(names) > 2 and names in ([str(start + i) for i in range(len(names))] for start in (0, 1))
+
+
+def _has_label(first: list[str]) -> bool:
+    return any(cell.strip().lower() in (*LABELS, *LEFT_OUT[1:], SPLIT) for cell in first)
+
+
+def _is_number(cell: str) -> bool:
+    cell = cell.strip()
+    if _DECIMAL_COMMA.fullmatch(cell):
+        return True
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell
+
+
+def _rows(text: str, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+    """(number of the line, its cells) of the rows below the header; lines that are empty are passed over."""
+    lines = io.StringIO(text)
+    if layout.delimiter is None:
+        rows = ((number, line.split()) for number, line in enumerate(lines, 1))
+    else:
+        reader = csv.reader(lines, delimiter=layout.delimiter)
+        rows = ((reader.line_num, row) for row in reader)
+    filled = ((number, row) for number, row in rows if row and (len(row) > 1 or row[0].strip()))
+    return islice(filled, 1 if layout.header else 0, None)
+
+
+def _text_columns(sample: list[list[str]], layout: Layout) -> set[int]:
+    """Columns whose first cell that is not missing is neither a number nor true or false."""
+    texts = set()
+    for number in range(len(layout.names)):
+        cells = (row[number].strip() for row in sample if number < len(row))
+        cell = next((cell for cell in cells if cell.lower() not in MISSING), "0")
+        if not _is_number(cell) and cell.lower() not in TRUTH:
+            texts.add(number)
+    return texts
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Which columns are what: numbers of the label's, the split's, those left out, and all that hold words."""
+
+    label: int | None
+    split: int | None
+    left_out: list[int]
+    words: set[int]
+
+    @classmethod
+    def of(cls, path: Path, names: list[str], texts: set[int], named: bool) -> "_Roles":
+        """Raises ValueError for a column of words that has no role."""
+        lower = [name.lower() for name in names]
+        label = next((lower.index(name) for name in LABELS if name in lower), None) if named else None
+        if label is not None and lower[label] == "y" and "x" in lower:  # a point in the plane
+            label = None
+        if not named and len(names) - 1 in texts:
+            label = len(names) - 1
+        split = lower.index(SPLIT) if named and SPLIT in lower else None
+        left_out = [number for number, name in enumerate(lower) if named and name in LEFT_OUT and number != label]
+        left_out = left_out if len(left_out) < len(names) else []
+        strange = sorted(texts - {label, split, *left_out})
+        numbers = [number for number in range(len(names)) if number not in (label, split, *left_out, *strange)]
+        if strange and not numbers:
+            raise _is_text(path, names[strange[0]])
+        if strange:
+            more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
+            raise ValueError(
+                f"expected columns of numbers, got words in {_named(names[strange[0]])}{more} of {path}; name the column "
+                "'label' if it holds the classes, else take it out"
+            )
+        return cls(label, split, left_out, {*texts, *left_out, *({split} - {None})})  # type: ignore[arg-type]
+
+
+def _is_text(path: Path, name: str) -> ValueError:
+    """A table of texts, such as reviews with their sentiment: the text models read one text a line."""
+    stem = path.name.split(".")[0]
+    line = f"import csv; [print(' '.join(row[{name!r}].split())) for row in csv.DictReader(open({str(path)!r}))]"
+    return ValueError(
+        f"expected columns of numbers, got texts in {_named(name)} of {path}; this makes a text file of them: "
+        f"{conversions.python_command(line)} > {shlex.quote(stem)}.txt"
+    )
+
+
+def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array, dict[int, Array]]:
+    """(N, columns) numbers, 0 in columns of words, and the (N,) cells of the columns of words."""
+    cells: dict[int, list[str]] = {number: [] for number in roles.words}
+    if roles.label is not None:
+        cells.setdefault(roles.label, [])
+
+    def kept(number: int) -> Callable[[str], float]:
+        return lambda cell: cells[number].append(cell.strip()) or 0.0  # type: ignore[func-returns-value]
+
+    converters: dict[int, Callable[[str], float]] = {number: kept(number) for number in cells}
+    for number in set(range(len(layout.names))) - set(cells):
+        if next((row[number].strip().lower() in TRUTH for _, row in _rows(text, layout) if number < len(row)), False):
+            converters[number] = lambda cell: TRUTH[cell.strip().lower()]
+    if layout.decimal_comma:
+        for number in set(range(len(layout.names))) - set(converters):
+            converters[number] = lambda cell: float(cell.replace(",", "."))
+    lines = io.StringIO(text)
+    if layout.header:
+        _skip_header(lines)
+    try:
+        matrix = np.loadtxt(
+            lines, delimiter=layout.delimiter, quotechar='"', comments=None, ndmin=2, converters=converters, encoding=None
+        )
+    except ValueError as error:
+        raise _first_fault(path, text, layout, set(cells), error) from error
+    if matrix.shape[1] != len(layout.names) or not np.isfinite(matrix).all():
+        raise _first_fault(path, text, layout, set(cells), None)
+    return matrix, {number: np.array(column) for number, column in cells.items()}
+
+
+def _skip_header(lines: io.StringIO) -> None:
+    while True:
+        line = lines.readline()
+        if line.strip() or not line:
+            return
+
+
+def _first_fault(path: Path, text: str, layout: Layout, words: set[int], error: ValueError | None) -> ValueError:
+    """What is wrong in the first row that cannot be read."""
+    for line, row in _rows(text, layout):
+        if len(row) != len(layout.names):
+            expected = f"{len(layout.names)} fields, as in the {'header' if layout.header else 'first row'}"
+            return ValueError(f"expected {expected}, got {len(row)} in line {line} of {path}")
+        for number, cell in enumerate(row):
+            if number in words:
+                continue
+            if cell.strip().lower() in MISSING:
+                return _missing(path, f"line {line}", layout.names[number])
+            if not _is_number(cell) and cell.strip().lower() not in TRUTH or cell.strip().lower().lstrip("+-")[:3] == "inf":
+                shown = cell if len(cell) <= 40 else cell[:40] + "..."
+                return ValueError(f"expected a number, got {shown!r} in line {line}, {_named(layout.names[number])}, of {path}")
+    reason = " ".join(str(error).split()) if error else "its rows differ"
+    return ValueError(f"expected a table of numbers, got {path}, which cannot be read: {reason}")
+
+
+def _missing(path: Path, line: str, name: str) -> ValueError:
+    stem, _, _ = path.name.partition(".")
+    reader = "read_parquet" if path.suffix in (".parquet", ".pq") else "read_csv"
+    command = f"import pandas; pandas.{reader}({str(path)!r}).dropna().to_csv({stem + '-whole.csv'!r}, index=False)"
+    return ValueError(
+        f"expected no missing values, got one in {line}, {_named(name)}, of {path}; fill it, or leave such rows out: "
+        f"{conversions.python_command(command)}"
+    )
+
+
+def _named(name: str) -> str:
+    return name if name.startswith("column ") else f"column {name!r}" if name else "the column without a name"
+
+
+def _values(path: Path, names: list[str], matrix: Array, words: dict[int, Array], roles: _Roles) -> Values:
+    label, said = roles.label, []
+    labels = None
+    if label is not None:
+        labels = words[label] if label in words else matrix[:, label]
+        numbers = _as_numbers(labels)
+        if numbers is not None and (numbers != np.round(numbers)).any():  # a quantity, not a class
+            matrix[:, label], label, labels = numbers, None, None
+        else:
+            labels = labels if numbers is None else numbers.astype(np.int64)
+            said.append(f"{len(np.unique(labels)):,} classes from {_named(names[roles.label])}")  # type: ignore[index]
+    columns = [number for number in range(len(names)) if number not in (label, roles.split, *roles.left_out)]
+    if not columns:
+        raise ValueError(f"expected columns of numbers beside the labels, got none in {path}")
+    said.insert(0, f"{len(matrix):,} rows of {len(columns):,} columns")
+    said += [f"left out: {', '.join(_named(names[number]) for number in roles.left_out)}"] if roles.left_out else []
+    array = matrix[:, columns] if len(columns) < matrix.shape[1] else matrix
+    array, shape = _typed(array, [names[number] for number in columns])
+    said += [f"the pixels were laid out as images of {shape[0]}x{shape[1]}"] if shape else []
+    arrays, classes = _by_split(path, array, labels, words.get(roles.split) if roles.split is not None else None)
+    return Values(arrays, classes, "; ".join(said))
+
+
+def _as_numbers(labels: Array) -> Array | None:
+    if labels.dtype.kind != "U":
+        return labels
+    try:
+        return labels.astype(np.float64)
+    except ValueError:
+        return None
+
+
+def _typed(array: Array, names: list[str]) -> tuple[Array, tuple[int, int] | None]:
+    """Whole numbers are counts, or grey levels where the columns are pixels or the largest is 255; pixels form an image."""
+    low, high = array.min(), array.max()
+    whole = low >= 0 and high <= LARGEST_COUNT and not (array != np.round(array)).any()
+    pixels = all(_NAMED_PIXEL.fullmatch(name) for name in names)
+    if whole:
+        array = array.astype(np.uint8 if high == 255 or (pixels and high < 256) else np.int32)
+    side = round(array.shape[1] ** 0.5)
+    if pixels and side > 1 and side * side == array.shape[1]:
+        return array.reshape(-1, side, side), (side, side)
+    return array, None
+
+
+def _by_split(path: Path, array: Array, labels: Array | None, split: Array | None) -> tuple[dict[str, Array], dict[str, Array]]:
+    if split is None:
+        return {"train": array}, {} if labels is None else {"train": labels}
+    unknown = sorted(set(split.tolist()) - {word for word in split.tolist() if word.lower() in SPLIT_WORDS})
+    if unknown:
+        raise ValueError(f"expected train, valid or test in column 'split', got {unknown[0]!r} in {path}")
+    parts = np.array([SPLIT_WORDS[word.lower()] for word in split.tolist()])
+    if "train" not in parts:
+        raise ValueError(f"expected rows for train in column 'split', got none in {path}")
+    arrays = {part: array[parts == part] for part in np.unique(parts).tolist()}
+    return arrays, {} if labels is None else {part: labels[parts == part] for part in arrays}

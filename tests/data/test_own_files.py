@@ -1,0 +1,639 @@
+"""A user's own files of every kind: the same values as tensors, or one sentence with a command that converts them."""
+
+import csv
+import gzip
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse
+import torch
+from PIL import Image
+
+from pyro_skipvae.data import DataError, load_data, mnist, own_file
+from pyro_skipvae.runs.config import TEXT_FILES, Config, ConfigError, is_path
+
+ITEMS, SIDE = 60, 6
+REAL = Path(os.environ.get("SKIPVAE_DATA", "")) / "mnist" / "MNIST" / "raw"
+
+
+def small_images():
+    """Grey images with 255 in them, and their classes 0..3."""
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, (ITEMS, SIDE, SIDE)).astype(np.uint8)
+    images[0, 0, 0] = 255
+    return images, random.randint(0, 4, ITEMS)
+
+
+def mnist_images():
+    arrays = [mnist.idx(gzip.open(REAL / f"{file}.gz").read())[:200] for file in mnist.FILES[:2]]
+    return arrays[0], arrays[1].astype(np.int64)
+
+
+SOURCES = [
+    pytest.param(small_images, id="small"),
+    pytest.param(
+        mnist_images,
+        id="mnist",
+        marks=[pytest.mark.real_data, pytest.mark.skipif(not REAL.exists(), reason=f"no {REAL}; set SKIPVAE_DATA")],
+    ),
+]
+
+
+def write_table(path, rows, *, header=None, delimiter=",", quoting=csv.QUOTE_MINIMAL):
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "wt", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter, quoting=quoting)
+        writer.writerows(([header] if header else []) + rows)
+
+
+def pixel_names(count, name="pixel{}"):
+    return [name.format(number) for number in range(count)]
+
+
+def flat_rows(images, labels=None, first=True):
+    rows = images.reshape(len(images), -1).tolist()
+    if labels is None:
+        return rows
+    return [[label, *row] if first else [*row, label] for row, label in zip(rows, labels, strict=True)]
+
+
+def write_folder(path, images, labels=None, *, mode=None, ending="png"):
+    for number, image in enumerate(images):
+        folder = path / str(labels[number]) if labels is not None else path
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(image)
+        (picture.convert(mode) if mode else picture).save(folder / f"{number:04}.{ending}")
+
+
+def image_table(path, x, y):
+    write_table(path, flat_rows(x, y), header=["label", *pixel_names(x[0].size)])
+
+
+def image_table_last(path, x, y):
+    names = [f"{i + 1}x{j + 1}" for i in range(x.shape[1]) for j in range(x.shape[2])]
+    write_table(path, flat_rows(x, y, first=False), header=[*names, "Class"], delimiter=";")
+
+
+# name of the file -> (what writes it, the shape of an item from that of an image, whether the labels are in it)
+FORMATS = {
+    "x.npy": (lambda path, x, y: np.save(path, x), lambda h, w: (h, w), False),
+    "fortran.npy": (lambda path, x, y: np.save(path, np.asfortranarray(x)), lambda h, w: (h, w), False),
+    "positional.npz": (lambda path, x, y: np.savez(path, x, y), lambda h, w: (h, w), True),
+    "keras.npz": (lambda path, x, y: np.savez(path, x_train=x, y_train=y), lambda h, w: (h, w), True),
+    "upper.npz": (lambda path, x, y: np.savez(path, X_train=x, Y_train=y.astype(str)), lambda h, w: (h, w), True),
+    "medical.npz": (lambda path, x, y: np.savez(path, train_images=x, train_labels=y[:, None]), lambda h, w: (h, w), True),
+    "hot.npz": (lambda path, x, y: np.savez(path, images=x, labels=np.eye(10)[y]), lambda h, w: (h, w), True),
+    "last.npz": (lambda path, x, y: np.savez_compressed(path, data=x[..., None], target=y * 1.0), lambda h, w: (1, h, w), True),
+    "any-name.npz": (lambda path, x, y: np.savez(path, faces=x), lambda h, w: (h, w), False),
+    "kaggle.csv": (image_table, lambda h, w: (h, w), True),
+    "packed.csv.gz": (image_table, lambda h, w: (h, w), True),
+    "semicolons.csv": (image_table_last, lambda h, w: (h, w), True),
+    "bare.csv": (lambda path, x, y: write_table(path, flat_rows(x)), lambda h, w: (h * w,), False),
+    "quoted.tsv": (
+        lambda path, x, y: write_table(path, flat_rows(x), delimiter="\t", quoting=csv.QUOTE_ALL),
+        lambda h, w: (h * w,),
+        False,
+    ),
+    "pandas.csv": (
+        lambda path, x, y: write_table(path, flat_rows(x, range(len(x))), header=["", *map(str, range(x[0].size))]),
+        lambda h, w: (h * w,),
+        False,
+    ),
+    "numbered.csv": (
+        lambda path, x, y: write_table(path, flat_rows(x), header=list(range(x[0].size))),
+        lambda h, w: (h * w,),
+        False,
+    ),
+    "blanks.dat": (lambda path, x, y: np.savetxt(path, x.reshape(len(x), -1)), lambda h, w: (h * w,), False),
+    "flat": (lambda path, x, y: write_folder(path, x), lambda h, w: (h, w), False),
+    "bmp": (lambda path, x, y: write_folder(path, x, ending="bmp"), lambda h, w: (h, w), False),
+    "gif": (lambda path, x, y: write_folder(path, x, ending="gif"), lambda h, w: (h, w), False),
+    "colour-of-grey": (lambda path, x, y: write_folder(path, x, mode="RGBA"), lambda h, w: (h, w), False),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_tensors(name, source, tmp_path):
+    (write, shape, labelled), (images, classes) = FORMATS[name], source()
+    np.savez(tmp_path / "reference.npz", train=images, labels_train=classes)
+    expected = load_data(tmp_path / "reference.npz", binarisation="none")
+    write(tmp_path / name, images, classes)
+    got = load_data(tmp_path / name, binarisation="none")
+    assert (got.name, got.kind, got.levels, got.event_shape) == (name, "grey", 256, shape(*images.shape[1:]))
+    for split in ("train", "valid", "test"):
+        assert getattr(got, split).reshape(getattr(expected, split).shape).equal(getattr(expected, split))
+        assert not labelled or got.labels[split].equal(expected.labels[split])
+    assert labelled or not got.labels
+    assert got.how_read.startswith("Read as grey levels: whole numbers 0 to 255") and got.describe()["how_read"] == got.how_read
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "text-labels.parquet"])
+def test_parquet_gives_the_same_tensors_where_pyarrow_is(name, tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    images, classes = small_images()
+    columns = dict(zip(pixel_names(SIDE * SIDE), images.reshape(ITEMS, -1).T, strict=True))
+    words = [f"class {number}" for number in classes]
+    columns = {"id": np.arange(ITEMS), **columns, "label": words if "text" in name else classes}
+    parquet.write_table(arrow.table(columns), tmp_path / name)
+    np.savez(tmp_path / "reference.npz", train=images, labels_train=classes)
+    expected = load_data(tmp_path / "reference.npz", binarisation="none")
+    got = load_data(tmp_path / name, binarisation="none")
+    assert got.event_shape == (SIDE, SIDE) and got.test.equal(expected.test)
+    assert got.labels["test"].equal(expected.labels["test"])
+    assert got.class_names == (("class 0", "class 1", "class 2", "class 3") if "text" in name else ())
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    monkeypatch.setattr("pyro_skipvae.data.table.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="x.parquet; install it: pip install pyarrow"):
+        load_data(tmp_path / "x.parquet")
+
+
+COUNTS = np.random.RandomState(0).poisson(0.4, (ITEMS, 12))
+COUNT_FILES = {
+    "x.mtx": lambda path: scipy.io.mmwrite(path, scipy.sparse.csr_matrix(COUNTS)),
+    "real.mtx": lambda path: scipy.io.mmwrite(path, scipy.sparse.coo_matrix(COUNTS.astype(float))),
+    "dense.mtx": lambda path: scipy.io.mmwrite(path, COUNTS),
+    "csr.npz": lambda path: scipy.sparse.save_npz(path, scipy.sparse.csr_array(COUNTS)),
+    "csc.npz": lambda path: scipy.sparse.save_npz(path, scipy.sparse.csc_matrix(COUNTS)),
+    "coo.npz": lambda path: scipy.sparse.save_npz(path, scipy.sparse.coo_matrix(COUNTS.astype(np.float32))),
+    "x.csv": lambda path: write_table(path, COUNTS.tolist(), header=[f"gene {number}" for number in range(12)]),
+    "x.npy": lambda path: np.save(path, COUNTS.astype(">u4")),
+}
+
+
+@pytest.mark.parametrize("name", COUNT_FILES)
+def test_counts_are_the_same_from_every_format(name, tmp_path):
+    np.savez(tmp_path / "reference.npz", train=COUNTS)
+    expected = load_data(tmp_path / "reference.npz", binarisation="none")
+    COUNT_FILES[name](tmp_path / name)
+    got = load_data(tmp_path / name, binarisation="none")
+    assert got.kind == "count" and got.checksum == expected.checksum and got.train.equal(expected.train)
+
+
+def test_real_values_keep_their_signs_types_and_byte_order(tmp_path):
+    values = np.random.RandomState(0).normal(size=(40, 5))
+    np.savez(tmp_path / "reference.npz", train=values.astype(np.float16).astype(float))
+    expected = load_data(tmp_path / "reference.npz", binarisation="none")
+    for dtype in ("float16", ">f4", ">f8", "longdouble"):
+        np.save(tmp_path / "x.npy", values.astype(np.float16).astype(dtype))
+        got = load_data(tmp_path / "x.npy", binarisation="none")
+        assert got.kind == "real" and got.checksum == expected.checksum
+
+
+# Tables
+
+PLANTS = "length;width;species\n1,5;-2;setosa\n2,5;3;rosa\n" + "3,5;4;rosa\n" * 8
+
+
+def test_words_in_the_label_column_are_class_names(tmp_path):
+    (tmp_path / "x.csv").write_text(PLANTS)
+    data = load_data(tmp_path / "x.csv", binarisation="none")
+    assert data.class_names == ("rosa", "setosa") and data.kind == "real" and data.event_shape == (2,)
+    values = torch.cat([data.train, data.valid, data.test])
+    labels = torch.cat([data.labels[split] for split in ("train", "valid", "test")])
+    assert values[labels == 1].tolist() == [[1.5, -2.0]] and (labels == 1).sum() == 1
+    assert "2 classes from column 'species'" in data.how_read and data.describe()["class_names"] == ["rosa", "setosa"]
+
+
+@pytest.mark.parametrize(
+    ("header", "names", "labelled"),
+    [
+        ("a,b,label", 2, True),
+        ("LABEL,a,b", 2, True),
+        ("a,target,b", 2, True),
+        ("x,y,z", 3, False),  # a point in space
+        ("id,a,b", 2, False),
+        ("a,b,c", 3, False),
+        (None, 3, False),
+    ],
+)
+def test_columns_have_their_roles_by_name(header, names, labelled, tmp_path):
+    rows = [[number, number % 3, 2 * number + 1] for number in range(30)]
+    write_table(tmp_path / "x.csv", rows, header=header and header.split(","))
+    data = load_data(tmp_path / "x.csv", binarisation="none")
+    assert data.event_shape == (names,) and bool(data.labels) == labelled
+    assert sum(data.describe()["sizes"].values()) == 30
+
+
+def test_a_split_column_is_kept_to(tmp_path):
+    rows = [[number, number / 3, part] for part, count in (("train", 9), ("val", 4), ("Test", 5)) for number in range(count)]
+    write_table(tmp_path / "x.csv", rows, header=["a", "b", "split"])
+    data = load_data(tmp_path / "x.csv", binarisation="none")
+    assert data.describe()["sizes"] == {"train": 9, "valid": 4, "test": 5} and data.split == "as in the file"
+
+
+def test_r_writes_one_name_less_than_fields_and_true_and_false_are_numbers(tmp_path):
+    rows = "".join(f'"row {number}" {number}.5 {str(number % 2 == 0).upper()}\n' for number in range(20))
+    (tmp_path / "x.dat").write_text('"a" "b"\n' + rows.replace("row ", "row"))
+    data = load_data(tmp_path / "x.dat", binarisation="none")
+    assert data.event_shape == (2,) and set(data.train[:, 1].tolist()) == {0.0, 1.0}
+
+
+GOOD_ROWS = "".join(f"{number},{number / 2}\n" for number in range(20))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a,b\n" + GOOD_ROWS + "7,\n", "expected no missing values, got one in line 22, column 'b', of .*x.csv; fill"),
+        ("a,b\n" + GOOD_ROWS + "NA,7\n", "got one in line 22, column 'a'"),
+        (GOOD_ROWS + "3,nan\n", "got one in line 21, column 2, of"),
+        ("a,b\n" + GOOD_ROWS + "inf,7\n", "expected a number, got 'inf' in line 22, column 'a'"),
+        ("a,b\n" + GOOD_ROWS + "1,2,3\n", "expected 2 fields, as in the header, got 3 in line 22"),
+        (GOOD_ROWS + "1\n", "expected 2 fields, as in the first row, got 1 in line 21"),
+        ("a,b\n" + GOOD_ROWS + "1,word\n", "expected a number, got 'word' in line 22, column 'b'"),
+        ("town,b\n" + "Ulm,2\n" * 20, "got words in column 'town' of .*x.csv; name the column 'label' if it holds"),
+        ("Ulm,2\n" * 20, "got words in column 1 of"),
+        ("review,sentiment\n" + "a fine film,good\n" * 20, "got texts in column 'review' of .*; this makes a text file"),
+        ("", "expected a table with rows of numbers, got none"),
+        ("a,b\n", "expected a table with rows of numbers, got none"),
+        ("a,b\n1,2\n3,4\n", "expected at least 6 items"),
+        ("a,label\n" + "".join(f"{n},{n}\n" for n in range(5)), "expected at least 6 items"),
+        ("label\n" + "1\n2\n" * 10, "expected columns of numbers beside the labels, got none"),
+        ("a,b,split\n" + "1,2,north\n" * 20, "expected train, valid or test in column 'split', got 'north'"),
+        ("a,b\n1,\x002\n", "expected text, got a zero byte in line 2"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused_by_line_and_column(content, message, tmp_path):
+    (tmp_path / "x.csv").write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_data(tmp_path / "x.csv", binarisation="none")
+    assert "\n" not in str(caught.value) and str(tmp_path / "x.csv") in str(caught.value)
+
+
+def test_a_table_in_another_encoding_and_with_windows_line_ends(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbf" + ("größe,b\r\n" + GOOD_ROWS.replace("\n", "\r\n")).encode())
+    assert load_data(tmp_path / "x.csv", binarisation="none").event_shape == (2,)
+    (tmp_path / "x.csv").write_bytes(("größe,b\n" + GOOD_ROWS).encode("latin-1"))
+    with pytest.raises(ValueError, match="expected UTF-8, got other bytes .* in line 1 of .*x.csv; save it as UTF-8"):
+        load_data(tmp_path / "x.csv")
+
+
+# Folders of images
+
+
+def test_sub_folders_are_classes_and_train_and_test_are_splits(tmp_path):
+    images, _ = small_images()
+    for split, part in (("train", images[:40]), ("test", images[40:])):
+        write_folder(tmp_path / "x" / split, part, np.where(np.arange(len(part)) % 2, "cats", "dogs"))
+    (tmp_path / "x" / "train" / "cats" / "notes.txt").write_text("no image")
+    (tmp_path / "x" / ".hidden.png").write_bytes(b"")
+    data = load_data(tmp_path / "x", binarisation="none")
+    assert data.class_names == ("cats", "dogs") and data.describe()["sizes"] == {"train": 36, "valid": 4, "test": 20}
+    # cats come first; of the 20 test images those of odd number are cats
+    assert data.labels["test"].tolist() == [0] * 10 + [1] * 10
+    assert (data.test * 255).round().byte().numpy().tolist() == np.concatenate([images[41::2], images[40::2]]).tolist()
+    assert "2 classes from the sub-folders" in data.how_read and "1 other files were left out" in data.how_read
+
+
+def test_colour_is_channels_first_and_one_colour_file_decides(tmp_path):
+    colours = np.random.RandomState(0).randint(0, 256, (20, 5, 7, 3)).astype(np.uint8)
+    for number, image in enumerate(colours):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "x" / f"{number:02}.png")
+    Image.fromarray(colours[0, :, :, 0]).save(tmp_path / "x" / "99.png")
+    data = load_data(tmp_path / "x", binarisation="none")
+    assert data.event_shape == (3, 5, 7)
+    images = (torch.cat([data.train, data.valid, data.test]) * 255).round().byte()
+    found = {tuple(image.flatten().tolist()) for image in images}
+    grey = np.stack([colours[0, :, :, 0]] * 3)
+    assert found == {tuple(image.flatten().tolist()) for image in [*np.moveaxis(colours, -1, 1), grey]}
+
+
+def test_what_is_transparent_lies_on_white_and_deep_grey_is_kept(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "deep").mkdir()
+    for number in range(10):
+        Image.new("RGBA", (4, 4), (200, 10, 30, 0)).save(tmp_path / "x" / f"{number}.png")
+        Image.fromarray(np.full((4, 4), 1000 * number + 1, np.uint16)).save(tmp_path / "deep" / f"{number}.png")
+    assert load_data(tmp_path / "x", binarisation="none").train.unique().tolist() == [1.0]
+    deep = load_data(tmp_path / "deep", binarisation="none")
+    values = torch.cat([deep.train, deep.valid, deep.test])[:, 0, 0].sort().values * 65535
+    torch.testing.assert_close(values, torch.arange(10) * 1000.0 + 1, rtol=0, atol=0.01)
+
+
+def test_images_of_different_sizes_are_refused_with_a_command_that_works(tmp_path):
+    write_folder(tmp_path / "x", np.zeros((8, 6, 6), np.uint8), ["a", "b"] * 4)
+    Image.new("L", (9, 4), 255).save(tmp_path / "x" / "a" / "odd.png")
+    with pytest.raises(ValueError, match=r"of one size, got 6x6 \(8, such as .*\), 9x4 \(1, such as odd.png\)") as caught:
+        load_data(tmp_path / "x")
+    assert "\n" not in str(caught.value)
+    run_advice(str(caught.value), tmp_path)
+    data = load_data(tmp_path / "x-6x6", binarisation="none")
+    assert data.event_shape == (6, 6) and data.class_names == ("a", "b") and sum(data.describe()["sizes"].values()) == 9
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "expected an image, got .*0003.png, which cannot be read"),
+        (lambda path: path.write_bytes(b"no image"), "expected an image, got .*0003.png, which cannot be read"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "expected a regular file, got a pipe: .*0003.png"),
+        (lambda path: Image.new("1", (9000, 9000)).save(path), r"at most .* pixels, got 9000x9000|exceeds limit"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(spoil, message, tmp_path):
+    write_folder(tmp_path / "x", small_images()[0][:10])
+    spoil(tmp_path / "x" / "0003.png")
+    with pytest.raises(ValueError, match=message) as caught:
+        load_data(tmp_path / "x")
+    assert "\n" not in str(caught.value)
+
+
+def test_too_many_pixels_in_all_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_skipvae.data.image_folder.LARGEST", 1000)
+    write_folder(tmp_path / "x", small_images()[0])
+    with pytest.raises(ValueError, match="at most 1 GiB, got 60 of 6x6"):
+        load_data(tmp_path / "x")
+
+
+# What is no data
+
+
+def run_advice(message, folder):
+    """Run the command that a message gives, with this Python."""
+    command = re.search(r"python -(?:c|m) .*", message)[0].split(" (needs")[0].split(" (it runs")[0]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, (command, done.stderr)
+
+
+def write_hdf5(path, x, y):
+    with pytest.importorskip("h5py").File(path, "w") as file:
+        file["x_train"], file["y_train"] = x, y
+        file.create_group("about")
+
+
+def write_idx(path, x, y):
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "wb") as file:
+        file.write(bytes([0, 0, 8, x.ndim]) + np.array(x.shape, ">u4").tobytes() + x.tobytes())
+
+
+def write_excel(path, x, y):
+    pytest.importorskip("openpyxl")
+    frame = pytest.importorskip("pandas").DataFrame(x.reshape(len(x), -1), columns=pixel_names(x[0].size))
+    frame.to_excel(path, index=False)
+
+
+def write_arrow(path, x, y):
+    arrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pandas")
+    table = arrow.table(dict(zip(pixel_names(x[0].size), x.reshape(len(x), -1).T, strict=True)))
+    make = arrow.ipc.new_stream if "stream" in path.name else arrow.ipc.new_file
+    with make(str(path), table.schema) as writer:
+        writer.write_table(table)
+
+
+def write_pickle(path, x, y):
+    import pickle
+
+    path.write_bytes(pickle.dumps((x, y)))
+
+
+def write_json(path, x, y):
+    pytest.importorskip("pandas").DataFrame(x.reshape(len(x), -1), columns=pixel_names(x[0].size)).to_json(path)
+
+
+def write_safetensors(path, x, y):
+    from safetensors.numpy import save_file
+
+    save_file({"train": x, "labels_train": y}, path)
+
+
+def write_zip(path, x, y):
+    write_folder(path.parent / "inside", x)
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in (path.parent / "inside").iterdir():
+            archive.write(file, file.name)
+
+
+CONVERTED = {
+    "x.h5": (write_hdf5, "x.npz"),
+    "x.mat": (lambda path, x, y: scipy.io.savemat(path, {"images": x, "labels": y[:, None]}), "x.npz"),
+    "x.pt": (lambda path, x, y: torch.save((torch.tensor(x), torch.tensor(y)), path), "x.npz"),
+    "dict.pth": (lambda path, x, y: torch.save({"train": torch.tensor(x)}, path), "dict.npz"),
+    "x.pkl": (write_pickle, "x.npz"),
+    "x.safetensors": (write_safetensors, "x.npz"),
+    "x.xlsx": (write_excel, "x.csv"),
+    "x.arrow": (write_arrow, "x.parquet"),
+    "stream.arrow": (write_arrow, "stream.parquet"),
+    "x.json": (write_json, "x.csv"),
+    "x-idx3-ubyte": (write_idx, "x-idx3.npy"),
+    "x.idx3-ubyte.gz": (write_idx, "x.idx3.npy"),
+    "x.zip": (write_zip, "x"),
+    "it's 1.npy.gz": (lambda path, x, y: np.save(gzip.open(path, "wb"), x), "it's 1.npy"),
+}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_what_is_not_read_is_refused_with_a_command_that_converts_it(name, tmp_path):
+    (write, result), (images, classes) = CONVERTED[name], small_images()
+    write(tmp_path / name, images, classes)
+    with pytest.raises(ValueError, match="; convert it: python") as caught:
+        load_data(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    run_advice(str(caught.value), tmp_path)
+    np.savez(tmp_path / "reference.npz", train=images)
+    expected = load_data(tmp_path / "reference.npz", binarisation="none")
+    assert load_data(tmp_path / result, binarisation="none").test.equal(expected.test)
+
+
+def test_the_other_commands_work_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, classes = small_images()
+    np.savez("x.npz", pictures=images, kinds=classes)
+    with pytest.raises(ValueError, match="keep what you want: python -c") as caught:
+        load_data("x.npz")
+    run_advice(str(caught.value).replace("NAME", "pictures"), tmp_path)
+    assert load_data("own.npz", binarisation="none").event_shape == (SIDE, SIDE)
+    Path("reviews.csv").write_text("review,sentiment\n" + "\n".join(f'"a fine, {n % 4} film",good' for n in range(20)))
+    with pytest.raises(ValueError, match="this makes a text file") as caught:
+        load_data("reviews.csv")
+    run_advice(str(caught.value), tmp_path)
+    assert load_data("reviews.txt").kind == "text"
+    monkeypatch.setattr("pyro_skipvae.data.sparse.LARGEST", 100)
+    scipy.io.mmwrite("x.mtx", scipy.sparse.csr_matrix(COUNTS))
+    scipy.sparse.save_npz("y.npz", scipy.sparse.csr_matrix(COUNTS))
+    for name in ("x.mtx", "y.npz"):
+        with pytest.raises(ValueError, match=f"at most 100 numbers when it is dense, got 60 x 12 in {name}; keep") as caught:
+            load_data(name)
+        Path("own.npz").unlink()
+        run_advice(str(caught.value), tmp_path)
+        assert scipy.sparse.load_npz("own.npz").toarray().tolist() == COUNTS.tolist()
+
+
+def test_missing_values_are_left_out_by_the_command_that_is_given(tmp_path):
+    pytest.importorskip("pandas")
+    (tmp_path / "x.csv").write_text("a,b\n" + GOOD_ROWS + "7,\n")
+    with pytest.raises(ValueError, match="missing") as caught:
+        load_data(tmp_path / "x.csv")
+    run_advice(str(caught.value), tmp_path)
+    assert sum(load_data(tmp_path / "x-whole.csv", binarisation="none").describe()["sizes"].values()) == 20
+
+
+@pytest.mark.parametrize("name", ["x.foo", "x.wav", "x", "x.png", "notes.pdf"])
+def test_an_unknown_ending_is_refused_without_a_guess(name, tmp_path):
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(ValueError, match=f"expected a folder of images.*{name}") as caught:
+        load_data(tmp_path / name)
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["digits.csv", "./digit", "data/mnits", "mnist.npz", "C:\\digits", "~/digits"])
+def test_a_path_that_is_absent_is_not_taken_for_the_name_of_a_data_set(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(DataError, match="was not found; looked at .*; give the path of an existing file or folder$"):
+        load_data(name)
+    assert is_path(name) and own_file.is_path(name) and Config(dataset=name).dataset == name
+
+
+def test_config_and_reader_agree_on_what_is_a_path_and_a_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("photos", "a.csv", "b/c", "~x", "digit", "", "mnits"):
+        assert is_path(name) == own_file.is_path(name)
+    assert TEXT_FILES == own_file.TEXTS and not is_path("digits")
+    with pytest.raises(ConfigError, match="did you mean digits"):
+        Config(dataset="digit")
+
+
+def test_a_folder_that_is_something_else_is_told_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text(GOOD_ROWS)
+    with pytest.raises(ValueError, match=r"got the folder \. with 1 other files; give .*, such as mine.csv"):
+        load_data(".")
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    for name in ("config.toml", "metrics.jsonl"):
+        (tmp_path / "runs" / "a" / name).write_text("")
+    with pytest.raises(ValueError, match="got runs/a, the folder of a run; use train --resume runs/a"):
+        load_data("runs/a")
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not REAL.exists(), reason=f"no {REAL}; set SKIPVAE_DATA")
+@pytest.mark.parametrize("above", [0, 1, 2, 3])
+def test_the_folder_of_a_known_data_set_is_told_its_name(above):
+    folder = [REAL, *REAL.parents][above]
+    with pytest.raises(ValueError, match="a folder that holds mnist.*; use --dataset mnist --data-dir ") as caught:
+        load_data(folder)
+    root = shlex.split(str(caught.value).partition("--data-dir ")[2])[0]
+    assert len(load_data("mnist", root=root, download="never").test) == 10_000
+
+
+# Hostile files
+
+
+def test_a_pipe_a_socket_and_a_device_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    os.mkfifo(tmp_path / "news.valid.txt")
+    (tmp_path / "news.txt").write_text("a b\n" * 40)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket.csv"))
+        for path, kind in (("pipe.npz", "pipe"), ("socket.csv", "socket"), ("/dev/zero", "device"), ("news.txt", "pipe")):
+            with pytest.raises(ValueError, match=f"expected a regular file, got a {kind}: .*; copy its content"):
+                load_data(tmp_path / path)
+
+
+def test_a_bomb_is_refused_before_it_is_kept(tmp_path, monkeypatch):
+    from pyro_skipvae.data import file_content
+
+    for name, most in (("HARMLESS", 1000), ("LARGEST_ARCHIVE", 100_000)):
+        monkeypatch.setattr(file_content, name, most)
+    np.savez_compressed(tmp_path / "x.npz", train=np.zeros((1000, 1000)))
+    scipy.sparse.save_npz(tmp_path / "y.npz", scipy.sparse.csr_matrix(np.ones((1000, 1000))))
+    for name in ("x.npz", "y.npz"):
+        with pytest.raises(ValueError, match=rf"{name}, .*: its .* KiB unpack to .* MiB.*, more than 100 times"):
+            load_data(tmp_path / name)
+    for name in ("x.csv.gz", "x.txt.gz", "x.mtx.gz", "x.jsonl.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(b"0,0\n" * 10_000_000))
+        with pytest.raises(ValueError, match=f"that unpacks to at most .*, got .*{name}, whose .* KiB unpack to more"):
+            load_data(tmp_path / name)
+
+
+def test_a_large_text_is_refused_by_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_skipvae.data.file_content.LARGEST", 1000)
+    (tmp_path / "x.csv").write_text("1,2\n" * 1000)
+    with pytest.raises(ValueError, match="expected at most 1000 bytes, got 3.9 KiB in .*x.csv; take a part of it"):
+        load_data(tmp_path / "x.csv")
+
+
+def header_of(shape, descr="<f8"):
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text = text.ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize("shape", [(10**12, 64), (2**62, 2**62), (0, 4), (-3, 4), (5, 10**30)])
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+def test_a_header_that_lies_is_refused(shape, name, tmp_path):
+    if name == "x.npy":
+        (tmp_path / name).write_bytes(header_of(shape) + b"\0" * 64)
+    else:
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("train.npy", header_of(shape) + b"\0" * 64)
+    with pytest.raises(ValueError, match=name) as caught:
+        load_data(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_objects_are_never_unpickled(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "trapped"),)
+
+    np.save(tmp_path / "x.npy", np.array([Trap()] * 9, dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "x.npz", train=np.array([Trap()] * 9, dtype=object))
+    np.savez(tmp_path / "y.npz", train=np.zeros((9, 2)), labels=np.array([Trap()] * 9, dtype=object))
+    for name in ("x.npy", "x.npz", "y.npz"):
+        with pytest.raises(ValueError, match=f"{name}, which cannot be read: .*[Oo]bject arrays"):
+            load_data(tmp_path / name)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_a_value_that_is_not_finite_is_named_by_its_place(tmp_path):
+    values = np.random.RandomState(0).normal(size=(30, 2, 3))
+    values[7, 1, 2], values[9, 0, 0] = np.nan, np.inf
+    np.save(tmp_path / "x.npy", values)
+    with pytest.raises(ValueError, match=r"got nan at \[7, 1, 2\] \(and 1 more\) in .*x.npy; rows are counted from 0"):
+        load_data(tmp_path / "x.npy")
+
+
+def test_a_sparse_matrix_whose_indices_lie_is_refused(tmp_path):
+    matrix = scipy.sparse.csr_matrix(COUNTS)
+    matrix.indices[3] = 10**6
+    np.savez(
+        tmp_path / "x.npz", format=b"csr", shape=matrix.shape, data=matrix.data, indices=matrix.indices, indptr=matrix.indptr
+    )
+    with pytest.raises(ValueError, match="expected a sparse matrix, got .*x.npz, which cannot be read"):
+        load_data(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("entries", [10**15, -1])
+def test_a_matrix_market_header_that_lies_is_refused(entries, tmp_path):
+    (tmp_path / "x.mtx").write_text(f"%%MatrixMarket matrix coordinate integer general\n20 4 {entries}\n1 1 5\n")
+    with pytest.raises(ValueError, match="expected a Matrix Market file of real numbers, got .*x.mtx, which cannot be read"):
+        load_data(tmp_path / "x.mtx")
+
+
+def test_content_and_ending_that_disagree_are_told(tmp_path):
+    np.savez(tmp_path / "x.csv.npz", train=COUNTS)
+    (tmp_path / "x.csv.npz").rename(tmp_path / "x.csv")
+    with pytest.raises(ValueError, match="expected a .csv file, got .*x.csv, whose content is that of a .zip file; rename it"):
+        load_data(tmp_path / "x.csv")
+    np.save(tmp_path / "y.npy", COUNTS)
+    (tmp_path / "y.npy").rename(tmp_path / "array")  # no ending: the content says what it is
+    assert load_data(tmp_path / "array", binarisation="none").kind == "count"
