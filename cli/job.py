@@ -17,6 +17,7 @@ from pyro_skipvae.runs.build import build_beta, build_data, build_step, build_va
 from pyro_skipvae.runs.checkpoint import random_state, set_random_state
 from pyro_skipvae.runs.config import Config, ConfigError, is_path
 from pyro_skipvae.runs.folder import Run, RunError
+from pyro_skipvae.runs.training_state import check_training, optimizer_of
 from pyro_skipvae.schedules import Halving
 from pyro_skipvae.skip import parameter_count
 from pyro_skipvae.training import Progress
@@ -101,9 +102,11 @@ class Job:
         return 3 * sum(tensor.nbytes for tensor in self.vae.state_dict().values()) + 100_000
 
     def state(self):
+        step = self.step.state_dict()
         return {
             "vae": self.vae.state_dict(),
-            "step": self.step.state_dict(),
+            "optimizer": step.pop("optimizer"),
+            "step": step,
             "batches": self.batches.state_dict(),
             "progress": vars(self.progress),
             "epoch": self.progress.epochs,
@@ -115,11 +118,12 @@ class Job:
         }
 
     def restore(self, state):
-        """Go on from a state. Raises RunError if it is of another model."""
+        """Go on from a state. Raises RunError, before anything is changed, if it is of another model or no state at all."""
         try:
-            self.vae.load_state_dict(state["vae"])
-            self.step.load_state_dict(state["step"])
+            check_training(state, vae=self.vae, optim=self.step.optim)
             self.batches.load_state_dict(state["batches"])
+            self.vae.load_state_dict(state["vae"])
+            self.step.load_state_dict({**state["step"], "optimizer": optimizer_of(state)})
             self.progress, self.best = Progress(**state["progress"]), state["best"]
             self.stalled = state["stalled"]
             vars(self.halving).update(state["halving"])

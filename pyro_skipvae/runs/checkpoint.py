@@ -1,13 +1,18 @@
 """Checkpoints: a nested state of tensors and plain values in one safetensors file, written so that it is whole or absent.
 
-Tensors are stored as they are, the rest as JSON in the file's metadata, beside a SHA-256 of both: the layout of
-safetensors does not itself notice a flipped bit. Nothing is ever unpickled.
+Tensors are stored as they are, named by their place in the state (`vae.encoder.network.0.weight`), the rest as JSON in
+the file's metadata, beside a SHA-256 of both: the layout of safetensors does not itself notice a flipped bit. Equal states
+give equal bytes. Nothing is ever unpickled.
 """
 
 import hashlib
 import json
 import os
 import random
+import re
+import secrets
+import socket
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-VERSION = "1"
+VERSION = "2"
+READ = ("1", VERSION)  # version 1 numbers its tensors; how they are found is the same
+HOST = re.sub(r"[^\w.]+", "_", socket.gethostname())[:60]
+TEMPORARY = re.compile(rf"\.skipvae-{re.escape(HOST)}-(\d+)-[0-9a-f]{{8}}\.tmp")  # those of this host, and the process
 
 
 class CheckpointError(Exception):
@@ -28,36 +36,66 @@ def save(path, state, *, keep=None):
     What `path` held before stays at `keep`, if that is given.
     """
     tensors = {}
-    text = json.dumps(_encode(state, tensors))
+    text = json.dumps(_encode(state, tensors, ()))
     metadata = {"format": "pyro_skipvae", "version": VERSION, "state": text, "sha256": digest(text, tensors)}
-    write_whole(path, to_bytes(tensors, metadata), keep=keep)
+    write_whole(path, to_ordered_bytes(tensors, metadata), keep=keep)
 
 
 def load(path):
     """The state that `save` wrote, on the CPU. Raises CheckpointError if the file is missing, damaged or not ours."""
+    return load_with_checksum(path)[0]
+
+
+def load_with_checksum(path):
+    """(state, checksum) of a checkpoint; the checksum names it in what is made of it. Raises what `load` does."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise CheckpointError(f"expected a checkpoint at {path}, which cannot be read: {error}") from None
-    if metadata.get("format") != "pyro_skipvae" or metadata.get("version") != VERSION:
-        raise CheckpointError(f"expected a checkpoint of pyro_skipvae version {VERSION} at {path}, got another file")
-    if metadata.get("sha256") != digest(metadata.get("state", ""), tensors):
+    if metadata.get("format") != "pyro_skipvae" or metadata.get("version") not in READ:
+        raise CheckpointError(f"expected a checkpoint of pyro_skipvae, version {' or '.join(READ)}, got another file: {path}")
+    text = metadata.get("state", "")
+    if metadata.get("sha256") != digest(text, tensors):
         raise CheckpointError(f"expected the checkpoint {path} as it was written, but its checksum differs: it is damaged")
-    return _decode(json.loads(metadata["state"]), tensors)
+    try:
+        return _decode(json.loads(text), tensors), metadata["sha256"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"expected a state in the checkpoint {path}, got something else: {_reason(error)}") from None
+
+
+def checksum(path):
+    """The checksum that a checkpoint states, without reading its tensors; None where there is no such file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
+        return None
+
+
+def to_ordered_bytes(tensors, metadata):
+    """A safetensors file whose header is sorted: safetensors itself writes the metadata in another order each time."""
+    content = to_bytes(tensors, metadata)
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes
+    return b"".join((len(header).to_bytes(8, "little"), header, memoryview(content)[8 + size :]))
 
 
 def write_whole(path, content, *, keep=None):
     """Write bytes or text so that a reader finds either the old file or the whole new one, also after a power cut.
 
-    With `keep` the old one is found there, from just before the new one is in its place.
+    With `keep` the old one is found there, from just before the new one is in its place. Of a link the file that it points
+    to is written. Raises OSError for what is no file: a device, a pipe, a socket.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content = content.encode() if isinstance(content, str) else content
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise OSError("it is a folder, a device, a pipe or a socket, not a file")
+    temporary = path.with_name(temporary_name())
+    content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -68,6 +106,34 @@ def write_whole(path, content, *, keep=None):
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def temporary_name():
+    """A name for a file that is not finished: it tells the host and the process that write it."""
+    return f".skipvae-{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def abandoned(folder):
+    """The unfinished files in a folder that processes of this host left when they were killed."""
+    found = []
+    for path in Path(folder).iterdir():
+        match = TEMPORARY.fullmatch(path.name)
+        if match and stat.S_ISREG(path.lstat().st_mode) and is_gone(int(match[1])):
+            found.append(path)
+    return found
+
+
+def is_gone(pid):
+    """Whether a process of this host has ended. This one counts as gone: where it asks, it writes nothing itself."""
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass  # somebody else's, and alive
+    return False
 
 
 def random_state():
@@ -103,19 +169,27 @@ def _sync_folder(path):
             os.close(folder)
 
 
-def _encode(node, tensors):
+def _encode(node, tensors, place):
     """JSON for a state: a tensor is replaced by its name, a dict with keys other than strings by its pairs."""
     if isinstance(node, torch.Tensor):
-        name = f"{len(tensors):05d}"
+        name = _name(place, tensors)
         tensors[name] = node.detach().cpu().contiguous().clone()
         return {"$tensor": name}
     if isinstance(node, dict):
-        return {"$pairs": [[_encode(key, tensors), _encode(value, tensors)] for key, value in node.items()]}
+        return {"$pairs": [[_encode(key, tensors, place), _encode(item, tensors, (*place, key))] for key, item in node.items()]}
     if isinstance(node, list | tuple):
-        return [_encode(item, tensors) for item in node]
+        return [_encode(item, tensors, (*place, i)) for i, item in enumerate(node)]
     if node is None or isinstance(node, str | bool | int | float):
         return node
     raise TypeError(f"expected tensors and plain values in a checkpoint, got {type(node).__name__}")
+
+
+def _name(place, tensors):
+    """The place of a tensor, joined by dots; Pyro's names (`encoder$$$network.0.weight`) are read as those of a module."""
+    name = ".".join(str(key).replace("$$$", ".") for key in place) or "tensor"
+    while name in tensors or name == "__metadata__":  # a key with a dot in it may read like two keys
+        name += "_"
+    return name
 
 
 def _decode(node, tensors):
@@ -126,6 +200,10 @@ def _decode(node, tensors):
     if "$tensor" in node:
         return tensors[node["$tensor"]]
     return {_decode(key, tensors): _decode(value, tensors) for key, value in node["$pairs"]}
+
+
+def _reason(error):
+    return f"{error} is not there" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
 
 
 def digest(text, tensors):

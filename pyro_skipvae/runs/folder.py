@@ -25,6 +25,7 @@ from pyro_skipvae.text.vocabulary import Vocabulary, vocabulary_check
 
 from .checkpoint import CheckpointError
 from .config import Config
+from .training_state import check_state, check_weights
 
 try:
     import fcntl
@@ -147,24 +148,23 @@ class Run:
 
         One that is damaged is refused by a CheckpointError, as is a run that has none.
         """
-        if which not in CHECKPOINTS[:2]:
-            raise ValueError(f"expected the checkpoint best or last, got {which!r}")
-        for name in CHECKPOINTS[CHECKPOINTS.index(which) :]:
-            path = self._checkpoint(name)
-            if path.exists():
-                return checkpoint.load(path), name
-        raise CheckpointError(f"expected a checkpoint in {path.parent}, got none")
+        state, name, _ = self._read(which)
+        return state, name
 
     def load_weights(self, vae, which="best"):
-        """Give a model the weights of a checkpoint; returns what `load` does. Raises CheckpointError if they do not fit."""
-        state, name = self.load(which)
+        """Give a model the weights of a checkpoint. Raises CheckpointError if they do not fit.
+
+        Returns what `load` does, with the checkpoint's checksum under "checksum", by which a report names what it is of.
+        """
+        state, name, checksum = self._read(which)
         try:
-            vae.load_state_dict(state["vae"])
-        except (KeyError, TypeError, RuntimeError):
+            check_weights(vae, state.get("vae", {}))
+        except ValueError as error:
             file = self._checkpoint(name)
-            reason = f"expected a checkpoint of this run, but {file} is not of the settings in config.toml"
+            reason = f"expected a checkpoint of this run, but {file} is not of the settings in config.toml: {error}"
             raise CheckpointError(reason) from None
-        return state, name
+        vae.load_state_dict(state["vae"])
+        return {**state, "checksum": checksum}, name
 
     def latest(self):
         """(state, None) of `last`; (state of `prev`, why) where last cannot be read; (None, None) where there is neither."""
@@ -175,6 +175,7 @@ class Run:
                 continue
             try:
                 state = checkpoint.load(path)
+                check_state(state, path)
             except CheckpointError as error:
                 trouble = trouble or error
                 continue
@@ -191,6 +192,18 @@ class Run:
         """Write a file of the folder, whole or not at all."""
         with self._writing():
             checkpoint.write_whole(self.path / name, text)
+
+    def _read(self, which):
+        """(state, name, checksum) of the checkpoint that `load` reads."""
+        if which not in CHECKPOINTS[:2]:
+            raise ValueError(f"expected the checkpoint best or last, got {which!r}")
+        for name in CHECKPOINTS[CHECKPOINTS.index(which) :]:
+            path = self._checkpoint(name)
+            if path.exists():
+                state, checksum = checkpoint.load_with_checksum(path)
+                check_state(state, path)
+                return state, name, checksum
+        raise CheckpointError(f"expected a checkpoint in {path.parent}, got none")
 
     def _checkpoint(self, name):
         return self.path / "checkpoints" / f"{name}.safetensors"
@@ -314,7 +327,7 @@ def load_checkpoint(path, *, device="cpu", which="best"):
     run.check_vocabulary(data)
     vae = build_vae(replace(config, initialisation="torch"), data)  # any other start would cost time, and is overwritten
     state, name = run.load_weights(vae, which)
-    run.check_data(state["data"], data)
+    run.check_data(state.get("data"), data)
     return vae.to(torch.device(device)).eval(), data, config, name
 
 

@@ -85,7 +85,8 @@ class SVIStep:
         """What `load_state_dict` goes on from; as with torch's own, its tensors are those in use: copy it to keep a moment."""
         # What was loaded and no step has used yet is still with the optimizer, not in its state.
         optimizer = {**self.optim._state_waiting_to_be_consumed, **self.optim.get_state()}
-        return {"steps": self.steps, "optimizer": optimizer, "left_out": self._left_out}
+        # Sorted: SVI hands its parameters over as a set, whose order differs from process to process.
+        return {"steps": self.steps, "optimizer": dict(sorted(optimizer.items())), "left_out": self._left_out}
 
     def load_state_dict(self, state):
         self.steps, self._left_out, self._one = state["steps"], state["left_out"], None

@@ -1,14 +1,23 @@
 """Checkpoints come back exactly, are whole or absent, and tell of damage."""
 
+import copy
+import json
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from torture import damage, faults
+import torture
+from safetensors import safe_open
+from safetensors.torch import save as to_bytes
+from torture import damage, faults, states
 
 from pyro_skipvae.runs import checkpoint
 from pyro_skipvae.runs.checkpoint import CheckpointError
+from pyro_skipvae.runs.folder import RunError
 
 STATE = {
     "weights": {"a.b": torch.randn(3, 2), "half": torch.ones(2, dtype=torch.bfloat16), "empty": torch.zeros(0)},
@@ -109,3 +118,86 @@ def test_a_save_that_fails_or_dies_anywhere_leaves_a_whole_checkpoint(tmp_path):
 def test_states_that_cannot_be_kept_are_refused(tmp_path):
     with pytest.raises(TypeError, match="expected tensors and plain values"):
         checkpoint.save(tmp_path / "c.safetensors", {"object": object()})
+
+
+def test_tensors_are_named_by_their_place():
+    tensors = {}
+    state = {"vae": {"encoder.weight": torch.ones(1)}, "optimizer": {"encoder$$$weight": {"state": {0: {"m": torch.ones(2)}}}}}
+    checkpoint._encode({**state, "list": [torch.ones(3)], "vae.encoder": {"weight": torch.ones(4)}}, tensors, ())
+    assert {name: len(tensor) for name, tensor in tensors.items()} == {
+        **{"vae.encoder.weight": 1, "optimizer.encoder.weight.state.0.m": 2, "list.0": 3, "vae.encoder.weight_": 4}
+    }
+
+
+EQUAL_RUN = """
+import sys
+import torch
+from torture.states import new_job
+job = new_job()
+for x in job.batches:
+    job.progress.add(job.step(x), len(x))
+from pyro_skipvae.runs import checkpoint
+checkpoint.save(sys.argv[1], job.state())
+"""
+
+
+def test_two_equal_runs_write_equal_bytes(tmp_path):
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.path.dirname(os.path.dirname(__file__))}
+        subprocess.run([sys.executable, "-c", EQUAL_RUN, tmp_path / seed], env=environment, check=True)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    with safe_open(tmp_path / "1", "pt") as file:
+        names = set(file.keys())
+    assert "vae.encoder.network.0.weight" in names
+    assert "optimizer.encoder.network.0.weight.optimizer.state.0.exp_avg" in names
+
+
+def numbered(node, tensors):
+    """A state as version 1 wrote it: tensors by number, in the order in which they were met."""
+    if isinstance(node, torch.Tensor):
+        tensors[f"{len(tensors):05d}"] = node
+        return {"$tensor": f"{len(tensors) - 1:05d}"}
+    if isinstance(node, dict):
+        return {"$pairs": [[numbered(key, tensors), numbered(value, tensors)] for key, value in node.items()]}
+    return [numbered(item, tensors) for item in node] if isinstance(node, list | tuple) else node
+
+
+def test_checkpoints_of_the_first_version_are_read_and_gone_on_from(tmp_path):
+    job, tensors = states.new_job(), {}
+    for x in job.batches:
+        job.progress.add(job.step(x), len(x))
+    state = states.plain(copy.deepcopy(job.state()))
+    old = {name: value for name, value in state.items() if name != "optimizer"}
+    old["step"] = {**state["step"], "optimizer": state["optimizer"]}  # where it was then
+    text = json.dumps(numbered(old, tensors))
+    about = {"format": "pyro_skipvae", "version": "1", "state": text, "sha256": checkpoint.digest(text, tensors)}
+    (tmp_path / "old").write_bytes(to_bytes(tensors, about))
+    other = states.new_job()
+    other.restore(checkpoint.load(tmp_path / "old"))
+    assert torture.same(states.plain(other.state()), state)
+
+
+@pytest.mark.parametrize("unit", range(2))
+def test_states_of_a_right_checksum_that_are_none_are_one_sentence(tmp_path, unit):
+    assert states.unit(tmp_path, 0, random.Random(unit), 1) == (states.BATCH, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda s: s["random"]["numpy"].__setitem__(2, 10**6), "no state of a generator"),
+        (lambda s: s["vae"].pop("encoder.network.0.bias"), "encoder.network.0.bias is in the model alone"),
+        (lambda s: s.pop("batches"), "it lacks batches"),
+        (lambda s: s.update(best="x"), "it.best is 'x'"),
+        (lambda s: s["optimizer"].pop("encoder$$$network.0.bias"), "encoder.network.0.bias is known to the model alone"),
+        (lambda s: s["optimizer"].update({"encoder$$$network.0.bias": {}}), "lacks optimizer"),
+    ],
+)
+def test_what_is_wrong_with_a_state_is_named(change, named):
+    job = states.new_job()
+    for x in job.batches:
+        job.step(x)
+    state = states.plain(job.state())
+    change(state)
+    with pytest.raises(RunError, match=named):
+        states.new_job().restore(state)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import MODELS, configs, damage, faults, killed_until_done, outcome, reference, same, train
+from . import MODELS, configs, damage, faults, killed_until_done, outcome, reference, same, states, train
 
 QUICK = (("no_report",),)
 
@@ -92,6 +92,7 @@ ROWS = {
     "signals": Row("SIGTERM, SIGINT, SIGUSR1 at random moments: right exit code, the same end", 50, signals),
     "faults": Row("error or death after every write, flush, fsync and rename of a save, 3 sizes", 42, faults.unit),
     "checkpoints": Row("mutated checkpoints: refused, or unchanged in content", 20_000, damage.checkpoints),
+    "states": Row("checkpoints of a right checksum over a wrong state: taken as they are, or one sentence", 2_000, states.unit),
     "data": Row("mutated data files: refused, or unchanged in content", 1_000, damage.data),
     "configs": Row("generated settings: valid ones round-trip, others exit 2 without a traceback", 2_000, configs.unit),
     "nans": Row("not finite at input, loss, gradient of 4 models: exit 5, parameters and moments untouched", 12, nans),
