@@ -66,7 +66,7 @@ def _check_draws(trace):
             continue
         if not site["fn"].has_rsample:
             raise ValueError(f"expected a reparameterised q({name}|x), got {type(site['fn']).__name__}; use elbo")
-        if stands_for(site) != 1:
+        if plate_scale(site) != 1:
             raise ValueError(f"expected a plate of the batch alone around {name}, got one of more points; use elbo")
 
 
@@ -92,7 +92,7 @@ def _sites(trace):
             yield name, site
 
 
-def stands_for(site):
+def plate_scale(site):
     """How many points each row of a site stands for: N/B where a plate of N holds B of them, else 1."""
     frames = (frame for frame in site["cond_indep_stack"] if frame.full_size is not None)
     return math.prod(frame.full_size / frame.size for frame in frames)

@@ -9,7 +9,7 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from pyro_skipvae.guides.recurrence import TWICE
+from pyro_skipvae.guides.recurrence import SECOND_DERIVATIVE
 
 PIECE = 400  # places: smaller pieces lose to the sums of the weights' gradients, larger ones leave the cache
 KEPT = 160 * 2**20
@@ -21,7 +21,7 @@ def word_scores(features, weight, bias, words):
 
     features (M, F), weight (V, F), bias (V,) with -inf for words that cannot be, words (M,) -> (M,). Differentiable twice.
     """
-    refining = TWICE.get() is not None
+    refining = SECOND_DERIVATIVE.get() is not None
     most = KEPT_IN_A_REFINEMENT if refining else KEPT
     scores, kept = _forward(features, weight, bias, words, most if torch.is_grad_enabled() else 0)
     if not torch.is_grad_enabled():

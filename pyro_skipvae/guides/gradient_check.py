@@ -10,7 +10,7 @@ from pyro import poutine
 
 from pyro_skipvae.objectives import as_arguments, elbo
 from pyro_skipvae.random_numbers import forked
-from pyro_skipvae.training.param_store import check_own
+from pyro_skipvae.training.param_store import check_store_tensors
 
 from .refinement import GRADIENTS
 from .semi_amortized import SemiAmortized
@@ -96,7 +96,7 @@ def _parameters(model, guide, x):
         with poutine.block(), torch.no_grad(), poutine.trace(param_only=True) as capture:
             callable_(*as_arguments(x))
         nodes = capture.trace.nodes
-        check_own(nodes)
+        check_store_tensors(nodes)
         traces.append([value for node in nodes.values() if (value := node["value"].unconstrained()).requires_grad])
     mine = {id(value) for value in traces[0]}
     return traces[0], [value for value in traces[1] if id(value) not in mine]
@@ -140,13 +140,13 @@ def _peak_bytes(run, guide, parameters, x):
         before = torch.cuda.memory_allocated(device)
         run(guide)
         return torch.cuda.max_memory_allocated(device) - before
-    held = _Held([*parameters, *(part for part in as_arguments(x) if isinstance(part, torch.Tensor))])
-    with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda saved: saved.tensor):
+    saved = _SavedBytes([*parameters, *(part for part in as_arguments(x) if isinstance(part, torch.Tensor))])
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda each: each.tensor):
         run(guide)
-    return held.peak
+    return saved.peak
 
 
-class _Held:
+class _SavedBytes:
     """Counts the bytes of the storages that autograd holds for a backward pass, each once, and their peak."""
 
     def __init__(self, known):
@@ -154,7 +154,7 @@ class _Held:
         self.holders, self.now, self.peak = Counter(), 0, 0
 
     def pack(self, tensor):
-        return _Saved(self, tensor)
+        return _SavedTensor(self, tensor)
 
     def change(self, storage, by):
         pointer = storage.data_ptr()
@@ -166,10 +166,10 @@ class _Held:
         self.peak = max(self.peak, self.now)
 
 
-class _Saved:
-    def __init__(self, held, tensor):
-        self.held, self.tensor = held, tensor
-        held.change(tensor.untyped_storage(), 1)
+class _SavedTensor:
+    def __init__(self, total, tensor):
+        self.total, self.tensor = total, tensor
+        total.change(tensor.untyped_storage(), 1)
 
     def __del__(self):
-        self.held.change(self.tensor.untyped_storage(), -1)
+        self.total.change(self.tensor.untyped_storage(), -1)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-TWICE = ContextVar("twice", default=None)  # None outside of `differentiable_recurrence`, that is of a refinement
+SECOND_DERIVATIVE = ContextVar("twice", default=None)  # None outside of `differentiable_recurrence`, that is of a refinement
 
 
 def run_lstm(layer, inputs, state):
@@ -24,7 +24,7 @@ def run_lstm(layer, inputs, state):
 
     torch's own, or, inside `differentiable_recurrence(twice=True)`, the one that can be differentiated twice.
     """
-    if not TWICE.get():
+    if not SECOND_DERIVATIVE.get():
         states, last = layer(inputs, tuple(part[None].contiguous() for part in state))
         return states, [part[0] for part in last]
     bias = layer.bias_ih_l0 + layer.bias_hh_l0 if layer.bias else None
@@ -65,10 +65,10 @@ class _Recurrence(Function):
 
     @staticmethod
     def backward(ctx, on_states, on_cell):
-        return _Back.apply(on_states, on_cell, *ctx.saved_tensors)
+        return _RecurrenceBackward.apply(on_states, on_cell, *ctx.saved_tensors)
 
 
-class _Back(Function):
+class _RecurrenceBackward(Function):
     """The backward pass, and its derivative."""
 
     @staticmethod
@@ -154,7 +154,7 @@ def differentiable_recurrence(device, *, twice=False):
     cuDNN's layers have no derivative in evaluation mode and never a second one: modules that call them run without it.
     Nothing else does, so convolutions keep their speed.
     """
-    enabled, hooks, token = torch.backends.cudnn.enabled, [], TWICE.set(twice)
+    enabled, hooks, token = torch.backends.cudnn.enabled, [], SECOND_DERIVATIVE.set(twice)
 
     def switch_off(module, _inputs):
         if isinstance(module, nn.RNNBase) and (twice or not module.training):
@@ -170,6 +170,6 @@ def differentiable_recurrence(device, *, twice=False):
         with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
             yield
     finally:
-        TWICE.reset(token)
+        SECOND_DERIVATIVE.reset(token)
         for hook in hooks:
             hook.remove()

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import kl_divergence
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pyro_skipvae.objectives import stands_for
+from pyro_skipvae.objectives import plate_scale
 from pyro_skipvae.random_numbers import forked, seed_generators
 
 from .local_parameters import local_parameters
@@ -40,11 +40,11 @@ class Bound:
 
         f = -log p(x|z) + KL(q || p(z)),   z ~ q from the noise
 
-    with Pyro's scales and masks, but for the N/B of a plate that `stands_for` more points; the KL is by the same draw where
-    Pyro has no closed form, or where model and guide weigh the site differently.
+    with Pyro's scales and masks, but without the N/B of a plate that holds B of N points (`plate_scale`); the KL is by the
+    same draw where Pyro has no closed form, or where model and guide weigh the site differently.
 
     `site` is the guide's latent site as Pyro traced it, `arguments` and `options` are those of the model, by place and by
-    name. Every call starts dropout from the same seed, inside `kept_random`, so that one mask serves the whole refinement.
+    name. Every call starts dropout from the same seed, inside `preserved_rng`, so that one mask serves the whole refinement.
     While Pyro checks distributions, as it does by default, a z that is not finite raises ValueError.
     """
 
@@ -52,8 +52,8 @@ class Bound:
         self.model, self.arguments, self.options, self.site = model, arguments, options, site
         self.family = local_parameters(site["fn"])
         self.theta = []
-        self.stands_for = stands_for(site)
-        self.divisor = self.stands_for * (len(self.family.values[0]) if mean else 1)
+        self.plate_scale = plate_scale(site)
+        self.divisor = self.plate_scale * (len(self.family.values[0]) if mean else 1)
         self.seed = int(torch.randint(2**62, ()))
         self.device = self.family.values[0].device
 
@@ -61,9 +61,9 @@ class Bound:
         z, q = self.family.draw(values, noise), self.family.distribution(values)
         check_finite(z)
         seed_generators([self.device], self.seed)  # one dropout mask
-        with poutine.block(), _AtLatent(self.site["name"], z) as run:
+        with poutine.block(), _ModelTerms(self.site["name"], z) as terms:
             self.model(*self.arguments, **self.options)
-        return (self._divergence(q, z, run.prior) - run.log_likelihood) / self.divisor
+        return (self._divergence(q, z, terms.prior) - terms.log_likelihood) / self.divisor
 
     def _divergence(self, q, z, prior):
         own, others = [{name: node[name] for name in ("scale", "mask")} for node in (self.site, prior)]
@@ -74,11 +74,11 @@ class Bound:
                 pass
         return (scale_and_mask(q.log_prob(z), **own) - scale_and_mask(prior["fn"].log_prob(z), **others)).sum()
 
-    def kept_random(self):
+    def preserved_rng(self):
         """Inside, random numbers may be used up; the caller's go on afterwards as if none had been."""
         return forked([self.device])
 
-    def find_theta(self, loss, values):
+    def find_parameters(self, loss, values):
         """Note what f depends on besides the values, and may be learned: the leaves of a loss's graph.
 
         That is every parameter that the model used, in Pyro's store or not.
@@ -86,7 +86,7 @@ class Bound:
         own = set(map(id, values))
         self.theta = [leaf for leaf in _leaves_behind(loss.grad_fn) if id(leaf) not in own]
 
-    def stand_in(self):
+    def detach_arguments(self):
         """Put leaves in the place of arguments that were computed; returns {id of a leaf: argument}."""
         given = {id(part): part for part in tree_leaves((self.arguments, self.options)) if isinstance(part, torch.Tensor)}
         leaves = {name: part.detach().requires_grad_() for name, part in given.items() if part.grad_fn is not None}
@@ -127,7 +127,7 @@ def latent_site(trace):
     return latent[0]
 
 
-class _AtLatent(Messenger):
+class _ModelTerms(Messenger):
     """Runs a model at z: adds up its scaled log-likelihood, and keeps the site of the prior."""
 
     def __init__(self, name, z):
@@ -156,7 +156,7 @@ class _AtLatent(Messenger):
 def unrolled(bound, start, noise, descent):
     """The refined values with the whole loop in their graph: an exact gradient, in memory that grows with the steps."""
     start = tuple(value if value.requires_grad else value.detach().requires_grad_() for value in start)
-    with bound.kept_random(), differentiable_recurrence(bound.device, twice=True):
+    with bound.preserved_rng(), differentiable_recurrence(bound.device, twice=True):
         return _descend(bound, start, noise, descent, create_graph=True)
 
 
@@ -168,7 +168,7 @@ def straight_through(bound, start, noise, descent):
 
 def without_gradient(bound, start, noise, descent, path=None):
     """The refined values alone, in memory that does not grow with the steps; each step's start is added to `path`."""
-    with torch.enable_grad(), bound.kept_random(), differentiable_recurrence(bound.device):
+    with torch.enable_grad(), bound.preserved_rng(), differentiable_recurrence(bound.device):
         return _detached(_descend(bound, _leaves(start), noise, descent, path=path))
 
 
@@ -178,7 +178,7 @@ def _descend(bound, values, noise, descent, *, create_graph=False, path=None):
         loss = bound(values, epsilon)
         if path is not None:
             if not path:
-                bound.find_theta(loss, values)
+                bound.find_parameters(loss, values)
             path.append(values)
         gradients = torch.autograd.grad(loss, values, create_graph=create_graph)
         gradients = [_clipped([g], descent.clip)[0] for g in gradients]
@@ -200,7 +200,7 @@ def replayed(products):
     """
 
     def refine(bound, start, noise, descent):
-        path, arguments = [], bound.stand_in()
+        path, arguments = [], bound.detach_arguments()
         refined = without_gradient(bound, start, noise, descent, path=path)
 
         def backward(b):
@@ -230,7 +230,7 @@ class _Replayed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *b):
-        with torch.enable_grad(), ctx.bound.kept_random(), differentiable_recurrence(ctx.bound.device):
+        with torch.enable_grad(), ctx.bound.preserved_rng(), differentiable_recurrence(ctx.bound.device):
             return None, None, None, *_detached(ctx.replay(b))
 
 

@@ -65,7 +65,7 @@ class SemiAmortized(nn.Module):
         if self.steps == 0 and self.start == "amortized":
             return guide(x, *context, **options)
         bound, _, values = self.refinement(x, *context, beta=beta, **options)
-        return drawn(guide, bound, values)(x, *context, **options)
+        return refined_guide(guide, bound, values)(x, *context, **options)
 
     def refine(self, x, *context, beta=None, noise=None, **options):
         """The refined q(z|x), batch (B,). `noise` is one tensor like z for each step, else drawn from the global generator."""
@@ -80,7 +80,7 @@ class SemiAmortized(nn.Module):
         model, guide = self._weighted(beta)
         learning, authors = torch.is_grad_enabled(), self.gradient == "authors"
         with torch.inference_mode(False), torch.set_grad_enabled(learning):
-            arguments, options = tree_map(_ordinary, ((x, *context), options))
+            arguments, options = tree_map(_outside_inference_mode, ((x, *context), options))
             with poutine.block():
                 trace = poutine.trace(guide).get_trace(*arguments, **options)
             bound = Bound(model, arguments, options, latent_site(trace), mean=authors)
@@ -119,9 +119,9 @@ def _check_noise(noise, steps, shape):
         raise ValueError(f"expected noise like z in each step, {tuple(shape)}, got {other}")
 
 
-def drawn(guide, bound, values):
+def refined_guide(guide, bound, values):
     """The guide with its latent site drawn from the local parameters `values`; plates, scales and parameters are its own."""
-    latent = _Replaced(bound.site["name"], bound.family.distribution(values), differentiable=torch.is_grad_enabled())
+    latent = _RefinedSite(bound.site["name"], bound.family.distribution(values), differentiable=torch.is_grad_enabled())
 
     def refined(*arguments, **options):
         with torch.no_grad(), latent:  # the graph of this second pass of the encoder is not needed
@@ -143,7 +143,7 @@ def beside(encoder_loss, objective=elbo):
     def both(model, guide, x, beta=1.0):
         bound, start, values = guide.refinement(*as_arguments(x), beta=beta, method=without_gradient)
         _, amortized = weighted(model, guide.amortized, beta)
-        loss = objective(model, _ignoring_beta(drawn(amortized, bound, values)), x, beta)
+        loss = objective(model, _ignoring_beta(refined_guide(amortized, bound, values)), x, beta)
         own = encoder_loss(bound, start, values)
         return loss + own - own.detach()
 
@@ -157,14 +157,14 @@ def _ignoring_beta(guide):
 def own_elbo(bound, start, values):
     """A surrogate whose gradient, to the encoder alone, is that of -ELBO at the amortized posterior."""
     leaves, noise = tuple(value.detach().requires_grad_() for value in start), bound.family.noise()
-    with torch.enable_grad(), bound.kept_random(), differentiable_recurrence(bound.device):
+    with torch.enable_grad(), bound.preserved_rng(), differentiable_recurrence(bound.device):
         gradients = torch.autograd.grad(bound(leaves, noise), leaves)
     return bound.divisor * sum((value * gradient).sum() for value, gradient in zip(start, gradients, strict=True))
 
 
 def kl_to_refined(bound, start, values):
     """KL(q_0 || q_K) in nats, summed over the batch, q_K held fixed."""
-    return bound.stands_for * kl_divergence(*(bound.family.distribution(part) for part in (start, values))).sum()
+    return bound.plate_scale * kl_divergence(*(bound.family.distribution(part) for part in (start, values))).sum()
 
 
 # The variants of Kim et al. 2018 by name: what SemiAmortized is told, and the loss of the encoder to go `beside` the objective.
@@ -176,7 +176,7 @@ VARIANTS = {
 }
 
 
-class _Replaced(Messenger):
+class _RefinedSite(Messenger):
     """Gives a latent site another distribution, and its draw a gradient though the guide around it runs without."""
 
     def __init__(self, name, q, *, differentiable):
@@ -193,6 +193,6 @@ class _Replaced(Messenger):
             torch.set_grad_enabled(False)
 
 
-def _ordinary(argument):
+def _outside_inference_mode(argument):
     """A tensor made in inference mode as one that autograd may use."""
     return argument.clone() if isinstance(argument, torch.Tensor) and argument.is_inference() else argument

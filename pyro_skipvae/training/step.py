@@ -12,9 +12,9 @@ from pyro.poutine.messenger import Messenger
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pyro_skipvae.objectives import as_arguments, stands_for, weighted
+from pyro_skipvae.objectives import as_arguments, plate_scale, weighted
 
-from .param_store import check_own
+from .param_store import check_store_tensors
 
 
 def svi_step(model, guide, objective, optim, *, max_norm=None):
@@ -64,8 +64,8 @@ class SVIStep:
     def __call__(self, x, beta=1.0):
         try:
             self.svi.step(x, beta)
-        except _LeaveOut:
-            _let_go(self._parameters)
+        except _SkipStep:
+            _clear_gradients(self._parameters)
         if isinstance(self.optim, PyroLRScheduler):
             self.optim.step()
         self.steps += 1
@@ -96,19 +96,19 @@ class SVIStep:
         self.optim.set_state(copy.deepcopy(state["optimizer"]))  # they would go on in the tensors of `state`
 
     def _loss(self, model, guide, x):
-        with _StandsFor() as rows:
+        with _PlateScale() as plate:
             if isinstance(self.objective, ELBO):
                 loss = self.objective.loss(model, guide, *as_arguments(x))
             else:
                 loss = self.objective(model, guide, x)
-        return loss / (batch_size(x) * rows.each)
+        return loss / (batch_size(x) * plate.scale)
 
     def _loss_and_grads(self, model, guide, x, beta):
         """What SVI calls before the optimizer: the mean loss, its clipped gradients, and whether they may be used."""
         with poutine.trace(param_only=True) as capture:
             loss = _mean_loss_and_grads(self.objective, model, guide, x, beta)
         if not self._checked:
-            check_own(capture.trace.nodes)
+            check_store_tensors(capture.trace.nodes)
             self._checked = True
         # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
         self._parameters = list(dict.fromkeys(site["value"].unconstrained() for site in capture.trace.nodes.values()))
@@ -116,7 +116,7 @@ class SVIStep:
         if self.max_norm is not None:
             clip_grads_with_norm_(self._parameters, self.max_norm, norm)
         self._last_loss = torch.as_tensor(loss).detach()
-        self._leave_out_unless(self._is_finite(x, self._last_loss, norm))
+        self._skip_step_unless(self._is_finite(x, self._last_loss, norm))
         return 0.0  # SVI would make a number of the loss, and so wait for the device
 
     def _update(self, parameters):
@@ -126,7 +126,7 @@ class SVIStep:
         """
         alone = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, self._parameters)]
         own = type(self.optim).__call__ not in (PyroOptim.__call__, PyroLRScheduler.__call__)
-        if _alike(alone) and not own and not any(map(self.optim.grad_clip.get, self._parameters)):
+        if _same_fused_optimizers(alone) and not own and not any(map(self.optim.grad_clip.get, self._parameters)):
             if self._one is None or list(map(id, self._one.param_groups[0]["params"])) != list(map(id, self._parameters)):
                 self._one = type(alone[0])(self._parameters, lr=0.0)
             self._one.state.update((p, one.state[p]) for p, one in zip(self._parameters, alone, strict=True))
@@ -135,7 +135,7 @@ class SVIStep:
             self._one.step()
         else:
             self.optim(parameters)
-        _let_go(parameters)
+        _clear_gradients(parameters)
 
     def _is_finite(self, x, loss, norm):
         """Whether all of it is finite, as a tensor on the device; what is not is written down there too."""
@@ -150,7 +150,7 @@ class SVIStep:
         self._left_out = torch.cat([count + bad.any(), first])
         return ~bad.any()
 
-    def _leave_out_unless(self, finite):
+    def _skip_step_unless(self, finite):
         """Keep the optimizer from a step that is not finite: zero gradients alone would still move what has momentum."""
         optimizers = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, self._parameters)]
         fused = [one for one in optimizers if one is not None and one.defaults.get("fused")]
@@ -158,39 +158,39 @@ class SVIStep:
             optimizer.found_inf = (~finite).float()
         # The first step finds no optimizer yet, and asks the device, as any that is not fused does at every step.
         if len(fused) < len(self._parameters) and not finite:
-            raise _LeaveOut
+            raise _SkipStep
 
 
-class _LeaveOut(Exception):
+class _SkipStep(Exception):
     """Takes SVI out of its step before it calls the optimizer."""
 
 
 def _mean_loss_and_grads(objective, model, guide, x, beta):
     """The loss in nats per datapoint, and its gradients on the parameters."""
     if not isinstance(objective, ELBO):
-        with _StandsFor() as rows:
+        with _PlateScale() as plate:
             loss = objective(model, guide, x, beta)
-        loss = loss / (batch_size(x) * rows.each)
+        loss = loss / (batch_size(x) * plate.scale)
         loss.backward()
         return loss
-    with poutine.trace(param_only=True) as capture, _StandsFor() as rows:
+    with poutine.trace(param_only=True) as capture, _PlateScale() as plate:
         loss = objective.loss_and_grads(*weighted(model, guide, beta), *as_arguments(x))
     for parameter in {site["value"].unconstrained() for site in capture.trace.nodes.values()}:
         if parameter.grad is not None:
-            parameter.grad.div_(batch_size(x) * rows.each)
-    return loss / (batch_size(x) * rows.each)
+            parameter.grad.div_(batch_size(x) * plate.scale)
+    return loss / (batch_size(x) * plate.scale)
 
 
-class _StandsFor(Messenger):
-    """Notes how many points `each` row stands for: N/B where a plate of N holds B of them, else 1."""
+class _PlateScale(Messenger):
+    """Notes the `scale` of the data plate: N/B where a plate of N holds B of them, else 1."""
 
     def __init__(self):
         super().__init__()
-        self.each = 1
+        self.scale = 1
 
     def _pyro_post_sample(self, message):
         if not poutine.util.site_is_subsample(message):
-            self.each = max(self.each, stands_for(message))
+            self.scale = max(self.scale, plate_scale(message))
 
 
 def batch_size(x):
@@ -198,7 +198,7 @@ def batch_size(x):
     return len(as_arguments(x)[0])
 
 
-def _alike(optimizers):
+def _same_fused_optimizers(optimizers):
     """Whether these are there, of one fused kind, which treats each number of a tensor alike, and with the same options."""
     fused = all(one is not None and one.defaults.get("fused") for one in optimizers)
     return fused and all(type(one) is type(optimizers[0]) and _options(one) == _options(optimizers[0]) for one in optimizers)
@@ -208,7 +208,7 @@ def _options(optimizer):
     return {name: value for name, value in optimizer.param_groups[0].items() if name not in ("params", "initial_lr")}
 
 
-def _let_go(parameters):
+def _clear_gradients(parameters):
     """Free the gradients: to fill them with zeros, and to add to these, would take a tenth of a step. SVI leaves None alone."""
     for parameter in parameters:
         parameter.grad = None

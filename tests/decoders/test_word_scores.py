@@ -30,7 +30,7 @@ def inputs():
 @pytest.mark.usefixtures("_sizes")
 @pytest.mark.parametrize("twice", [None, True], ids=["outside", "in a refinement"])
 def test_value_and_derivatives(twice, monkeypatch):
-    monkeypatch.setattr(module, "TWICE", ContextVar("twice", default=twice))
+    monkeypatch.setattr(module, "SECOND_DERIVATIVE", ContextVar("twice", default=twice))
     *parts, words = inputs()
     features, weight, bias = parts
     expected = -F.cross_entropy(features @ weight.T + bias, words, reduction="none")
