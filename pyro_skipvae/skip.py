@@ -4,21 +4,31 @@ Hidden layers are numbered 1..L from the bottom, and the layer that gives the na
 enters at the bottom; the entries listed by `skip` are the further ones, each with weights U_l of its own.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+
+from .random_numbers import forked
 
 OUTPUT = "output"
+Entry = int | str
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-def skip_entries(skip, layers):
+def skip_entries(skip: str | Collection[Entry], layers: int) -> tuple[Entry, ...]:
     """The entries that `skip` names, in order: "all" (the paper), "none" (the plain decoder), "first", "last", or a list.
 
     Entries are 1..`layers` and "output"; a list may name each once. Raises ValueError for anything else.
     """
     possible = (*range(1, layers + 1), OUTPUT)
-    named = {"all": possible, "none": (), "first": possible[:1], "last": possible[-1:]}
+    named: dict[str, tuple[Entry, ...]] = {"all": possible, "none": (), "first": possible[:1], "last": possible[-1:]}
     entries = named[skip] if isinstance(skip, str) and skip in named else skip
     listed = isinstance(entries, Collection) and not isinstance(entries, str)
     if not listed or any(entry not in possible for entry in entries) or len(set(entries)) != len(entries):
@@ -30,15 +40,16 @@ class SkipMaps(nn.Module):
     """U_l z for every entry l, computed by one matrix product and split by entry.
 
     `sizes` maps an entry to the number of units that it feeds. Stacking the U_l is exact: each keeps its own rows, and
-    torch's initialisation of a linear map depends on its input size alone.
+    torch's initialisation of a linear map depends on its input size alone. `like` gives device and dtype of the weights.
     """
 
-    def __init__(self, latent_dim, sizes, *, bias=False):
+    def __init__(self, latent_dim: int, sizes: Mapping[Any, int], *, bias: bool = False, like: Tensor | None = None) -> None:
         super().__init__()
         self.sizes = dict(sizes)
-        self.stacked = nn.Linear(latent_dim, sum(self.sizes.values()), bias=bias) if self.sizes else None
+        where: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
+        self.stacked = nn.Linear(latent_dim, sum(self.sizes.values()), bias=bias, **where) if self.sizes else None
 
-    def forward(self, z):
+    def forward(self, z: Tensor) -> dict[Any, Tensor]:
         """z (..., D) -> {entry: (..., size)}."""
         if self.stacked is None:
             return {}
@@ -51,75 +62,256 @@ class SkipSequential(nn.Module):
         h_(l+1) = relu(W_l h_l + U_l z + b_l),  l = 1..L, and the same without the nonlinearity for the output
 
     `network` is an `nn.Sequential` (nested ones are flattened) from z to natural parameters. A layer is a child that
-    holds a linear or convolutional map; activations, norms and reshapes between them stay where they are. After a
-    convolution U_l z is one number per feature map. z (..., D); convolutions want z (B, D).
+    holds weights and multiplies by them: a linear, convolutional or recurrent map, a block of them (residual, gated, with
+    attention), or a module of your own. Activations, norms and reshapes stay where they are.
+
+    One pass of a z in evaluation mode measures what each layer gives; it changes no weight, gradient, running statistic or
+    random number, but initialises lazy modules. The U_l have the network's device and dtype. U_l z has one number per
+    feature: after a linear map features are the last axis, (B, ..., F); after a convolution they are feature maps,
+    (B, F, ...), and U_l z is broadcast over space. A layer whose features cannot be told from its own maps (a
+    squeeze-excitation, a reshape inside) has those of the map before or after it; an image has feature maps.
+
+    z (..., D); convolutions want z (B, D). Raises ValueError with the name of a layer that cannot take U_l z: one that
+    does not give one tensor with a row for each z, or does not take what comes before it.
 
     Reference: Dieng et al. 2019, section 3: "any type of VAE can be turned into its SKIP-VAE counterpart".
     """
 
-    def __init__(self, network, latent_dim, *, skip="all"):
+    def __init__(self, network: nn.Sequential, latent_dim: int, *, skip: str | Collection[Entry] = "all") -> None:
         super().__init__()
-        self.network = nn.Sequential(*_flatten(network))
-        widths = {index: _width(child) for index, child in enumerate(self.network) if _maps(child)}
-        if not widths:
-            raise ValueError("expected a network with linear or convolutional layers, got none")
-        names = dict(zip([*range(1, len(widths)), OUTPUT], widths, strict=True))
-        self.entry_at = {names[entry]: entry for entry in skip_entries(skip, len(widths) - 1)}
-        self.skips = SkipMaps(latent_dim, {entry: widths[index] for index, entry in self.entry_at.items()})
+        named = list(_flatten(_checked(network, latent_dim)))
+        self.network = nn.Sequential(*(child for _, child in named))
+        self.labels = [f"layer {name!r} ({type(child).__name__})" for name, child in named]
+        like = _example(network)
+        outputs, problem = _measure(self.network, self.labels, latent_dim, like)
+        if problem and skip not in ("none", (), []):
+            raise ValueError(problem)
+        layers = _layers(self.network, outputs)
+        if not layers:
+            raise ValueError(problem or "expected a network with linear or convolutional layers, got none")
+        names: dict[Entry, int] = dict(zip([*range(1, len(layers)), OUTPUT], layers, strict=True))
+        self.entry_at = {names[entry]: entry for entry in skip_entries(skip, len(layers) - 1)}
+        features = {index: _features(outputs, index, self.labels[index]) for index in self.entry_at}
+        self.last_axis = {index: last for index, (_, last) in features.items()}
+        sizes = {self.entry_at[index]: width for index, (width, _) in features.items()}
+        self.skips = SkipMaps(latent_dim, sizes, like=like)
 
     @torch.no_grad()
-    def share_fan_in_(self):
+    def share_fan_in_(self) -> None:
         """Scale W_l and U_l from variances of c / (own fan-in) to c / (sum of their fan-ins), in place.
 
-        Only where W_l is linear: a convolution has a start of its own, and U_l z beside it is left alone too.
+        Only where W_l is linear: a convolution has a start of its own, and U_l z beside it is left alone too. A W_l that
+        several layers share is scaled once; one that is computed, as by `weight_norm`, keeps its scale.
         """
-        if not self.entry_at:
+        if self.skips.stacked is None:
             return
-        rows = dict(zip(self.skips.sizes, self.skips.stacked.weight.split(list(self.skips.sizes.values())), strict=True))
-        for index, entry in self.entry_at.items():
-            layer, skip = _maps(self.network[index])[-1], rows[entry]
-            if isinstance(layer, nn.Linear):
+        rows = torch.split(self.skips.stacked.weight, list(self.skips.sizes.values()))
+        scaled = set()
+        for index, skip in zip(self.entry_at, rows, strict=True):
+            layer = next(reversed(_maps(self.network[index])), None)
+            if not isinstance(layer, nn.Linear) or layer.out_features != len(skip):
+                continue
+            if self.last_axis[index]:
                 own, latent = layer.in_features, skip.shape[1]
-                layer.weight.mul_((own / (own + latent)) ** 0.5)
+                layer.weight.mul_(1.0 if layer in scaled else (own / (own + latent)) ** 0.5)
                 skip.mul_((latent / (own + latent)) ** 0.5)
+                scaled.add(layer)
 
-    def forward(self, z):
-        skips, h = self.skips(z), z
+    def forward(self, z: Tensor) -> Tensor:
+        skips = self.skips(z)
+        h = z.clone() if skips else z  # a first child that works in place would change the z of the skips
         for index, layer in enumerate(self.network):
             h = layer(h)
             if index in self.entry_at:
-                u, ones = skips[self.entry_at[index]], (1,) * (h.dim() - z.dim())
-                last = isinstance(_maps(layer)[-1], nn.Linear)  # its features are, those of a convolution come first
-                h = h + u.reshape((*z.shape[:-1], *ones, -1) if last else (*u.shape, *ones))
+                h = self._added(h, skips[self.entry_at[index]], index)
         return h
 
+    def _added(self, h: Tensor, u: Tensor, index: int) -> Tensor:
+        rows = u.shape[:-1]
+        if not isinstance(h, Tensor) or h.shape[: len(rows)] != rows:
+            raise ValueError(f"{self.labels[index]} gives {_described(h)}, expected one with the rows of z, {tuple(rows)}")
+        ones = (1,) * (h.dim() - u.dim())
+        u = u.reshape((*rows, *ones, u.shape[-1]) if self.last_axis[index] else (*u.shape, *ones))
+        return h + u.to(h)
 
-def _flatten(network):
-    for child in network:
-        yield from _flatten(child) if isinstance(child, nn.Sequential) else (child,)
+
+def _checked(network: nn.Sequential, latent_dim: int) -> nn.Sequential:
+    if not isinstance(network, nn.Sequential) or _has_own_forward(network):
+        raise ValueError(
+            f"expected an nn.Sequential of layers, got {type(network).__name__}, a module with a forward of its own: put its "
+            "layers in an nn.Sequential, or pass nn.Sequential(network) for a skip to its output alone"
+        )
+    if not isinstance(latent_dim, int) or latent_dim < 0:
+        raise ValueError(f"expected latent_dim to be a whole number, the size of one z, got {latent_dim!r}")
+    return network
 
 
-def _maps(layer):
+def _has_own_forward(network: nn.Sequential) -> bool:
+    return type(network).forward is not nn.Sequential.forward
+
+
+def _flatten(network: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    for name, child in network._modules.items():  # named_children leaves out a module's second use
+        if isinstance(child, nn.Sequential) and not _has_own_forward(child):
+            yield from _flatten(child, f"{prefix}{name}.")
+        elif child is not None:
+            yield prefix + name, child
+
+
+def _maps(layer: nn.Module) -> list[nn.Module]:
     return [part for part in layer.modules() if isinstance(part, nn.Linear | nn.modules.conv._ConvNd)]
 
 
-def _width(layer):
-    last = _maps(layer)[-1]
-    return last.out_features if isinstance(last, nn.Linear) else last.out_channels
+@dataclass(frozen=True)
+class Output:
+    """What a child of a network gives for two z, and of the products that it computes whether features are last, and shape."""
+
+    value: Any
+    products: list[tuple[bool, torch.Size]]
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.value.shape if isinstance(self.value, Tensor) else torch.Size()
 
 
-def parameter_count(module):
+def _measure(network: nn.Sequential, labels: list[str], latent_dim: int, like: Tensor) -> tuple[list[Output], str]:
+    """The outputs of the children, up to the first one that fails, and why that one does ("" where all went well)."""
+    outputs: list[Output] = []
+    value: Any = torch.linspace(-1, 1, 2 * latent_dim, device=like.device, dtype=like.dtype).reshape(2, latent_dim)
+    lazy = any(is_lazy(parameter) for parameter in network.parameters())
+    # What a lazy module draws for its weights is used up: the U_l would begin with the same numbers.
+    with nullcontext() if lazy else forked([like.device]), _evaluation(network):
+        for index, child in enumerate(network):
+            given = f"what {labels[index - 1]} gives, {_described(value)}" if index else f"z, {_described(value)}"
+            try:
+                with _Products() as products:
+                    value = child(value)
+            except Exception as error:  # anything may be raised by a module of a user's
+                said = (str(error).strip() or type(error).__name__).splitlines()[0]
+                return outputs, f"{labels[index]} does not take {given}: {said}{'' if index else _advice(child, latent_dim)}"
+            outputs.append(Output(value, products.found))
+    return outputs, ""
+
+
+def _advice(first: nn.Module, latent_dim: int) -> str:
+    if not isinstance(first, nn.modules.conv._ConvNd):
+        return f". The latent_dim given is {latent_dim}"
+    ones = ", ".join("1" for _ in first.kernel_size)
+    return f". Put nn.Unflatten(1, ({latent_dim}, {ones})) before it"
+
+
+@contextmanager
+def _evaluation(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class _Products(TorchFunctionMode):
+    """Notes the products by weights that run inside: whether their features are the last axis, and the shape of the result."""
+
+    LINEAR = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "tensordot", "multi_head_attention_forward")
+    RECURRENT = ("gru", "lstm", "rnn_tanh", "rnn_relu", "gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[bool, torch.Size]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name, value = getattr(function, "__name__", ""), result[0] if isinstance(result, tuple) else result
+        if isinstance(value, Tensor) and (name.startswith("conv") or name in self.LINEAR + self.RECURRENT):
+            self.found.append((not name.startswith("conv"), value.shape))
+        return result
+
+
+def _layers(network: nn.Sequential, outputs: list[Output]) -> list[int]:
+    """The children that multiply by weights: with torch's maps, or, as far as was measured, with a matrix of their own."""
+    measured = dict(enumerate(outputs))
+    return [
+        index
+        for index, child in enumerate(network)
+        if _maps(child) or (index in measured and measured[index].products and _has_matrix(child))
+    ]
+
+
+def _has_matrix(child: nn.Module) -> bool:
+    own = (p for part in child.modules() if not isinstance(part, NORMS) for p in part.parameters(recurse=False))
+    return any(sum(size > 1 for size in parameter.shape) > 1 for parameter in own)
+
+
+def _features(outputs: list[Output], index: int, label: str) -> tuple[int, bool]:
+    """How many features a layer gives, and whether they are its last axis. Raises ValueError where U z cannot be added."""
+    value, shape = outputs[index].value, outputs[index].shape
+    remedy = "leave its entry out of skip, or let a module around it return the tensor to which U z is to be added"
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        given = f"numbers of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ValueError(f"{label} returns {given}, expected one tensor of real numbers: {remedy}")
+    if len(shape) < 2 or shape[0] != 2:
+        raise ValueError(f"{label} returns {tuple(shape)} for two z, expected a row of features for each, (2, ...): {remedy}")
+    last = _features_are_last(outputs, index)
+    return shape[-1 if last else 1], last
+
+
+def _features_are_last(outputs: list[Output], index: int) -> bool:
+    """By the layer's own products, else by those before it, else by those after it, as long as the shape has as many axes."""
+    axes = len(outputs[index].shape)
+    if axes == 2:
+        return True
+    for output in reversed(outputs[: index + 1]):
+        if len(output.shape) != axes:
+            break
+        if (last := _by_products(output)) is not None:
+            return last
+    for output in outputs[index + 1 :]:
+        for last, shape in output.products:
+            if len(shape) == axes:
+                return last
+        if len(output.shape) != axes:
+            break
+    return axes == 3
+
+
+def _by_products(output: Output) -> bool | None:
+    """Whether features are last: as in the product whose result has the output's shape, its features aside; None if unknown."""
+    shape, alike = output.shape, [(last, made) for last, made in output.products if len(made) == len(output.shape)]
+    if any(not last and made[2:] == shape[2:] for last, made in alike):
+        return False
+    if any(last and made[:-1] == shape[:-1] for last, made in alike):
+        return True
+    return False if any(not last for last, _ in alike) else None
+
+
+def _example(network: nn.Module) -> Tensor:
+    """A tensor with the network's device and dtype."""
+    tensors = chain(network.parameters(), network.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"a tensor of shape {tuple(value.shape)}"
+
+
+def parameter_count(module: nn.Module) -> int:
     """The number of trainable parameters of a module, each counted once."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
-def parameter_matched(decoder_of_width, target):
+def parameter_matched(decoder_of_width: Callable[[int], nn.Module], target: int) -> int:
     """The width at which a plain decoder comes nearest to `target` parameters: the honest control arm of a comparison.
 
     `decoder_of_width(width)` builds the decoder; it is called on the meta device, so nothing is allocated.
     """
 
-    def count(width):
+    def count(width: int) -> int:
         with torch.device("meta"):
             return parameter_count(decoder_of_width(width))
 
