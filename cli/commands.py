@@ -14,6 +14,7 @@ from .signals import Signals
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto (CUDA, else CPU), or a torch device")
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="seed of z and x")
 JSON = click.option("--json", "as_json", is_flag=True, help="print the result as JSON on stdout")
+DATASET = click.option("--dataset", metavar="FILE", help="the data of RUN, if they were moved  [default: where they were]")
 RUN = click.argument("run", type=click.Path(file_okay=False))
 
 
@@ -115,6 +116,7 @@ def train(
 @click.option("--limit-eval", type=click.IntRange(2), help="the first test items only  [default: 10000]")
 @click.option("--report-budget", default=600.0, show_default=True, type=Duration(), help="seconds for what needs the decoder")
 @click.option("--svi-steps", type=click.IntRange(0), help="refine q(z|x) by so many steps  [default: as in training]")
+@DATASET
 @click.option("--checkpoint", default="best", show_default=True, type=click.Choice(["best", "last"]))
 @click.option("--save", is_flag=True, help="replace the report.json of the run")
 @DEVICE
@@ -130,22 +132,29 @@ def evaluate(run, as_json, **options):
     epilog=examples(
         "sample runs/digits",
         "sample runs/digits --count 100 --seed 1 --out hundred.png",
+        "sample runs/digits --mean --out means.png",
+        "sample runs/mine --count 1000 --out draws.csv",
         "sample runs/pydoc --decoding beam --count 20 --out twenty.txt",
     )
 )
 @RUN
-@click.option("--count", type=click.IntRange(1), help="how many  [default: 64 images, 8 texts]")
+@click.option("--count", type=click.IntRange(1), help="how many  [default: 64 images or rows, 8 texts]")
+@click.option("--mean", is_flag=True, help="the mean of p(x|z) for each z, instead of a draw  [default: draws]")
 @text.decoding("sample")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="seed of z and x")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False),
-    help="PNG file, or text file  [default: samples.png in the run folder; texts on stdout]",
+    help="PNG, .npz or .csv file, or text file  [default: samples.png, else samples.npz, in the run folder; texts on stdout]",
 )
 @DEVICE
 @JSON
 def sample(run, **options):
-    """Draw from the model of RUN: z from the prior, x from the decoder; writes a PNG grid of images, or prints texts."""
+    """Draw from the model of RUN: z from the prior, x from the decoder; needs no data.
+
+    Images become a PNG grid, means of p(x|z) above draws of x where the decoder has means. Other values become .npz (arrays
+    x, z and mean) or .csv, and so do images where the file is named so. Texts are printed.
+    """
     from .evaluation import sample_run
 
     sample_run(run, **options)

@@ -1,34 +1,44 @@
 """`evaluate` and `sample`: what can be asked of a finished run."""
 
+import io
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
 
 from pyro_skipvae.diagnostics import collapse_report
 from pyro_skipvae.diagnostics.estimates.inference_gap import inference_gap
 from pyro_skipvae.diagnostics.pairs.pair import ENCODER_ROWS
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
 from pyro_skipvae.reports import figures
-from pyro_skipvae.reports.model_pictures import draw_samples
+from pyro_skipvae.reports.model_pictures import draw_samples, draws_of, means_of
 from pyro_skipvae.reports.run_page import write_page
 from pyro_skipvae.runs.build import choose_device
-from pyro_skipvae.runs.folder import Run, load_checkpoint, load_run
+from pyro_skipvae.runs.checkpoint import write_whole
+from pyro_skipvae.runs.folder import Run, load_run
 from pyro_skipvae.text.generation import samples
 from pyro_skipvae.text.vocabulary import PAD
 
 from . import text
 from .errors import user_errors, written
+from .models import data_of
 from .notes import note
 from .terminal import progress
 
 REPORT_POINTS = 10_000  # of the test set: the paper's N
+NUMBERS = (".npz", ".csv")  # files of draws as numbers
 GAP_POINTS = 500  # at most, for the gap: importance sampling once more
 
 
-def evaluate_run(run, *, importance_samples, posterior_samples, limit_eval, report_budget, checkpoint, save, device, svi_steps):
+def evaluate_run(
+    run, *, importance_samples, posterior_samples, limit_eval, report_budget, dataset, checkpoint, save, device, svi_steps
+):
     """The collapse report of a run, measured anew; `svi_steps` refines q(z|x) by so many steps, whatever the run did."""
     with user_errors():
         device = choose_device(device)
-        vae, data, config, loaded = load_checkpoint(run, device=device, which=checkpoint)
+        found = load_run(run, device=device, which=checkpoint, dataset=dataset)
+        vae, data, config, loaded = found.vae, data_of(found), found.config, found.checkpoint
         if limit_eval and config.limit_eval and limit_eval > config.limit_eval:
             note(f"{run} was made with --limit-eval {config.limit_eval}: evaluating those.")
         data = data.limit(eval=limit_eval)
@@ -92,21 +102,44 @@ def _amortized(vae, x, other, report, budget, show):
     }
 
 
-def sample_run(run, *, count, decoding, beam_width, seed, out, device, as_json):
-    """Draw `count` images and write them as a grid, or as many texts and print them."""
+def sample_run(run, *, count, mean, decoding, beam_width, seed, out, device, as_json):
+    """Draw `count` images and write them as a grid, or as many texts and print them, or write other values as numbers."""
     with user_errors():
-        vae, data, _ = load_run(run, device=choose_device(device))
-        text.only_for_text(data, decoding=decoding, beam_width=beam_width)
-        if data.kind != "text" and not figures.can_draw(data.event_shape):
-            raise ValueError(f"expected a model of images or text to sample, got items of shape {data.event_shape}")
+        found = load_run(run, device=choose_device(device))
+        text.only_for_text(found.about, decoding=decoding, beam_width=beam_width)
         how = text.how(decoding, beam_width, "sample")
-    if data.kind == "text":
-        found = samples(vae, data.vocabulary, count=count or 8, seed=seed, **how)
-        return text.emit(run, found, {"decoding": how["decoding"], "seed": seed, "texts": found}, out=out, as_json=as_json)
-    path = out or Run(run).path / "samples.png"
+        if found.about.kind == "text" and mean:
+            raise ValueError("expected a run on images or numbers for --mean, got one on text; use --decoding greedy")
+    if found.about.kind == "text":
+        said = samples(found.vae, found.about.vocabulary, count=count or 8, seed=seed, **how)
+        return text.emit(run, said, {"decoding": how["decoding"], "seed": seed, "texts": said}, out=out, as_json=as_json)
+    images = figures.can_draw(found.about.event_shape)
+    path = Path(out or Run(run).path / ("samples.png" if images else "samples.npz"))
     with user_errors(), written(path):
-        figures.save_png(draw_samples(vae, count=count or 64, seed=seed), path)
+        if images and path.suffix.lower() not in NUMBERS:
+            figures.save_png(draw_samples(found.vae, found.about.kind, count=count, mean=mean, seed=seed), path)
+        else:
+            write_whole(path, _numbers(path, found, draws_of(found.vae, count=count or 64, seed=seed), mean))
     text.emit_file(run, path, as_json=as_json)
+
+
+def _numbers(path, run, drawn, mean):
+    """The content of a .npz or .csv file of draws; with `mean` the means stand for them."""
+    x = (means_of(drawn) if mean else drawn.x).numpy()
+    if path.suffix.lower() == ".npz":
+        means = {} if mean or drawn.means is None else {"mean": drawn.means.numpy()}
+        buffer = io.BytesIO()
+        np.savez(buffer, x=x, z=drawn.z.numpy(), **means)
+        return buffer.getvalue()
+    shape = run.about.event_shape
+    if path.suffix.lower() != ".csv" or len(shape) > 1:
+        wanted = "a .csv or .npz file" if len(shape) == 1 else "a .npz file"
+        raise ValueError(f"expected the name of {wanted} for items of shape {shape}, got {path}")
+    whole = run.about.kind in ("count", "binary") and not mean
+    buffer = io.StringIO()
+    header = ",".join(f"x{column}" for column in range(1, shape[0] + 1))
+    np.savetxt(buffer, x, fmt="%d" if whole else "%.9g", delimiter=",", header=header, comments="")
+    return buffer.getvalue()
 
 
 def pictures(run, vae, data):

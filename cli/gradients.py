@@ -5,8 +5,9 @@ from dataclasses import asdict
 
 import click
 
-from .commands import DEVICE, JSON, RUN, examples
+from .commands import DATASET, DEVICE, JSON, RUN, examples
 from .errors import user_errors
+from .models import data_of, loaded
 from .notes import note
 
 
@@ -18,16 +19,17 @@ from .notes import note
 @click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="how many test items, from the first on")
 @click.option("--steps", type=click.IntRange(1), help="steps of the refinement  [default: those of the run]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="seed of the noise, the same for all")
+@DATASET
 @DEVICE
 @JSON
-def check_gradients(run, batch, steps, seed, device, as_json):
+def check_gradients(run, batch, steps, seed, dataset, device, as_json):
     """Compare the ways to differentiate a refinement on RUN: their gradients with the exact one, time and memory.
 
     A run that is amortized is checked with a refinement around its guide. Encoder is what belongs to the guide, decoder
     what belongs to the model alone; time is that of a loss and its gradient, as a multiple of the amortized guide's.
     """
     with user_errors():
-        checks, about = _checked(run, batch, steps, seed, device)
+        checks, about = _checked(run, batch, steps, dataset, seed, device)
     if as_json:
         from pyro_skipvae.diagnostics.report.report import finite_or_none
 
@@ -37,14 +39,10 @@ def check_gradients(run, batch, steps, seed, device, as_json):
     click.echo(_table(checks), nl=False)
 
 
-def _checked(run, batch, steps, seed, device):
+def _checked(run, batch, steps, dataset, seed, device):
     from pyro_skipvae.guides.gradient_check import compare_gradients
-    from pyro_skipvae.runs.build import choose_device
-    from pyro_skipvae.runs.folder import load_run
-
-    vae, data, config = load_run(run, device=choose_device(device))
-    if config.latent_dim == 0:
-        raise ValueError(f"expected a model with latent variables, got {config.model} in {run}")
+    found = loaded(run, device, latent=True, dataset=dataset)
+    vae, data, config = found.vae, data_of(found), found.config
     x = next(iter(data.limit(eval=batch).batches("test", batch, seed=0))).to(next(vae.parameters()).device)
     lr = config.svi_lr / (config.batch_size if config.svi_gradient == "authors" else 1)  # theirs is of a batch's mean
     loop = {"steps": steps or config.svi_steps, "lr": lr, "momentum": config.svi_momentum}

@@ -26,7 +26,7 @@ from .errors import user_errors
 from .terminal import duration
 
 MEASURED = 32  # batches, of which one of mean size tells what a step costs
-FREE = ("epochs", "data_dir", "download")  # may change on resume: how long, and where the data lie
+FREE = ("epochs", "data_dir", "download", "dataset")  # may change on resume: how long, and where the data lie
 
 
 def make_config(flags, *, resume):
@@ -36,6 +36,8 @@ def make_config(flags, *, resume):
     with user_errors():
         config = _continued(Run(resume), flags) if resume else Config.from_flags(flags)
         data = build_data(config)
+        if resume and (about := Run(resume).description()):
+            Run(resume).check_data(about.checksum, data)  # before anything else is asked of other data
         return resolve(config, data), data
 
 

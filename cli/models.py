@@ -3,16 +3,17 @@
 
 import click
 
-from .commands import DEVICE, RUN, SEED, examples
+from .commands import DATASET, DEVICE, RUN, SEED, examples
 from .errors import user_errors, written
 
 
 @click.command(epilog=examples("encode runs/digits --out z.npz"))
 @RUN
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help=".npz file")
+@DATASET
 @SEED
 @DEVICE
-def encode(run, out, seed, device):
+def encode(run, out, dataset, seed, device):
     """Write mean and scale of q(z|x) of all data of RUN: arrays train_loc, train_scale, train_labels, and so on."""
     import io
 
@@ -21,11 +22,12 @@ def encode(run, out, seed, device):
     from pyro_skipvae.runs.checkpoint import write_whole
 
     with user_errors():
-        vae, data, _ = loaded(run, device, latent=True)
+        found = loaded(run, device, latent=True, dataset=dataset)
         if not str(out).endswith(".npz"):
             raise ValueError(f"expected --out FILE.npz, got {out}")
+        data = data_of(found)
     buffer = io.BytesIO()
-    np.savez(buffer, **_codes(vae, data, seed))
+    np.savez(buffer, **_codes(found.vae, data, seed))
     with written(out):
         write_whole(out, buffer.getvalue())
     click.echo(out)
@@ -43,15 +45,25 @@ def export(run, folder):
             click.echo(file)
 
 
-def loaded(run, device, *, latent=False):
-    """vae, data and config of a run; ValueError for one without latent variables where these are asked for."""
+def loaded(run, device, *, latent=False, dataset=None):
+    """The `LoadedRun` of a folder; ValueError for one without latent variables where these are asked for."""
     from pyro_skipvae.runs.build import choose_device
     from pyro_skipvae.runs.folder import load_run
 
-    vae, data, config = load_run(run, device=choose_device(device))
-    if latent and config.latent_dim == 0:
-        raise ValueError(f"expected a model with latent variables, got {config.model} in {run}")
-    return vae, data, config
+    found = load_run(run, device=choose_device(device), dataset=dataset)
+    if latent and found.config.latent_dim == 0:
+        raise ValueError(f"expected a model with latent variables, got {found.config.model} in {run}")
+    return found
+
+
+def data_of(run):
+    """The data of a loaded run; where they are not found, the error says how to name them."""
+    from pyro_skipvae.data.folder import DataError
+
+    try:
+        return run.data
+    except DataError as error:
+        raise DataError(f"{error}; if they were moved, name them with --dataset FILE") from None
 
 
 def _codes(vae, data, seed, size=500):

@@ -3,9 +3,9 @@
 
 import click
 
-from .commands import DEVICE, JSON, examples
+from .commands import DATASET, DEVICE, JSON, examples
 from .errors import user_errors, written
-from .models import loaded
+from .models import data_of, loaded
 from .notes import note
 from .options import Duration
 
@@ -35,17 +35,20 @@ ALLOW = click.option(
 @click.option(
     "--out", type=click.Path(dir_okay=False), help="HTML file  [default: report.html in the run; comparison.html here]"
 )
+@DATASET
 @BUDGET
 @DRAWS
 @IMPORTANCE
 @ALLOW
 @DEVICE
-def report(runs, out, budget, posterior_samples, importance_samples, allow, device):
+def report(runs, out, dataset, budget, posterior_samples, importance_samples, allow, device):
     """Write a page on RUN, or one that compares several: a single HTML file, with its pictures inside."""
     from pyro_skipvae.reports import write_comparison
 
+    if dataset and len(runs) > 1:
+        raise click.UsageError("expected --dataset with one run, got several runs")
     if len(runs) == 1:
-        return click.echo(_page(runs[0], out, device))
+        return click.echo(_page(runs[0], out, dataset, device))
     records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device)
     target = out or "comparison.html"
     with written(target):
@@ -77,14 +80,15 @@ def compare(runs, budget, posterior_samples, importance_samples, allow, device, 
     click.echo(comparison.to_json() if as_json else _text(records, comparison), nl=as_json)
 
 
-def _page(run, out, device):
+def _page(run, out, dataset, device):
     """Write the page of a run; without its data, with the pictures that its folder holds."""
     from pyro_skipvae.data.folder import DataError
     from pyro_skipvae.reports import write_page
 
     try:
         with user_errors():
-            vae, data, _ = loaded(run, device)
+            found = loaded(run, device, dataset=dataset)
+            vae, data = found.vae, data_of(found)
     except DataError as error:
         note(f"No pictures were drawn anew, for want of the data: {error}")
         vae = data = None

@@ -4,9 +4,10 @@
 import click
 
 from . import text
-from .commands import DEVICE, JSON, RUN, SEED, examples
+from .commands import DATASET, DEVICE, JSON, RUN, SEED, examples
 from .errors import user_errors, written
-from .models import loaded
+from .models import data_of, loaded
+from .notes import note
 
 
 def picture(name):
@@ -26,27 +27,29 @@ def picture(name):
 @click.option("--text", "own", help="a text of your own, its words between blanks  [default: test texts]")
 @text.decoding("greedy")
 @SEED
+@DATASET
 @picture("reconstructions.png")
 @DEVICE
 @JSON
-def reconstruct(run, count, own, decoding, beam_width, seed, out, device, as_json):
+def reconstruct(run, count, own, decoding, beam_width, seed, dataset, out, device, as_json):
     """Show test items of RUN, and what the model makes of them: mean and sample of p(x|z), of a text its decoding."""
     from pyro_skipvae.reports import model_pictures
     from pyro_skipvae.text import generation as texts
 
-    vae, data, _ = _shown(run, device, text=own, decoding=decoding, beam_width=beam_width)
-    if data.kind != "text":
+    found, _ = _shown(run, device, dataset, text=own, decoding=decoding, beam_width=beam_width)
+    vae, about = found.vae, found.about
+    if about.kind != "text":
         return _draw(run, out, "reconstructions.png", as_json, lambda: model_pictures.draw_reconstructions(
-            vae, data, count=count or 16, seed=seed))  # fmt: skip
+            vae, data_of(found), count=count or 16, seed=seed))  # fmt: skip
     with user_errors():
         how = text.how(decoding, beam_width, "greedy")
         if own is not None and count is not None:
             raise ValueError("expected --text or --count, got both")
-    x = data.test[: count or 8] if own is None else text.read(own, data)
-    pairs = texts.reconstructions(vae, data.vocabulary, x, seed=seed, **how)
+        x = data_of(found).test[: count or 8] if own is None else text.read(own, about)
+    pairs = texts.reconstructions(vae, about.vocabulary, x, seed=seed, **how)
     lines = [line for pair in pairs for line in (f"text            {pair[0]}", f"reconstruction  {pair[1]}", "")][:-1]
-    found = [{"text": original, "reconstruction": made} for original, made in pairs]
-    text.emit(run, lines, {"decoding": how["decoding"], "seed": seed, "pairs": found}, out=out, as_json=as_json)
+    said = [{"text": original, "reconstruction": made} for original, made in pairs]
+    text.emit(run, lines, {"decoding": how["decoding"], "seed": seed, "pairs": said}, out=out, as_json=as_json)
 
 
 @click.command(
@@ -63,36 +66,39 @@ def reconstruct(run, count, own, decoding, beam_width, seed, out, device, as_jso
 @click.option("--points", default=7, show_default=True, type=click.IntRange(2), help="steps on the way, both ends included")
 @text.decoding("greedy")
 @SEED
+@DATASET
 @picture("interpolation.png")
 @DEVICE
 @JSON
-def interpolate(run, from_text, from_item, to_text, to_item, points, decoding, beam_width, seed, out, device, as_json):
+def interpolate(run, from_text, from_item, to_text, to_item, points, decoding, beam_width, seed, dataset, out, device, as_json):
     """Go from one item of RUN to another: decode the straight line between the means of their posteriors."""
     from pyro_skipvae.reports import model_pictures
     from pyro_skipvae.text import generation as texts
 
     ends = {"from": from_text, "to": to_text, "decoding": decoding, "beam_width": beam_width}
-    vae, data, _ = _shown(run, device, **ends)
-    x_a, x_b = _end(data, "from", from_text, from_item, 0), _end(data, "to", to_text, to_item, 1)
-    if data.kind != "text":
+    found, _ = _shown(run, device, dataset, **ends)
+    vae, about = found.vae, found.about
+    x_a, x_b = _end(found, "from", from_text, from_item, 0), _end(found, "to", to_text, to_item, 1)
+    if about.kind != "text":
         return _draw(run, out, "interpolation.png", as_json, lambda: model_pictures.draw_interpolation(
-            vae, x_a, x_b, points=points, seed=seed))  # fmt: skip
+            vae, x_a, x_b, kind=about.kind, points=points, seed=seed))  # fmt: skip
     with user_errors():
         how = text.how(decoding, beam_width, "greedy")
-    way = texts.interpolation(vae, data.vocabulary, x_a, x_b, points=points, seed=seed, **how)
-    found = [{"weight": weight, "text": made} for weight, made in way]
+    way = texts.interpolation(vae, about.vocabulary, x_a, x_b, points=points, seed=seed, **how)
+    said = [{"weight": weight, "text": made} for weight, made in way]
     lines = [f"{weight:.2f}  {made}" for weight, made in way]
-    text.emit(run, lines, {"decoding": how["decoding"], "seed": seed, "points": found}, out=out, as_json=as_json)
+    text.emit(run, lines, {"decoding": how["decoding"], "seed": seed, "points": said}, out=out, as_json=as_json)
 
 
 @click.command(epilog=examples("traverse runs/digits", "traverse runs/digits --item 3 --dimensions 5 --out five.png"))
 @RUN
-@click.option("--item", default=0, show_default=True, type=click.IntRange(0), help="the test item to start from")
+@click.option("--item", type=click.IntRange(0), help="the test item to start from  [default: 0; without data, a draw of z]")
 @click.option("--dimensions", type=click.IntRange(1), help="how many, by decreasing rate  [default: 10 of images, 3 of texts]")
 @SEED
+@DATASET
 @picture("traversals.png")
 @DEVICE
-def traverse(run, item, dimensions, seed, out, device):
+def traverse(run, item, dimensions, seed, dataset, out, device):
     """Show what each latent dimension of RUN does: one at a time is moved through the prior, in standard deviations.
 
     Texts are greedy decodings.
@@ -100,31 +106,45 @@ def traverse(run, item, dimensions, seed, out, device):
     from pyro_skipvae.reports import model_pictures
     from pyro_skipvae.text import generation as texts
 
-    vae, data, rates = _shown(run, device)
-    start = {"rates": rates, "item": item, "seed": seed}
-    if data.kind != "text":
+    found, rates = _shown(run, device, dataset)
+    vae, about = found.vae, found.about
+    data = data_of(found) if item is not None or dataset else _data_or_none(found)
+    start = {"rates": rates, "item": item or 0, "seed": seed}
+    if about.kind != "text":
         return _draw(run, out, "traversals.png", False, lambda: model_pictures.draw_traversals(
-            vae, data, dimensions=dimensions or 10, **start))  # fmt: skip
+            vae, data, dimensions=dimensions or 10, kind=about.kind, **start))  # fmt: skip
     with user_errors():
         z, labels = model_pictures.traversed(vae, data, dimensions=dimensions or 3, **start)
     lines = []
     for row, label in zip(z, labels, strict=True):
-        made = texts.decoded(vae, data.vocabulary, row)
+        made = texts.decoded(vae, about.vocabulary, row)
         lines += [label, *(f"{value:+4d}  {said}" for value, said in zip(model_pictures.STEPS, made, strict=True)), ""]
     text.emit(run, lines[:-1], {}, out=out, as_json=False)
 
 
-def _shown(run, device, **for_text):
-    """vae, data and the rate of each dimension of a run on images or text; `for_text` are options that images refuse."""
+def _data_or_none(run):
+    from pyro_skipvae.data.folder import DataError
+
+    try:
+        with user_errors():
+            return run.data
+    except DataError as error:
+        note(f"Starting from a draw of the prior, since the data were not found: {error}")
+        return None
+
+
+def _shown(run, device, dataset, **for_text):
+    """A loaded run on images or text, and the rate of each dimension; `for_text` are options that images refuse."""
     from pyro_skipvae.reports.comparison import read_record
     from pyro_skipvae.reports.figures import can_draw
 
     with user_errors():
-        vae, data, _ = loaded(run, device, latent=True)
-        text.only_for_text(data, **for_text)
-        if data.kind != "text" and not can_draw(data.event_shape):
-            raise ValueError(f"expected a model of images or text to show, got items of shape {data.event_shape}")
-        return vae, data, read_record(run).report.get("rate_per_dimension")
+        found = loaded(run, device, latent=True, dataset=dataset)
+        about = found.about
+        text.only_for_text(about, **for_text)
+        if about.kind != "text" and not can_draw(about.event_shape):
+            raise ValueError(f"expected a model of images or text to show, got items of shape {about.event_shape}")
+        return found, read_record(run).report.get("rate_per_dimension")
 
 
 def _draw(run, out, name, as_json, make):
@@ -140,11 +160,11 @@ def _draw(run, out, name, as_json, make):
     text.emit_file(run, target, as_json=as_json)
 
 
-def _end(data, name, own, item, usual):
+def _end(run, name, own, item, usual):
     """An end of an interpolation, x (1, ...): a text of the user's own, or a test item."""
     from pyro_skipvae.reports.model_pictures import item_of
 
     with user_errors():
         if own is not None and item is not None:
             raise ValueError(f"expected --{name} or --{name}-item, got both")
-        return item_of(data, usual if item is None else item) if own is None else text.read(own, data)
+        return text.read(own, run.about) if own is not None else item_of(data_of(run), usual if item is None else item)

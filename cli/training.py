@@ -68,7 +68,7 @@ def _written_report(run):
 
 def _begin(job, run):
     run.check_space(job.checkpoint_size)
-    run.begin(job.config, job.data.vocabulary)
+    run.begin(job.config, job.data)
     if not job.config.epochs:
         run.save("last", job.state())
 

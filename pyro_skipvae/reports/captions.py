@@ -7,20 +7,21 @@ MODEL_PICTURES = {
     "reconstructions.png": (
         "Reconstructions",
         "Sixteen test images, and below each what the model makes of it",
-        "The first 16 test images. Mean and sample of p(x|z), with one draw of z from q(z|x). A decoder that ignores z "
-        "shows the same mean, or unrelated samples, in every column.",
+        "From top to bottom: the first 16 test images, the mean of p(x|z), and a sample of it, with one draw of z from q(z|x). "
+        "A decoder that ignores z shows the same mean in every column.",
     ),
     "samples.png": (
         "Samples from the model",
-        "A grid of images drawn from the model",
-        "z from the prior, x from the decoder, always with the same random numbers.",
+        "A grid of images from the model: means of p(x|z) above, draws of x below",
+        "z from the prior, always with the same random numbers. The upper half shows the means of p(x|z), the lower half one "
+        "draw of x for each of the same z. In a mean, grey means undecided; each pixel of a draw is drawn by itself.",
     ),
     "traversals.png": (
         "Latent traversals",
         "Rows of images; along each row one latent dimension changes",
         "The posterior mean of the first test image, with one dimension at a time moved through the prior. "
-        "Rows by decreasing rate. A row that does not change is a dimension that the decoder ignores. Means of p(x|z), or "
-        "samples with the same noise all along a row where the decoder has no mean.",
+        "Rows by decreasing rate. A row that does not change is a dimension that the decoder ignores. Shown are means of "
+        "p(x|z).",
     ),
     "tsne.png": (
         "Posterior means, t-SNE",
@@ -34,6 +35,24 @@ MODEL_PICTURES = {
         "The same points on the two directions in which the posterior means vary most.",
     ),
 }
+DRAWN_ONLY = {  # the same of an autoregressive decoder, whose p(x|z) has no mean in closed form: (alternative text, caption)
+    "reconstructions.png": (
+        "Sixteen test images, and below each a sample of what the model makes of it",
+        "From top to bottom: the first 16 test images, and a sample of p(x|z), with one draw of z from q(z|x). A decoder that "
+        "ignores z shows unrelated samples.",
+    ),
+    "samples.png": (
+        "A grid of images drawn from the model",
+        "Draws: z from the prior, x from the decoder pixel by pixel, always with the same random numbers.",
+    ),
+    "traversals.png": (
+        "Rows of images; along each row one latent dimension changes",
+        "The posterior mean of the first test image, with one dimension at a time moved through the prior. "
+        "Rows by decreasing rate. A row that does not change is a dimension that the decoder ignores. Shown are samples of "
+        "p(x|z), with the same noise all along a row.",
+    ),
+}
+GREYS = "The values are real numbers or counts: black and white are their 1st and 99th percentile."
 # file -> (title, headings of the columns, caption)
 MODEL_TEXTS = {
     "reconstructions.txt": (
@@ -86,6 +105,16 @@ SCALINGS = {
     "standard": ", and standardised inside the model",
     "log": ", and log(1 + x) is standardised inside the encoder",
 }
+
+
+def about_picture(name, config, kind):
+    """(title, alternative text, caption) of a picture of a model: what is in it for this decoder and kind of values."""
+    title, alt, caption = MODEL_PICTURES[name]
+    if config.decoder == "pixelcnn" and name in DRAWN_ONLY:
+        alt, caption = DRAWN_ONLY[name]
+    if kind in ("real", "count") and name in DRAWN_ONLY:
+        caption = f"{caption} {GREYS}"
+    return title, alt, caption
 
 
 def values_read(config, data):

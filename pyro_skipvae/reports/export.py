@@ -9,19 +9,17 @@
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from pyro_skipvae.runs.build import build_data, build_vae
+from pyro_skipvae.runs.build import build_blank
 from pyro_skipvae.runs.checkpoint import CheckpointError, digest, write_whole
 from pyro_skipvae.runs.config import Config
-from pyro_skipvae.runs.folder import Run
-from pyro_skipvae.text.vocabulary import Vocabulary
+from pyro_skipvae.runs.description import DataDescription
+from pyro_skipvae.runs.folder import load_run
 
 from .comparison import estimates_of, read_record
 from .rendering import render
@@ -29,30 +27,28 @@ from .run_page import changed_settings, notes, train_command
 
 FORMAT = "pyro_skipvae export 2"
 VOCABULARY = "vocabulary.txt"
+UNSAID = {"name": "", "levels": None, "binarisation": "given", "checksum": ""}  # in exports of before
 
 
 def export_run(path, folder):
     """Write the exported model of a run into a new or empty folder; returns the files.
 
-    Needs the data only where the run has no report. Raises ValueError for a folder that holds something, RunError or
+    Raises ValueError for a folder that holds something, RunError or
     CheckpointError if the run is not whole.
     """
     record, folder = read_record(path), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"expected a new or empty folder, got {folder}")
-    about = _about_data(record)
-    vocabulary = _vocabulary(record.path, about)
-    vae = _build(record.config, about, vocabulary)
-    weights = Run(path).load_weights(vae)[0]["vae"]  # they must fit before anybody is told so
-    state = {name: tensor.contiguous() for name, tensor in weights.items()}
-    data = json.dumps(about)
+    run = load_run(path)
+    state = {name: tensor.contiguous() for name, tensor in run.vae.state_dict().items()}
+    data = json.dumps(_about(run.about))
     files = {
         "model.safetensors": to_bytes(state, {"format": FORMAT, "data": data, "sha256": digest(data, state)}),
         "config.toml": record.config.to_toml(),
         "README.md": model_card(record, sum(tensor.numel() for tensor in state.values())),
     }
-    if vocabulary is not None:
-        files[VOCABULARY] = vocabulary.text()
+    if run.about.vocabulary is not None:
+        files[VOCABULARY] = run.about.vocabulary.text()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_whole(folder / name, content)
@@ -72,9 +68,12 @@ def load_exported(folder, *, device="cpu"):
         raise CheckpointError(f"expected {FORMAT} in {weights}, got another file")
     if metadata["sha256"] != digest(metadata["data"], state):
         raise CheckpointError(f"expected {weights} as it was written, but its checksum differs: it is damaged")
-    about = json.loads(metadata["data"])
     try:
-        vae = _build(config, about, _vocabulary(Path(folder), about))
+        about = _description(json.loads(metadata["data"]), Path(folder))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    try:
+        vae = build_blank(config, about)
         vae.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -101,33 +100,14 @@ def model_card(record, numbers):
     )
 
 
-def _about_data(record):
-    """What the classes must know of the data to be built: from the report, or else from the data themselves."""
-    known = record.report.get("card", {}).get("data") or build_data(record.config).describe()
-    about = {name: known[name] for name in ("event_shape", "levels")}
-    return about | ({"vocabulary": known["vocabulary"]["checksum"]} if "vocabulary" in known else {})
+def _about(description):
+    """A description as plain values."""
+    known = {name: getattr(description, name) for name in (*UNSAID, "kind")}
+    words = description.vocabulary
+    return known | {"event_shape": description.event_shape} | ({"vocabulary": {"checksum": words.checksum}} if words else {})
 
 
-def _vocabulary(folder, about):
-    """The words of a text model in its folder; None for other models.
-
-    Raises CheckpointError where they are absent, or those of another model.
-    """
-    if "vocabulary" not in about:
-        return None
-    try:
-        vocabulary = Vocabulary.read(folder / VOCABULARY)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"expected the words of the model in {folder / VOCABULARY}: {error}") from None
-    if vocabulary.checksum != about["vocabulary"]:
-        raise CheckpointError(f"expected the words of the model in {folder / VOCABULARY}, got those of another one")
-    return vocabulary
-
-
-def _build(config, about, vocabulary):
-    shape = tuple(about["event_shape"])
-    # The pseudo-inputs of a VampPrior, and a data-dependent start, are of training data; here the weights replace them.
-    data = SimpleNamespace(
-        event_shape=shape, levels=about["levels"], train=torch.zeros(config.components, *shape), vocabulary=vocabulary
-    )
-    return build_vae(replace(config, initialisation="torch"), data)
+def _description(found, folder):
+    """The description that `_about` made plain. Raises ValueError where it is none."""
+    kind = "text" if "vocabulary" in found else "real"
+    return DataDescription.of({**UNSAID, "kind": kind, **found}, folder / VOCABULARY)

@@ -71,6 +71,23 @@ def prior_samples(images, *, ax=None, columns=8):
 
 
 @_styled
+def samples(means, draws, *, ax=None, columns=8):
+    """Means of p(x|z) above draws from it, each (N, H, W) or (N, C, H, W), for the same z in the same places.
+
+    Raises ValueError if the two differ in shape, or for fewer than one column.
+    """
+    means, draws = _tiles(means, 1), _tiles(draws, 1)
+    if means.shape != draws.shape or columns < 1:
+        raise ValueError(f"expected means and draws of one shape and a column, got {means.shape}, {draws.shape}, {columns}")
+    columns = min(columns, len(draws))
+    rows = -(-len(draws) // columns)
+    blank = np.broadcast_to(np.array(GAP), (rows * columns - len(draws), *means.shape[1:]))
+    ax, (centres, _) = _mosaic(ax, np.concatenate([means, blank, draws]), columns)
+    ax.set_yticks([centres[:rows].mean(), centres[rows:].mean()], ["mean", "draw"])
+    return ax.figure
+
+
+@_styled
 def reconstructions(images, means, samples, *, ax=None):
     """Rows of inputs x, means of p(x|z) and samples of it, z ~ q(z|x), each (N, H, W) or (N, C, H, W).
 

@@ -1,5 +1,8 @@
 """What a trained model shows: samples, reconstructions, traversals, interpolations, posterior means; and its texts."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
@@ -10,6 +13,7 @@ from pyro_skipvae.text.decoding import interpolate
 from .captions import EMBEDDED_POINTS
 
 FEWEST_POINTS = 20  # fewer have no neighbourhoods to speak of
+DECODED = 500  # images that are decoded together
 STEPS = (-3, -2, -1, 0, 1, 2, 3)  # of a traversal
 
 
@@ -17,7 +21,7 @@ def draw_pictures(record, vae, data):
     """What the model shows, as far as its data and latent variables admit: {file name: PNG, or lines of a text model}."""
     images, latent, drawn = figures.can_draw(data.event_shape), record.config.latent_dim > 0, {}
     if images:
-        drawn["samples.png"] = draw_samples(vae)
+        drawn["samples.png"] = draw_samples(vae, data.kind)
     if images and latent:
         drawn["reconstructions.png"] = draw_reconstructions(vae, data)
         drawn["traversals.png"] = draw_traversals(vae, data, rates=record.report.get("rate_per_dimension"))
@@ -38,12 +42,59 @@ def write_texts(vae, data, *, latent=True):
     return {name: "".join("\t".join(row) + "\n" for row in found) for name, found in rows.items()}
 
 
+@dataclass(frozen=True)
+class Draws:
+    """z (N, D) from the prior; x (N, *event_shape) drawn from p(x|z); the means of p(x|z), or None where it has none."""
+
+    z: torch.Tensor
+    x: torch.Tensor
+    means: torch.Tensor | None
+
+
 @torch.no_grad()
-def draw_samples(vae, *, count=64, seed=0):
-    """A grid of images from the model: z from the prior, x from the decoder."""
+def draws_of(vae, *, count, seed=0):
+    """`Draws` from a model, on the CPU. The random numbers of the caller stay as they were."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return figures.prior_samples(vae.decoder(vae.prior().sample((count,))).sample().cpu())
+        z = vae.prior().sample((count,))
+        parts = [(p.sample().cpu(), _mean(p)) for p in map(vae.decoder, z.split(DECODED))]
+    means = None if parts[0][1] is None else torch.cat([mean for _, mean in parts])
+    return Draws(z.cpu(), torch.cat([x for x, _ in parts]), means)
+
+
+def draw_samples(vae, kind="grey", *, count=None, mean=False, seed=0):
+    """A grid of images from the model: z from the prior, means of p(x|z) above draws from it; of `count` z, or 64 images.
+
+    `kind` is that of the data. With `mean` there are means alone; an autoregressive decoder has draws alone. Raises ValueError
+    for means that the decoder does not have.
+    """
+    drawn = draws_of(vae, count=count or 64, seed=seed)
+    if mean:
+        return figures.prior_samples(as_grey(means_of(drawn), kind))
+    if drawn.means is None:
+        return figures.prior_samples(as_grey(drawn.x, kind))
+    shown = count or 32
+    return figures.samples(as_grey(drawn.means[:shown], kind, like=drawn.x), as_grey(drawn.x[:shown], kind, like=drawn.x))
+
+
+def means_of(drawn):
+    """The means of some draws. Raises ValueError where the decoder has none."""
+    if drawn.means is None:
+        raise ValueError("expected a decoder whose p(x|z) has a mean in closed form for --mean, got an autoregressive one; "
+                         "leave --mean out to draw from it")  # fmt: skip
+    return drawn.means
+
+
+def as_grey(images, kind, *, like=None):
+    """Images as greys in [0, 1]. Real values and counts have no black and white of their own: 1st to 99th percentile of `like`.
+
+    `like` is the images themselves by default.
+    """
+    if kind not in ("real", "count"):
+        return images
+    values = np.asarray(images if like is None else like, dtype=float)
+    low, high = np.percentile(values, (1, 99))
+    return (torch.as_tensor(images, dtype=torch.float64) - low) / ((high - low) or 1.0)
 
 
 @torch.no_grad()
@@ -54,17 +105,20 @@ def draw_reconstructions(vae, data, *, count=16, seed=0):
         torch.manual_seed(seed)
         decoded = vae.decoder(vae.posterior(x).sample())
         drawn = decoded.sample().cpu()
-    return figures.reconstructions(x.cpu(), _mean(decoded), drawn)
+    rows = [None if row is None else as_grey(row, data.kind, like=x.cpu()) for row in (x.cpu(), _mean(decoded), drawn)]
+    return figures.reconstructions(*rows)
 
 
-def draw_traversals(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, seed=0):
-    """One test image, its posterior mean moved along one dimension of z at a time; see `traversed`.
+def draw_traversals(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, seed=0, kind=None):
+    """One test image, its posterior mean moved along one dimension of z at a time; see `traversed`, also for no `data`.
 
-    Means of p(x|z), or samples with the same noise in every column where an autoregressive decoder has none.
+    `kind` is that of the data, for where these are absent. Means of p(x|z), or samples with the same noise in every column
+    where an autoregressive decoder has none.
     """
     z, labels = traversed(vae, data, rates=rates, dimensions=dimensions, item=item, values=values, seed=seed)
     with torch.random.fork_rng(), torch.no_grad():
         images = torch.stack([_mean_or_sample(vae.decoder(column), seed) for column in z.unbind(1)], 1)
+    images = as_grey(images, data.kind if data is not None else kind)
     return figures.latent_traversals(images, values=values, labels=labels)
 
 
@@ -73,28 +127,41 @@ def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, see
     """The posterior mean of a test item moved along one dimension at a time, z (rows, values, D), and labels of the rows.
 
     `values` in standard deviations of the prior; rows by decreasing rate (D,), or where that is not known by the variance
-    of the posterior mean. Raises ValueError for an item that is not there.
+    of the posterior mean. Where `data` is None, a draw from the prior is moved instead, and without rates the rows are in
+    their own order. Raises ValueError for an item that is not there.
     """
-    x, points = item_of(data, item), 0 if rates else EMBEDDED_POINTS
-    means = texts.posterior_means(vae, torch.cat([x, data.test[:points]]), seed)
+    start, ranked = _start(vae, data, rates, item, seed)
     what = "rate" if rates else "variance"
-    ranked = torch.tensor(rates) if rates else means[1:].var(0)
-    rows = ranked.argsort(descending=True)[:dimensions].tolist()
+    rows = ranked.argsort(descending=True, stable=True)[:dimensions].tolist()
     prior = vae.prior()
-    z = means[0].repeat(len(rows), len(values), 1)  # (rows, values, D)
+    z = start.repeat(len(rows), len(values), 1)  # (rows, values, D)
     for row, dimension in enumerate(rows):
         steps = torch.tensor(values, dtype=z.dtype, device=z.device)
         z[row, :, dimension] = prior.mean[dimension] + prior.stddev[dimension] * steps
-    return z, [f"z {dimension}, {what} {ranked[dimension]:.2f}" for dimension in rows]
+    told = rates or data is not None
+    return z, [f"z {dimension}, {what} {ranked[dimension]:.2f}" if told else f"z {dimension}" for dimension in rows]
+
+
+def _start(vae, data, rates, item, seed):
+    """Where a traversal starts, z (D,), and a number for each dimension by which its rows are ranked."""
+    if data is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            start = vae.prior().sample()
+        return start, torch.tensor(rates) if rates else torch.zeros(len(start))
+    x, points = item_of(data, item), 0 if rates else EMBEDDED_POINTS
+    means = texts.posterior_means(vae, torch.cat([x, data.test[:points]]), seed)
+    return means[0], torch.tensor(rates) if rates else means[1:].var(0)
 
 
 @torch.no_grad()
-def draw_interpolation(vae, x_a, x_b, *, points=7, seed=0):
+def draw_interpolation(vae, x_a, x_b, *, kind="grey", points=7, seed=0):
     """A row of images along the straight line between the posterior means of x_a and x_b, each (1, *event_shape)."""
     z = interpolate(*(texts.posterior_means(vae, x, seed)[0] for x in (x_a, x_b)), points)
     with torch.random.fork_rng():
         images = torch.cat([_mean_or_sample(vae.decoder(step), seed) for step in z.split(1)])
     weights = [round(weight, 2) for weight in torch.linspace(0, 1, points).tolist()]
+    images = as_grey(images, kind, like=torch.cat([x_a, x_b]).cpu())
     figure = figures.latent_traversals(images[None], values=weights, labels=[""])
     figure.axes[0].set_xlabel("weight of the second image")
     return figure

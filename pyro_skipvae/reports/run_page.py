@@ -17,7 +17,7 @@ from pyro_skipvae.runs.checkpoint import write_whole
 from pyro_skipvae.runs.config import MODELS, Config
 from pyro_skipvae.runs.folder import Run
 
-from .captions import KINDS, MEANING, MODEL_PICTURES, MODEL_TEXTS, ORDER
+from .captions import KINDS, MEANING, MODEL_PICTURES, MODEL_TEXTS, ORDER, about_picture
 from .comparison import LABELS, estimates_of, read_record
 from .model_pictures import draw_pictures
 from .rendering import embedded, nats, picture, render
@@ -237,7 +237,8 @@ def model_picture(record, name, drawn):
         return None
     file = record.path / name
     content = drawn.get(name) or (file.read_bytes() if file.is_file() else None)
-    return content and embedded(*MODEL_PICTURES[name], content)
+    kind = record.report.get("card", {}).get("data", {}).get("kind")
+    return content and embedded(*about_picture(name, record.config, kind), content)
 
 
 def model_text(record, name, drawn):

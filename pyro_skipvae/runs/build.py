@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pyro.optim
 import torch
@@ -257,6 +258,14 @@ def build_vae(config, data):
         }
         vae.guide = SemiAmortized(vae.model, vae.guide, **loop | VARIANTS[config.inference][0])
     return vae
+
+
+def build_blank(config, about):
+    """The VAE of a resolved config, by a `DataDescription` alone: its weights and statistics have yet to be loaded."""
+    known = {name: getattr(about, name) for name in ("name", "event_shape", "kind", "levels", "binarisation", "vocabulary")}
+    # What starts from training data (pseudo-inputs, statistics) starts from zeros. Another start of the weights costs time.
+    data = SimpleNamespace(**known, train=torch.zeros(config.components, *about.event_shape))
+    return build_vae(replace(config, initialisation="torch"), data)
 
 
 def _encoder(config, data):

@@ -2,7 +2,7 @@
 
 config.toml      every setting, resolved          metrics.jsonl   one line an epoch
 report.json      the collapse report, last        samples.png     draws from the model (of text: samples.txt)
-vocabulary.txt   the words of a text model, one a line
+data.json        what the model knows of its data     vocabulary.txt  the words of a text model, one a line
 nonfinite.json   the first step left out because something was not finite, if there was one
 checkpoints/     last, prev and best.safetensors  .lock           the process that writes here
 """
@@ -16,6 +16,7 @@ import socket
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,7 +26,14 @@ from pyro_skipvae.text.vocabulary import Vocabulary, vocabulary_check
 
 from .checkpoint import CheckpointError
 from .config import Config
+from .description import DataDescription, stored
 from .training_state import check_state, check_weights
+
+if TYPE_CHECKING:
+    from pyro_skipvae.data.dataset import Data
+    from pyro_skipvae.model import VAE
+
+    from .loaded import LoadedRun
 
 try:
     import fcntl
@@ -43,7 +51,7 @@ class RunError(Exception):
 class Run:
     """A run folder by its path; only what is done inside `locked` may write to it."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._last_is_whole = False
 
@@ -62,18 +70,20 @@ class Run:
         finally:
             _release(lock, self.path / ".lock")
 
-    def begin(self, config, vocabulary=None):
+    def begin(self, config: Config, data: "Data | None" = None) -> None:
         """Make the folder that of a new run. Raises RunError if it holds one already."""
         if (self.path / "config.toml").exists():
             raise RunError(
                 f"expected a new folder for the run, but {self.path} holds one; choose another with --out, "
                 f"or go on with --resume {self.path}"
             )
-        if vocabulary is not None:
-            self.write("vocabulary.txt", vocabulary.text())
+        if data is not None:
+            if data.vocabulary is not None:
+                self.write("vocabulary.txt", data.vocabulary.text())
+            self.write("data.json", stored(data))
         self.write("config.toml", config.to_toml())
 
-    def check_vocabulary(self, data):
+    def check_vocabulary(self, data: "Data") -> None:
         """Raises ValueError, with file and line, if the words of the data found here are not those of the run.
 
         RunError if those of the run cannot be read.
@@ -86,15 +96,32 @@ class Run:
                 raise RunError(str(error)) from None
             vocabulary_check(words, data.vocabulary, file, of=data.name)
 
-    def check_data(self, saved, data):
+    def check_data(self, saved: str, data: "Data") -> None:
         """Raises RunError unless `saved`, a checksum, is that of the data found here."""
         if saved != data.checksum:
             raise RunError(
-                f"expected the data that {self.path} was trained on, got other contents of {data.name} (another checksum): "
-                "put back those of that run, or train anew"
+                f"expected the data that {self.path} was trained on (checksum {saved[:12]}), got other contents of "
+                f"{data.name} (checksum {data.checksum[:12]}): put back those of that run, or train anew"
             )
 
-    def config(self):
+    def description(self) -> DataDescription | None:
+        """What the run knows of its data: of `data.json`, in an older run of the report's card; None where there is neither.
+
+        Raises RunError if it cannot be read.
+        """
+        file = self.path / "data.json"
+        if not file.exists():
+            file = self.path / "report.json"
+            if not file.exists():
+                return None
+        try:
+            found = loads(file.read_text(encoding="utf-8"))
+            found = found["card"]["data"] if file.name == "report.json" else found
+            return DataDescription.of(found, self.path / "vocabulary.txt")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RunError(f"expected what a model knows of its data in {file}, which cannot be read: {error}") from None
+
+    def config(self) -> Config:
         """The settings of the run. Raises RunError if its config.toml is missing or cannot be read."""
         file = self.path / "config.toml"
         if not file.is_file():
@@ -151,7 +178,7 @@ class Run:
         state, name, _ = self._read(which)
         return state, name
 
-    def load_weights(self, vae, which="best"):
+    def load_weights(self, vae: "VAE", which: str = "best") -> tuple[dict[str, Any], str]:
         """Give a model the weights of a checkpoint. Raises CheckpointError if they do not fit.
 
         Returns what `load` does, with the checkpoint's checksum under "checksum", by which a report names what it is of.
@@ -308,27 +335,19 @@ def _gone(pid, host):
     return False
 
 
-def load_run(path, *, device="cpu", which="best"):
-    """Read a run back: (vae in evaluation mode, data, config).
+def load_run(
+    path: str | os.PathLike[str], *, device: str | torch.device = "cpu", which: str = "best", dataset: str | None = None
+) -> "LoadedRun":
+    """Read a run back: an object with `.vae` (in evaluation mode), `.config`, and `.data`, read when it is first asked for.
 
-    `which` is "best" (the epoch with the lowest validation loss at the final beta) or "last"; where there is no best yet,
-    it is the last. Raises RunError or CheckpointError if the folder is not a whole run, DataError if its data are not found.
+    It also unpacks: `vae, data, config = load_run(path)`. `which` is "best" (the epoch with the lowest validation loss at the
+    final beta) or "last"; where there is no best yet, it is the last. `dataset` is where the data lie now, if they were moved.
+    Raises RunError or CheckpointError if the folder is not a whole run. What reads the data raises DataError if they are not
+    found, and RunError if they are not those of the run.
     """
-    return load_checkpoint(path, device=device, which=which)[:3]
+    from .loaded import LoadedRun
 
-
-def load_checkpoint(path, *, device="cpu", which="best"):
-    """What `load_run` returns, and the name of the checkpoint that it is of: "best", "last", or "prev" (see `Run.load`)."""
-    from .build import build_data, build_vae
-
-    run = Run(path)
-    config = run.config()
-    data = build_data(config)
-    run.check_vocabulary(data)
-    vae = build_vae(replace(config, initialisation="torch"), data)  # any other start would cost time, and is overwritten
-    state, name = run.load_weights(vae, which)
-    run.check_data(state.get("data"), data)
-    return vae.to(torch.device(device)).eval(), data, config, name
+    return LoadedRun.read(Run(path), device=device, which=which, dataset=dataset)
 
 
 def new_folder(config):

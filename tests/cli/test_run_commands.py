@@ -317,5 +317,7 @@ def test_items_that_are_no_images_are_not_drawn(tmp_path):
     done = skipvae("train", "--dataset", "two.npz", *flags, "--out", "run", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "run/report.html").exists(), done.stderr
     assert not (tmp_path / "run/samples.png").exists()
+    done = skipvae("sample", "run", "--out", "x.csv", cwd=tmp_path)
+    assert done.returncode == 2 and "expected the name of a .npz file for items of shape (2, 8, 8)" in done.stderr
     done = skipvae("sample", tmp_path / "run", cwd=tmp_path / "run")  # not where the data were named
-    assert done.returncode == 2 and "got items of shape (2, 8, 8)" in done.stderr
+    assert done.returncode == 0 and np.load(tmp_path / "run/samples.npz")["x"].shape == (64, 2, 8, 8)

@@ -23,7 +23,7 @@ from pyro_skipvae.runs import checkpoint
 from pyro_skipvae.runs.build import build_data, build_vae, resolve
 from pyro_skipvae.runs.checkpoint import CheckpointError
 from pyro_skipvae.runs.config import Config
-from pyro_skipvae.runs.folder import EPOCH, Run, RunError, load_checkpoint
+from pyro_skipvae.runs.folder import EPOCH, Run, RunError
 
 QUICK = (("no_report",),)
 
@@ -185,8 +185,8 @@ def tiny(tmp_path):
 
 def loaded(run, which):
     """The value of the weights that were read, and the name of their checkpoint."""
-    vae, _, _, name = load_checkpoint(run.path, which=which)
-    return vae.encoder.network[0].weight[0, 0].item(), name
+    found = load_run(run.path, which=which)
+    return found.vae.encoder.network[0].weight[0, 0].item(), found.checkpoint
 
 
 def test_the_checkpoint_that_is_read_has_a_name(tiny):
@@ -270,11 +270,11 @@ def test_a_run_is_read_with_the_data_that_it_was_trained_on(tmp_path):
     tiny = ("--decoder", "mlp", "--layers", 1, "--width", 8, "--latent-dim", 2, "--epochs", 1, "--report-budget", 0)
     done = skipvae("train", "--dataset", tmp_path / "own.npz", *tiny, "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    load_run(tmp_path / "run")
+    assert load_run(tmp_path / "run").data.test.shape[1:] == (4, 4)
     rows[0, 0, 0] = 1 - rows[0, 0, 0]
     np.savez(tmp_path / "own.npz", train=rows)
-    with pytest.raises(RunError, match="expected the data that .*run was trained on, got other contents of own.npz"):
-        load_run(tmp_path / "run")
+    with pytest.raises(RunError, match="expected the data that .*run was trained on .checksum .*got other contents of own.npz"):
+        _, _, _ = load_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
