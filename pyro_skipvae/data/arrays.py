@@ -55,7 +55,7 @@ def read_npz(path: Path) -> Values:
 
         return sparse.read_npz(path)
     roles = _roles(path, names)
-    arrays = _members(path, {name for part in roles.values() for name in part.values()})
+    arrays = members(path, {name for part in roles.values() for name in part.values()})
     values = {split: arrays[name] for split, name in roles["values"].items()}
     labels = {split: arrays[name] for split, name in roles["labels"].items()}
     return channels_first(Values(values, labels, sources=roles["values"], label_sources=roles["labels"]))
@@ -109,9 +109,11 @@ def _unknown(path: Path, names: list[str]) -> ValueError:
     )
 
 
-def _members(path: Path, wanted: set[str]) -> dict[str, Array]:
+def members(path: Path, wanted: set[str]) -> dict[str, Array]:
+    """Return the arrays of those names in a `.npz` file, each no larger than its bytes. Raises ValueError for damage."""
     arrays = {}
     try:
+        file_content.check_archive(path)
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")

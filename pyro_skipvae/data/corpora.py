@@ -4,14 +4,12 @@ Files are read as they are or compressed (`.gz`), and must hold the published by
 from: none of them has a licence that would allow one.
 """
 
-import gzip
 import hashlib
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import folder
+from . import file_content, folder
 from .contents import SPLITS
 from .text import LARGEST, Texts
 
@@ -116,8 +114,8 @@ def _file(place, file):
 def _lines(name, path, md5):
     """Return the lines of a file, each as its words; tuples, which the garbage collector need not follow."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
+        content = file_content.content(path)
+    except ValueError as error:  # no gzip, or far larger than a text of that size can be
         raise folder.damaged(name, [path]) from error
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise folder.damaged(name, [path])

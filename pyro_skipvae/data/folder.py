@@ -1,7 +1,9 @@
 """Where files are looked for, how they are fetched, and the error raised for data that are missing or damaged."""
 
 import os
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from .contents import checksum
@@ -10,7 +12,7 @@ from .file_content import user_path
 CACHE = Path("~/.cache/pyro-skipvae")
 TRIES = 3
 SILENCE = 30.0  # seconds without a byte before a try is given up
-DEADLINE = 600.0  # seconds for one try, so that a server that drips bytes is given up too
+DEADLINE = 600.0  # seconds for a file from one address, all tries together, whatever the server does with them
 LARGEST = 200_000_000  # bytes; the largest file of any set here has 30 million
 
 
@@ -72,7 +74,7 @@ def fetch(name, file, urls, known_hash, folder, places):
             folder, base_url="", registry={file: known_hash}, urls={file: url}, retry_if_failed=TRIES - 1
         )
         try:
-            return Path(fetcher.fetch(file, downloader=_download))
+            return Path(fetcher.fetch(file, downloader=partial(_download, end=time.monotonic() + DEADLINE)))
         except (ValueError, OSError) as error:  # requests' own errors are OSErrors; the hash mismatch is a ValueError
             reason = " ".join(str(error).split()).split(". ")[0]
     raise DataError(
@@ -81,11 +83,33 @@ def fetch(name, file, urls, known_hash, folder, places):
     )
 
 
-def _download(url, output_file, _pooch):
+def _download(url, output_file, _pooch, *, end):
+    """Write what an address gives to a file, until `end` on the monotonic clock.
+
+    In a thread of its own: a server that drips its headers, or a chain of redirects, holds the caller of requests for ever.
+    A thread that is given up ends with its connection, and writes to a file that pooch has removed.
+    """
+    outcome = {}
+    thread = threading.Thread(target=_receive, args=(url, output_file, end, outcome), daemon=True)
+    thread.start()
+    thread.join(max(0.0, end - time.monotonic()))
+    if thread.is_alive():
+        raise ValueError(f"expected the whole file within {DEADLINE:.0f} s, got a server that is slower")
+    if "error" in outcome:
+        raise outcome["error"]
+
+
+def _receive(url, output_file, end, outcome):
+    try:
+        _receive_whole(url, output_file, end)
+    except Exception as error:  # told in the thread that waits
+        outcome["error"] = error
+
+
+def _receive_whole(url, output_file, end):
     import requests
     from urllib3.exceptions import HTTPError
 
-    end = time.monotonic() + DEADLINE
     with requests.get(url, stream=True, timeout=SILENCE) as response, open(output_file, "wb") as output:
         response.raise_for_status()
         try:

@@ -58,9 +58,12 @@ def burda(path):
     Raises DataError where the file does not hold Burda's arrays, `data` (784, 24345), `testdata` (784, 8070) and their
     one-hot targets.
     """
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
 
     try:
+        shapes = {name: shape for name, shape, _ in whosmat(path)}  # before anything is unpacked
+        if shapes["data"] != (784, BURDA_TRAIN) or shapes["testdata"] != (784, BURDA_TEST):
+            raise ValueError(f"expected images of 784 pixels, {BURDA_TRAIN} and {BURDA_TEST} of them, got {shapes}")
         arrays = loadmat(path, variable_names=("data", "target", "testdata", "testtarget"))
         images = np.concatenate([_upright(arrays["data"], BURDA_TRAIN), _upright(arrays["testdata"], BURDA_TEST)])
         labels = np.concatenate([arrays["target"].argmax(0), arrays["testtarget"].argmax(0)])

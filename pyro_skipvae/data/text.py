@@ -23,6 +23,7 @@ class Texts:
     """A text set as its files give it: for each split a list of sentences, each a sequence of words.
 
     split: one phrase that says which sentences are where. labels: split -> (N,) classes, or empty.
+    class_names: of the classes 0, 1, ..., where the labels are words.
     vocabulary_size: the usual one, marks included. vocabulary: of a set that has one of its own. places: split -> (file,
     line of each sentence) for a user's own text, where a line that breaks a rule is refused; in a published text it is
     left out or counted.
@@ -37,6 +38,7 @@ class Texts:
     vocabulary_size: int | None = LARGEST
     vocabulary: Vocabulary | None = None
     places: dict = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
 
 def encoded(texts, vocabulary_size=None, max_words=None):
@@ -68,6 +70,7 @@ def encoded(texts, vocabulary_size=None, max_words=None):
         kind="text",
         levels=None,
         vocabulary=vocabulary,
+        class_names=texts.class_names,
     )
 
 

@@ -1,9 +1,12 @@
-"""A user's own text: a UTF-8 file ending in `.txt` or `.txt.gz`, one text a line, words between blanks.
+"""A user's own text: a UTF-8 file ending in `.txt` or `.jsonl` (or these with `.gz`), one text a line, words between blanks.
+
+A line of `.jsonl` is an object with the field `text`, and `label` where there are classes.
 
 Beside `news.txt`, `news.valid.txt` and `news.test.txt` (or `news.txt.valid`, `news.txt.test`; each also with `.gz`) hold
 the other splits; where one is absent, a tenth of the lines is cut off for it. Empty lines are skipped and counted.
 """
 
+import json
 from itertools import chain
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from .contents import SPLITS, shuffled
 from .text import Texts
 
 FEWEST = 2  # lines of a split
+LONGEST_WORD = 1_000  # characters
 
 
 def read(path: Path) -> Texts:
@@ -24,32 +28,96 @@ def read(path: Path) -> Texts:
     Raises ValueError with one line for a file that is not as described above.
     """
     paths = {"train": path} | {part: beside for part in SPLITS[1:] if (beside := _beside(path, part))}
-    sentences, places, skipped = {}, {}, 0
+    sentences, places, labels, skipped = {}, {}, {}, 0
     for part, file in paths.items():
-        words = [tuple(line.split()) for line in file_content.text(file).split("\n")]
+        texts, labels[file] = _texts(file)
+        words = [tuple(text.split()) for text in texts]
         lines = [number for number, line in enumerate(words, start=1) if line]
-        _refuse_marks(words, file)
+        _refuse_strange_words(words, file)
         if len(lines) < FEWEST:
             raise ValueError(f"expected at least {FEWEST} lines with words, got {len(lines)} in {file}")
         sentences[part], places[part] = [words[number - 1] for number in lines], (file, lines)
         skipped += len(words) - len(lines) - (not words[-1])  # what follows the last newline is no line
     sentences, places, split = _with_all_splits(path, sentences, places)
-    return Texts(path.name, **sentences, split=split + (f"; {skipped} empty lines skipped" if skipped else ""), places=places)
+    split += f"; {skipped} empty lines skipped" if skipped else ""
+    classes, class_names = _classes(places, labels)
+    return Texts(path.name, **sentences, split=split, labels=classes, class_names=class_names, places=places)
 
 
-def _refuse_marks(words, file):
+def _texts(file: Path) -> tuple[list[str], dict[int, str | int]]:
+    """(the text of each line, {number of a line: its label})."""
+    lines = file_content.text(file).split("\n")
+    if not _is_json(file):
+        return lines, {}
+    texts, labels = [], {}
+    for number, line in enumerate(lines, start=1):
+        text, label = _record(line, f"in line {number} of {file}") if line.strip() else ("", None)
+        texts.append(text)
+        if label is not None:
+            labels[number] = label
+    return texts, labels
+
+
+def _is_json(file: Path) -> bool:
+    return file.name.lower().removesuffix(".gz").endswith(".jsonl")
+
+
+def _record(line: str, where: str) -> tuple[str, str | int | None]:
+    """(the text, the label or None) of a line of JSON. Raises ValueError, with the line, where there is no text."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected an object of JSON in every line, got something else {where}: {error}") from error
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        got = f"the fields {', '.join(map(repr, list(record)[:8]))}" if isinstance(record, dict) else type(record).__name__
+        raise ValueError(f"expected an object with the text in its field 'text', got {got} {where}")
+    if any("\ud800" <= mark <= "\udfff" for mark in text):  # JSON can write halves of a character, UTF-8 cannot
+        raise ValueError(f"expected whole characters, got half of a surrogate pair {where}")
+    label = record.get("label")
+    return text, label if isinstance(label, str | int) else None
+
+
+def _classes(places, labels):
+    """({split: (N,) classes}, their names where the labels are words); none where a line has no label."""
+    if not all(labels[file].keys() >= set(lines) for file, lines in places.values()):
+        return {}, ()
+    rows = {part: [labels[file][line] for line in lines] for part, (file, lines) in places.items()}
+    if all(isinstance(label, int) for row in rows.values() for label in row):
+        return {part: np.array(row, np.int64) for part, row in rows.items()}, ()
+    names = sorted({str(label) for row in rows.values() for label in row})
+    return {part: np.searchsorted(names, list(map(str, row))) for part, row in rows.items()}, tuple(names)
+
+
+def _refuse_strange_words(words, file):
     """Raise for a mark that would count as an unknown word: a sentence gets its begin, end and padding here."""
     for line, row in enumerate(words, start=1):
         if mark := next((word for word in row if word in MARKS[:UNK]), None):
             raise ValueError(f"expected sentences without marks of begin, end or padding, got {mark} in line {line} of {file}")
+        if (longest := max(map(len, row), default=0)) > LONGEST_WORD:
+            raise ValueError(
+                f"expected words of at most {LONGEST_WORD:,} characters between blanks, got one of {longest:,} in line {line} "
+                f"of {file}"
+            )
+    if words[0] and all(_is_number(word) for row in words[:50] for word in row):
+        raise ValueError(f"expected words, got numbers only in {file}; rename a table of numbers to end in .dat or .csv")
+
+
+def _is_number(word):
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _stem(path):
-    return path.name.removesuffix(".gz").removesuffix(".txt")
+    return path.name.removesuffix(".gz").removesuffix(".txt").removesuffix(".jsonl")
 
 
 def _beside(path, part):
-    names = (f"{_stem(path)}.{part}.txt", f"{_stem(path)}.txt.{part}")
+    ending = ".jsonl" if _is_json(path) else ".txt"
+    names = (f"{_stem(path)}.{part}{ending}", f"{_stem(path)}{ending}.{part}")
     files = (path.with_name(name + ending) for name in names for ending in ("", ".gz"))
     return next((file for file in files if file.exists()), None)
 
@@ -61,7 +129,8 @@ def _with_all_splits(path, sentences, places):
     count = len(sentences["train"])
     tenth = max(FEWEST, count // 10)
     if count < FEWEST + len(absent) * tenth:
-        files = " and ".join(f"{_stem(path)}.{part}.txt" for part in absent)
+        ending = ".jsonl" if _is_json(path) else ".txt"
+        files = " and ".join(f"{_stem(path)}.{part}{ending}" for part in absent)
         raise ValueError(
             f"expected at least {FEWEST * (1 + len(absent))} lines, of which {' and '.join(absent)} are cut, got {count} in "
             f"{path}; or put {files} beside it"

@@ -1,10 +1,12 @@
 """Twelve hostile archives in the place of Omniglot's: each is refused, nothing is unpacked, nothing leaves the folder."""
 
+import gzip
 import stat
 import zipfile
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from pyro_skipvae.data import DataError, load_data
 
@@ -46,6 +48,29 @@ def test_a_hostile_archive_is_refused(kind, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="omniglot"):
         load_data("omniglot", root=tmp_path / "data", download="never")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_bomb_in_the_place_of_a_known_text_is_refused_before_it_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_skipvae.data.file_content.HARMLESS", 1000)
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"ptb.{part}.txt.gz").write_bytes(gzip.compress(bytes(10_000_000)))
+    with pytest.raises(DataError, match="ptb is damaged: .*ptb.train.txt.gz"):
+        load_data("ptb", root=tmp_path, download="never")
+
+
+def test_a_huge_array_in_the_place_of_a_known_one_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_skipvae.data.file_content.LARGEST_ARCHIVE", 1000)
+    np.savez_compressed(tmp_path / "frey_faces_20x28.npz", images=np.zeros((10_000, 28, 20)))
+    with pytest.raises(DataError, match="frey-faces is damaged: .*frey_faces_20x28.npz") as caught:
+        load_data("frey-faces", root=tmp_path)
+    assert "more than 100 times as much" in str(caught.value.__cause__)
+
+
+def test_an_omniglot_of_other_shapes_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    savemat(tmp_path / "chardata.mat", {"data": np.zeros((784, 9)), "testdata": np.zeros((784, 9))}, do_compression=True)
+    monkeypatch.setattr("scipy.io.loadmat", lambda *args, **options: pytest.fail("it was unpacked"))
+    with pytest.raises(DataError, match="omniglot-burda is damaged: .*chardata.mat"):
+        load_data("omniglot", root=tmp_path, download="never")
 
 
 @pytest.mark.parametrize("claim", ["huge array", "escape", "no array"])

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import os
 import re
 import shlex
@@ -532,6 +533,46 @@ def test_the_folder_of_a_known_data_set_is_told_its_name(above):
         load_data(folder)
     root = shlex.split(str(caught.value).partition("--data-dir ")[2])[0]
     assert len(load_data("mnist", root=root, download="never").test) == 10_000
+
+
+# Texts
+
+
+def write_lines(path, records):
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def test_lines_of_json_are_texts_with_labels_and_files_beside_them(tmp_path):
+    sentences = [f"the {'cat dog cow'.split()[n % 3]} sat here {'again' if n % 2 else ''}" for n in range(40)]
+    write_lines(tmp_path / "x.jsonl", [{"text": text, "label": text.split()[1]} for text in sentences])
+    write_lines(tmp_path / "x.test.jsonl", [{"text": text, "label": "cow"} for text in sentences[2::3]])
+    (tmp_path / "x.txt").write_text("".join(f"{text}\n" for text in sentences))
+    data, plain = load_data(tmp_path / "x.jsonl"), load_data(tmp_path / "x.txt")
+    assert data.kind == "text" and data.vocabulary.words == plain.vocabulary.words
+    assert data.class_names == ("cat", "cow", "dog") and data.labels["test"].tolist() == [1] * 13
+    for split in ("train", "valid"):
+        for row, label in zip(getattr(data, split), data.labels[split], strict=True):
+            assert data.class_names[label] == data.vocabulary.decode(row).split()[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", '{"text": "a b"}\n{"text": 3}\n', "expected an object with the text in its field 'text', got .* in line 2"),
+        ("x.jsonl", '{"review": "a", "stars": 3}\n', "got the fields 'review', 'stars' in line 1"),
+        ("x.jsonl", "[1]\n", "got list in line 1"),
+        ("x.jsonl", "no json\n", "expected an object of JSON in every line, got something else in line 1"),
+        ("x.jsonl", "[" * 100_000 + "\n", "expected an object of JSON in every line, got something else in line 1"),
+        ("x.jsonl", '{"text": "\\ud800 b"}\n', "expected whole characters, got half of a surrogate pair in line 1"),
+        ("x.txt", "a b\n" + "c" * 5000 + "\n", "words of at most 1,000 characters between blanks, got one of 5,000 in line 2"),
+        ("x.txt", "1.5 2e3 -4\n" * 40, "expected words, got numbers only in .*x.txt; rename a table of numbers to end in .dat"),
+    ],
+)
+def test_a_text_that_is_wrong_is_refused_by_its_line(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_data(tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 # Hostile files
