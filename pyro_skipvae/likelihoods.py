@@ -13,6 +13,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_skipvae.distributions.colours import ColourLogistics
 from pyro_skipvae.distributions.grey_levels import DiscretisedLogistic, GreyLevels
 
 # Without a floor the density of a constant pixel is unbounded, and one such pixel takes over the whole objective.
@@ -22,7 +23,10 @@ SMALLEST_SHARED_SCALE = 0.001  # in standard deviations of the data
 
 @dataclass(frozen=True)
 class Likelihood:
-    """`distribution` maps eta (..., *event_shape, parameters) to elementwise distributions over (..., *event_shape)."""
+    """`distribution` maps eta (..., *event_shape, parameters) to elementwise distributions over (..., *event_shape).
+
+    One whose elements depend on each other has an event shape of its own, which ends that of the data.
+    """
 
     parameters: int
     distribution: Callable[[Tensor], TorchDistributionMixin]
@@ -34,7 +38,8 @@ class Likelihood:
 
     def __call__(self, eta: Tensor, event_dims: int) -> TorchDistributionMixin:
         """eta (..., *event_shape * parameters as the last dimension) -> Distribution with `event_dims` event dimensions."""
-        return self.distribution(eta).to_event(event_dims)
+        elements = self.distribution(eta)
+        return elements.to_event(event_dims - len(elements.event_shape))
 
 
 bernoulli = Likelihood(1, lambda eta: dist.Bernoulli(logits=eta[..., 0]))
@@ -137,3 +142,8 @@ def categorical(levels: int = 256) -> Likelihood:
 def discretised_logistic(levels: int = 256) -> Likelihood:
     """Grey levels 0, 1/(levels-1), ..., 1 as the bins of a logistic distribution (Kingma et al. 2016)."""
     return Likelihood(2, lambda eta: DiscretisedLogistic(eta[..., 0], softplus(eta[..., 1]) + SMALLEST_SCALE, levels))
+
+
+def colour_logistics(levels: int = 256, components: int = 10) -> Likelihood:
+    """Colour images (3, H, W) of grey levels in each channel: a mixture of logistics over the three (Salimans et al. 2017)."""
+    return Likelihood(4 * components, lambda eta: ColourLogistics(eta, levels))

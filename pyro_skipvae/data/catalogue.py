@@ -78,6 +78,15 @@ DATASETS = {
         "none stated",
         "frey_faces",
     ),
+    "cifar10": DatasetInfo(
+        "4,000 colour photographs, 32x32, or torchvision's full set",
+        (3, 32, 32),
+        (3_000, 500, 500),
+        "none",
+        "files, by hand",
+        "none stated",
+        "cifar10",
+    ),
     "pydoc": _text(
         "sentences of Python's language reference",
         (1_556, 367, 302),  # of Python 3.11; 3.10 has 34 sentences fewer, 3.13 has 146 more

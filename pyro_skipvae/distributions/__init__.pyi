@@ -1,4 +1,5 @@
 from .ar1 import AR1 as AR1
 from .autoregressive import Autoregressive as Autoregressive
+from .colours import ColourLogistics as ColourLogistics
 from .grey_levels import DiscretisedLogistic as DiscretisedLogistic
 from .grey_levels import GreyLevels as GreyLevels

@@ -56,6 +56,7 @@ PRIORS = {
 LIKELIHOODS = {  # of the data, and whether in their units
     "bernoulli": lambda data, scaled: likelihoods.bernoulli,
     "categorical": lambda data, scaled: likelihoods.categorical(_levels(data)),
+    "colour-logistics": lambda data, scaled: likelihoods.colour_logistics(_levels(data)),
     "discretised-logistic": lambda data, scaled: likelihoods.discretised_logistic(_levels(data)),
     "normal": lambda data, scaled: (
         likelihoods.normal_in_units(*mean_and_scale(data.train)) if scaled else likelihoods.normal
@@ -77,6 +78,7 @@ SCALED = {"standard": ("grey", "real", "count"), "log": ("count",)}  # the value
 KINDS = {  # the values that each likelihood is a distribution over
     "bernoulli": ("binary",),
     "categorical": ("grey", "binary", "text"),
+    "colour-logistics": ("grey",),
     "discretised-logistic": ("grey",),
     "normal": ("grey", "real"),
     "normal-shared-scale": ("grey", "real"),
@@ -145,7 +147,7 @@ def settled(config, data):
         config,
         decoder=decoder,
         encoder=config.encoder or usual,
-        likelihood=config.likelihood or USUAL_LIKELIHOOD[data.kind],
+        likelihood=config.likelihood or _usual_likelihood(decoder, data),
         scaling=config.scaling or USUAL_SCALING[data.kind],
         layers=config.layers or DECODERS[decoder][1],
         width=config.width or (1024 if text and decoder != "transformer" else 512),
@@ -200,6 +202,16 @@ def _check_decoder(config, data):
         raise ConfigError(f"expected --decoder pixelcnn for a model without z, got --decoder {decoder}")
 
 
+def _usual_likelihood(decoder, data):
+    """A PixelCNN of colours is told their levels, so that its bits per dimension can be compared."""
+    colours = decoder == "pixelcnn" and data.kind == "grey" and data.levels and _is_colour(data)
+    return "colour-logistics" if colours else USUAL_LIKELIHOOD[data.kind]
+
+
+def _is_colour(data):
+    return len(data.event_shape) == 3 and data.event_shape[0] == 3
+
+
 def _usual_encoder(decoder):
     return "transformer" if decoder == "transformer" else "lstm"
 
@@ -228,6 +240,11 @@ def _check_values(config, data):
         raise ConfigError(
             f"expected {' or '.join(KINDS[likelihood])} values for --likelihood {likelihood}, got {what}; "
             f"for these there is --likelihood {suits}"
+        )
+    if likelihood == "colour-logistics" and not _is_colour(data):
+        raise ConfigError(
+            f"expected colour images (3, H, W) for --likelihood colour-logistics, got items of shape {data.event_shape}; "
+            "use --likelihood discretised-logistic"
         )
     if scaling != "none" and data.kind not in SCALED[scaling]:
         wanted = " or ".join(SCALED[scaling])

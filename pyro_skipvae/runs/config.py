@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from types import NoneType
 from typing import get_args
 
-IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot", "omniglot-burda", "frey-faces")
+IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot", "omniglot-burda", "frey-faces", "cifar10")
 TEXTS = ("pydoc", "synthetic-text", "ptb", "yahoo", "yahoo-small", "lm1b", "short-yelp")
 DATASETS = (*IMAGES, *TEXTS)
 TEXT_FILES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")  # of a user's own texts; every other path is read as numbers
@@ -32,7 +32,10 @@ INFERENCES = ("amortized", "svi", "vae+svi", "vae+svi+kl", "sa")
 GRADIENTS = ("exact", "exact-rebuilt", "finite-difference", "first-order", "authors")
 INITIALISATIONS = ("torch", "he", "data-dependent")
 OPTIMIZERS = ("adam", "sgd")
-LIKELIHOODS = ("bernoulli", "categorical", "discretised-logistic", "normal", "normal-shared-scale", "poisson")
+LIKELIHOODS = (
+    *("bernoulli", "categorical", "colour-logistics", "discretised-logistic"),
+    *("normal", "normal-shared-scale", "poisson"),
+)
 SCALINGS = ("none", "standard", "log")
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
 PRIORS = ("standard-normal", "mixture-of-normals", "vamp")
@@ -68,7 +71,9 @@ class Config:
     dataset: str = option("digits", "what to train on, or the path of your own data", (*DATASETS, "FILE", "FOLDER"))
     data_dir: str | None = option(None, "folder to look in first", usual="$SKIPVAE_DATA, then ~/.cache/pyro-skipvae")
     download: str = option("auto", "whether to fetch data that are not found", ("auto", "never"))
-    binarisation: str | None = option(None, "how grey becomes 0 and 1", BINARISATIONS, usual="dynamic; none for frey-faces")
+    binarisation: str | None = option(
+        None, "how grey becomes 0 and 1", BINARISATIONS, usual="dynamic; none for frey-faces and cifar10"
+    )
     max_words: int | None = option(
         None, "leave out sentences of more words", usual="200; longer lines of a file of your own are refused", least=1
     )
@@ -112,7 +117,8 @@ class Config:
         None,
         "family of p(x|z)",
         LIKELIHOODS,
-        usual="bernoulli; normal-shared-scale for grey or real values, poisson for counts, categorical for text",
+        usual="bernoulli; normal-shared-scale for grey or real values, colour-logistics for a pixelcnn of colours, "
+        "poisson for counts, categorical for text",
     )
     scaling: str | None = option(
         None,

@@ -34,6 +34,7 @@ REAL_PATHS = {
     "mnist": "mnist/MNIST/raw/train-images-idx3-ubyte.gz",
     "omniglot": "omniglot/omniglot_28x28.npz",
     "frey-faces": "frey_faces/frey_faces_20x28.npz",
+    "cifar10": "cifar10/cifar10_batch_0.png",
 }
 
 
@@ -80,7 +81,7 @@ def grey_data(binarisation="dynamic", seed=0, items=40, change=None):
 # Every data set
 
 
-@pytest.mark.parametrize("name", ["digits", real("mnist"), real("omniglot"), real("frey-faces")])
+@pytest.mark.parametrize("name", ["digits", real("mnist"), real("omniglot"), real("frey-faces"), real("cifar10")])
 def test_every_data_set_keeps_the_contract(name, loaded):
     info, data = DATASETS[name], loaded(name)
     assert data.name == name and data.event_shape == info.event_shape
@@ -90,7 +91,7 @@ def test_every_data_set_keeps_the_contract(name, loaded):
         assert x.dtype == torch.float32 and set(x.unique().tolist()) == {0.0, 1.0}
     for split, labels in data.labels.items():
         assert labels.dtype == torch.int64 and len(labels) == len(getattr(data, split))
-    assert set(data.labels) == (set() if name == "frey-faces" else {"train", "valid", "test"})
+    assert set(data.labels) == (set() if name in ("frey-faces", "cifar10") else {"train", "valid", "test"})
     assert next(iter(data.batches("train", 16, seed=0))).shape == (16, *info.event_shape)
     assert data.describe()["sizes"] == dict(zip(("train", "valid", "test"), info.sizes, strict=True))
 
@@ -178,6 +179,26 @@ def test_damaged_frey_faces_are_refused(name, tmp_path):
     path = tmp_path / "frey_faces_20x28.npz"
     np.savez(path, images=np.zeros((1965, 28, 20), np.uint8))
     with pytest.raises(DataError, match=str(path)):
+        load_data(name, root=tmp_path)
+
+
+@real_only("cifar10")
+def test_the_small_cifar10_is_cut_from_the_four_files(name, loaded):
+    from PIL import Image
+
+    first = np.asarray(Image.open(REAL / "cifar10/cifar10_batch_0.png").convert("RGB"))[7].reshape(32, 32, 3).copy()
+    data = loaded(name, "none")
+    images = torch.cat([data.train, data.valid, data.test])
+    assert images.shape == (4000, 3, 32, 32) and len(images.flatten(1).unique(dim=0)) == 4000
+    assert (images == torch.from_numpy(first).permute(2, 0, 1).float() / 255).flatten(1).all(1).sum() == 1
+    assert "4,000 of the training images" in data.describe()["split"]
+
+
+@real_only("cifar10")
+def test_a_damaged_cifar10_is_refused(name, tmp_path):
+    for number in range(4):
+        (tmp_path / f"cifar10_batch_{number}.png").write_bytes((REAL / "cifar10/cifar10_batch_1.png").read_bytes())
+    with pytest.raises(DataError, match=f"cifar10 is damaged: {tmp_path}"):
         load_data(name, root=tmp_path)
 
 
