@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pyro_skipvae.blocks import gate, latent_shape, places_per_step
+from pyro_skipvae.blocks import AttentionBlock, gate, latent_shape, places, places_per_step
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.likelihoods import bernoulli
 from pyro_skipvae.skip import OUTPUT, SkipMaps, skip_entries
@@ -25,18 +25,34 @@ class PixelCNNDecoder(nn.Module):
     With `latent_dim=0` there is no z at all: the autoregressive baseline. Of a sequence z (..., T, C), `latent_dim` (T, C), the
     map has one row of pixels for each of the T steps, which stands for H / T rows: row y sees z up to its own step. `inputs`
     is what x passes before the network reads it (`pyro_skipvae.blocks.Standardise`), element by element.
+    `attention_layers` blocks of masked self-attention with `heads` heads stand after layers at equal distances, the last one
+    after the last layer: a pixel then sees all pixels before it directly (as in PixelSNAIL).
 
     Where this departs from the authors' code: z reaches the current pixel in the first layer too (there the mask hides
     it), the residual of the horizontal stack is the identity, as in van den Oord et al., and not a learned map.
 
-    Raises ValueError where the rows cannot be dealt to the steps evenly.
-    Reference: Dieng et al. 2019, section 4.1; van den Oord et al. 2016, figure 2; for sequences Razavi et al. 2019, figure 5.
+    Raises ValueError where the rows cannot be dealt to the steps evenly, or the maps to the heads.
+    Reference: Dieng et al. 2019, section 4.1; van den Oord et al. 2016, figure 2; for sequences Razavi et al. 2019, figure 5;
+    for attention Chen, Mishra, Rohaninejad, Abbeel 2018.
     """
 
     def __init__(
-        self, latent_dim, event_shape, *, layers=9, maps=32, kernel=3, skip="all", likelihood=bernoulli, inputs=None
+        self,
+        latent_dim,
+        event_shape,
+        *,
+        layers=9,
+        maps=32,
+        kernel=3,
+        attention_layers=0,
+        heads=8,
+        skip="all",
+        likelihood=bernoulli,
+        inputs=None,
     ):
         super().__init__()
+        if attention_layers > layers:
+            raise ValueError(f"expected at most {layers} attention layers, one a layer, got {attention_layers}")
         if kernel % 2 == 0 or layers < 1:
             raise ValueError(f"expected an odd kernel and at least 1 layer, got kernel {kernel} and {layers} layers")
         self.event_shape, self.likelihood, self.inputs = tuple(event_shape), likelihood, inputs
@@ -51,6 +67,8 @@ class PixelCNNDecoder(nn.Module):
         self.latent_maps = SkipMaps(self.latent_shape[-1], dict.fromkeys(entries, pixels), bias=True)
         inputs = [channels + (BOTTOM in entries), *[maps] * (layers - 1)]
         self.layers = nn.ModuleList(GatedLayer(n, maps, kernel, l in entries) for l, n in enumerate(inputs, 1))
+        after = [layers * block // attention_layers for block in range(1, attention_layers + 1)]
+        self.attention = nn.ModuleDict({str(l): AttentionBlock(maps, heads, joined=maps) for l in after})
         self.output = nn.Conv2d(maps + (OUTPUT in entries), channels * likelihood.parameters, 1)
 
     def forward(self, z):
@@ -75,6 +93,8 @@ class PixelCNNDecoder(nn.Module):
         horizontal = torch.cat([F.pad(image, (1, -1)), *maps.get(BOTTOM, ())], 1)
         for l, layer in enumerate(self.layers, 1):
             vertical, horizontal = layer(vertical, horizontal, maps.get(l, ()), top=layer is self.layers[-1])
+            if str(l) in self.attention:
+                horizontal = self._attended(self.attention[str(l)], horizontal)
         return self.output(torch.cat([horizontal, *maps.get(OUTPUT, ())], 1))
 
     def generate(self, z):
@@ -87,6 +107,13 @@ class PixelCNNDecoder(nn.Module):
     def seen(self, x):
         """x as the network reads it."""
         return x if self.inputs is None else self.inputs(x)
+
+    def _attended(self, block, horizontal):
+        """The horizontal stack (N, maps, H, W) after every pixel has read itself and those before it."""
+        h = horizontal.flatten(2).transpose(1, 2)  # (N, H * W, maps)
+        place = places(0, h.shape[1], h).expand_as(h)
+        before = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device).tril()
+        return block(h, (place,), mask=before)[0].transpose(1, 2).unflatten(2, self.image_shape[1:])
 
     def _maps(self, z):
         """The images made from z, (N, 1, H, W), for each entry."""
@@ -149,6 +176,7 @@ class CachedSampler:
         self.seen = torch.zeros_like(self.image)  # the image as the network reads it
         self.eta = self.z.new_zeros(N, channels * decoder.likelihood.parameters, height, width)
         widths = [layer.vertical.in_channels for layer in decoder.layers]
+        self.read = {}  # keys and values of the pixels so far, of each attention block
         self.rows = [self.z.new_zeros(N, n, decoder.layers[0].reach + 1, width) for n in widths]
         for y in range(height):
             biases = self._vertical(y)
@@ -178,9 +206,17 @@ class CachedSampler:
                 out = torch.addmm(layer.mix.bias, gate(torch.addmm(received[l][:, x], window, mixing)), mix)
                 if layer.residual:
                     out = out + lines[l][:, x + layer.reach, : out.shape[1]]
+                if str(l + 1) in decoder.attention:
+                    out = self._attended(str(l + 1), out, y * decoder.image_shape[2] + x)
                 if l + 1 < len(lines):
                     lines[l + 1][:, x + layer.reach, : out.shape[1]] = out
             self._draw(out, y, x)
+
+    def _attended(self, name, features, pixel):
+        h = features[:, None]
+        place = places(pixel, 1, h).expand_as(h)
+        h, *self.read[name] = self.decoder.attention[name](h, (place,), before=self.read.get(name, ()))
+        return h[:, 0]
 
     def _draw(self, features, y, x):
         joined = self._join(features[:, :, None], OUTPUT, y, x)

@@ -32,7 +32,7 @@ from .config import TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, Confi
 TEXT = ("embedding", "dropout", "word_dropout")
 # name -> (constructor, its layers by default, the field and argument that widens it, further fields it takes)
 DECODERS = {
-    "pixelcnn": (PixelCNNDecoder, 9, "maps", ("kernel",)),
+    "pixelcnn": (PixelCNNDecoder, 9, "maps", ("kernel", "attention_layers", "heads")),
     "mlp": (MLPDecoder, 4, "width", ()),
     "convolutional": (ConvolutionalDecoder, 3, "maps", ()),
     "lstm": (LSTMDecoder, 1, "width", TEXT),
@@ -167,7 +167,11 @@ def without_effect(config):
     text, prior = "--decoder " + " or ".join(TEXT_DECODERS), "--prior mixture-of-normals or vamp"
     needs = {
         **dict.fromkeys(TEXT, (config.decoder in TEXT_DECODERS, text)),
-        "heads": ("transformer" in (config.decoder, config.encoder), "--decoder or --encoder transformer"),
+        "attention_layers": (config.decoder == "pixelcnn", "--decoder pixelcnn"),
+        "heads": (
+            "transformer" in (config.decoder, config.encoder) or config.attention_layers > 0,
+            "--decoder or --encoder transformer, or --attention-layers",
+        ),
         "kernel": (config.decoder == "pixelcnn", "--decoder pixelcnn"),
         "maps": (config.decoder in ("pixelcnn", "convolutional"), "--decoder pixelcnn or convolutional"),
         "components": (config.prior != "standard-normal", prior),
@@ -325,7 +329,7 @@ def build_decoder(config, data):
         return make(**{width: getattr(config, width)}, skip=_skip(config.skip))
     with torch.device("meta"):
         target = parameter_count(make(**{width: getattr(config, width)}, skip="all"))
-    each = config.heads if "heads" in further else 1  # a width is a multiple of the heads
+    each = config.heads if config.decoder == "transformer" or config.attention_layers else 1  # heads divide a width
     matched = parameter_matched(lambda units: make(**{width: each * units}, skip="none"), target)
     return make(**{width: each * matched}, skip="none")
 

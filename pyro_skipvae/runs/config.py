@@ -98,7 +98,8 @@ class Config:
         None, "units in each hidden layer of an MLP decoder or of a text model", usual="512; lstm and dilated-cnn 1024", least=1
     )
     embedding: int = option(512, "dimensions of a word", least=1)
-    heads: int = option(8, "attention heads of a transformer", least=1)
+    attention_layers: int = option(0, "blocks of masked self-attention in a PixelCNN decoder", least=0)
+    heads: int = option(8, "attention heads of a transformer, or of a PixelCNN's attention", least=1)
     dropout: float | None = option(
         None, "dropout of a text decoder, on words and before the output", usual="0.5; transformer 0.1", least=0.0, below=1.0
     )

@@ -19,6 +19,9 @@ DECODERS = {
     "pixelcnn": lambda **over: PixelCNNDecoder(3, (2, 3), layers=3, maps=4, **over),
     "pixelcnn plain": lambda **over: PixelCNNDecoder(3, (2, 3), layers=2, maps=4, skip="none", **over),
     "pixelcnn kernel 5": lambda **over: PixelCNNDecoder(3, (2, 3), layers=2, maps=4, kernel=5, skip=[2], **over),
+    "pixelcnn attention": lambda **over: PixelCNNDecoder(
+        3, (2, 3), layers=3, maps=4, attention_layers=2, heads=2, **over
+    ),
     "pixelcnn channels": lambda **over: PixelCNNDecoder(3, (2, 1, 3), layers=2, maps=4, **over),
     "convolutional": lambda **over: ConvolutionalDecoder(3, (2, 3), layers=2, maps=4, **over),
     "convolutional colour": lambda **over: ConvolutionalDecoder(3, (2, 3, 1), layers=1, maps=4, **over),
@@ -173,3 +176,20 @@ def test_impossible_pixelcnns_are_refused(over):
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"expected images of \(2, 3\), got \(3, 2\)"):
         PixelCNNDecoder(0, (2, 3), layers=1, maps=4)(torch.zeros(1, 0)).log_prob(torch.zeros(1, 3, 2))
+
+
+def test_with_attention_a_pixel_sees_all_pixels_before_it(float64):
+    decoder = PixelCNNDecoder(0, (9, 9), layers=1, maps=4, attention_layers=1, heads=2)
+    x, z = torch.zeros(1, 9, 9), torch.zeros(1, 0)
+    x.requires_grad_()
+    (seen,) = torch.autograd.grad(decoder.natural_parameters(x, z)[0, 0, 8, 4], x)
+    flat = (seen.flatten() != 0).tolist()
+    # But the last pixel of the row above: only pixels further on read that one.
+    assert all(flat[:71]) and not flat[71] and all(flat[72:76]) and not any(flat[76:])
+
+
+def test_more_attention_than_layers_and_heads_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="at most 2 attention layers, one a layer, got 3"):
+        PixelCNNDecoder(3, (4, 4), layers=2, attention_layers=3)
+    with pytest.raises(ValueError, match="got width 6 and 4 heads"):
+        PixelCNNDecoder(3, (4, 4), layers=2, maps=6, attention_layers=1, heads=4)
