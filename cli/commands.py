@@ -7,6 +7,7 @@ import click
 from pyro_skipvae.runs.config import PRESETS, Config
 
 from . import text
+from .echo import echo
 from .errors import user_errors
 from .options import Duration, OnNan, config_options, settings
 from .signals import Signals
@@ -91,11 +92,11 @@ def train(
         click.get_current_context().with_resource(without_denormals())
         config, data = make_config(flags, resume=resume)
         if print_config:
-            return click.echo(config.to_toml(), nl=False)
+            return echo(config.to_toml(), nl=False)
         job = make_job(config, data, device=device)
         if dry_run:
             costs = trial(job)
-            return click.echo(json.dumps({"schema": 1, **costs}) if as_json else trial_text(costs))
+            return echo(json.dumps({"schema": 1, **costs}) if as_json else trial_text(costs))
         run, report = train_run(
             job,
             out=out,
@@ -168,8 +169,8 @@ def datasets(data_dir, as_json):
     from .listing import dataset_table
 
     with user_errors():
-        click.echo(dataset_table(data_dir, as_json), nl=False)
+        echo(dataset_table(data_dir, as_json), nl=False)
 
 
 def _show(report, as_json, run):
-    click.echo(json.dumps({"schema": 1, "run": run, **json.loads(report.to_json())}) if as_json else str(report))
+    echo(json.dumps({"schema": 1, "run": run, **json.loads(report.to_json())}) if as_json else str(report))

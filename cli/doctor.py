@@ -6,6 +6,7 @@ import sys
 import click
 
 from .commands import JSON, examples
+from .echo import echo
 
 
 @click.command(epilog=examples("doctor", "doctor runs/digits/checkpoints/last.safetensors", "doctor runs/digits --json"))
@@ -14,7 +15,7 @@ from .commands import JSON, examples
 def doctor(path, as_json):
     """What this machine has: versions, devices, torchvision, data. Or what the file or run at PATH is."""
     found = _about_path(path) if path else _about_machine()
-    click.echo(json.dumps({"schema": 1, **found}, indent=2) if as_json else _lines(found), nl=as_json)
+    echo(json.dumps({"schema": 1, **found}, indent=2) if as_json else _lines(found), nl=as_json)
 
 
 @click.command(
@@ -27,7 +28,7 @@ def completion(context, shell):
     from click.shell_completion import get_completion_class
 
     make = get_completion_class(shell)
-    click.echo(make(context.find_root().command, {}, "skipvae-pyro", "_SKIPVAE_PYRO_COMPLETE").source())
+    echo(make(context.find_root().command, {}, "skipvae-pyro", "_SKIPVAE_PYRO_COMPLETE").source())
 
 
 def _about_machine():

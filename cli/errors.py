@@ -10,6 +10,10 @@ import sys
 
 import click
 
+from pyro_skipvae.text.printable import printable
+
+from .echo import echo
+
 CODES = {"DataError": 3, "RunError": 4, "CheckpointError": 4}
 
 
@@ -62,18 +66,19 @@ def report_errors():
     try:
         yield
     except click.ClickException as error:
+        error.message = printable(error.message)
         error.show()
         sys.exit(error.exit_code)
     except Stopped as stopped:
-        click.echo(stopped, err=True)
+        echo(stopped, err=True)
         sys.exit(stopped.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        echo("Interrupted.", err=True)
         sys.exit(130)
     except Exception as error:
         if _is_out_of_memory(error):
             said = " ".join(str(error).split())
-            click.echo(
+            echo(
                 "Error: expected a model and batches that fit into memory, got more than there is; a smaller --batch-size, "
                 f"--width or --latent-dim may help; a run that was begun can be gone on with ({said})",
                 err=True,
@@ -82,7 +87,7 @@ def report_errors():
         code = CODES.get(type(error).__name__)
         if code is None:
             raise
-        click.echo(f"Error: {error}", err=True)
+        echo(f"Error: {error}", err=True)
         sys.exit(code)
 
 

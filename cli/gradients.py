@@ -6,6 +6,7 @@ from dataclasses import asdict
 import click
 
 from .commands import DATASET, DEVICE, JSON, RUN, examples
+from .echo import echo
 from .errors import user_errors
 from .models import data_of, loaded
 from .notes import note
@@ -34,9 +35,9 @@ def check_gradients(run, batch, steps, seed, dataset, device, as_json):
         from pyro_skipvae.diagnostics.report.report import finite_or_none
 
         found = finite_or_none([asdict(check) for check in checks])
-        return click.echo(json.dumps({"schema": 1, "run": str(run), **about, "gradients": found}))
+        return echo(json.dumps({"schema": 1, "run": str(run), **about, "gradients": found}))
     note(f"The first {about['batch']} test items, {about['steps']} steps, lr {about['lr']:g}, without dropout.")
-    click.echo(_table(checks), nl=False)
+    echo(_table(checks), nl=False)
 
 
 def _checked(run, batch, steps, dataset, seed, device):

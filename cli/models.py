@@ -4,6 +4,7 @@
 import click
 
 from .commands import DATASET, DEVICE, RUN, SEED, examples
+from .echo import echo
 from .errors import user_errors, written
 
 
@@ -30,7 +31,7 @@ def encode(run, out, dataset, seed, device):
     np.savez(buffer, **_codes(found.vae, data, seed))
     with written(out):
         write_whole(out, buffer.getvalue())
-    click.echo(out)
+    echo(out)
 
 
 @click.command(epilog=examples("export runs/digits digits-model"))
@@ -42,7 +43,7 @@ def export(run, folder):
 
     with user_errors(), written(folder):
         for file in export_run(run, folder):
-            click.echo(file)
+            echo(file)
 
 
 def loaded(run, device, *, latent=False, dataset=None):

@@ -4,6 +4,8 @@ import logging
 
 import click
 
+from .echo import echo
+
 
 def say_as_asked(command):
     """Give a command -q and -v: how much it says on stderr. Errors are always told."""
@@ -17,12 +19,12 @@ def say_as_asked(command):
 def note(text):
     """One line on stderr, unless the command runs with -q."""
     if not quiet():
-        click.echo(text, err=True)
+        echo(text, err=True)
 
 
 def warn(text):
     """A warning on stderr, told in any case."""
-    click.echo(f"Warning: {text}", err=True)
+    echo(f"Warning: {text}", err=True)
 
 
 def _remember(context, _, asked):

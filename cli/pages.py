@@ -4,6 +4,7 @@
 import click
 
 from .commands import DATASET, DEVICE, JSON, examples
+from .echo import echo
 from .errors import user_errors, written
 from .models import data_of, loaded
 from .notes import note
@@ -48,11 +49,11 @@ def report(runs, out, dataset, budget, posterior_samples, importance_samples, al
     if dataset and len(runs) > 1:
         raise click.UsageError("expected --dataset with one run, got several runs")
     if len(runs) == 1:
-        return click.echo(_page(runs[0], out, dataset, device))
+        return echo(_page(runs[0], out, dataset, device))
     records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device)
     target = out or "comparison.html"
     with written(target):
-        click.echo(write_comparison(records, comparison, target))
+        echo(write_comparison(records, comparison, target))
 
 
 @click.command(
@@ -77,7 +78,7 @@ def compare(runs, budget, posterior_samples, importance_samples, allow, device, 
     two seeds of each there is a standard error over seeds. Runs whose evaluation cards disagree are refused.
     """
     records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device)
-    click.echo(comparison.to_json() if as_json else _text(records, comparison), nl=as_json)
+    echo(comparison.to_json() if as_json else _text(records, comparison), nl=as_json)
 
 
 def _page(run, out, dataset, device):

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .commands import DEVICE, JSON, examples
+from .echo import echo
 from .errors import RunsFailed, user_errors, written
 from .notes import note
 from .options import Duration
@@ -77,7 +78,7 @@ def reproduce(
     from pyro_skipvae.runs.folder import RunError
 
     if listing:
-        return click.echo(_listing(reproduction, name, results, device, which), nl=False)
+        return echo(_listing(reproduction, name, results, device, which), nl=False)
     if not name:
         raise click.UsageError(f"expected what to reproduce: {', '.join(reproduction.table_names())}; or --list")
     with user_errors():
@@ -105,9 +106,9 @@ def reproduce(
     if wanted.study == "theorem":
         note("The random networks that stand beside its table take about 15 s.")
     if as_json:
-        click.echo(json.dumps(reproduction_words.as_json(wanted, entries), indent=2))
+        echo(json.dumps(reproduction_words.as_json(wanted, entries), indent=2))
     else:
-        click.echo(_markdown(wanted, entries) if markdown else _text(wanted, entries), nl=False)
+        echo(_markdown(wanted, entries) if markdown else _text(wanted, entries), nl=False)
     html = html or file.with_name(f"{'-'.join([name, *_otherwise(which)])}.html")
     with written(html):
         write_page(wanted, entries, html)

@@ -5,6 +5,7 @@ import math
 
 import click
 
+from .echo import echo
 from .errors import UserError, user_errors
 
 
@@ -30,7 +31,7 @@ def target_rate(rate, correlation, length, channels, as_json):
         raise UserError("expected --rate NATS or --correlation NUMBER, got " + ("neither" if rate is None else "both"))
     with user_errors():
         found = _committed(rate, correlation, length, channels)
-    click.echo(json.dumps({"schema": 1, **found}) if as_json else _text(found))
+    echo(json.dumps({"schema": 1, **found}) if as_json else _text(found))
 
 
 def _committed(rate, correlation, length, channels):

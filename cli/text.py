@@ -4,6 +4,7 @@ import json
 
 import click
 
+from .echo import echo
 from .errors import user_errors, written
 from .notes import note
 
@@ -57,9 +58,9 @@ def emit(run, lines, about, *, out, as_json):
         with written(out):
             write_whole(out, "".join(f"{line}\n" for line in lines))
         about = {**about, "file": str(out)}
-    click.echo(json.dumps({"schema": 1, "run": str(run), **about}) if as_json else out or "\n".join(lines))
+    echo(json.dumps({"schema": 1, "run": str(run), **about}) if as_json else out or "\n".join(lines))
 
 
 def emit_file(run, path, *, as_json):
     """Print the path of a file that was written."""
-    click.echo(json.dumps({"schema": 1, "run": str(run), "file": str(path)}) if as_json else path)
+    echo(json.dumps({"schema": 1, "run": str(run), "file": str(path)}) if as_json else path)

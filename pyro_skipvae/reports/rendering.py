@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from pyro_skipvae.reports import figures
+from pyro_skipvae.text.printable import printable
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -29,8 +30,14 @@ def render(template, **values):
     folder = FileSystemLoader(Path(__file__).with_name("templates"))
     escape = ".html." in template
     environment = Environment(loader=folder, autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.finalize = _shown
     environment.filters.update(nats=nats, signed=signed, deviation=deviation, duration=duration, prose=prose)
     return environment.get_template(template).render(**values)
+
+
+def _shown(value):
+    """What a template prints: text of data with control characters written out; markup is text of our own."""
+    return printable(value) if type(value) is str else value
 
 
 def nats(value):
