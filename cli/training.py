@@ -259,11 +259,11 @@ def _status(job, x):
     loss = float(job.progress.loss) / max(int(job.progress.datapoints), 1)
     if len(x) < 2:
         return f"loss {loss:.2f}"
-    nats = rate(job.vae.model, job.vae.guide, x).value
     try:
+        nats = rate(job.vae.model, job.vae.guide, x).value
         units = active_units(job.vae.model, job.vae.guide, x, posterior_samples=20)
-    except ValueError:  # no finite mean: the step that made it says more
-        units = "?"
+    except ValueError:  # q(z|x) is not finite: the step that made it so says more
+        return f"loss {loss:.2f}  rate ?  active ?"
     return f"loss {loss:.2f}  rate {nats:.2f}  active {units}"
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..pairs.evaluation import as_found
 from ..pairs.pair import Chunk, Pair
+from ..pairs.rows import named_rows
 from ..pairs.unavailable import Unavailable
 from .pairwise import flat
 
@@ -24,14 +25,15 @@ def active_units(
     """
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
         means = [half_means(chunk, posterior_samples) for chunk in Pair(model, guide, x, site=site).chunks()]
-        return units_above(mean_variances(torch.cat(means, 1)), threshold)
+        return units_above(torch.cat(means, 1), threshold)
 
 
-def units_above(variances: Tensor, threshold: float) -> int:
-    """How many of the variances (D,) reach the threshold; raises Unavailable where one is no number."""
-    if not variances.isfinite().all():
-        raise Unavailable("q(z|x) has no finite mean")
-    return int((variances >= threshold).sum())
+def units_above(halves: Tensor, threshold: float) -> int:
+    """How many dimensions of the means (2, N, D) vary by the threshold; Unavailable, with the rows, where one is infinite."""
+    bad = ~halves.isfinite().all(2).all(0)
+    if bad.any():
+        raise Unavailable(f"q(z|x) has no finite mean at {named_rows(bad)}")
+    return int((mean_variances(halves) >= threshold).sum())
 
 
 def half_means(chunk: Chunk, samples: int = MEAN_DRAWS) -> Tensor:
@@ -39,7 +41,7 @@ def half_means(chunk: Chunk, samples: int = MEAN_DRAWS) -> Tensor:
     try:
         mean = flat(chunk.q.mean).double()
         return torch.stack([mean, mean])
-    except NotImplementedError:
+    except (NotImplementedError, AttributeError):
         z = flat(chunk.draws(2 * max(1, samples // 2))[0], 2).double()
         return z.view(2, -1, *z.shape[1:]).mean(1)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..pairs.finite import check_values, finite
 from ..pairs.pair import Chunk, Pair
 from ..pairs.rows import count_rows
 
@@ -44,14 +45,17 @@ def shuffled_latent_loss(pair: Pair, terms: ElboTerms, *, rows: int, seed: int) 
     """log p(x|z) - log p(x|z'), per point (n,), where z' is the same draw of another, random point; z is `site` alone.
 
     Zero for a decoder that ignores z, whatever the encoder does. A random cycle makes sure that no point keeps its z;
-    the result is in the order of that cycle, in which neighbours share a z: see `cycle_standard_error`.
+    the result is in the order of that cycle, in which neighbours share a z: see `cycle_standard_error`. It is infinite where x
+    is impossible at z' alone; raises Unavailable, with the rows, where x is impossible at z.
     """
     points = len(terms.first)
     order = torch.randperm(points, generator=torch.Generator().manual_seed(seed), device="cpu")
     other = torch.empty_like(order)
     other[order] = order.roll(1)
     values = terms.first_values | {pair.site: terms.first_values[pair.site][other]}
-    return (terms.first - pair.log_joint(torch.arange(points), values, rows=rows)[0].double().cpu())[order]
+    loss = terms.first - pair.log_joint(torch.arange(points), values, rows=rows)[0].double().cpu()
+    finite(loss.nan_to_num(nan=torch.nan, posinf=0.0, neginf=-torch.inf), "log p(x|z) - log p(x|z')")
+    return loss[order]
 
 
 def log_ratio(log_p: dict, log_q: dict, *, leave_out: str | None = None) -> Tensor:
@@ -67,4 +71,6 @@ def draw_all(pair: Pair, chunks: list[Chunk], points: int, copies: int = 1) -> t
         for chunk in chunks
         if chunk.start < points
     ]
-    return tuple({name: torch.cat([part[which][name] for part in drawn]) for name in drawn[0][which]} for which in (0, 1))
+    values, log_q = ({name: torch.cat([part[which][name] for part in drawn]) for name in drawn[0][which]} for which in (0, 1))
+    check_values(values[pair.site].unflatten(0, (copies, points)))
+    return values, log_q

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..pairs.pair import Chunk, Pair
+from ..pairs.finite import check_densities, check_draws, finite
+from ..pairs.pair import Chunk, Pair, drawn
+from ..pairs.unavailable import FAILURES, Unavailable, told
 from .active_units import half_means
 from .rate import closed_form, per_dimension
 
@@ -14,13 +16,15 @@ from .rate import closed_form, per_dimension
 class Encoded:
     """N points: z (S, N, *event), log q(z|x) and log p(z) (S, N), KL (N,), mean KL (D,), posterior means (2, N, D).
 
-    one_prior: whether p(z) is the same for all points.
+    log_p is None where p(z) refuses a draw of z, with the reason in `prior_failure`; one_prior: whether p(z) is the same for
+    all points.
     """
 
     chunks: list[Chunk]
     z: Tensor
     log_q: Tensor
-    log_p: Tensor
+    log_p: Tensor | None
+    prior_failure: str | None
     exact_rate: Tensor | None
     rate_per_dimension: Tensor | None
     halves: Tensor
@@ -33,24 +37,56 @@ class Encoded:
 
     @property
     def rate(self) -> Tensor:
-        """KL(q(z|x) || p(z)) per point, (N,) in float64: closed form where there is one, else Monte Carlo."""
-        return (self.log_q - self.log_p).double().mean(0) if self.exact_rate is None else self.exact_rate
+        """KL(q(z|x) || p(z)) per point, (N,) in float64: closed form where there is one, else Monte Carlo.
+
+        Raises Unavailable, with the rows, where it is not finite.
+        """
+        if self.exact_rate is not None:
+            check_densities(self.z, self.log_q)  # a formula may be finite for what is no distribution
+            return finite(self.exact_rate, "KL(q(z|x) || p(z))")
+        check_draws(self.z, self.log_q)
+        return finite(self.log_ratio.mean(0), "log q(z|x) - log p(z), averaged over the draws of a row,")
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log q(z|x) - log p(z) per draw, (S, N) in float64; raises Unavailable where p(z) refuses a draw."""
+        if self.log_p is None:
+            raise Unavailable(self.prior_failure)
+        return (self.log_q - self.log_p).double()
 
 
 def encode(pair: Pair, samples: int, progress=None) -> Encoded:
     """One pass of the guide over all rows of x, with `samples` draws of z per row."""
-    chunks, parts, densities = [], [], []
+    chunks, priors, parts = [], [], []
     for chunk in pair.chunks(progress):
         p, (z, log_q) = pair.prior_of(chunk), chunk.draws(samples)
         kl, terms = closed_form(chunk.q, p), per_dimension(chunk.q, p)
         chunks.append(chunk)
-        densities.append(p.log_prob((parts[0][0] if parts else z)[0, :1].expand_as(z[0])))  # of one z, at every row
-        log_p = torch.stack([p.log_prob(part) for part in z])  # of one draw at a time: a mixture's takes K times its memory
-        parts.append((z, log_q, log_p, kl, None if terms is None else terms.sum(0), half_means(chunk)))
-    z, log_q, log_p, kl, terms, halves = zip(*parts, strict=True)
+        priors.append(p)
+        parts.append((z, log_q, kl, None if terms is None else terms.sum(0), half_means(chunk)))
+    z, log_q, kl, terms, halves = zip(*parts, strict=True)
     exact = None if any(part is None for part in kl) else torch.cat(kl)
     per_unit = None if any(part is None for part in terms) else sum(terms) / pair.points
-    densities = torch.cat(densities)
-    one_prior = torch.allclose(densities, densities[:1].expand_as(densities), rtol=1e-4, atol=1e-4)
-    drawn = (torch.cat(part, 1) for part in (z, log_q, log_p))
-    return Encoded(chunks, *drawn, exact, per_unit, torch.cat(halves, 1), one_prior)
+    log_p, failure = _log_priors(priors, z)
+    one_prior = _agree(priors, drawn(priors[0])[:1] if log_p is None else z[0][0, :1])
+    return Encoded(
+        chunks, torch.cat(z, 1), torch.cat(log_q, 1), log_p, failure, exact, per_unit, torch.cat(halves, 1), one_prior
+    )
+
+
+def _log_priors(priors: list, z: tuple) -> tuple[Tensor | None, str | None]:
+    """log p(z) (S, N) of draws per chunk (S, n, *event), or None with the reason."""
+    try:  # one draw at a time: a mixture takes as many times the memory of it as it has components
+        log_p = [torch.stack([p.log_prob(part) for part in draws]) for p, draws in zip(priors, z, strict=True)]
+        return torch.cat(log_p, 1), None
+    except FAILURES as error:
+        return None, f"p(z) has no density at a draw from q(z|x): {told(error)}"
+
+
+def _agree(priors: list, z: Tensor) -> bool:
+    """Whether one z (1, *event) has the same prior density at all rows."""
+    try:
+        densities = torch.cat([p.log_prob(z.expand(p.batch_shape + z.shape[1:])) for p in priors])
+    except FAILURES:  # it lies in the support of some rows' prior only
+        return False
+    return torch.allclose(densities, densities[:1].expand_as(densities), rtol=1e-4, atol=1e-4, equal_nan=True)

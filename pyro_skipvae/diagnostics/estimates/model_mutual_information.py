@@ -7,10 +7,10 @@ from pyro import poutine
 from torch import Tensor
 
 from ..pairs.evaluation import as_found
-from ..pairs.pair import Chunk, Pair
+from ..pairs.pair import Pair
 from ..pairs.rows import Rows, call, count_rows, leading, select_rows, traced
 from ..pairs.sites import data_dim, likelihood_at, likelihood_sites, log_prob_by_row, plate_scale, sample_sites
-from ..pairs.unavailable import Unavailable
+from ..pairs.unavailable import FAILURES, Unavailable, told
 from .mutual_information import MutualInformation, bounded, sandwich
 from .pairwise import Pairs, carries_network, pairwise_log_prob
 
@@ -43,8 +43,8 @@ class Ancestors:
     def _sample(self, part: Tensor) -> dict:
         try:
             trace = self._run(poutine.uncondition(self.model), part)
-        except NotImplementedError as error:
-            raise Unavailable(f"the model cannot draw x: {error}") from error
+        except FAILURES as error:
+            raise Unavailable(f"the model cannot draw x: {told(error)}") from error
         sites = sample_sites(trace)
         for node in sites.values():
             data_dim(node, len(part))
@@ -52,10 +52,19 @@ class Ancestors:
 
     def _check_likelihood(self) -> None:
         """Where p(x|z) reads its input x (teacher forcing, a context) there is no ancestral sample to be had this way."""
-        index = torch.arange(min(self.points, self.rows))
-        same = [self._log_likelihood(inputs, index, index) for inputs in (index, index.roll(1))]
-        if not torch.allclose(*same, rtol=1e-4, atol=1e-4):
-            raise Unavailable("p(x|z) also reads the x that it is given (teacher forcing or a context)")
+        index = torch.arange(self.points)
+        for part in self._parts():  # far from their own rows too: neighbours may share a context
+            own = self._log_likelihood(part, part, part)
+            for inputs in (index.roll(1)[part], index.roll(self.points // 2)[part]):
+                if not torch.allclose(own, self._at_other(inputs, part), rtol=1e-4, atol=1e-4):
+                    raise Unavailable("p(x|z) also reads the x that it is given (teacher forcing or a context)")
+
+    def _at_other(self, inputs: Tensor, part: Tensor) -> Tensor:
+        try:
+            return self._log_likelihood(inputs, part, part)
+        except FAILURES as error:
+            reads = "p(x|z) also reads the x that it is given: a draw of one row is impossible at another"
+            raise Unavailable(f"{reads} ({told(error)})") from error
 
     def _log_likelihood(self, inputs: Tensor, x_index: Tensor, z_index: Tensor) -> Tensor:
         """log p(x|z) of given pairs (R,), the model called with the input rows `inputs`."""
@@ -100,17 +109,14 @@ def model_mutual_information(
         return ancestral_bounds(model, x, samples=samples, site=site, rows=rows, progress=progress)
 
 
-def ancestral_cost(pair: Pair, chunks: list[Chunk]) -> tuple[int, Callable[[int], float]]:
+def ancestral_cost(pair: Pair) -> tuple[int, Callable[[int], float]]:
     """The largest number of joint samples worth their cost, and the decoder rows that n of them cost, at most."""
-    values, _ = pair.draw(chunks[0], min(3, pair.points))
-    rows = select_rows(chunks[0].x, slice(0, 3))
-    trace = call(pair.model, rows, poutine.trace(poutine.condition(pair.model, data=values)).get_trace)
-    nodes = [trace.nodes[name] for name in pair.observed]
-    if _decodes_once(nodes, count_rows(rows)):
-        return 1000, lambda n: 2 * n
+    nodes = pair.likelihood_nodes
+    if _decodes_once(nodes, pair.probed):
+        return 1000, lambda n: 5 * n
     # Drawing may take one run of the decoder per element of x.
     elements = sum(node["fn"].event_shape.numel() for node in nodes)
-    return 50, lambda n: n * n + n * elements
+    return 50, lambda n: n * (n + elements + 4)
 
 
 def ancestral_bounds(model, x: Rows, *, samples: int, site, rows: int, progress=None) -> MutualInformation:

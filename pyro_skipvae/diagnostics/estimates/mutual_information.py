@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.distributions import TransformedDistribution
 
 from ..pairs.evaluation import as_found
+from ..pairs.finite import check_draws
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Chunk, Pair, drawn
-from ..pairs.unavailable import Unavailable, attempt
+from ..pairs.rows import named_rows
+from ..pairs.unavailable import FAILURES, Unavailable, attempt, told
 from .pairwise import Pairs, carries_network, leave_one_out, pairwise_log_prob
 from .variational_marginal import fit_marginal, marginal_bound
 
@@ -75,17 +77,22 @@ def all_bounds(
     pair: Pair, chunks: list[Chunk], z: Tensor, log_q: Tensor, *, fit_on, seed: int, progress=None
 ) -> tuple[MutualInformation, Components | None, Sandwich | None]:
     """The bounds from draws z (S, N, *event) and log q(z|x) (S, N), and what the sandwich was made of."""
-    reasons, reference, marginal = {}, None, None
-    components = attempt(reasons, "lower", evaluable, chunks, z)
-    bounds = sandwich(components.pairs, components.z, progress) if components else None
-    fitted = attempt(reasons, "marginal", fit_marginal, pair, z[0], fit_on, seed)
-    if fitted:
-        r, held_out = fitted
-        reference, marginal = r.reference, marginal_bound(r, z[:, held_out], log_q[:, held_out])
-    if not components:
-        reasons["upper"] = reasons["lower"]
+    reasons: dict[str, str] = {}
+    attempt(reasons, ("lower", "upper", "marginal"), check_draws, z, log_q)
+    if reasons:
+        return bounded(None, None, points=pair.points, samples=len(z), unavailable=reasons), None, None
+    components = attempt(reasons, ("lower", "upper"), evaluable, chunks, z)
+    bounds = attempt(reasons, ("lower", "upper"), sandwich, components.pairs, components.z, progress) if components else None
+    fitted = attempt(reasons, "marginal", _by_marginal, pair, z, log_q, fit_on, seed)
+    reference, marginal = fitted or (None, None)
     found = bounded(bounds, marginal, points=pair.points, samples=len(z), unavailable=reasons, reference=reference)
     return found, components, bounds
+
+
+def _by_marginal(pair: Pair, z: Tensor, log_q: Tensor, fit_on, seed: int) -> tuple[str, Interval]:
+    """What r(z) is, and the bound by it."""
+    r, held_out = fit_marginal(pair, z[0], fit_on, seed)
+    return r.reference, marginal_bound(r, z[:, held_out], log_q[:, held_out])
 
 
 def sandwich(pairs: list[Pairs], values: Tensor, progress=None) -> Sandwich:
@@ -111,10 +118,20 @@ def bounded(
 
     Saturated means lower > ln N - 2: there the lower bound is already short by about half a nat and says little.
     """
-    lower, upper = (mean_interval(term.mean(0)) for term in (bounds.lower, bounds.upper)) if bounds else (None, None)
+    lower, upper = None, None
+    if bounds:
+        lower = mean_interval(bounds.lower.mean(0))
+        upper = attempt(unavailable, "upper", _upper, bounds.upper.mean(0))
     ceiling = math.log(points)
     saturated = lower.value > ceiling - SATURATED if lower else None
     return MutualInformation(lower, upper, marginal, ceiling, saturated, points, samples, reference, unavailable)
+
+
+def _upper(per_point: Tensor) -> Interval:
+    alone = per_point.isposinf()
+    if alone.any():
+        raise Unavailable(f"no other row reaches the z of {named_rows(alone)}: the bound is infinite")
+    return mean_interval(per_point)
 
 
 def evaluable(chunks: list[Chunk], z: Tensor) -> Components:
@@ -170,7 +187,7 @@ def he_2019_batch_32(components: Components) -> dict:
 def _neg_entropy(q: Distribution, tile: Tensor) -> Tensor:
     try:
         return -q.entropy().double()
-    except NotImplementedError:
+    except (NotImplementedError, AttributeError):
         return tile.diagonal()
 
 
@@ -206,7 +223,7 @@ def _check_broadcast(q: Distribution) -> None:
     expected = q.log_prob(z)[:2]
     try:
         pairs = q.log_prob(z[:2, None])
-    except (RuntimeError, ValueError, NotImplementedError, KeyError, IndexError) as error:
-        raise Unavailable(f"{type(q).__name__}.log_prob fails at the z of other points: {error}") from error
+    except FAILURES as error:
+        raise Unavailable(f"{type(q).__name__}.log_prob fails at the z of other points: {told(error)}") from error
     if pairs.shape != (2, len(z)) or not torch.allclose(pairs.diagonal()[:2], expected, rtol=1e-4, atol=1e-4):
         raise Unavailable(f"{type(q).__name__}.log_prob does not broadcast over the z of other points")

@@ -7,11 +7,12 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution, ExpandedDistribution
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Independent, Normal, TransformedDistribution
+from torch.distributions import Bernoulli, ExpTransform, Independent, Normal, Transform, TransformedDistribution
 
 TILE_BYTES = 4 * 2**20  # larger broadcast temporaries leave the cache and cost more than they save
 LARGEST_SQUARE = 2e6  # times float64's 2.2e-16 the rounding of one product stays below 1e-9
 TORCH_TRANSFORMS = "torch.distributions.transforms"
+INVERSE = type(ExpTransform().inv)  # the wrapper of an inverse map, which torch does not export
 Pairs = Callable[[Tensor], Tensor]  # values (M, *event) -> log-densities (M, N), float64
 
 
@@ -57,12 +58,21 @@ def flat(values: Tensor, batch_dims: int = 1) -> Tensor:
 def carries_network(distribution: Distribution) -> bool:
     """Whether a density runs a network in its `log_prob`: a learned flow, an autoregressive decoder."""
     if isinstance(distribution, TransformedDistribution):
-        learned = any(type(step).__module__ != TORCH_TRANSFORMS for step in distribution.transforms)
-        return learned or carries_network(distribution.base_dist)
+        return any(map(_is_learned, distribution.transforms)) or carries_network(distribution.base_dist)
     parts = vars(distribution).values()
-    return any(isinstance(part, nn.Module) for part in parts) or any(
-        carries_network(part) for part in parts if isinstance(part, torch.distributions.Distribution)
+    return any(
+        isinstance(part, nn.Module)
+        or (isinstance(part, Transform) and _is_learned(part))
+        or (isinstance(part, torch.distributions.Distribution) and carries_network(part))
+        for part in parts
     )
+
+
+def _is_learned(step: Transform) -> bool:
+    """Whether a map is none of torch's own, which have no parameters to learn, or is made of such a one."""
+    inner = [*getattr(step, "parts", ()), *([step.inv] if isinstance(step, INVERSE) else [])]
+    inner += [step.base_transform] if hasattr(step, "base_transform") else []
+    return type(step).__module__ != TORCH_TRANSFORMS or any(map(_is_learned, inner))
 
 
 def leave_one_out(pairs: list[Pairs], values: Tensor, points: int, progress=None) -> tuple[Tensor, Tensor]:

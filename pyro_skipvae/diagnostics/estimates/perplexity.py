@@ -46,10 +46,13 @@ def perplexity_difference(first: Tensor, second: Tensor, tokens: Tensor) -> Inte
 def perplexities(fields: dict, tokens: Tensor, samples: int) -> dict:
     """By the ELBO and by importance sampling with `samples` draws, as plain values: each with the texts that it stands on.
 
-    These are the first ones, and how many tokens they have; `tokens` is the number of all.
+    These are the first ones, and how many tokens they have; `tokens` is the number of all. None where the bound is.
     """
     found = {}
     for name, of in BOUNDS.items():
+        if fields[of] is None:  # its reason is that of the bound
+            found[name] = None
+            continue
         own = tokens[: len(fields[of])]
         found[name] = {**vars(perplexity(-fields[of], own)), "texts": len(own), "tokens": int(own.sum())}
     return {**found, "tokens": int(tokens.sum()), "counted": COUNTED, "importance_samples": samples}

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..pairs.evaluation import as_found
+from ..pairs.finite import finite
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Chunk, Pair
 from .pairwise import factors, flat, unwrapped
@@ -16,11 +17,12 @@ def rate(model, guide, x, *, posterior_samples: int = 10, site: str | None = Non
 
     Closed form where Pyro has one, else the mean of log q(z|x) - log p(z) over `posterior_samples` draws per x.
     Cost: the guide, and the model up to z, once on every row of x; the decoder runs on three rows, to check the pair.
-    Raises ValueError for a model and guide that `Pair` does not take, or fewer than 2 rows.
+    Raises ValueError for a model and guide that `Pair` does not take, fewer than 2 rows, or rows where it is not finite.
     """
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
         pair = Pair(model, guide, x, site=site)
-        return mean_interval(torch.cat([_chunk_rate(pair, chunk, posterior_samples) for chunk in pair.chunks()]))
+        per_point = torch.cat([_chunk_rate(pair, chunk, posterior_samples) for chunk in pair.chunks()])
+        return mean_interval(finite(per_point, "KL(q(z|x) || p(z))"))
 
 
 def closed_form(q: Distribution, p: Distribution) -> Tensor | None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..pairs.evaluation import precision_of
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Pair, drawn
-from ..pairs.rows import as_rows, count_rows, select_rows
-from ..pairs.unavailable import Unavailable
+from ..pairs.rows import Rows, as_rows, count_rows, select_rows
+from ..pairs.unavailable import Refused, Unavailable
 from .pairwise import flat
 
 # (components, covariance) of the mixtures tried: the diagonal one has few enough parameters for few points of many dimensions.
@@ -49,14 +49,25 @@ def fit_marginal(pair: Pair, z: Tensor, fit_on, seed: int) -> tuple[Marginal, Te
         rows = as_rows(fit_on, precision_of(pair.model, pair.guide))
         # In a random order, since a part of them chooses the mixture: they may be sorted by class.
         rows = select_rows(rows, _order(count_rows(rows), seed)[:LARGEST_FIT])
-        other = Pair(pair.model, pair.guide, rows, site=pair.site)
-        fitted, held_out, source = torch.cat([drawn(chunk.q) for chunk in other.chunks()]), torch.arange(len(z)), "fit_on"
+        fitted, held_out, source = _drawn_on(pair, rows), torch.arange(len(z)), "fit_on"
     if _is_surface(pair.support()):
         raise Unavailable("z lies on a simplex or a sphere, where a density in all of space bounds nothing")
     fitted = flat(fitted).double().cpu()[:LARGEST_FIT]
     if fitted.shape[1] == 0:
         raise Unavailable("z has no dimensions")
     return _fit(fitted, f"{len(fitted)} points of {source}", seed), held_out
+
+
+def _drawn_on(pair: Pair, rows: Rows) -> Tensor:
+    """One draw of z at each of other rows, (M, *event)."""
+    try:
+        other = Pair(pair.model, pair.guide, rows, site=pair.site)
+        fitted = torch.cat([drawn(chunk.q) for chunk in other.chunks()])
+    except Refused as error:
+        raise Refused(f"fit_on: {error}") from error
+    if not fitted.isfinite().all():
+        raise Unavailable("draws from q(z|x) are not finite at rows of fit_on")
+    return fitted
 
 
 def _order(rows: int, seed: int) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import (
@@ -19,7 +20,7 @@ from torch.distributions import Independent
 from torch.overrides import TorchFunctionMode
 
 from .evaluation import forked_random
-from .rows import Rows, as_rows, call, count_rows, select_rows, traced
+from .rows import Rows, as_rows, call, count_rows, named_rows, select_rows, traced
 from .sites import (
     auxiliary_sites,
     data_dim,
@@ -36,7 +37,7 @@ from .sites import (
     prior_at,
     sample_sites,
 )
-from .unavailable import Refused
+from .unavailable import FAILURES, Refused, told
 
 ENCODER_ROWS = 256
 PROBE_ROWS = 3
@@ -80,12 +81,13 @@ class Pair:
         self.points = count_rows(self.x)
         self.notes: list[str] = []
         self.prior_masked = False
-        rows = self.rows(slice(0, PROBE_ROWS))
-        guide_trace, model_trace = self._probe(rows)
+        rows, guide_trace, model_trace = self._probe()
         self.latents, self.imputed = _shared_latents(model_trace, guide_trace)
         self.site = _chosen(site, self.latents)
         self.observed = likelihood_sites(model_trace)
         self.guide_terms = observed_sites(guide_trace)
+        self.probed = count_rows(rows)
+        self.likelihood_nodes = [model_trace.nodes[name] for name in self.observed]
         self._in_guide, self._in_model = set(sample_sites(guide_trace)), set(sample_sites(model_trace))
         self._scales: dict[tuple[str, str], float] = {}
         self.largest = min(_limit(trace, count_rows(rows)) for trace in (guide_trace, model_trace))
@@ -119,8 +121,21 @@ class Pair:
                 progress("encoder", stop, self.points)
 
     def posterior(self, rows: Rows) -> Distribution:
-        """q(z|x) at these rows, batch (n,)."""
-        return posterior_at(self._guide_trace(rows), self.site, count_rows(rows))
+        """q(z|x) at these rows, batch (n,).
+
+        Where Pyro refuses its parameters, it is read without that check if its draws at some rows are not finite: those rows
+        have no estimates, and are named, but nothing else suffers.
+        """
+        try:
+            return posterior_at(self._guide_trace(rows), self.site, count_rows(rows))
+        except Refused:
+            raise
+        except ValueError:
+            with pyro.validation_enabled(False):
+                q = posterior_at(self._guide_trace(rows), self.site, count_rows(rows))
+                if q.log_prob(drawn(q)).isfinite().all():
+                    raise
+            return q
 
     def support(self):
         """Where q(z|x) lies, a constraint of torch, or None where it does not say."""
@@ -245,22 +260,47 @@ class Pair:
             told = ", ".join(f"{scale:.3g} of {name!r}" for name, scale in scales.items() if abs(scale - 1) > 1e-5)
             self.notes.append(f"poutine.scale is left out ({told}): the numbers are those of the unscaled model and guide")
 
-    def _probe(self, rows: Rows):
+    def _probe(self):
+        """A few rows, and the traces of guide and model there: the first, or the first with a sound q(z|x)."""
+        rows = self.rows(slice(0, PROBE_ROWS))
         try:
-            guide_trace = traced(self.guide, rows)
-            replayed = poutine.trace(poutine.replay(self.model, guide_trace)).get_trace
-            return guide_trace, call(self.model, rows, replayed)
+            return rows, *self._traces(rows)
+        except Refused:
+            raise
         except (ValueError, RuntimeError, IndexError, TypeError) as error:
-            raise Refused(
-                f"expected a model and a guide that run on any number of rows of x, got on the first "
-                f"{count_rows(rows)}: {error}"
-            ) from error
+            sound = self._sound_rows()
+            if sound is None:
+                raise Refused(
+                    f"expected a model and a guide that run on any number of rows of x, got on the first "
+                    f"{count_rows(rows)}: {told(error)}"
+                ) from error
+        rows = self.rows(sound)
+        return rows, *self._traces(rows)
+
+    def _sound_rows(self) -> Tensor | None:
+        """A few rows where the guide's draws have finite densities; None where that is not what fails. Refused if none has."""
+        rows = self.rows(slice(0, ENCODER_ROWS))
+        try:
+            with pyro.validation_enabled(False):
+                trace = traced(self.guide, rows)
+                log_q = sum(log_prob_by_row(trace.nodes[name], count_rows(rows)) for name in latent_sites(trace))
+        except FAILURES:
+            return None
+        bad = ~torch.as_tensor(log_q).isfinite()
+        if bad.all():
+            raise Refused(f"expected a guide whose draws have a finite density, got none at {named_rows(bad)}")
+        return (~bad).nonzero().flatten()[:PROBE_ROWS] if bad.any() else None
+
+    def _traces(self, rows: Rows):
+        guide_trace = traced(self.guide, rows)
+        return guide_trace, call(self.model, rows, poutine.trace(poutine.replay(self.model, guide_trace)).get_trace)
+
 
     def _check_repeatable(self, rows: Rows, guide_trace) -> None:
         """The same z must give the same log-densities twice; a dropout that stays on, or a nuisance, breaks that."""
         values = {name: guide_trace.nodes[name]["value"] for name in self.latents}
         index = torch.arange(count_rows(rows))
-        if not _equal(*(self.log_joint(index, values, rows=len(index))[0] for _ in range(2))):
+        if not self._is_repeatable(index, values):
             raise Refused(
                 "expected the model to give the same log p(x|z) twice at the same z, got two values: "
                 "a functional dropout that stays on, or a plate that draws its own subsample, makes it random"
@@ -272,6 +312,14 @@ class Pair:
             self._random_guide(watch.active)
         if self.nuisance:
             self._check_prior(rows, values, {name: again.nodes[name]["value"] for name in self.latents})
+
+    def _is_repeatable(self, index: Tensor, values: dict) -> bool:
+        try:
+            return _equal(*(self.log_joint(index, values, rows=len(index))[0] for _ in range(2)))
+        except Refused:
+            raise
+        except FAILURES:  # what needs log p(x|z) fails too, and says why
+            return True
 
     def _random_guide(self, dropout: bool) -> None:
         if dropout:
@@ -356,6 +404,10 @@ def _limit(trace, rows: int) -> int:
 
 
 def _check_posterior(site: str, q: Distribution, auxiliary: list[str]) -> None:
+    try:
+        q.log_prob(drawn(q))
+    except NotImplementedError as error:
+        raise Refused(f"expected a density q({site}|x), got {type(q).__name__} without one: {told(error)}") from error
     base = q
     while isinstance(base, Independent | ExpandedDistribution):
         base = base.base_dist

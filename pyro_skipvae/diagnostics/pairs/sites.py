@@ -9,7 +9,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
 
-from .unavailable import Refused
+from .unavailable import Refused, Unavailable, told
 
 
 def sample_sites(trace) -> dict:
@@ -106,7 +106,10 @@ def likelihood_at(node, rows: int) -> Distribution:
 
 def log_prob_by_row(node, rows: int) -> Tensor:
     """log p of a site's value per datapoint, (rows,): scaled as plates inside the data plate ask for, masks kept."""
-    log_prob = scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"])
+    try:
+        log_prob = scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"])
+    except ValueError as error:
+        raise Unavailable(f"log p of site {node['name']!r}: {told(error)}") from error
     if log_prob.dim() != -data_dim(node, rows) or len(log_prob) != rows:
         raise Refused(f"expected log p of site {node['name']!r} for {rows} rows, got {tuple(log_prob.shape)}")
     return log_prob.reshape(rows, -1).sum(1) * plate_scale(node, rows)

@@ -13,12 +13,13 @@ from pyro_skipvae.stored import INTERVAL, NUMBER, check, loads
 from ..estimates.active_units import mean_variances, units_above
 from ..estimates.elbo import elbo_terms, shuffled_latent_loss
 from ..estimates.encoder import Encoded, encode
-from ..estimates.log_likelihood import importance_estimate
+from ..estimates.log_likelihood import ImportanceEstimate, importance_estimate
 from ..estimates.model_mutual_information import ancestral_bounds, ancestral_cost
-from ..estimates.mutual_information import MutualInformation, Sandwich, all_bounds, dieng_2019, he_2019_batch_32
+from ..estimates.mutual_information import Components, MutualInformation, Sandwich, all_bounds, dieng_2019, he_2019_batch_32
 from ..estimates.pairwise import factors
 from ..estimates.perplexity import checked_tokens, perplexities
 from ..pairs.evaluation import as_found
+from ..pairs.finite import check_draws, finite
 from ..pairs.interval import Interval, cycle_standard_error, mean_interval, standard_error
 from ..pairs.pair import Pair
 from ..pairs.rows import count_rows
@@ -37,7 +38,7 @@ STORED = {  # the shape of a report in JSON
     "model_mutual_information": ({"lower": INTERVAL, "upper": INTERVAL, "points": int, "ceiling": NUMBER}, NoneType),
     "rate_per_dimension": ([NUMBER], NoneType),
     "active_unit_variances": [NUMBER],
-    "effective_sample_size": {...: NUMBER},
+    "effective_sample_size": ({...: NUMBER}, NoneType),
     "standard_errors": {...: NUMBER},
     "verdict": str,
     "perplexity?": ({"ppl_iw": INTERVAL, "ppl_elbo": INTERVAL, "importance_samples": int}, NoneType),
@@ -52,6 +53,8 @@ STORED = {  # the shape of a report in JSON
 }
 NEED_PAIRS = ("aggregate_kl", "mi_dieng_2019", "mi_he_2019_batch_32")
 PLAIN = ("elbo", "distortion", "rate", "log_likelihood", "log_likelihood_tenth", "shuffled_latent_loss")
+OF_THE_DECODER = ("elbo", "distortion", "shuffled_latent_loss")
+OF_THE_WEIGHTS = ("log_likelihood", "log_likelihood_tenth", "effective_sample_size")
 PRIOR_NOTE = "p(z) differs between the rows of x: the rate is that against the prior of each row"
 BUDGET_NOTE = "with a budget, the numbers of points and samples depend on the speed of the machine"
 
@@ -65,13 +68,13 @@ class CollapseReport:
     `perplexity` is there for texts; `amortized`, for a guide that refines, holds what its encoder alone reaches.
     """
 
-    elbo: float
-    distortion: float
-    rate: float
+    elbo: float | None
+    distortion: float | None
+    rate: float | None
     rate_per_dimension: list[float] | None
-    log_likelihood: float
-    log_likelihood_tenth: float
-    effective_sample_size: dict[str, float]
+    log_likelihood: float | None
+    log_likelihood_tenth: float | None
+    effective_sample_size: dict[str, float] | None
     mi_lower: Interval | None
     mi_upper: Interval | None
     mi_marginal: Interval | None
@@ -84,7 +87,7 @@ class CollapseReport:
     active_units: int | None
     active_units_0_02: int | None
     active_unit_variances: list[float]
-    shuffled_latent_loss: float
+    shuffled_latent_loss: float | None
     standard_errors: dict[str, float]
     verdict: str
     card: dict
@@ -104,7 +107,7 @@ class CollapseReport:
         fields = loads(text)
         check(fields, STORED, "the report")
         for field in dataclasses.fields(cls):
-            if field.type is float and fields[field.name] is None:
+            if field.name in PLAIN and fields[field.name] is None and field.name not in fields["card"]["unavailable"]:
                 fields[field.name] = math.nan
             elif field.type == Interval | None:
                 fields[field.name] = _interval(fields[field.name])
@@ -156,10 +159,11 @@ def collapse_report(
         fields = _rates(encoded, reasons)
         fields |= _information(pair, encoded, fit_on, seed, reasons, facts, progress)
         fields |= _units(encoded, reasons)
-        spent = measured_budget(budget, pair, encoded.chunks, rows)
-        fields |= _elbo(pair, encoded, spent, posterior_samples, rows, seed, facts, progress)
+        # What fails here fails below too, and has its reason there.
+        spent = attempt({}, "budget", measured_budget, budget, pair, encoded.chunks, rows) or Budget(budget)
+        fields |= _elbo(pair, encoded, spent, posterior_samples, rows, seed, reasons, facts, progress)
         fields |= _under_the_model(pair, encoded, spent, rows, reasons, facts)
-        fields |= _log_likelihood(pair, encoded, spent, importance_samples, rows, facts, progress)
+        fields |= _log_likelihood(pair, encoded, spent, importance_samples, rows, reasons, facts, progress)
         if tokens is not None:
             fields["perplexity"] = perplexities(fields, tokens, facts["importance_samples"])
     facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
@@ -173,16 +177,18 @@ def _concluded(fields: dict, card: dict, *, rate_is_bound: bool) -> CollapseRepo
 
     rate_is_bound: whether I(x; z) is at most the rate, as it is against a p(z) that is a density.
     """
-    errors = {name: standard_error(fields[name]) for name in PLAIN}
-    errors["shuffled_latent_loss"] = cycle_standard_error(fields["shuffled_latent_loss"])
-    fields |= {name: fields[name].mean().item() for name in PLAIN}
+    known = [name for name in PLAIN if fields[name] is not None]
+    errors = {
+        name: (cycle_standard_error if name == "shuffled_latent_loss" else standard_error)(fields[name]) for name in known
+    }
+    fields |= {name: fields[name].mean().item() for name in known}
     bounds = [fields[name].value for name in ("mi_upper", "mi_marginal") if fields[name]]
     sentence = verdict(
         active=fields["active_units"],
         dimensions=len(fields["active_unit_variances"]),
-        loss=fields["shuffled_latent_loss"],
-        error=errors["shuffled_latent_loss"],
-        information=min([fields["rate"]] * rate_is_bound + bounds, default=None),
+        loss=fields["shuffled_latent_loss"] if "shuffled_latent_loss" in known else math.nan,
+        error=errors.get("shuffled_latent_loss", math.nan),
+        information=min([fields["rate"]] * (rate_is_bound and "rate" in known) + bounds, default=None),
     )
     return CollapseReport(**fields, standard_errors=errors, verdict=sentence, card=card)
 
@@ -205,7 +211,10 @@ def _rates(encoded: Encoded, reasons: dict) -> dict:
     per_dimension = encoded.rate_per_dimension
     if per_dimension is None:
         reasons["rate_per_dimension"] = "q(z|x) and p(z) do not both factorise with a closed form per dimension"
-    return {"rate": encoded.rate, "rate_per_dimension": None if per_dimension is None else per_dimension.tolist()}
+    found = attempt(reasons, "rate", lambda: encoded.rate)
+    if per_dimension is not None and found is None:
+        per_dimension, reasons["rate_per_dimension"] = None, reasons["rate"]
+    return {"rate": found, "rate_per_dimension": None if per_dimension is None else per_dimension.tolist()}
 
 
 def _information(pair: Pair, encoded: Encoded, fit_on, seed: int, reasons: dict, facts: dict, progress) -> dict:
@@ -217,39 +226,56 @@ def _information(pair: Pair, encoded: Encoded, fit_on, seed: int, reasons: dict,
     reasons |= {f"mi_{name}": reason for name, reason in found.unavailable.items()}
     if not bounds:
         reasons |= dict.fromkeys(NEED_PAIRS, reasons["mi_lower"])
-    elif pair.prior_masked:
-        reasons["aggregate_kl"] = "p(z) is masked, so the rate is no divergence"
-    elif not encoded.one_prior:
-        reasons["aggregate_kl"] = "p(z) differs between the rows of x"
-    whole = bounds and encoded.one_prior and not pair.prior_masked
-    log_ratio = (encoded.log_q - encoded.log_p)[0].double()
     return {
         "mi_lower": found.lower,
         "mi_upper": found.upper,
         "mi_marginal": found.marginal,
         "mi_ceiling": found.ceiling,
         "saturated": found.saturated,
-        "mi_dieng_2019": dieng_2019(components, encoded.rate, log_ratio, bounds) if bounds else None,
-        "mi_he_2019_batch_32": he_2019_batch_32(components) if bounds else None,
-        "aggregate_kl": aggregate_kl(encoded.rate, bounds, found.marginal) if whole else None,
+        "mi_dieng_2019": attempt(reasons, "mi_dieng_2019", _dieng_2019, components, encoded, bounds) if bounds else None,
+        "mi_he_2019_batch_32": attempt(reasons, "mi_he_2019_batch_32", he_2019_batch_32, components) if bounds else None,
+        "aggregate_kl": attempt(reasons, "aggregate_kl", _aggregate_kl, pair, encoded, bounds, found) if bounds else None,
     }
+
+
+def _dieng_2019(components: Components, encoded: Encoded, bounds: Sandwich) -> dict:
+    return dieng_2019(components, encoded.rate, encoded.log_ratio[0], bounds)
+
+
+def _aggregate_kl(pair: Pair, encoded: Encoded, bounds: Sandwich, found: MutualInformation) -> Interval:
+    if pair.prior_masked:
+        raise Unavailable("p(z) is masked, so the rate is no divergence")
+    if not encoded.one_prior:
+        raise Unavailable("p(z) differs between the rows of x")
+    if found.upper is None:
+        raise Unavailable(found.unavailable["upper"])
+    return aggregate_kl(encoded.rate, bounds, found.marginal)
 
 
 def _units(encoded: Encoded, reasons: dict) -> dict:
     variances = mean_variances(encoded.halves)
     counts = {"active_units": 0.01, "active_units_0_02": 0.02}
-    found = {name: attempt(reasons, name, units_above, variances, threshold) for name, threshold in counts.items()}
+    found = {name: attempt(reasons, name, units_above, encoded.halves, threshold) for name, threshold in counts.items()}
     return found | {"active_unit_variances": variances.tolist()}
 
 
-def _elbo(pair, encoded: Encoded, budget: Budget, samples: int, rows: int, seed: int, facts: dict, progress) -> dict:
+def _elbo(pair, encoded: Encoded, budget: Budget, samples: int, rows: int, seed: int, reasons, facts, progress) -> dict:
     """`elbo`, `distortion` and `shuffled_latent_loss` per point (n,)."""
     points = budget.points("the ELBO", pair.points, 2, ELBO_SHARE)
     samples = budget.samples(points, 1 if encoded.dimensions == 0 else samples, ELBO_SHARE)
     facts |= {"elbo_points": points, "elbo_posterior_samples": samples}
-    terms = elbo_terms(pair, encoded.chunks, encoded.exact_rate, points=points, samples=samples, rows=rows, progress=progress)
-    loss = shuffled_latent_loss(pair, terms, rows=rows, seed=seed)
-    return {"elbo": terms.elbo, "distortion": -terms.log_likelihood, "shuffled_latent_loss": loss}
+    settings = {"points": points, "samples": samples, "rows": rows, "progress": progress}
+    terms = attempt(reasons, OF_THE_DECODER, elbo_terms, pair, encoded.chunks, encoded.exact_rate, **settings)
+    if terms is None:
+        return dict.fromkeys(OF_THE_DECODER)
+    if encoded.exact_rate is not None and "rate" in reasons:
+        reasons["elbo"] = reasons["rate"]
+    loss = attempt(reasons, "shuffled_latent_loss", shuffled_latent_loss, pair, terms, rows=rows, seed=seed)
+    return {
+        "elbo": None if "elbo" in reasons else attempt(reasons, "elbo", finite, terms.elbo, "the ELBO"),
+        "distortion": attempt(reasons, "distortion", finite, -terms.log_likelihood, "-log p(x|z)"),
+        "shuffled_latent_loss": loss,
+    }
 
 
 def _under_the_model(pair: Pair, encoded: Encoded, budget: Budget, rows: int, reasons: dict, facts: dict) -> dict:
@@ -263,24 +289,36 @@ def _ancestral_bounds(pair: Pair, encoded: Encoded, budget: Budget, rows: int) -
         raise Unavailable("z has no dimensions")
     if pair.nuisance:
         raise Unavailable(f"under the model it needs one latent site, got {pair.latents}")
-    largest, cost = ancestral_cost(pair, encoded.chunks)
+    largest, cost = ancestral_cost(pair)
     points = budget.fitting_points("the mutual information under the model", min(largest, pair.points), cost)
     return ancestral_bounds(pair.model, pair.x, samples=points, site=pair.site, rows=min(rows, pair.largest))
 
 
-def _log_likelihood(pair: Pair, encoded: Encoded, budget: Budget, samples: int, rows: int, facts: dict, progress) -> dict:
+def _log_likelihood(pair, encoded: Encoded, budget: Budget, samples: int, rows: int, reasons, facts, progress) -> dict:
     """`log_likelihood` and `log_likelihood_tenth` per point (n,), and the effective sample size of their weights."""
     samples = 1 if encoded.dimensions == 0 else samples  # p(x|z) is p(x) then
     points = budget.points(f"importance sampling with {samples} samples", pair.points, samples)
     facts |= {"log_likelihood_points": points, "importance_samples": samples}
     facts["importance_samples_tenth"] = max(1, samples // 10)
-    found = importance_estimate(pair, encoded.chunks, points=points, samples=samples, rows=rows, progress=progress)
+    settings = {"points": points, "samples": samples, "rows": rows, "progress": progress}
+    found = attempt(reasons, OF_THE_WEIGHTS, _importance, pair, encoded, **settings)
+    if found is None:
+        return dict.fromkeys(OF_THE_WEIGHTS)
     effective = {"median": found.effective_samples.median().item(), "min": found.effective_samples.min().item()}
     return {
         "log_likelihood": found.log_likelihood,
-        "log_likelihood_tenth": found.tenth,
+        "log_likelihood_tenth": attempt(reasons, "log_likelihood_tenth", finite, found.tenth, "log p(x) by a tenth of K"),
         "effective_sample_size": effective,
     }
+
+
+def _importance(pair: Pair, encoded: Encoded, **settings) -> ImportanceEstimate:
+    """Raises Unavailable, with the rows, where log p(x) is not finite, or the draws are no draws of a density."""
+    if encoded.dimensions:
+        check_draws(encoded.z, encoded.log_q)
+    found = importance_estimate(pair, encoded.chunks, **settings)
+    finite(found.log_likelihood, "log p(x)")
+    return found
 
 
 def _about(pair: Pair, encoded: Encoded) -> dict:

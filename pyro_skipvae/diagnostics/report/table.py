@@ -35,8 +35,8 @@ def table(report) -> str:
         _amortized(grid, report.amortized)
     under = report.model_mutual_information
     if under:
-        grid.add_row("generative model", "I_p(x; z), lower bound", _number(under.lower.value), _range(under.lower))
-        grid.add_row("", "I_p(x; z), upper bound", _number(under.upper.value), _range(under.upper))
+        grid.add_row("generative model", "I_p(x; z), lower bound", *_bound(under.lower))
+        grid.add_row("", "I_p(x; z), upper bound", *_bound(under.upper))
         grid.add_section()
     if report.mi_dieng_2019:
         papers, batch = report.mi_dieng_2019, report.mi_he_2019_batch_32
@@ -81,14 +81,16 @@ def _measured(value) -> tuple[str, str]:
 
 def _cells(report, attribute: str) -> tuple[str, str]:
     value = getattr(report, attribute)
-    if value is None:
-        return "-", "not available"
-    if isinstance(value, Interval):
-        return _number(value.value), _range(value)
+    if value is None or isinstance(value, Interval):
+        return _bound(value)
     if isinstance(value, int):
         return str(value), f"of {len(report.active_unit_variances)}"
     error = report.standard_errors.get(attribute)
     return _number(value), "" if error is None else f"+- {_number(1.96 * error)}"
+
+
+def _bound(value: Interval | None) -> tuple[str, str]:
+    return ("-", "not available") if value is None else (_number(value.value), _range(value))
 
 
 def _convention(convention: dict) -> tuple[str, str]:
