@@ -7,7 +7,7 @@ ARGS ?=
 VENV := .venv
 export SKIPVAE_DATA ?= ../shared/data
 
-.PHONY: setup train test torture check-slow lint clean
+.PHONY: setup train test torture check-slow lint types clean
 setup: $(VENV)/installed
 
 $(VENV)/installed: setup.py constraints.txt
@@ -18,7 +18,7 @@ $(VENV)/installed: setup.py constraints.txt
 train: setup
 	$(VENV)/bin/skipvae-pyro train $(ARGS)
 
-test: setup lint
+test: setup lint types
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto
 
 # runs killed, stopped, poisoned and started twice, in full; goes on with a count that was broken off
@@ -30,6 +30,11 @@ check-slow: setup  # a tenth of it
 
 lint: setup
 	$(VENV)/bin/ruff check pyro_skipvae cli examples benchmarks tests setup.py
+
+# the wings that are annotated throughout; settings in pyproject.toml
+TYPED := $(addprefix pyro_skipvae/,model.py skip.py blocks.py likelihoods.py objectives.py schedules.py priors decoders distributions)
+types: setup
+	$(VENV)/bin/python -m mypy $(TYPED)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

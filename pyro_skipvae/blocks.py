@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
+LatentDim = int | Sequence[int]
+
 
 def latent_shape(latent_dim: int | Sequence[int]) -> tuple[int, ...]:
     """The event shape of z: (D,) of a number of dimensions, (T, C) of a sequence of T steps of C channels.
@@ -94,7 +96,7 @@ def mean_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     return loc[0].to(dtype), scale[0].to(dtype)
 
 
-def perceptron(sizes):
+def perceptron(sizes: Sequence[int]) -> list[nn.Module]:
     """Linear layers between consecutive sizes with relu between them: a list of modules for an `nn.Sequential`."""
     layers = []
     for inputs, outputs in zip(sizes, sizes[1:], strict=False):
@@ -106,7 +108,7 @@ def gate(features: Tensor) -> Tensor:
     """tanh(a) * sigmoid(b) of the two halves of `features` along dimension 1 (van den Oord et al. 2016, equation 2)."""
     if torch.compiler.is_compiling():  # the compiler fuses the plain form by itself
         return _gate(features)
-    return _Gate.apply(features)  # type: ignore[no-any-return, no-untyped-call]
+    return _Gate.apply(features)
 
 
 def _gate(features: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ class _Gate(Function):
         return t * s
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         features, halves = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody differentiates twice: in terms of the input, which has a history
             return torch.autograd.grad(_gate(features), features, grad, create_graph=True)[0]
@@ -146,14 +148,14 @@ class _Gate(Function):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut, then a 2x2 convolution of stride 2: (B, C, H, W) -> (B, maps, H/2, W/2)."""
 
-    def __init__(self, channels, maps):
+    def __init__(self, channels: int, maps: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, maps, 3, padding=1)
         self.second = nn.Conv2d(maps, maps, 3, padding=1)
         self.shortcut = nn.Identity() if channels == maps else nn.Conv2d(channels, maps, 1)
         self.down = nn.Conv2d(maps, maps, 2, stride=2)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> Tensor:
         residual = self.second(F.relu(self.first(image)))
         return self.down(F.relu(self.shortcut(image) + residual))
 

@@ -6,10 +6,13 @@ prior `() -> p(z)`, decoder `(z) -> p(x|z)`, encoder `(x) -> q(z|x)`.
 Letters used in all comments on shapes: B batch, D latent dimensions, T length, K particles.
 """
 
+from typing import Any
+
 import pyro
 import torch
 from pyro import poutine
-from torch import nn
+from pyro.distributions import Distribution
+from torch import Tensor, nn
 
 
 class VAE(nn.Module):
@@ -24,11 +27,11 @@ class VAE(nn.Module):
     Reference: Dieng, Kim, Rush, Blei 2019, equation 2 and section 3.
     """
 
-    def __init__(self, prior, decoder, encoder):
+    def __init__(self, prior: nn.Module, decoder: nn.Module, encoder: nn.Module) -> None:
         super().__init__()
         self.prior, self.decoder, self.encoder = prior, decoder, encoder
 
-    def model(self, x, *context, beta=1.0):
+    def model(self, x: Tensor, *context: Tensor, beta: float = 1.0) -> Any:
         """Sample z (B, D) at the site "z" and observe x (B, *event_shape) at the site "x", in the plate "data"; returns x.
 
             log density = beta log p(z) + log p(x|z), in nats per datapoint
@@ -42,7 +45,7 @@ class VAE(nn.Module):
                 z = pyro.sample("z", self.prior(*context))
             return pyro.sample("x", self.decoder(z, *context), obs=x)
 
-    def guide(self, x, *context, beta=1.0):
+    def guide(self, x: Tensor, *context: Tensor, beta: float = 1.0) -> Any:
         """Sample z (B, D) from q(z|x) at the site "z" in the plate "data"; returns z.
 
             log density = beta log q(z|x), in nats per datapoint
@@ -54,11 +57,12 @@ class VAE(nn.Module):
             return pyro.sample("z", self.encoder(x, *context))
 
     @torch.no_grad()
-    def posterior(self, x, *context):
+    def posterior(self, x: Tensor, *context: Tensor) -> Distribution:
         """q(z|x) as the guide samples from it, batch (B,): the encoder's, or what a guide has refined it to."""
-        return poutine.trace(self.guide).get_trace(x, *context).nodes["z"]["fn"]
+        q: Distribution = poutine.trace(self.guide).get_trace(x, *context).nodes["z"]["fn"]  # type: ignore[assignment]
+        return q
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         # A guide of one's own that is a module would be registered, and hidden behind the method all the same.
         if name in ("model", "guide"):
             self._modules.pop(name, None)
@@ -66,6 +70,6 @@ class VAE(nn.Module):
         if name in ("model", "guide"):
             self.__dict__[name] = value
 
-    def __delattr__(self, name):
+    def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
         self.__dict__.pop(name, None)

@@ -1,18 +1,23 @@
 """Objectives: (model, guide, x, beta=1.0) -> loss in nats, summed over the batch, differentiable."""
 
 import math
+from collections.abc import Callable, Iterator
 from functools import partial
 from inspect import Parameter, signature
+from typing import Any
 
 import pyro
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_skipvae.schedules import constant, cyclical, linear  # noqa: F401  scripts import them from here too
 
+Objective = Callable[..., Tensor]
+Batch = Tensor | tuple[Any, ...]
 
-def elbo(model, guide, x, beta=1.0):
+
+def elbo(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
     """The negative ELBO by Monte Carlo, one z per datapoint (Pyro's Trace_ELBO): nats summed over the batch, a tensor ().
 
         -ELBO = -sum_x E_q[log p(x|z) + beta (log p(z) - log q(z|x))]
@@ -24,7 +29,7 @@ def elbo(model, guide, x, beta=1.0):
     return Trace_ELBO().differentiable_loss(*weighted(model, guide, beta), *as_arguments(x))
 
 
-def analytic_elbo(model, guide, x, beta=1.0):
+def analytic_elbo(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
     """The same with KL(q(z|x) || p(z)) in closed form where Pyro has one (Pyro's TraceMeanField_ELBO).
 
         -ELBO = -sum_x (E_q[log p(x|z)] - beta KL(q(z|x) || p(z)))
@@ -34,7 +39,7 @@ def analytic_elbo(model, guide, x, beta=1.0):
     return TraceMeanField_ELBO().differentiable_loss(*weighted(model, guide, beta), *as_arguments(x))
 
 
-def iwae(particles):
+def iwae(particles: int) -> Objective:
     """The importance-weighted bound with K = `particles` draws per datapoint, as an objective.
 
         -L_K = -sum_x log 1/K sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta,  z_k ~ q(z|x)
@@ -47,7 +52,7 @@ def iwae(particles):
     Reference: Burda, Grosse, Salakhutdinov 2016, equation 8.
     """
 
-    def objective(model, guide, x, beta=1.0):
+    def objective(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
         plate = pyro.plate("particles", particles, dim=-2)
         model, guide = (plate(callable_) for callable_ in weighted(model, guide, beta))
         guide_trace = poutine.trace(guide).get_trace(*as_arguments(x))
@@ -60,7 +65,7 @@ def iwae(particles):
     return objective
 
 
-def _check_draws(trace):
+def _check_draws(trace: Any) -> None:
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or site["is_observed"] or type(site["fn"]).__name__ == "_Subsample":
             continue
@@ -70,7 +75,7 @@ def _check_draws(trace):
             raise ValueError(f"expected a plate of the batch alone around {name}, got one of more points; use elbo")
 
 
-def _check_rows(*traces):
+def _check_rows(*traces: Any) -> None:
     for name, site in ((name, site) for trace in traces for name, site in _sites(trace)):
         rows = [frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim == -1]
         shape = site["fn"].batch_shape
@@ -80,30 +85,32 @@ def _check_rows(*traces):
             )
 
 
-def _site_log_probs(trace):
+def _site_log_probs(trace: Any) -> Tensor:
     trace.compute_log_prob()
     return sum(site["log_prob"] for _, site in _sites(trace))
 
 
-def _sites(trace):
+def _sites(trace: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, site) of what is sampled, without subsamples and `pyro.deterministic`."""
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and not poutine.util.site_is_subsample(site) and not site["infer"].get("_deterministic"):
             yield name, site
 
 
-def plate_scale(site):
+def plate_scale(site: dict[str, Any]) -> float:
     """How many points each row of a site stands for: N/B where a plate of N holds B of them, else 1."""
     frames = (frame for frame in site["cond_indep_stack"] if frame.full_size is not None)
     return math.prod(frame.full_size / frame.size for frame in frames)
 
 
-def as_arguments(x):
+def as_arguments(x: Batch) -> tuple[Any, ...]:
     """x as the positional arguments of a model: a tuple as it is, a tensor alone."""
     return x if isinstance(x, tuple) else (x,)
 
 
-def weighted(model, guide, beta):
+def weighted(
+    model: Callable[..., Any], guide: Callable[..., Any], beta: float
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Model and guide with their `beta` set, where they take one. Raises ValueError unless both do, or beta is 1.
 
     With one alone only log p(z), or only log q(z|x), would be weighed.
@@ -115,10 +122,11 @@ def weighted(model, guide, beta):
             f"expected a model and a guide with an argument beta each to use beta={beta}, got a {lacking} without one; "
             "let each weigh its latent site by it, as pyro_skipvae.VAE does"
         )
-    return tuple(partial(each, beta=beta) if takes[name] else each for name, each in (("model", model), ("guide", guide)))
+    weighed = (partial(each, beta=beta) if takes[name] else each for name, each in (("model", model), ("guide", guide)))
+    return next(weighed), next(weighed)
 
 
-def _takes_beta(callable_):
+def _takes_beta(callable_: Callable[..., Any]) -> bool:
     # What a module takes is what its forward takes; __call__ takes anything.
     parameter = signature(callable_.forward if isinstance(callable_, nn.Module) else callable_).parameters.get("beta")
     return parameter is not None and parameter.kind is not Parameter.VAR_KEYWORD

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 class Schedule:
     """A weight of the KL term as a function of the step; from step `reached` on it has its final value."""
 
-    at: Callable[[int], float]
-    reached: int = 0
+    at: Callable[[float], float]
+    reached: float = 0
 
-    def __call__(self, step):
+    def __call__(self, step: float) -> float:
         return self.at(step)
 
 
-def constant(beta=1.0):
+def constant(beta: float = 1.0) -> Schedule:
     """beta at every step."""
     return Schedule(lambda step: _positive(beta))
 
 
-def linear(start, final, steps):
+def linear(start: float, final: float, steps: float) -> Schedule:
     """From `start` to `final` in a straight line over `steps` steps, then `final` (Bowman et al. 2016).
 
     Pyro rejects a scale of zero, so both ends must be positive: start low, for example at 0.1.
@@ -30,7 +30,7 @@ def linear(start, final, steps):
     return Schedule(lambda step: final if step >= steps else final + (start - final) * (1 - step / steps), steps)
 
 
-def cyclical(start, final, steps, *, cycles=4, rising=0.5):
+def cyclical(start: float, final: float, steps: float, *, cycles: int = 4, rising: float = 0.5) -> Schedule:
     """`cycles` equal cycles in `steps` steps: in each, a line up from `start` over the part `rising`, then `final`.
 
     After the last cycle it stays at `final`. Reference: Fu et al. 2019.
@@ -40,13 +40,13 @@ def cyclical(start, final, steps, *, cycles=4, rising=0.5):
     return Schedule(lambda step: final if step >= steps else rise(step % length), steps)
 
 
-def _positive(beta):
+def _positive(beta: float) -> float:
     if not (math.isfinite(beta) and beta > 0):
         raise ValueError(f"expected a positive weight beta (Pyro rejects a scale of zero), got {beta}")
     return beta
 
 
-def unfinished(schedule: Schedule, steps):
+def unfinished(schedule: Schedule, steps: int) -> str | None:
     """A warning if `schedule` does not reach its final value within `steps` steps, else None."""
     if schedule.reached <= steps:
         return None
@@ -71,14 +71,14 @@ class Halving:
     factor: float = 1.0
     started: bool = False
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.factor
 
     @property
-    def ended(self):
+    def ended(self) -> bool:
         return self.factor < self.floor
 
-    def after(self, epoch, better):
+    def after(self, epoch: int, better: bool) -> None:
         """Take note of an epoch, its number from 1, and of whether its validation was the best so far."""
         self.started = self.started or (epoch >= self.first and not better)
         if self.started:

@@ -19,10 +19,11 @@ from .random_numbers import forked
 
 OUTPUT = "output"
 Entry = int | str
+Skip = str | Collection[Entry]
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-def skip_entries(skip: str | Collection[Entry], layers: int) -> tuple[Entry, ...]:
+def skip_entries(skip: Skip, layers: int) -> tuple[Entry, ...]:
     """The entries that `skip` names, in order: "all" (the paper), "none" (the plain decoder), "first", "last", or a list.
 
     Entries are 1..`layers` and "output"; a list may name each once. Raises ValueError for anything else.
@@ -77,7 +78,7 @@ class SkipSequential(nn.Module):
     Reference: Dieng et al. 2019, section 3: "any type of VAE can be turned into its SKIP-VAE counterpart".
     """
 
-    def __init__(self, network: nn.Sequential, latent_dim: int, *, skip: str | Collection[Entry] = "all") -> None:
+    def __init__(self, network: nn.Sequential, latent_dim: int, *, skip: Skip = "all") -> None:
         super().__init__()
         named = list(_flatten(_checked(network, latent_dim)))
         self.network = nn.Sequential(*(child for _, child in named))

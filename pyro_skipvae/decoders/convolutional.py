@@ -1,12 +1,14 @@
 """A plain convolutional decoder z -> p(x|z), for colour and larger images, with additive skips."""
 
 import math
+from collections.abc import Sequence
 
-from torch import nn
+from pyro.distributions import Distribution
+from torch import Tensor, nn
 
-from pyro_skipvae.blocks import latent_shape
-from pyro_skipvae.likelihoods import bernoulli
-from pyro_skipvae.skip import SkipSequential
+from pyro_skipvae.blocks import LatentDim, latent_shape
+from pyro_skipvae.likelihoods import Likelihood, bernoulli
+from pyro_skipvae.skip import Skip, SkipSequential
 
 
 class ConvolutionalDecoder(nn.Module):
@@ -17,7 +19,16 @@ class ConvolutionalDecoder(nn.Module):
     sequence z (..., T, C) is read as one vector of T C dimensions.
     """
 
-    def __init__(self, latent_dim, event_shape, *, layers=3, maps=64, skip="all", likelihood=bernoulli):
+    def __init__(
+        self,
+        latent_dim: LatentDim,
+        event_shape: Sequence[int],
+        *,
+        layers: int = 3,
+        maps: int = 64,
+        skip: Skip = "all",
+        likelihood: Likelihood = bernoulli,
+    ) -> None:
         super().__init__()
         self.event_shape, self.likelihood = tuple(event_shape), likelihood
         self.latent_shape = latent_shape(latent_dim)
@@ -31,7 +42,7 @@ class ConvolutionalDecoder(nn.Module):
             network += [_doubling(maps, channels_out, small, large), nn.ReLU()]
         self.network = SkipSequential(nn.Sequential(*network[:-1]), latent_dim, skip=skip)
 
-    def forward(self, z):
+    def forward(self, z: Tensor) -> Distribution:
         z = z.flatten(-len(self.latent_shape))
         eta = self.network(z.reshape(-1, z.shape[-1]))  # (N, C * parameters, H, W)
         eta = eta.unflatten(1, (-1, self.likelihood.parameters)).movedim(2, -1)
@@ -39,7 +50,7 @@ class ConvolutionalDecoder(nn.Module):
         return self.likelihood(eta, len(self.event_shape))
 
 
-def _doubling(inputs, outputs, small, large):
+def _doubling(inputs: int, outputs: int, small: tuple[int, int], large: tuple[int, int]) -> nn.ConvTranspose2d:
     """A 4x4 transposed convolution of stride 2 from images of size `small` to `large`, cut by a pixel where odd."""
     padding = [2 - (wanted % 2 == 0) for wanted in large]
     extra = [wanted - (2 * (size - 1) + 4 - 2 * pad) for size, wanted, pad in zip(small, large, padding, strict=True)]

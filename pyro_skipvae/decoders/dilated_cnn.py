@@ -1,12 +1,15 @@
 """A dilated convolutional decoder z -> p(x|z) of text: the context that a word sees is bounded, so z is needed more."""
 
+from collections.abc import Collection, Sequence
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_skipvae.blocks import latent_shape
+from pyro_skipvae.blocks import LatentDim, latent_shape
 from pyro_skipvae.distributions.autoregressive import Autoregressive
-from pyro_skipvae.skip import OUTPUT, skip_entries
+from pyro_skipvae.skip import OUTPUT, Entry, Skip, skip_entries
 
 from .text import TextNetwork, joined_entries
 
@@ -27,18 +30,18 @@ class DilatedCNNDecoder(nn.Module):
 
     def __init__(
         self,
-        vocabulary_size,
-        latent_dim,
+        vocabulary_size: int,
+        latent_dim: LatentDim,
         *,
-        max_length=200,
-        layers=10,
-        embedding=512,
-        width=1024,
-        kernel=3,
-        dropout=0.5,
-        word_dropout=0.0,
-        skip="all",
-    ):
+        max_length: int = 200,
+        layers: int = 10,
+        embedding: int = 512,
+        width: int = 1024,
+        kernel: int = 3,
+        dropout: float = 0.5,
+        word_dropout: float = 0.0,
+        skip: Skip = "all",
+    ) -> None:
         super().__init__()
         channels = latent_shape(latent_dim)[-1]
         entries = joined_entries(skip_entries(skip, layers), latent_dim)
@@ -55,14 +58,16 @@ class DilatedCNNDecoder(nn.Module):
             joined=OUTPUT in entries,
         )
 
-    def forward(self, z):
+    def forward(self, z: Tensor) -> Autoregressive:
         return Autoregressive(self.network, z, self.event_shape, latent_dims=self.network.latent_dims)
 
 
 class DilatedStack(nn.Module):
     """Residual blocks over time; z is joined to the input of those in `entries`. Its memory is what each block still reads."""
 
-    def __init__(self, inputs, width, layers, kernel, latent_dim, entries):
+    def __init__(
+        self, inputs: int, width: int, layers: int, kernel: int, latent_dim: LatentDim, entries: Collection[Entry]
+    ) -> None:
         super().__init__()
         self.entries = entries
         self.bottom = nn.Linear(inputs, width)
@@ -70,11 +75,11 @@ class DilatedStack(nn.Module):
             DilatedBlock(width, latent_dim * (l in entries), kernel, 2 ** ((l - 1) % CYCLE)) for l in range(1, layers + 1)
         )
 
-    def start(self, z):
+    def start(self, z: Tensor) -> list[Tensor]:
         """Nothing before the first word: zeros (N, span, channels) for each block."""
         return [self.bottom.weight.new_zeros(len(z), block.span, block.channels) for block in self.blocks]
 
-    def forward(self, inputs, z, memory):
+    def forward(self, inputs: Tensor, z: Tensor, memory: Any) -> tuple[Tensor, list[Tensor]]:
         h, after = self.bottom(inputs), []  # (N, T, width)
         for l, (block, before) in enumerate(zip(self.blocks, memory, strict=True), 1):
             latent = (z,) if l in self.entries else ()
@@ -89,14 +94,14 @@ class DilatedBlock(nn.Module):
     C is a matrix product on the `kernel` shifted copies: torch's dilated convolution is slow on CPU, in float64 a hundred-fold.
     """
 
-    def __init__(self, width, joined, kernel, dilation):
+    def __init__(self, width: int, joined: int, kernel: int, dilation: int) -> None:
         super().__init__()
         self.channels, self.dilation, self.span = max(1, width // 2), dilation, (kernel - 1) * dilation
         self.narrow = nn.Linear(width + joined, self.channels)
         self.dilated = nn.Linear(kernel * self.channels, self.channels)
         self.widen = nn.Linear(self.channels, width)
 
-    def forward(self, h, latent, before):
+    def forward(self, h: Tensor, latent: Sequence[Tensor], before: Tensor) -> tuple[Tensor, Tensor]:
         """h (N, T, width), before (N, span, channels) what came before -> h' and what comes before the next."""
         u, T = torch.cat([before, F.relu(self.narrow(torch.cat([h, *latent], -1)))], 1), h.shape[1]
         copies = torch.cat([u[:, shift : shift + T] for shift in range(0, self.span + 1, self.dilation)], -1)

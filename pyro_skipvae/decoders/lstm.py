@@ -1,12 +1,15 @@
 """An LSTM z -> p(x|z) over text, with z joined to any of its layers and to the state before the output."""
 
-import torch
-from torch import nn
+from collections.abc import Collection
+from typing import Any
 
-from pyro_skipvae.blocks import latent_shape
+import torch
+from torch import Tensor, nn
+
+from pyro_skipvae.blocks import LatentDim, latent_shape
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.guides.recurrence import run_lstm
-from pyro_skipvae.skip import OUTPUT, skip_entries
+from pyro_skipvae.skip import OUTPUT, Entry, Skip, skip_entries
 
 from .text import TextNetwork, joined_entries
 
@@ -26,17 +29,17 @@ class LSTMDecoder(nn.Module):
 
     def __init__(
         self,
-        vocabulary_size,
-        latent_dim,
+        vocabulary_size: int,
+        latent_dim: LatentDim,
         *,
-        max_length=200,
-        layers=1,
-        embedding=512,
-        width=1024,
-        dropout=0.5,
-        word_dropout=0.0,
-        skip="all",
-    ):
+        max_length: int = 200,
+        layers: int = 1,
+        embedding: int = 512,
+        width: int = 1024,
+        dropout: float = 0.5,
+        word_dropout: float = 0.0,
+        skip: Skip = "all",
+    ) -> None:
         super().__init__()
         channels = latent_shape(latent_dim)[-1]
         entries = joined_entries(skip_entries(skip, layers), latent_dim)
@@ -55,27 +58,27 @@ class LSTMDecoder(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.1, 0.1)
 
-    def forward(self, z):
+    def forward(self, z: Tensor) -> Autoregressive:
         return Autoregressive(self.network, z, self.event_shape, latent_dims=self.network.latent_dims)
 
 
 class LSTMStack(nn.Module):
     """`layers` LSTMs, one above the other; z is joined to the input of those in `entries`, and starts the top one."""
 
-    def __init__(self, inputs, width, layers, latent_dim, entries):
+    def __init__(self, inputs: int, width: int, layers: int, latent_dim: LatentDim, entries: Collection[Entry]) -> None:
         super().__init__()
         self.entries, self.width = entries, width
         sizes = [(inputs if l == 1 else width) + latent_dim * (l in entries) for l in range(1, layers + 1)]
         self.layers = nn.ModuleList(nn.LSTM(size, width, batch_first=True) for size in sizes)
         self.initial = nn.Linear(latent_dim, width) if latent_dim else None
 
-    def start(self, z):
+    def start(self, z: Tensor) -> list[Tensor]:
         """h and c of each layer before the first word, (N, width) each."""
         zeros = self.layers[0].weight_hh_l0.new_zeros(len(z), self.width)
         top = zeros if self.initial is None else self.initial(z)
         return [*[zeros, zeros] * (len(self.layers) - 1), top, zeros]
 
-    def forward(self, h, z, memory):
+    def forward(self, h: Tensor, z: Tensor, memory: Any) -> tuple[Tensor, list[Tensor]]:
         after = []
         for l, (layer, *state) in enumerate(zip(self.layers, memory[::2], memory[1::2], strict=True), 1):
             if l in self.entries:

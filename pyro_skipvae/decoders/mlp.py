@@ -1,12 +1,14 @@
 """A multilayer perceptron z -> p(x|z), with additive skips."""
 
 import math
+from collections.abc import Sequence
 
-from torch import nn
+from pyro.distributions import Distribution
+from torch import Tensor, nn
 
-from pyro_skipvae.blocks import latent_shape, perceptron
-from pyro_skipvae.likelihoods import bernoulli
-from pyro_skipvae.skip import SkipSequential
+from pyro_skipvae.blocks import LatentDim, latent_shape, perceptron
+from pyro_skipvae.likelihoods import Likelihood, bernoulli
+from pyro_skipvae.skip import Skip, SkipSequential
 
 
 class MLPDecoder(nn.Module):
@@ -21,7 +23,16 @@ class MLPDecoder(nn.Module):
     Reference: Dieng et al. 2019, section 3 and Table 3.
     """
 
-    def __init__(self, latent_dim, event_shape, *, layers=4, width=512, skip="all", likelihood=bernoulli):
+    def __init__(
+        self,
+        latent_dim: LatentDim,
+        event_shape: Sequence[int],
+        *,
+        layers: int = 4,
+        width: int = 512,
+        skip: Skip = "all",
+        likelihood: Likelihood = bernoulli,
+    ) -> None:
         super().__init__()
         self.event_shape, self.likelihood = tuple(event_shape), likelihood
         self.latent_shape = latent_shape(latent_dim)
@@ -31,7 +42,7 @@ class MLPDecoder(nn.Module):
         network = nn.Sequential(*perceptron([latent_dim, *[width] * layers, outputs]))
         self.network = SkipSequential(network, latent_dim, skip=skip)
 
-    def forward(self, z):
+    def forward(self, z: Tensor) -> Distribution:
         eta = self.network(z.flatten(-len(self.latent_shape)))
         eta = eta.reshape(*eta.shape[:-1], *self.event_shape, self.likelihood.parameters)
         return self.likelihood(eta, len(self.event_shape))

@@ -4,14 +4,18 @@ Causality is one shift: the vertical stack reads the image one row down, the hor
 layers after that are alike, and the maps made from z are never shifted or masked.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from torch import nn
+from pyro.distributions import Distribution
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_skipvae.blocks import AttentionBlock, gate, latent_shape, places, places_per_step
+from pyro_skipvae.blocks import AttentionBlock, LatentDim, gate, latent_shape, places, places_per_step
 from pyro_skipvae.distributions.autoregressive import Autoregressive
-from pyro_skipvae.likelihoods import bernoulli
-from pyro_skipvae.skip import OUTPUT, SkipMaps, skip_entries
+from pyro_skipvae.likelihoods import Likelihood, bernoulli
+from pyro_skipvae.skip import OUTPUT, Entry, Skip, SkipMaps, skip_entries
 
 BOTTOM = "bottom"
 
@@ -38,18 +42,18 @@ class PixelCNNDecoder(nn.Module):
 
     def __init__(
         self,
-        latent_dim,
-        event_shape,
+        latent_dim: LatentDim,
+        event_shape: Sequence[int],
         *,
-        layers=9,
-        maps=32,
-        kernel=3,
-        attention_layers=0,
-        heads=8,
-        skip="all",
-        likelihood=bernoulli,
-        inputs=None,
-    ):
+        layers: int = 9,
+        maps: int = 32,
+        kernel: int = 3,
+        attention_layers: int = 0,
+        heads: int = 8,
+        skip: Skip = "all",
+        likelihood: Likelihood = bernoulli,
+        inputs: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if attention_layers > layers:
             raise ValueError(f"expected at most {layers} attention layers, one a layer, got {attention_layers}")
@@ -65,27 +69,27 @@ class PixelCNNDecoder(nn.Module):
         self.rows_per_step = places_per_step(height, self.latent_shape[0], "rows") if sequence else None
         pixels = width if sequence else height * width
         self.latent_maps = SkipMaps(self.latent_shape[-1], dict.fromkeys(entries, pixels), bias=True)
-        inputs = [channels + (BOTTOM in entries), *[maps] * (layers - 1)]
-        self.layers = nn.ModuleList(GatedLayer(n, maps, kernel, l in entries) for l, n in enumerate(inputs, 1))
+        read = [channels + (BOTTOM in entries), *[maps] * (layers - 1)]
+        self.layers = nn.ModuleList(GatedLayer(n, maps, kernel, l in entries) for l, n in enumerate(read, 1))
         after = [layers * block // attention_layers for block in range(1, attention_layers + 1)]
         self.attention = nn.ModuleDict({str(l): AttentionBlock(maps, heads, joined=maps) for l in after})
         self.output = nn.Conv2d(maps + (OUTPUT in entries), channels * likelihood.parameters, 1)
 
-    def forward(self, z):
+    def forward(self, z: Tensor) -> Autoregressive:
         return Autoregressive(self, z, self.event_shape, latent_dims=len(self.latent_shape))
 
     @property
-    def support(self):
+    def support(self) -> Any:
         nothing = self.output.weight.new_zeros(*self.event_shape, self.likelihood.parameters)
         return self.likelihood(nothing, len(self.event_shape)).support
 
-    def log_prob(self, x, z):
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """sum_i log p(x_i | x_<i, z) by one pass: x (N, *event_shape), z (N, D) or (N, T, C) -> (N,)."""
         if x.shape[1:] != self.event_shape:
             raise ValueError(f"expected images of {self.event_shape}, got {tuple(x.shape[1:])}")
         return self._distribution(self.natural_parameters(x, z)).log_prob(x)
 
-    def natural_parameters(self, x, z):
+    def natural_parameters(self, x: Tensor, z: Tensor) -> Tensor:
         """eta (N, C * parameters, H, W) of all conditionals."""
         maps = self._maps(z)
         image = self.seen(x).reshape(-1, *self.image_shape).contiguous(memory_format=torch.channels_last)
@@ -97,25 +101,25 @@ class PixelCNNDecoder(nn.Module):
                 horizontal = self._attended(self.attention[str(l)], horizontal)
         return self.output(torch.cat([horizontal, *maps.get(OUTPUT, ())], 1))
 
-    def generate(self, z):
+    def generate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Ancestral sampling with cached activations: z (N, D) -> x (N, *event_shape) and its eta, as above.
 
         Each activation of the network is computed once: the cost is a few teacher-forced passes, not one for each pixel.
         """
         return CachedSampler(self, z).run()
 
-    def seen(self, x):
+    def seen(self, x: Tensor) -> Tensor:
         """x as the network reads it."""
         return x if self.inputs is None else self.inputs(x)
 
-    def _attended(self, block, horizontal):
+    def _attended(self, block: AttentionBlock, horizontal: Tensor) -> Tensor:
         """The horizontal stack (N, maps, H, W) after every pixel has read itself and those before it."""
         h = horizontal.flatten(2).transpose(1, 2)  # (N, H * W, maps)
         place = places(0, h.shape[1], h).expand_as(h)
         before = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device).tril()
         return block(h, (place,), mask=before)[0].transpose(1, 2).unflatten(2, self.image_shape[1:])
 
-    def _maps(self, z):
+    def _maps(self, z: Tensor) -> dict[Entry, tuple[Tensor]]:
         """The images made from z, (N, 1, H, W), for each entry."""
         _, height, width = self.image_shape
         maps = self.latent_maps(z)
@@ -123,7 +127,7 @@ class PixelCNNDecoder(nn.Module):
             maps = {entry: u.repeat_interleave(self.rows_per_step, -2).flatten(-2) for entry, u in maps.items()}
         return {entry: (u.unflatten(-1, (1, height, width)),) for entry, u in maps.items()}
 
-    def _distribution(self, eta):
+    def _distribution(self, eta: Tensor) -> Distribution:
         eta = eta.unflatten(1, (-1, self.likelihood.parameters)).movedim(2, -1)  # (N, C, H, W, parameters)
         return self.likelihood(eta.reshape(-1, *self.event_shape, self.likelihood.parameters), len(self.event_shape))
 
@@ -135,7 +139,7 @@ class GatedLayer(nn.Module):
     horizontal:  h' = h + 1x1(gate(H * h + 1x1(V * v)))   H (1, kernel/2 + 1): this pixel and those to the left
     """
 
-    def __init__(self, inputs, maps, kernel, joined):
+    def __init__(self, inputs: int, maps: int, kernel: int, joined: int) -> None:
         super().__init__()
         self.reach = kernel // 2
         self.vertical = nn.Conv2d(inputs + joined, 2 * maps, (self.reach + 1, kernel))
@@ -144,7 +148,9 @@ class GatedLayer(nn.Module):
         self.mix = nn.Conv2d(maps, maps, 1)
         self.residual = inputs == maps  # the first layer reads an image, to which nothing can be added
 
-    def forward(self, vertical, horizontal, latent=(), *, top=False):
+    def forward(
+        self, vertical: Tensor, horizontal: Tensor, latent: Sequence[Tensor] = (), *, top: bool = False
+    ) -> tuple[Tensor | None, Tensor]:
         """The stacks one layer up; above the `top` layer nobody reads the vertical one: it is None there."""
         reach = self.reach
         v = self.vertical(F.pad(torch.cat([vertical, *latent], 1), (reach, reach, reach, 0)))
@@ -160,7 +166,7 @@ class CachedSampler:
     the last rows and the current row of inputs are kept. `rows[l]` (N, C, reach + 1, W) and `line[l]` (N, W + reach, C).
     """
 
-    def __init__(self, decoder, z):
+    def __init__(self, decoder: PixelCNNDecoder, z: Tensor) -> None:
         self.decoder, self.z = decoder, z
         self.maps = {entry: u for entry, (u,) in decoder._maps(z).items()}
         # A horizontal convolution on one pixel is a matrix product with (reach + 1) * C inputs.
@@ -169,21 +175,21 @@ class CachedSampler:
             for layer in decoder.layers
         ]
 
-    def run(self):
+    def run(self) -> tuple[Tensor, Tensor]:
         decoder, N = self.decoder, len(self.z)
         channels, height, width = decoder.image_shape
         self.image = self.z.new_zeros(N, channels, height, width)
         self.seen = torch.zeros_like(self.image)  # the image as the network reads it
         self.eta = self.z.new_zeros(N, channels * decoder.likelihood.parameters, height, width)
         widths = [layer.vertical.in_channels for layer in decoder.layers]
-        self.read = {}  # keys and values of the pixels so far, of each attention block
+        self.read: dict[str, list[Tensor]] = {}  # keys and values of the pixels so far, of each attention block
         self.rows = [self.z.new_zeros(N, n, decoder.layers[0].reach + 1, width) for n in widths]
         for y in range(height):
             biases = self._vertical(y)
             self._horizontal(y, biases)
         return self.image.reshape(N, *decoder.event_shape), self.eta
 
-    def _vertical(self, y):
+    def _vertical(self, y: int) -> list[Tensor]:
         """One new row of the vertical stack; what each layer's horizontal stack receives from it (N, W, 2 * maps)."""
         row, received = self.seen[:, :, y - 1] if y else torch.zeros_like(self.seen[:, :, 0]), []
         row = self._join(row, BOTTOM, y)
@@ -194,7 +200,7 @@ class CachedSampler:
             row = gate(v)[:, :, 0]
         return received
 
-    def _horizontal(self, y, received):
+    def _horizontal(self, y: int, received: list[Tensor]) -> None:
         decoder = self.decoder
         lines = [self._empty_line(l, layer, y) for l, layer in enumerate(decoder.layers, 1)]
         for x in range(decoder.image_shape[2]):
@@ -212,13 +218,13 @@ class CachedSampler:
                     lines[l + 1][:, x + layer.reach, : out.shape[1]] = out
             self._draw(out, y, x)
 
-    def _attended(self, name, features, pixel):
+    def _attended(self, name: str, features: Tensor, pixel: int) -> Tensor:
         h = features[:, None]
         place = places(pixel, 1, h).expand_as(h)
         h, *self.read[name] = self.decoder.attention[name](h, (place,), before=self.read.get(name, ()))
         return h[:, 0]
 
-    def _draw(self, features, y, x):
+    def _draw(self, features: Tensor, y: int, x: int) -> None:
         joined = self._join(features[:, :, None], OUTPUT, y, x)
         self.eta[:, :, y, x] = self.decoder.output(joined[..., None])[:, :, 0, 0]
         # An image of one pixel (N, C, 1, 1, parameters): what a likelihood knows of each channel is (C, 1, 1).
@@ -227,14 +233,14 @@ class CachedSampler:
         self.image[:, :, y, x] = pixel[..., 0, 0]
         self.seen[:, :, y, x] = self.decoder.seen(pixel)[..., 0, 0]
 
-    def _join(self, features, entry, y, x=None):
+    def _join(self, features: Tensor, entry: Entry, y: int, x: int | None = None) -> Tensor:
         """Features (N, C, W), or (N, C, 1) for pixel x, with the map of z for this entry, where there is one."""
         if entry not in self.maps:
             return features
         columns = slice(None) if x is None else slice(x, x + 1)
         return torch.cat([features, self.maps[entry][:, :, y, columns]], 1)
 
-    def _empty_line(self, l, layer, y):
+    def _empty_line(self, l: int, layer: GatedLayer, y: int) -> Tensor:
         """The row of inputs of layer l: zeros, but for the maps of z, which are known already."""
         _, _, width = self.decoder.image_shape
         own = layer.horizontal.in_channels - (l in self.maps) - (l == 1 and BOTTOM in self.maps)

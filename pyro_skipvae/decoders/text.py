@@ -1,11 +1,15 @@
 """What decoders of text share: words in, words out, and the two passes over a text, teacher-forced and word by word."""
 
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
 import torch
 from pyro.distributions import constraints
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_skipvae.blocks import latent_shape, places_per_step
+from pyro_skipvae.blocks import LatentDim, latent_shape, places_per_step
+from pyro_skipvae.skip import Entry
 from pyro_skipvae.text.vocabulary import BOS, EOS, PAD, UNK
 from pyro_skipvae.text.words import is_outcome, row_lengths
 
@@ -28,12 +32,24 @@ class TextNetwork(nn.Module):
     `word_dropout` (Bowman et al. 2016, section 3.1).
     """
 
-    def __init__(self, stack, vocabulary_size, latent_dim, *, max_length, embedding, width, dropout, word_dropout, joined):
+    def __init__(
+        self,
+        stack: nn.Module,
+        vocabulary_size: int,
+        latent_dim: LatentDim,
+        *,
+        max_length: int,
+        embedding: int,
+        width: int,
+        dropout: float,
+        word_dropout: float,
+        joined: int,
+    ) -> None:
         super().__init__()
         self.max_length, self.word_dropout, self.joined = max_length, word_dropout, joined
         *steps, latent_dim = latent_shape(latent_dim)
         self.latent_dims = 1 + len(steps)
-        self.words_per_step = places_per_step(max_length, *steps, "words", last_shorter=True) if steps else None
+        self.words_per_step = places_per_step(max_length, steps[0], "words", last_shorter=True) if steps else None
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.stack = stack
         self.dropout = nn.Dropout(dropout)
@@ -42,10 +58,10 @@ class TextNetwork(nn.Module):
         self.register_buffer("impossible", impossible, persistent=False)
 
     @property
-    def support(self):
+    def support(self) -> Any:
         return constraints.independent(constraints.integer_interval(0, len(self.impossible) - 1), 1)
 
-    def log_prob(self, x, z):
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """x (N, T) with T <= max_length, z (N, D) or (N, steps, D) -> (N,) nats.
 
         Raises ValueError for longer rows and unknown indices. Rows that differ much in length run in groups of their own
@@ -58,7 +74,7 @@ class TextNetwork(nn.Module):
         log_prob = torch.cat([part for _, part in parts])[order.argsort()] if len(parts) > 1 else parts[0][1]
         return log_prob.masked_fill(~is_outcome(x, self.max_length), -torch.inf)
 
-    def generate(self, z, choose=None):
+    def generate(self, z: Tensor, choose: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, None]:
         """A text for each z, word by word until all have ended: x (N, max_length), PAD after EOS; and None.
 
         z (N, D) or (N, steps, D). `choose(logits (N, V)) -> (N,)` is the next word, a draw by default.
@@ -74,26 +90,26 @@ class TextNetwork(nn.Module):
                 break
         return x, None
 
-    def start(self, z):
+    def start(self, z: Tensor) -> list[Tensor]:
         """The memory before the first word."""
         return self.stack.start(self.latent_at(z, 0))
 
-    def latent_at(self, z, t):
+    def latent_at(self, z: Tensor, t: int) -> Tensor:
         """What word t is told of z, (N, D): the step of a sequence that it belongs to, else all of it."""
         return z[:, t // self.words_per_step] if self.words_per_step else z
 
-    def next_word(self, word, z, memory):
+    def next_word(self, word: Tensor, z: Tensor, memory: Any) -> tuple[Tensor, list[Tensor]]:
         """The logits (N, V) of the word after `word` (N,), told z (N, D), and the memory after it."""
         states, memory = self.stack(self._inputs(word[:, None], z[:, None]), z[:, None], memory)
         return self._logits(self._joined(self.dropout(states[:, 0]), z)), memory
 
-    def by_word(self, z, T):
+    def by_word(self, z: Tensor, T: int) -> Tensor:
         """What each of the first T words is told of z, (N, T, D)."""
         if not self.words_per_step:
             return z[:, None].expand(-1, T, -1)
         return z[:, torch.arange(T, device=z.device) // self.words_per_step]
 
-    def _log_prob_of_group(self, x, z, length, rows):
+    def _log_prob_of_group(self, x: Tensor, z: Tensor, length: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         x, z, length = x[rows], z[rows], length[rows]
         x = x[:, : max(1, int(length.max()))]
         N, T = x.shape
@@ -106,22 +122,22 @@ class TextNetwork(nn.Module):
         scores = word_scores(features, self.output.weight, bias, x.flatten()[words])
         return rows, scores.new_zeros(N).index_add(0, row, scores)
 
-    def _previous(self, x):
+    def _previous(self, x: Tensor) -> Tensor:
         before = x[:, :-1]
         if self.training and self.word_dropout:
             before = before.masked_fill(torch.rand(before.shape, device=x.device) < self.word_dropout, UNK)
         return torch.cat([torch.full_like(x[:, :1], BOS), before], 1)
 
-    def _inputs(self, words, z):
+    def _inputs(self, words: Tensor, z: Tensor) -> Tensor:
         return torch.cat([self.dropout(self.embedding(words)), z], -1)
 
-    def _joined(self, states, z):
+    def _joined(self, states: Tensor, z: Tensor) -> Tensor:
         return torch.cat([states, z], -1) if self.joined else states
 
-    def _logits(self, features):
+    def _logits(self, features: Tensor) -> Tensor:
         return F.linear(features, self.output.weight, self.output.bias + self.impossible)
 
-    def _check(self, x):
+    def _check(self, x: Tensor) -> None:
         if x.shape[1] > self.max_length:
             raise ValueError(f"expected rows of at most max_length={self.max_length} words, got {x.shape[1]}")
         if x.numel() and not (0 <= int(x.min()) and int(x.max()) < len(self.impossible)):
@@ -131,7 +147,7 @@ class TextNetwork(nn.Module):
             )
 
 
-def _groups(length):
+def _groups(length: Tensor) -> Sequence[Tensor]:
     """Index tensors that part the rows: all as they are, or, where padding would cost, by length in groups of 64."""
     N = len(length)
     rows = torch.arange(N, device=length.device)
@@ -140,7 +156,7 @@ def _groups(length):
     return length.argsort(stable=True).split(GROUP)
 
 
-def joined_entries(entries, latent_dim):
+def joined_entries(entries: Collection[Entry], latent_dim: LatentDim) -> tuple[Entry, ...]:
     """The entries where z is joined further: not 1, where it enters already. Raises ValueError where nothing would be left."""
     if entries == (1,):
         raise ValueError(

@@ -1,13 +1,15 @@
 """A causal Transformer z -> p(x|z) over text, with z joined to the input of any of its blocks."""
 
 import math
+from collections.abc import Collection
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pyro_skipvae.blocks import AttentionBlock, latent_shape, places
+from pyro_skipvae.blocks import AttentionBlock, LatentDim, latent_shape, places
 from pyro_skipvae.distributions.autoregressive import Autoregressive
-from pyro_skipvae.skip import OUTPUT, skip_entries
+from pyro_skipvae.skip import OUTPUT, Entry, Skip, skip_entries
 
 from .text import TextNetwork, joined_entries
 
@@ -36,7 +38,7 @@ class TransformerDecoder(nn.Module):
         heads: int = 8,
         dropout: float = 0.1,
         word_dropout: float = 0.0,
-        skip="all",
+        skip: Skip = "all",
     ) -> None:
         super().__init__()
         channels = latent_shape(latent_dim)[-1]
@@ -72,7 +74,16 @@ class TransformerDecoder(nn.Module):
 class TransformerStack(nn.Module):
     """Causal blocks; z joins the input of those in `entries`. The memory: keys and values (N, heads, S, d) of each block."""
 
-    def __init__(self, embedding, width, layers, heads, latent_dim, entries, dropout) -> None:
+    def __init__(
+        self,
+        embedding: int,
+        width: int,
+        layers: int,
+        heads: int,
+        latent_dim: LatentDim,
+        entries: Collection[Entry],
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.entries = entries
         self.bottom = nn.Linear(embedding + latent_dim, width)
@@ -90,7 +101,7 @@ class TransformerStack(nn.Module):
             for _ in ("key", "value")
         ]
 
-    def forward(self, inputs, z, memory):
+    def forward(self, inputs: Tensor, z: Tensor, memory: Any) -> tuple[Tensor, list[Tensor]]:
         T, start = inputs.shape[1], memory[0].shape[2]
         h, after = self.bottom(inputs), []  # (N, T, width)
         h = h + places(start, T, h)

@@ -5,7 +5,10 @@ as can be, over pieces that stay in the cache; of the softmax no more than so ma
 is beyond is made anew.
 """
 
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -16,7 +19,7 @@ KEPT = 160 * 2**20
 KEPT_IN_A_REFINEMENT = 32 * 2**20  # each of its steps keeps that much
 
 
-def word_scores(features, weight, bias, words):
+def word_scores(features: Tensor, weight: Tensor, bias: Tensor, words: Tensor) -> Tensor:
     """log p(word) = logit_word - log sum_v exp(logit_v), logits = features weight' + bias, at each of M places.
 
     features (M, F), weight (V, F), bias (V,) with -inf for words that cannot be, words (M,) -> (M,). Differentiable twice.
@@ -35,9 +38,10 @@ def word_scores(features, weight, bias, words):
 
 
 @torch.no_grad()
-def _forward(features, weight, bias, words, most):
+def _forward(features: Tensor, weight: Tensor, bias: Tensor, words: Tensor, most: int) -> Any:
     """log p(word) (M,), and the softmax of the first pieces, `most` bytes of it."""
-    scores, kept = features.new_empty(len(features)), []
+    scores = features.new_empty(len(features))
+    kept: list[Tensor] = []
     for number, piece in enumerate(_pieces(words)):
         p = _softmax(features[piece], weight, bias)
         named = p.gather(1, words[piece, None])[:, 0]
@@ -53,34 +57,34 @@ def _forward(features, weight, bias, words, most):
 
 class _ByFeatures(Function):
     @staticmethod
-    def forward(ctx, features, scores, tensors):
+    def forward(ctx: Any, features: Tensor, scores: Tensor, tensors: Any) -> Any:
         ctx.save_for_backward(*tensors)
         return scores.clone()
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return _OnFeatures.apply(g, *ctx.saved_tensors), None, None
 
 
 class _ByWeight(Function):
     @staticmethod
-    def forward(ctx, weight, bias, tensors):
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, tensors: Any) -> Any:
         ctx.save_for_backward(*tensors)
         return weight.new_zeros(len(tensors[0]))
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return *_OnWeight.apply(g, *ctx.saved_tensors), None
 
 
 class _ByBoth(Function):
     @staticmethod
-    def forward(ctx, features, weight, bias, scores, tensors):
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, scores: Tensor, tensors: Any) -> Any:
         ctx.save_for_backward(*tensors)
         return scores.clone()
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return *_OnBoth.apply(g, *ctx.saved_tensors), None, None
 
 
@@ -88,7 +92,7 @@ class _OnFeatures(Function):
     """The gradient D weight on the features, D = g (onehot - p), (M, V); and its derivative."""
 
     @staticmethod
-    def forward(ctx, g, features, weight, bias, words, *kept):
+    def forward(ctx: Any, g: Tensor, features: Tensor, weight: Tensor, bias: Tensor, words: Tensor, *kept: Tensor) -> Any:
         ctx.save_for_backward(g, features, weight, bias, words, *kept)
         found = torch.empty_like(features)
         for piece, p in _softmaxes(features, weight, bias, words, kept):
@@ -97,7 +101,7 @@ class _OnFeatures(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, a):
+    def backward(ctx: Any, a: Tensor) -> Any:
         return _derivative(*ctx.saved_tensors, a_features=a)
 
 
@@ -105,7 +109,7 @@ class _OnWeight(Function):
     """The gradients D' features on the weight and, as the column sums of D, on the bias; and their derivative."""
 
     @staticmethod
-    def forward(ctx, g, features, weight, bias, words, *kept):
+    def forward(ctx: Any, g: Tensor, features: Tensor, weight: Tensor, bias: Tensor, words: Tensor, *kept: Tensor) -> Any:
         ctx.save_for_backward(g, features, weight, bias, words, *kept)
         on_weight, on_bias, scaled = torch.zeros_like(weight), torch.zeros_like(bias), features * g[:, None]
         for piece, p in _softmaxes(features, weight, bias, words, kept):
@@ -115,7 +119,7 @@ class _OnWeight(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, a_weight, a_bias):
+    def backward(ctx: Any, a_weight: Tensor, a_bias: Tensor) -> Any:
         return _derivative(*ctx.saved_tensors, a_weight=a_weight, a_bias=a_bias)
 
 
@@ -123,7 +127,7 @@ class _OnBoth(Function):
     """The gradients of both at once; and their derivative."""
 
     @staticmethod
-    def forward(ctx, g, features, weight, bias, words, *kept):
+    def forward(ctx: Any, g: Tensor, features: Tensor, weight: Tensor, bias: Tensor, words: Tensor, *kept: Tensor) -> Any:
         ctx.save_for_backward(g, features, weight, bias, words, *kept)
         on_features, scaled = torch.empty_like(features), features * g[:, None]
         on_weight, on_bias = torch.zeros_like(weight), torch.zeros_like(bias)
@@ -135,13 +139,23 @@ class _OnBoth(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, a_features, a_weight, a_bias):
+    def backward(ctx: Any, a_features: Tensor, a_weight: Tensor, a_bias: Tensor) -> Any:
         parts = _derivative(*ctx.saved_tensors, a_features=a_features)
         others = _derivative(*ctx.saved_tensors, a_weight=a_weight, a_bias=a_bias)
         return *(a + b for a, b in zip(parts[:4], others[:4], strict=True)), *parts[4:]
 
 
-def _derivative(g, features, weight, bias, words, *kept, a_features=None, a_weight=None, a_bias=None):
+def _derivative(
+    g: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    words: Tensor,
+    *kept: Tensor,
+    a_features: Tensor | None = None,
+    a_weight: Tensor | None = None,
+    a_bias: Tensor | None = None,
+) -> Any:
     """Of a_features . (D weight), or of a_weight . (D' features) + a_bias . (D' 1), on g, features, weight and bias.
 
     With T = a_features weight', or features a_weight' + a_bias, which D multiplies: g gets T_word - p T, the logits
@@ -168,17 +182,17 @@ def _derivative(g, features, weight, bias, words, *kept, a_features=None, a_weig
     return on_g, on_features.mul_(g[:, None]), on_weight, on_bias, None, *(None for _ in kept)
 
 
-def _softmaxes(features, weight, bias, words, kept):
+def _softmaxes(features: Tensor, weight: Tensor, bias: Tensor, words: Tensor, kept: Tensor) -> Any:
     """(piece, p) one after the other, kept or made anew."""
     for number, piece in enumerate(_pieces(words)):
         fresh = number >= len(kept)
         yield piece, _softmax(features[piece], weight, bias) if fresh else kept[number]
 
 
-def _softmax(features, weight, bias):
+def _softmax(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     logits = torch.addmm(bias, features, weight.T)
     return torch.softmax(logits, -1, out=logits)  # in place: new memory costs as much as a sweep
 
 
-def _pieces(words):
+def _pieces(words: Tensor) -> Any:
     return [slice(start, start + PIECE) for start in range(0, len(words), PIECE)]

@@ -1,6 +1,7 @@
 """Stationary autoregressive sequences of order one, and their divergences in closed form."""
 
 import math
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -26,7 +27,7 @@ class AR1(TorchDistribution):
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
 
-    def __init__(self, correlation: Tensor, length: int, validate_args: bool | None = None):
+    def __init__(self, correlation: Tensor, length: int, validate_args: bool | None = None) -> None:
         check_length(length)
         checked = self._validate_args if validate_args is None else validate_args
         if correlation.dim() < 1 or checked and not bool((correlation.abs() < 1).all()):
@@ -34,7 +35,7 @@ class AR1(TorchDistribution):
         self.correlation, self.length = correlation, length
         super().__init__(correlation.shape[:-1], torch.Size((length, correlation.shape[-1])), validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None) -> "AR1":
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> "AR1":
         new = self._get_checked_instance(AR1, _instance)
         batch_shape = torch.Size(batch_shape)
         new.correlation, new.length = self.correlation.expand(*batch_shape, self.correlation.shape[-1]), self.length
@@ -59,7 +60,7 @@ class AR1(TorchDistribution):
     def stddev(self) -> Tensor:
         return self.variance
 
-    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         noise = torch.randn(self._extended_shape(sample_shape), dtype=self.correlation.dtype, device=self.correlation.device)
         first, *rest = noise.unbind(-2)
         steps, scale = [first], self.innovation_variance.sqrt()
@@ -105,7 +106,7 @@ def rate_per_step(loc: Tensor, scale: Tensor, p: AR1) -> Tensor:
     return torch.cat([first.expand(*later.shape[:-2], 1, -1), later], -2) / 2
 
 
-def normal_factors(q) -> tuple[Tensor, Tensor] | None:
+def normal_factors(q: Any) -> tuple[Tensor, Tensor] | None:
     """loc and scale (*batch, *event) of a distribution whose elements are independent normals, else None."""
     while isinstance(q, Independent):
         q = q.base_dist
@@ -113,7 +114,7 @@ def normal_factors(q) -> tuple[Tensor, Tensor] | None:
 
 
 @register_kl(Independent, AR1)
-def _kl_independent_ar1(q: Independent, p: AR1) -> Tensor:
+def _kl_independent_ar1(q: Any, p: AR1) -> Tensor:
     """KL of independent normals, event (T, C), from an AR(1): exact, with a cost that grows as T."""
     found = normal_factors(q)
     if found is None or len(q.event_shape) != 2:

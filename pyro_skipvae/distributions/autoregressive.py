@@ -1,9 +1,12 @@
 """p(x|z) of an autoregressive decoder, as an honest distribution."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import Distribution, TorchDistribution
+from torch import Tensor
 
 
 class Autoregressive(TorchDistribution):
@@ -18,19 +21,19 @@ class Autoregressive(TorchDistribution):
     arg_constraints = {}
     has_rsample = False
 
-    def __init__(self, network, z, event_shape, *, latent_dims=1):
+    def __init__(self, network: Any, z: Tensor, event_shape: Sequence[int], *, latent_dims: int = 1) -> None:
         self.network, self.z, self.latent_dims = network, z, latent_dims
         super().__init__(z.shape[: z.dim() - latent_dims], torch.Size(event_shape), validate_args=False)
 
     @property
-    def support(self):
+    def support(self) -> Any:
         return self.network.support
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Distribution:
         z = self.z.expand(*batch_shape, *self._latent_shape)
         return Autoregressive(self.network, z, self.event_shape, latent_dims=self.latent_dims)
 
-    def log_prob(self, value):
+    def log_prob(self, value: Any) -> Tensor:
         event_dims = len(self.event_shape)
         batch_shape = torch.broadcast_shapes(value.shape[: value.dim() - event_dims], self.batch_shape)
         event_shape = value.shape[value.dim() - event_dims :]
@@ -38,14 +41,14 @@ class Autoregressive(TorchDistribution):
         return self.network.log_prob(x, self._rows(batch_shape)).reshape(batch_shape)
 
     @torch.no_grad()
-    def sample(self, sample_shape=torch.Size()):
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         batch_shape = torch.Size(sample_shape) + self.batch_shape
         x, _ = self.network.generate(self._rows(batch_shape))
         return x.reshape(batch_shape + self.event_shape)
 
     @property
-    def _latent_shape(self):
+    def _latent_shape(self) -> torch.Size:
         return self.z.shape[self.z.dim() - self.latent_dims :]
 
-    def _rows(self, batch_shape):
+    def _rows(self, batch_shape: torch.Size) -> Tensor:
         return self.z.expand(*batch_shape, *self._latent_shape).reshape(math.prod(batch_shape), *self._latent_shape)

@@ -1,8 +1,11 @@
 """Distributions over the grey levels 0, 1/(K-1), ..., 1 of an image."""
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import Distribution, TorchDistribution, constraints
+from torch import Tensor
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
@@ -13,23 +16,23 @@ class GreyLevels(TorchDistribution):
     arg_constraints = {"logits": constraints.real_vector}
     support = constraints.unit_interval
 
-    def __init__(self, logits, validate_args=None):
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         self.logits = logits - logits.logsumexp(-1, keepdim=True)  # once: pairwise diagnostics ask for many log_prob
         self.levels = logits.shape[-1]
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Distribution:
         new = self._get_checked_instance(GreyLevels, _instance)
         new.logits, new.levels = self.logits.expand(*batch_shape, self.levels), self.levels
         super(GreyLevels, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
 
-    def sample(self, sample_shape=torch.Size()):
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         level = dist.Categorical(logits=self.logits).sample(sample_shape)
         return level.to(self.logits.dtype) / (self.levels - 1)
 
-    def log_prob(self, value):
+    def log_prob(self, value: Any) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         level = (value * (self.levels - 1)).round().long()
@@ -37,7 +40,7 @@ class GreyLevels(TorchDistribution):
         return logits.gather(-1, level[..., :1])[..., 0]
 
     @property
-    def mean(self):
+    def mean(self) -> Tensor:
         return self.logits.softmax(-1) @ torch.linspace(0, 1, self.levels).to(self.logits)
 
 
@@ -52,20 +55,20 @@ class DiscretisedLogistic(TorchDistribution):
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
     support = constraints.unit_interval
 
-    def __init__(self, loc, scale, levels=256, validate_args=None):
+    def __init__(self, loc: Tensor, scale: Tensor, levels: int = 256, validate_args: bool | None = None) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)
         self.levels = levels
         super().__init__(self.loc.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Distribution:
         return DiscretisedLogistic(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels)
 
-    def sample(self, sample_shape=torch.Size()):
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         value = self.loc + self.scale * torch.logit(uniform)
         return (value.clamp(0, 1) * (self.levels - 1)).round() / (self.levels - 1)
 
-    def log_prob(self, value):
+    def log_prob(self, value: Any) -> Tensor:
         half = 0.5 / (self.levels - 1)
         upper, lower = (value + half - self.loc) / self.scale, (value - half - self.loc) / self.scale
         # log(sigmoid(u) - sigmoid(l)) = logsigmoid(u) + logsigmoid(-l) + log(1 - exp(l - u)): no difference of two
@@ -75,7 +78,7 @@ class DiscretisedLogistic(TorchDistribution):
         return torch.where(value > 1 - half, logsigmoid(-lower), log_prob)
 
     @property
-    def mean(self):
+    def mean(self) -> Tensor:
         levels = torch.linspace(0, 1, self.levels).to(self.loc)
         shape = (self.levels,) + (1,) * self.loc.dim()
         return (self.log_prob(levels.reshape(shape)).exp() * levels.reshape(shape)).sum(0)

@@ -26,6 +26,8 @@ class AR1(nn.Module):
     Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 2.
     """
 
+    fixed: Tensor
+
     def __init__(
         self,
         length: int,
@@ -34,7 +36,7 @@ class AR1(nn.Module):
         correlation: float | Sequence[float] | Tensor,
         learn: bool = False,
         bounds: tuple[float, float] = (0.01, LARGEST),
-    ):
+    ) -> None:
         super().__init__()
         check_length(length)
         self.length, self.bounds = length, bounds if learn else None
@@ -116,7 +118,7 @@ def evenly_spaced(low: float, high: float, channels: int) -> list[float]:
     return torch.linspace(low, high, channels, dtype=torch.float64).tolist()
 
 
-def _per_channel(correlation, channels: int) -> list[float]:
+def _per_channel(correlation: float | Tensor, channels: int) -> list[float]:
     _check_channels(channels)
     values = _numbers(correlation)
     values = values * channels if len(values) == 1 else values
@@ -128,7 +130,7 @@ def _per_channel(correlation, channels: int) -> list[float]:
     return values
 
 
-def _numbers(correlation) -> list[float]:
+def _numbers(correlation: float | Tensor) -> list[float]:
     return torch.as_tensor(correlation, dtype=torch.float64).detach().flatten().tolist()
 
 

@@ -2,18 +2,19 @@
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import Distribution
 from torch import nn
 
 
 class MixtureOfNormals(nn.Module):
     """p(z) = sum_k w_k N(loc_k, diag(scale_k^2)), all learned."""
 
-    def __init__(self, latent_dim, *, components=10):
+    def __init__(self, latent_dim: int, *, components: int = 10) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_dim))  # equal components would stay equal
         self.log_variance = nn.Parameter(torch.zeros(components, latent_dim))
 
-    def forward(self):
+    def forward(self) -> Distribution:
         normals = dist.Normal(self.loc, (self.log_variance / 2).exp()).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), normals)

@@ -2,16 +2,19 @@
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import Distribution
 from torch import nn
+
+from pyro_skipvae.blocks import LatentDim
 
 
 class StandardNormal(nn.Module):
     """p(z) = N(0, I)."""
 
-    def __init__(self, latent_dim):
+    def __init__(self, latent_dim: LatentDim) -> None:
         super().__init__()
         self.register_buffer("loc", torch.zeros(latent_dim))
         self.register_buffer("scale", torch.ones(latent_dim))
 
-    def forward(self):
+    def forward(self) -> Distribution:
         return dist.Normal(self.loc, self.scale).to_event(1)

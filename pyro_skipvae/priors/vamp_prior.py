@@ -1,7 +1,8 @@
 """The aggregated posterior of learned pseudo-inputs."""
 
 import pyro.distributions as dist
-from torch import nn
+from pyro.distributions import Distribution
+from torch import Tensor, nn
 
 
 class VampPrior(nn.Module):
@@ -12,12 +13,12 @@ class VampPrior(nn.Module):
     Reference: Tomczak and Welling 2018.
     """
 
-    def __init__(self, encoder, pseudo_inputs):
+    def __init__(self, encoder: nn.Module, pseudo_inputs: Tensor) -> None:
         super().__init__()
         # In a tuple, so that the encoder's parameters are not this module's too: clipping would count them twice.
         self.shared = (encoder,)
         self.pseudo_inputs = nn.Parameter(pseudo_inputs.clone())
 
-    def forward(self):
+    def forward(self) -> Distribution:
         weights = dist.Categorical(logits=self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)))
         return dist.MixtureSameFamily(weights, self.shared[0](self.pseudo_inputs))
