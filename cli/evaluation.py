@@ -1,5 +1,6 @@
 """`evaluate` and `sample`: what can be asked of a finished run."""
 
+import contextlib
 import io
 import json
 from dataclasses import asdict, replace
@@ -31,12 +32,26 @@ NUMBERS = (".npz", ".csv")  # files of draws as numbers
 GAP_POINTS = 500  # at most, for the gap: importance sampling once more
 
 
-def evaluate_run(
-    run, *, importance_samples, posterior_samples, limit_eval, report_budget, dataset, checkpoint, save, device, svi_steps
+def evaluate_run(run, *, save, **options):
+    """The collapse report of a run, measured anew; `svi_steps` refines q(z|x) by so many steps, whatever the run did.
+
+    To `save` it holds the folder: beside a training its report would be one of a checkpoint that is gone.
+    """
+    folder = Run(run)
+    folder.config()
+    with folder.locked() if save else contextlib.nullcontext():
+        report = _evaluated(folder, **options)
+        if save:
+            folder.write_report(report)
+    return report
+
+
+def _evaluated(
+    folder, *, importance_samples, posterior_samples, limit_eval, report_budget, checkpoint, device, svi_steps, dataset
 ):
-    """The collapse report of a run, measured anew; `svi_steps` refines q(z|x) by so many steps, whatever the run did."""
+    run = folder.path
     with user_errors():
-        device = choose_device(device)
+        device, checksum = choose_device(device), folder.checksum(checkpoint)
         found = load_run(run, device=device, which=checkpoint, dataset=dataset)
         vae, data, config, loaded = found.vae, data_of(found), found.config, found.checkpoint
         if limit_eval and config.limit_eval and limit_eval > config.limit_eval:
@@ -46,12 +61,10 @@ def evaluate_run(
             vae.guide = _refined(vae, config, svi_steps)
     if loaded != checkpoint:
         note(f"{run} has no {checkpoint} checkpoint; evaluating {loaded}.")
-    extra = {"run": Run(run).path.name, "checkpoint": loaded, "settings": asdict(config), "svi_steps": svi_steps}
+    extra = {"run": run.name, "checkpoint": loaded, "checkpoint_sha256": checksum}
+    extra |= {"settings": asdict(config), "svi_steps": svi_steps}
     samples = {"importance_samples": importance_samples, "posterior_samples": posterior_samples}
-    report = report_on(vae, data, device=device, budget=report_budget, extra=extra, **samples)
-    if save:
-        Run(run).write_report(report)
-    return report
+    return report_on(vae, data, device=device, budget=report_budget, extra=extra, **samples)
 
 
 def _refined(vae, config, steps):
@@ -144,4 +157,4 @@ def _numbers(path, run, drawn, mean):
 
 def pictures(run, vae, data):
     """The page of a run that has its report, and the pictures on it."""
-    write_page(run.path, vae=vae, data=data)
+    write_page(run, vae=vae, data=data)

@@ -36,7 +36,7 @@ def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboar
     may be left out because something was not finite. `tensorboard` writes event files beside the metrics.
     """
     run = Run(resume or out or new_folder(job.config))
-    with run.locked():
+    with run.locked(new=not resume):
         _resume(job, run) if resume else _begin(job, run)
         report = _written_report(run) if job.finished else None
         if report is not None:
@@ -46,7 +46,8 @@ def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboar
             note(f"{run.path} is finished: {job.progress.epochs} epochs of {job.config.epochs}.")
             return run, report
         if not job.finished:
-            (run.path / "report.json").unlink(missing_ok=True)  # of a run that was shorter
+            for name in ("report.json", "report.html"):  # of a run that was shorter
+                run.remove(name)
             _announce(job, run)
             with signals.deferred(), as_trained(), progress() as bar:
                 board = Board(job, run) if tensorboard else None
@@ -60,10 +61,15 @@ def _written_report(run):
     if not file.exists():
         return None
     try:
-        return CollapseReport.from_json(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        report = CollapseReport.from_json(text)
     except (OSError, ValueError):
         warn(f"{file} is not a whole report; making it again.")
         return None
+    if not run.is_current(json.loads(text)):
+        warn(f"{file} is of another checkpoint; making it again.")
+        return None
+    return report
 
 
 def _begin(job, run):
@@ -130,9 +136,11 @@ def _report(job, run, budget):
         what = f"the validation loss of epoch {best['epoch']} is not finite"
         raise NonfiniteError(f"{what}: nothing to report on; {_advice(job)}")
     note(f"Reporting on epoch {best['epoch']} of {job.config.epochs}.")
-    extra = {"run": run.path.name, "epoch": best["epoch"], "checkpoint": loaded, "settings": dataclasses.asdict(job.config)}
+    extra = {"run": run.path.name, "epoch": best["epoch"], "checkpoint": loaded, "checkpoint_sha256": best["checksum"]}
+    extra["settings"] = dataclasses.asdict(job.config)
     report = report_on(job.vae, job.data, device=job.device, budget=budget, extra=extra)
     run.write_report(report)
+    run.remove("report.html")  # so that none of another report is left if this ends before the page is written
     pictures(run, job.vae, job.data)
     note(f"Everything is in {run.path}.")
     return report

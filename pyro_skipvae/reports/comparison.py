@@ -9,6 +9,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import NoneType
 
 import torch
 from torch.distributions import kl_divergence
@@ -16,6 +17,7 @@ from torch.distributions import kl_divergence
 from pyro_skipvae.diagnostics import log_likelihood_per_point
 from pyro_skipvae.diagnostics.estimates.perplexity import COUNTED
 from pyro_skipvae.diagnostics.report.report import STORED, finite_or_none
+from pyro_skipvae.plain_text import printable
 from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import Run, RunError, load_run
 from pyro_skipvae.stored import check, loads
@@ -74,6 +76,7 @@ PARTS = ("elbo", "rate", "distortion")
 PAIRED = (*PARTS, "log_likelihood")
 BOUNDS = ("elbo", "log_likelihood")
 CHUNK = 100
+NONFINITE = {"steps": int}
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Record:
     metrics: list
     report: dict
     nonfinite: dict = field(default_factory=dict)
+    stale: bool = False  # its report.json is of a checkpoint that is gone, and is not in `report`
 
 
 @dataclass(frozen=True)
@@ -147,12 +151,14 @@ def read_record(path):
     """The record of a run folder. Raises RunError if it is none, or holds a report that is not one."""
     run = Run(path)
     config, report, nonfinite = run.config(), _read_json(run.path / "report.json"), _read_json(run.path / "nonfinite.json")
-    if report:
+    for found, pattern, what in ((report, STORED, "a collapse report"), (nonfinite, NONFINITE, "the steps left out")):
         try:
-            check(report, STORED, "it")
+            check(found or None, (pattern, NoneType), "it")
         except ValueError as error:
-            raise RunError(f"expected a collapse report in {run.path / 'report.json'}, got something else: {error}") from None
-    return Record(run.path.resolve().name, run.path, config, run.metrics(), report, nonfinite)
+            file = run.path / ("report.json" if found is report else "nonfinite.json")
+            raise RunError(f"expected {what} in {file}, got something else: {error}") from None
+    name, stale = printable(run.path.resolve().name), bool(report) and not run.is_current(report)
+    return Record(name, run.path, config, run.metrics(), {} if stale else report, nonfinite, stale)
 
 
 def _read_json(file):

@@ -8,18 +8,27 @@
 `load_exported` reads it back, without the data.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 
 from pyro_skipvae.runs.build import build_blank
-from pyro_skipvae.runs.checkpoint import CheckpointError, digest, write_whole
+from pyro_skipvae.runs.checkpoint import (
+    CheckpointError,
+    abandoned,
+    digest,
+    temporary_name,
+    to_ordered_bytes,
+    write_whole,
+)
 from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.description import DataDescription
 from pyro_skipvae.runs.folder import load_run
+from pyro_skipvae.runs.training_state import check_weights
+from pyro_skipvae.stored import loads
 
 from .comparison import estimates_of, read_record
 from .rendering import render
@@ -28,6 +37,7 @@ from .run_page import changed_settings, notes, train_command
 FORMAT = "pyro_skipvae export 2"
 VOCABULARY = "vocabulary.txt"
 UNSAID = {"name": "", "levels": None, "binarisation": "given", "checksum": ""}  # in exports of before
+FILES = ("model.safetensors", "config.toml", "README.md", VOCABULARY)
 
 
 def export_run(path, folder):
@@ -37,22 +47,43 @@ def export_run(path, folder):
     CheckpointError if the run is not whole.
     """
     record, folder = read_record(path), Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"expected a new or empty folder, got {folder}")
+    _check_folder(folder)
     run = load_run(path)
     state = {name: tensor.contiguous() for name, tensor in run.vae.state_dict().items()}
     data = json.dumps(_about(run.about))
     files = {
-        "model.safetensors": to_bytes(state, {"format": FORMAT, "data": data, "sha256": digest(data, state)}),
+        "model.safetensors": to_ordered_bytes(state, {"format": FORMAT, "data": data, "sha256": digest(data, state)}),
         "config.toml": record.config.to_toml(),
         "README.md": model_card(record, sum(tensor.numel() for tensor in state.values())),
     }
     if run.about.vocabulary is not None:
         files[VOCABULARY] = run.about.vocabulary.text()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        write_whole(folder / name, content)
+    with _unfinished(folder):
+        for name, content in files.items():
+            write_whole(folder / name, content)
     return [folder / name for name in files]
+
+
+def _check_folder(folder):
+    """Raises ValueError for a folder that holds anything but what an export that was killed has left."""
+    if not folder.exists():
+        return
+    left = abandoned(folder) if folder.is_dir() else []
+    ours = {path.name for path in left} | (set(FILES) if left else set())
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - ours:
+        raise ValueError(f"expected a new or empty folder, got {folder}")
+
+
+@contextlib.contextmanager
+def _unfinished(folder):
+    """Mark a folder, while it is written, by a file that tells which process does it; those of killed ones are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in abandoned(folder):
+        path.unlink()
+    mark = folder / temporary_name()
+    mark.touch()
+    yield
+    mark.unlink()
 
 
 def load_exported(folder, *, device="cpu"):
@@ -66,14 +97,15 @@ def load_exported(folder, *, device="cpu"):
         raise CheckpointError(f"expected an exported model in {folder}, which cannot be read: {error}") from None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"expected {FORMAT} in {weights}, got another file")
-    if metadata["sha256"] != digest(metadata["data"], state):
+    if metadata.get("sha256") != digest(metadata.get("data", ""), state):
         raise CheckpointError(f"expected {weights} as it was written, but its checksum differs: it is damaged")
     try:
-        about = _description(json.loads(metadata["data"]), Path(folder))
+        about = _description(loads(metadata["data"]), Path(folder))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     try:
         vae = build_blank(config, about)
+        check_weights(vae, state)
         vae.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -24,19 +24,20 @@ from .rendering import embedded, nats, picture, render
 
 
 def write_page(path, *, vae=None, data=None, out=None):
-    """Write the page of a run, to report.html in its folder unless `out` names a file; returns the path.
+    """Write the page of a run, a path or a `Run`, to report.html in its folder unless `out` names a file; returns the path.
 
     With the model and its data (as `load_run` returns them) the pictures of the model are drawn anew, and kept in the
     folder too unless `out` is given. Raises RunError if the folder is not a run.
     """
-    record = read_record(path)
+    run = path if isinstance(path, Run) else Run(path)
+    record = read_record(run.path)
     drawn = {} if vae is None else draw_pictures(record, vae, data)
     html = run_page(record, drawn)
     if out is not None:
         write_whole(out, html)
         return Path(out)
     for name, content in {**drawn, "report.html": html}.items():
-        Run(path).write(name, content)
+        run.write(name, content)
     return record.path / "report.html"
 
 
@@ -88,6 +89,8 @@ def notes(record):
     report, found, epochs = record.report, [], _epochs(record)
     if epochs < record.config.epochs:
         found.append(f"Training stopped after epoch {epochs} of {record.config.epochs}.")
+    if record.stale:
+        found.append("Its report is left out: it is of a checkpoint that is gone. `evaluate --save` makes a new one.")
     if record.nonfinite:
         found.append(f"Left out in training, since not finite: {record.nonfinite['steps']:,} steps.")
     if not report:

@@ -118,15 +118,14 @@ def abandoned(folder):
     found = []
     for path in Path(folder).iterdir():
         match = TEMPORARY.fullmatch(path.name)
-        if match and stat.S_ISREG(path.lstat().st_mode) and is_gone(int(match[1])):
+        # One of this process is of an earlier one of its number: it writes nothing while it asks.
+        if match and stat.S_ISREG(path.lstat().st_mode) and (int(match[1]) == os.getpid() or has_ended(int(match[1]))):
             found.append(path)
     return found
 
 
-def is_gone(pid):
-    """Whether a process of this host has ended. This one counts as gone: where it asks, it writes nothing itself."""
-    if pid == os.getpid():
-        return True
+def has_ended(pid):
+    """Whether a process of this host has ended."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -11,8 +11,10 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import socket
+import stat
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -54,34 +56,63 @@ class Run:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._last_is_whole = False
+        self._lock = None  # the descriptor of the lock file while the folder is held
 
     @contextlib.contextmanager
-    def locked(self):
+    def locked(self, *, new=False):
         """Hold the folder, made if need be, for this process. Raises RunError with pid and host if another one does.
 
-        The kernel drops the lock of a process that dies, so one of this host is taken over at once.
+        With `new` also for a folder that holds anything, before it is touched. The kernel drops the lock of a process that
+        dies, so one of this host is taken over at once.
         """
         with self._writing():
-            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            lock = _acquire(self.path / ".lock")
+            if new:
+                self._check_new()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _acquire(self.path / ".lock")
         try:
-            self._remove_leftovers()
+            with self._writing():
+                (self.path / "checkpoints").mkdir(exist_ok=True)
+                self._remove_leftovers()
             yield self
         finally:
-            _release(lock, self.path / ".lock")
+            _release(self._lock, self.path / ".lock")
+            self._lock = None
 
     def begin(self, config: Config, data: "Data | None" = None) -> None:
         """Make the folder that of a new run. Raises RunError if it holds one already."""
-        if (self.path / "config.toml").exists():
-            raise RunError(
-                f"expected a new folder for the run, but {self.path} holds one; choose another with --out, "
-                f"or go on with --resume {self.path}"
-            )
+        self._check_no_run()
         if data is not None:
             if data.vocabulary is not None:
                 self.write("vocabulary.txt", data.vocabulary.text())
             self.write("data.json", stored(data))
         self.write("config.toml", config.to_toml())
+
+    def _check_no_run(self):
+        if (self.path / "config.toml").exists():
+            raise RunError(
+                f"expected a new folder for the run, but {self.path} holds one; choose another with --out, "
+                f"or go on with --resume {self.path}"
+            )
+
+    def _check_new(self):
+        """Raises RunError for a folder with anything but what a run that was killed at its start leaves."""
+        if not self.path.exists():
+            return
+        self._check_no_run()
+        ours = {".lock", "checkpoints", *(path.name for path in checkpoint.abandoned(self.path))}
+        if (self.path / ".lock").is_file():
+            ours |= {"vocabulary.txt", "data.json"}  # these are written before the settings
+        others = sorted({path.name for path in self.path.iterdir()} - ours)
+        if not others and (self.path / "checkpoints").exists():
+            left = {path.name for path in checkpoint.abandoned(self.path / "checkpoints")}
+            others = sorted({path.name for path in (self.path / "checkpoints").iterdir()} - left)
+        if others:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            raise RunError(
+                f"expected a new or empty folder for the run, but {self.path} holds {others[0]}{more}, which no run there "
+                "accounts for; choose another with --out"
+            )
 
     def check_vocabulary(self, data: "Data") -> None:
         """Raises ValueError, with file and line, if the words of the data found here are not those of the run.
@@ -144,7 +175,7 @@ class Run:
     def log(self, **metrics):
         """Append one line to metrics.jsonl, and see that it is on the disk; what is not finite becomes null."""
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        with self._writing(), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with self._writing(), open(self._place("metrics.jsonl"), "a", encoding="utf-8") as file:
             file.write(json.dumps(plain, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -155,8 +186,11 @@ class Run:
         Raises RunError, with the line, for one that is not of an epoch.
         """
         file = self.path / "metrics.jsonl"
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        return [_epoch(line, file, i) for i, line in enumerate(text.splitlines(keepends=True), 1) if line.endswith("\n")]
+        try:
+            text = file.read_text(encoding="utf-8") if file.exists() else ""
+        except (OSError, ValueError) as error:
+            raise RunError(f"expected the numbers of epochs in {file}, which cannot be read: {error}") from None
+        return [_epoch(line, file, i) for i, line in enumerate(text.split("\n")[:-1], 1)]
 
     def cut_metrics(self, epochs):
         """Drop the lines of metrics.jsonl after an epoch: a run that goes on from there writes them again."""
@@ -167,7 +201,7 @@ class Run:
         """Write a checkpoint; the `last` that was there becomes `prev`, if it is known to be whole."""
         keep = self._checkpoint("prev") if name == "last" and self._last_is_whole else None
         with self._writing():
-            checkpoint.save(self._checkpoint(name), state, keep=keep)
+            checkpoint.save(self._place(f"checkpoints/{name}.safetensors"), state, keep=keep)
         self._last_is_whole = self._last_is_whole or name == "last"
 
     def load(self, which="best"):
@@ -218,12 +252,44 @@ class Run:
     def write(self, name, text):
         """Write a file of the folder, whole or not at all."""
         with self._writing():
-            checkpoint.write_whole(self.path / name, text)
+            checkpoint.write_whole(self._place(name), text)
+
+    def remove(self, name):
+        """Remove a file of the folder, if it is there."""
+        with self._writing():
+            self._place(name).unlink(missing_ok=True)
+
+    def checksum(self, which="best"):
+        """The checksum of the checkpoint that `load` would read; None where there is none."""
+        names = CHECKPOINTS[CHECKPOINTS.index(which) :]
+        return next((found for name in names if (found := checkpoint.checksum(self._checkpoint(name)))), None)
+
+    def is_current(self, report):
+        """Whether a report, as plain values, is of a checkpoint that is there; those of older versions do not say."""
+        named = report.get("card", {}).get("checkpoint_sha256")
+        return named is None or named in (self.checksum("best"), self.checksum("last"))
+
+    def _check_held(self):
+        """Raises RunError if another folder is now where the one is that this process holds."""
+        if self._lock is not None and not _is_at(self._lock, self.path / ".lock"):
+            raise RunError(
+                f"expected {self.path} as this process began to write there, but the folder was moved, or its lock removed; "
+                "nothing more is written"
+            )
+
+    def _place(self, name):
+        """Where a file of the folder is written. Raises RunError where it is not ours: a link, or a folder that was moved."""
+        self._check_held()
+        path = self.path / name
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise RunError(f"expected a file of the run at {path}, got a link, a folder or a device, which is left as it is")
+        return path
 
     def _read(self, which):
         """(state, name, checksum) of the checkpoint that `load` reads."""
         if which not in CHECKPOINTS[:2]:
             raise ValueError(f"expected the checkpoint best or last, got {which!r}")
+        self._check_held()
         for name in CHECKPOINTS[CHECKPOINTS.index(which) :]:
             path = self._checkpoint(name)
             if path.exists():
@@ -236,9 +302,9 @@ class Run:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
     def _remove_leftovers(self):
-        """Remove what a killed process had not finished to write."""
+        """Remove what a killed process of this host had not finished to write, and no other file."""
         for folder in (self.path, self.path / "checkpoints"):
-            for path in folder.glob(".*.tmp"):
+            for path in checkpoint.abandoned(folder):
                 path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -260,17 +326,20 @@ def _epoch(line, file, number):
 
 
 def _acquire(path):
-    """Lock a file and write pid and host into it; returns its descriptor, which holds the lock while it is open."""
+    """Lock a file and write pid and host into it; returns its descriptor, which holds the lock while it is open.
+
+    Raises RunError for what is no lock of ours: a link, or a file that holds something else.
+    """
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        lock = _open(path)
         try:
             _lock(lock, path)
+            if _is_at(lock, path):
+                _written_holder(lock, path)
+                break
         except BaseException:
             os.close(lock)
             raise
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), os.stat(path)):
-                break
         os.close(lock)  # its holder finished, and removed the file, after it was opened here
     os.ftruncate(lock, 0)
     os.lseek(lock, 0, os.SEEK_SET)  # pread and pwrite are not on Windows
@@ -278,14 +347,45 @@ def _acquire(path):
     return lock
 
 
+def _open(path):
+    """Open or make a lock file; a link is not followed, and a pipe is not waited for."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        lock = os.open(path, flags, 0o666)
+    except OSError as error:
+        if not os.path.islink(path) and not os.path.isdir(path):
+            raise
+        raise _not_ours(path) from error
+    if not stat.S_ISREG(os.fstat(lock).st_mode):
+        os.close(lock)
+        raise _not_ours(path)
+    return lock
+
+
+def _not_ours(path):
+    return RunError(f"expected the lock of a run at {path}, got something else; remove it, or use another folder")
+
+
+def _is_at(lock, path):
+    """Whether an open lock file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(lock), os.lstat(path))
+    except OSError:
+        return False
+
+
 def _release(lock, path):
-    """Remove a lock file while it is locked, so that nobody else does; Windows removes none that is open."""
+    """Remove a lock file while it is locked, so that nobody else does, unless another one is in its place.
+
+    Windows removes none that is open.
+    """
+    held = _is_at(lock, path)
     if fcntl is None:
         os.close(lock)
-        with contextlib.suppress(PermissionError):  # a second run, not noticed here, has it open
+    if held:
+        with contextlib.suppress(OSError):  # of a second run, not noticed on Windows; or of a disk that turned read-only
             path.unlink(missing_ok=True)
-    else:
-        path.unlink(missing_ok=True)
+    if fcntl is not None:
         os.close(lock)
 
 
@@ -296,10 +396,11 @@ def _lock(lock, path):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         pid, host = _holder(lock)
-        raise RunError(f"expected a run folder in use by nobody, but process {pid} on {host} writes to {path.parent}") from None
+        who = f"process {pid} on {host}" if pid else "another process"
+        raise RunError(f"expected a run folder in use by nobody, but {who} writes to {path.parent}") from None
     except OSError:
         return  # a disk without locks, where refusing would forbid all training
-    pid, host = _holder(lock, wait=0.0)
+    pid, host = _written_holder(lock, path)
     if host not in (None, socket.gethostname()):  # many network disks show a lock to its own host only
         raise RunError(
             f"expected a run folder in use by nobody, but process {pid} on {host} did not give {path.parent} back; "
@@ -307,32 +408,36 @@ def _lock(lock, path):
         )
 
 
-def _holder(lock, wait=1.0):
+def _holder(lock):
     """(pid, host) out of a lock file; its holder may be about to write them, over those of one that was killed."""
-    end = time.monotonic() + wait
+    end = time.monotonic() + 1.0
     while True:
-        try:
-            os.lseek(lock, 0, os.SEEK_SET)
-            holder = json.loads(os.read(lock, 1000))
-            pid, host = holder["pid"], holder["host"]
-        except ValueError:
-            pid, host = None, None
-        if time.monotonic() >= end or (pid and not _gone(pid, host)):
+        pid, host = _read_holder(lock) or (None, None)
+        if time.monotonic() >= end or (pid and not (host == socket.gethostname() and checkpoint.has_ended(pid))):
             return pid, host
         time.sleep(0.01)
 
 
-def _gone(pid, host):
-    """Whether a process of this host has ended; of another host's nothing can be said."""
-    if host != socket.gethostname():
-        return False
+def _written_holder(lock, path):
+    """(pid, host) out of a lock file that is free, both None for an empty one. Raises RunError for a file of others."""
+    found = _read_holder(lock)
+    if found is None:
+        raise _not_ours(path)
+    return found
+
+
+def _read_holder(lock):
+    """(pid, host) out of a lock file, both None where it is empty or cut off; None if it holds something else."""
+    os.lseek(lock, 0, os.SEEK_SET)
+    content = os.read(lock, 1000).rstrip(b"\0")  # what a power cut leaves
+    if re.fullmatch(rb"""\{?("pid"?(: ?(\d+(, ?("host?"?(: ?"?[^"{}]*)?)?)?)?)?)?""", content):
+        return None, None
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass  # somebody else's, and alive
-    return False
+        holder = loads(content)
+        check(holder, {"pid": int, "host": str}, "it")
+    except ValueError:
+        return None
+    return holder["pid"], holder["host"]
 
 
 def load_run(
