@@ -46,6 +46,10 @@ CHECKPOINTS = ("best", "last", "prev")
 EPOCH = {"epoch": int} | dict.fromkeys(("train_loss", "beta", "valid_elbo", "valid_rate", "active_units", "seconds"), NUMBER)
 
 
+HOLDER_BYTES = 1000  # a lock file is shorter
+CUT_OFF = rb""", "host": "[^"]*"?"""  # what follows the pid where it was not all written
+
+
 class RunError(Exception):
     """A run folder that is missing, incomplete, in use, or cannot be written."""
 
@@ -353,7 +357,7 @@ def _open(path):
     try:
         lock = os.open(path, flags, 0o666)
     except OSError as error:
-        if not os.path.islink(path) and not os.path.isdir(path):
+        if not os.path.lexists(path) or stat.S_ISREG(os.lstat(path).st_mode):
             raise
         raise _not_ours(path) from error
     if not stat.S_ISREG(os.fstat(lock).st_mode):
@@ -429,8 +433,11 @@ def _written_holder(lock, path):
 def _read_holder(lock):
     """(pid, host) out of a lock file, both None where it is empty or cut off; None if it holds something else."""
     os.lseek(lock, 0, os.SEEK_SET)
-    content = os.read(lock, 1000).rstrip(b"\0")  # what a power cut leaves
-    if re.fullmatch(rb"""\{?("pid"?(: ?(\d+(, ?("host?"?(: ?"?[^"{}]*)?)?)?)?)?)?""", content):
+    content = os.read(lock, HOLDER_BYTES + 1).rstrip(b"\0")  # what a power cut leaves
+    if len(content) > HOLDER_BYTES:
+        return None
+    begun = re.fullmatch(rb"""\{"pid": \d{1,20}(.*)""", content)
+    if b'{"pid": '.startswith(content) or begun and (b', "host": "'.startswith(begun[1]) or re.fullmatch(CUT_OFF, begun[1])):
         return None, None
     try:
         holder = loads(content)

@@ -98,7 +98,7 @@ def test_an_exported_model_is_the_model_and_needs_no_data(folder, monkeypatch):
         ("model.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1]), "its checksum differs: it is damaged"),
         ("model.safetensors", lambda content: content[: len(content) // 2], "which cannot be read"),
         ("config.toml", lambda content: b"\xff", "which cannot be read"),
-        ("config.toml", lambda content: content.replace(b"latent_dim = 4", b"latent_dim = 5"), "got another: Error"),
+        ("config.toml", lambda content: content.replace(b"latent_dim = 4", b"latent_dim = 5"), "got another: prior.loc"),
         ("config.toml", lambda content: content.replace(b"latent_dim", b"latent_size"), "unknown setting"),
     ],
 )
