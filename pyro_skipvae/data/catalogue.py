@@ -87,6 +87,24 @@ DATASETS = {
         "none stated",
         "cifar10",
     ),
+    "mnist-static": DatasetInfo(
+        "handwritten digits, 28x28, Larochelle's fixed bits",
+        (28, 28),
+        (50_000, 10_000, 10_000),
+        "given",
+        "a file, by hand",
+        "none stated; MNIST's is CC BY-SA 3.0",
+        "mnist_static",
+    ),
+    "newsgroups20": DatasetInfo(
+        "20 Newsgroups, counts of 2,000 words",
+        (2_000,),
+        (10_268, 1_000, 7_505),
+        "none",
+        "a file, by hand",
+        "none stated",
+        "newsgroups",
+    ),
     "pydoc": _text(
         "sentences of Python's language reference",
         (1_556, 367, 302),  # of Python 3.11; 3.10 has 34 sentences fewer, 3.13 has 146 more
@@ -106,6 +124,13 @@ DATASETS = {
     ),
     "lm1b": _text("news sentences, held-out shards", (11_215, 1_000, 12_102), "files, by hand", "none stated"),
     "short-yelp": _text("reviews of at most 15 words", (10_000, 10_000, 10_000), "files, by hand", "none stated"),
+    "brown": _text(
+        "sentences of 500 texts of 1961, the Brown corpus",
+        (46_175, 5_523, 5_642),
+        "a file, by hand",
+        "redistribution permitted",
+        "brown",
+    ),
 }
 
 

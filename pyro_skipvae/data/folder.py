@@ -31,6 +31,12 @@ def download_folder(root=None):
     return user_path(root or CACHE)
 
 
+def find_file(root, below, file):
+    """Return (the file, in a folder `below` those looked at or in these themselves, or None; the places looked at)."""
+    places = [path for above in search_folders(root) for path in (above / below / file, above / file)]
+    return next((path for path in places if path.is_file()), None), places
+
+
 def missing(name, places, advice):
     """Return the DataError that says where a data set was looked for and what to do."""
     return DataError(f"{name} was not found; looked at {', '.join(map(str, places))}; {advice}")

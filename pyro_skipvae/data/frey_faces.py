@@ -11,8 +11,7 @@ CHECKSUM = "b7fb6085f5ce7b09b14cd0136165a2993a9b98bd3adb24cbc2fa62267b0c3886"
 
 def find(name, root=None):
     """Return (the file, or None; the places looked at)."""
-    places = [path for above in folder.search_folders(root) for path in (above / "frey_faces" / FILE, above / FILE)]
-    return next((path for path in places if path.is_file()), None), places
+    return folder.find_file(root, "frey_faces", FILE)
 
 
 def load(name, *, root=None, download=False):

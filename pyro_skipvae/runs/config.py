@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field, fields
 from types import NoneType
 from typing import get_args
 
-IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot", "omniglot-burda", "frey-faces", "cifar10")
-TEXTS = ("pydoc", "synthetic-text", "ptb", "yahoo", "yahoo-small", "lm1b", "short-yelp")
-DATASETS = (*IMAGES, *TEXTS)
+IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot", "omniglot-burda", "frey-faces", "cifar10", "mnist-static")
+COUNTS = ("newsgroups20",)
+TEXTS = ("pydoc", "synthetic-text", "ptb", "yahoo", "yahoo-small", "lm1b", "short-yelp", "brown")
+DATASETS = (*IMAGES, *COUNTS, *TEXTS)
 TEXT_FILES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")  # of a user's own texts; every other path is read as numbers
 # A model is a preset of other settings; a flag that contradicts it is refused.
 MODELS = {

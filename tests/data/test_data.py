@@ -35,6 +35,8 @@ REAL_PATHS = {
     "omniglot": "omniglot/omniglot_28x28.npz",
     "frey-faces": "frey_faces/frey_faces_20x28.npz",
     "cifar10": "cifar10/cifar10_batch_0.png",
+    "mnist-static": "mnist_static/mnist_static_larochelle.npz",
+    "newsgroups20": "newsgroups20/20ng.zip",
 }
 
 
@@ -200,6 +202,49 @@ def test_a_damaged_cifar10_is_refused(name, tmp_path):
         (tmp_path / f"cifar10_batch_{number}.png").write_bytes((REAL / "cifar10/cifar10_batch_1.png").read_bytes())
     with pytest.raises(DataError, match=f"cifar10 is damaged: {tmp_path}"):
         load_data(name, root=tmp_path)
+
+
+@real_only("mnist-static")
+def test_static_mnist_has_the_bytes_of_the_original_files(name, loaded):
+    data = loaded(name)
+    assert data.event_shape == (28, 28) and data.kind == "binary" and data.binarisation == "given" and not data.labels
+    text = {split: getattr(data, split).flatten(1).byte().numpy() + ord("0") for split in ("train", "valid", "test")}
+    blanks = {split: np.full((len(rows), 2 * 784), ord(" "), np.uint8) for split, rows in text.items()}
+    for split, rows in text.items():
+        blanks[split][:, ::2] = rows
+        blanks[split][:, -1] = ord("\n")
+    # of binarized_mnist_{train,valid,test}.amat, as loaders of these files check them
+    assert {split: hashlib.md5(rows.tobytes()).hexdigest() for split, rows in blanks.items()} == {
+        "train": "db28b1a6ae0fe70cbd3da91acf46e477",
+        "valid": "bf37822a04e94123630de6a7dfd9c9ef",
+        "test": "14e41ae11040adba6ab8cb291eda0dd8",
+    }
+    assert load_data(name, root=REAL, binarisation="static").train.equal(data.train)
+
+
+@real_only("newsgroups20")
+def test_newsgroups_are_the_counts_of_their_files(name, loaded):
+    data = loaded(name, "none")
+    assert data.event_shape == (2000,) and data.kind == "count"
+    assert (len(data.train), len(data.valid), len(data.test)) == DATASETS[name].sizes
+    with zipfile.ZipFile(REAL / REAL_PATHS[name]) as archive:
+        test = archive.read("20ng/test.feat").decode().splitlines()
+        train = archive.read("20ng/train.feat").decode()
+    label, *pairs = test[-1].split()
+    expected = torch.zeros(2000)
+    for word, count in (map(int, pair.split(":")) for pair in pairs):
+        expected[word - 1] = count
+    assert data.test[-1].equal(expected) and data.labels["test"][-1] == int(label) - 1
+    assert data.train.sum() + data.valid.sum() == sum(int(pair.split(":")[1]) for pair in train.split() if ":" in pair)
+    assert torch.cat([data.labels["train"], data.labels["valid"]]).bincount(minlength=20)[[0, -1]].tolist() == [480, 376]
+
+
+@pytest.mark.parametrize(("name", "file"), [("mnist-static", "mnist_static_larochelle.npz"), ("newsgroups20", "20ng.zip")])
+def test_another_file_in_the_place_of_these_is_refused(name, file, tmp_path):
+    np.savez(tmp_path / "x.npz", **{split: np.zeros((10, 98), np.uint8) for split in ("train", "valid", "test")})
+    (tmp_path / "x.npz").rename(tmp_path / file)
+    with pytest.raises(DataError, match=f"{name} is damaged: {tmp_path / file}"):
+        load_data(name, root=tmp_path, binarisation="none")
 
 
 # Binarisation

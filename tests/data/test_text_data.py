@@ -28,7 +28,7 @@ from pyro_skipvae.runs.config import Config, ConfigError
 from pyro_skipvae.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 REAL = Path(os.environ.get("SKIPVAE_DATA") or Path(__file__).parents[3] / "shared" / "data").resolve()
-CORPORA = ("ptb", "yahoo-small", "lm1b", "short-yelp")
+CORPORA = ("ptb", "yahoo-small", "lm1b", "short-yelp", "brown")
 
 
 def real(name):
@@ -105,6 +105,7 @@ def test_the_vocabulary_comes_from_the_training_text_alone(name, loaded):
     ("name", "words", "unknown", "vocabulary"),
     [
         pytest.param("ptb", (887_521, 70_390, 78_669), (45_020, 3_485, 4_794), 10_002, marks=real("ptb").marks),
+        pytest.param("brown", (929_728, 115_661, 115_803), (None, None, None), 20_001, marks=real("brown").marks),
         pytest.param("short-yelp", (89_405, 89_330, 89_998), (88, None, None), 5_151, marks=real("short-yelp").marks),
     ],
 )
@@ -116,6 +117,22 @@ def test_tokens_are_the_words_of_the_published_counts_and_the_ends(name, words, 
         assert count is None or rate == pytest.approx(count / tokens)
     assert about["vocabulary"] == {"size": vocabulary, "checksum": data.vocabulary.checksum}
     assert "the end of each sentence" in about["tokens_counted"]
+
+
+@pytest.mark.parametrize("name", [real("brown")])
+def test_the_brown_corpus_is_whole_and_split_by_file(name, loaded):
+    data = loaded(name)
+    first = "The Fulton County Grand Jury said Friday an investigation of Atlanta's recent primary election produced"
+    assert data.vocabulary.decode(data.train[0]).startswith(f"{first} `` no evidence ''")
+    assert sum(data.describe()["sizes"].values()) == 57_340  # the sentences and tokens that are published
+    assert sum(data.describe()["tokens"].values()) == 1_161_192 + 57_340
+
+
+@pytest.mark.parametrize("name", [real("brown")])
+def test_a_damaged_brown_corpus_is_refused(name, tmp_path):
+    (tmp_path / "brown.zip").write_bytes((REAL / "brown" / "brown.zip").read_bytes()[:-1])
+    with pytest.raises(DataError, match=f"brown is damaged: {tmp_path / 'brown.zip'}"):
+        load_data("brown", root=tmp_path)
 
 
 @pytest.mark.parametrize("name", [real("ptb")])

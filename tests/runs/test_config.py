@@ -21,7 +21,7 @@ def test_tables_of_names_agree():
     assert set(metadata["likelihood"]) == set(build.LIKELIHOODS) == set(build.KINDS)
     assert set(metadata["prior"]) == set(build.PRIORS) and set(metadata["guide"]) == set(build.GUIDES)
     assert set(OBJECTIVES) == set(build.OBJECTIVES) and set(DATASETS) == set(KNOWN)
-    assert set(TEXTS) == {name for name, about in KNOWN.items() if about.binarisation == "given"}
+    assert set(TEXTS) == {name for name, about in KNOWN.items() if about.event_shape == (201,)}
     assert set(metadata["initialisation"]) == {"torch", "he", "data-dependent"}
     assert set(metadata["optimizer"]) == set(build.OPTIMIZERS) == set(build.USUAL_LR)
     assert set(metadata["inference"]) == {"amortized", *semi_amortized.VARIANTS}
