@@ -136,7 +136,8 @@ def collapse_report(
 ) -> CollapseReport:
     """Says whether the latent variables of a Pyro model and guide are used, by the encoder and by the decoder.
 
-    x: a tensor, or a tuple that is passed as `*x`; fit_on: data like x that the fitted marginal r(z) is fitted to
+    x: a tensor or NumPy array, a tuple or list of them that is passed as `*x`, or a dict that is passed as `**x` (whole, where
+    the callable has no arguments of these names); fit_on: data like x that the fitted marginal r(z) is fitted to
     (None: a random half of x); site: the latent site of interest where there are several, the others are nuisance;
     rows: how many rows the decoder runs at a time; tokens: for texts, how many each row of x has, (N,), of which come
     the perplexities; card: fields that the evaluation card gets in addition;
