@@ -8,13 +8,17 @@ more points than it holds, with Pyro's scale of N/B, changes none of it: f leave
 Reference: Kim, Wiseman, Miller, Sontag, Rush 2018, algorithm 1 and section 3.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import kl_divergence
 from torch.utils._pytree import tree_leaves, tree_map
@@ -22,8 +26,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pyro_skipvae.objectives import plate_scale
 from pyro_skipvae.random_numbers import forked, seed_generators
 
-from .local_parameters import local_parameters
+from .local_parameters import Values, joint_parameters, local_parameters, nodes
 from .recurrence import differentiable_recurrence
+
+Site = Any  # a node of a trace, Pyro's dict of what was sampled
 
 
 @dataclass(frozen=True)
@@ -36,37 +42,58 @@ class Descent:
 
 
 class Bound:
-    """f(values, noise): the negative ELBO in nats, summed over the batch, of a model and local parameters at one site.
+    """f(values, noise): the negative ELBO in nats, summed over the batch, of a model and local parameters.
 
         f = -log p(x|z) + KL(q || p(z)),   z ~ q from the noise
 
     with Pyro's scales and masks, but without the N/B of a plate that holds B of N points (`plate_scale`); the KL is by the
-    same draw where Pyro has no closed form, or where model and guide weigh the site differently.
+    same draw where Pyro has no closed form, or where model and guide weigh the site differently. Of several latent sites it
+    is the sum of their KL, each at the draws of the others.
 
-    `site` is the guide's latent site as Pyro traced it, `arguments` and `options` are those of the model, by place and by
-    name. Every call starts dropout from the same seed, inside `preserved_rng`, so that one mask serves the whole refinement.
-    While Pyro checks distributions, as it does by default, a z that is not finite raises ValueError.
+    `sites` are the guide's latent sites as Pyro traced them, `arguments` and `options` are those of the model, by place and
+    by name. Every call starts dropout from the same seed, inside `preserved_rng`, so that one mask serves the whole
+    refinement. While Pyro checks distributions, as it does by default, a z that is not finite raises ValueError.
     """
 
-    def __init__(self, model, arguments, options, site, *, mean=False):
-        self.model, self.arguments, self.options, self.site = model, arguments, options, site
-        self.family = local_parameters(site["fn"])
-        self.theta = []
-        self.plate_scale = plate_scale(site)
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+        sites: list[Site],
+        *,
+        mean: bool = False,
+    ) -> None:
+        self.model, self.arguments, self.options = model, arguments, options
+        self.sites = {site["name"]: site for site in sites}
+        families = {name: local_parameters(site["fn"]) for name, site in self.sites.items()}
+        self.family = joint_parameters(families) if len(families) > 1 else next(iter(families.values()))
+        self.theta: list[Tensor] = []
+        self.plate_scale = plate_scale(sites[0])
         self.divisor = self.plate_scale * (len(self.family.values[0]) if mean else 1)
         self.seed = int(torch.randint(2**62, ()))
         self.device = self.family.values[0].device
+        self.first: Tensor | None = None
 
-    def __call__(self, values, noise):
-        z, q = self.family.draw(values, noise), self.family.distribution(values)
-        check_finite(z)
+    def __call__(self, values: Values, noise: Any) -> Tensor:
+        z, q = self._by_site(self.family.draw(values, noise)), self.distributions(values)
+        check_finite(*z.values())
         seed_generators([self.device], self.seed)  # one dropout mask
-        with poutine.block(), _ModelTerms(self.site["name"], z) as terms:
+        with poutine.block(), _ModelTerms(z) as terms:
             self.model(*self.arguments, **self.options)
-        return (self._divergence(q, z, terms.prior) - terms.log_likelihood) / self.divisor
+        divergences = [self._divergence(site, q[name], z[name], terms.priors[name]) for name, site in self.sites.items()]
+        loss: Tensor = (torch.stack(divergences).sum() - terms.log_likelihood) / self.divisor
+        return loss
 
-    def _divergence(self, q, z, prior):
-        own, others = [{name: node[name] for name in ("scale", "mask")} for node in (self.site, prior)]
+    def distributions(self, values: Values) -> dict[str, Any]:
+        """{site: q} of these values."""
+        return self._by_site(self.family.distribution(values))
+
+    def _by_site(self, found: Any) -> dict[str, Any]:
+        return dict(found) if len(self.sites) > 1 else {name: found for name in self.sites}
+
+    def _divergence(self, site: Site, q: Any, z: Tensor, prior: Site) -> Tensor:
+        own, others = [{name: node[name] for name in ("scale", "mask")} for node in (site, prior)]
         if all(_equal(own[name], others[name]) for name in own):
             try:
                 return scale_and_mask(kl_divergence(q, prior["fn"]), **own).sum()
@@ -74,82 +101,125 @@ class Bound:
                 pass
         return (scale_and_mask(q.log_prob(z), **own) - scale_and_mask(prior["fn"].log_prob(z), **others)).sum()
 
-    def preserved_rng(self):
+    def check(self, values: Values) -> None:
+        """Raises ValueError unless these values, z and f of theirs are finite; costs one pass of the model, without gradient.
+
+        Only while Pyro checks distributions. Random numbers go on as if none had been used up.
+        """
+        if not pyro.settings.get("validate_distributions_pyro"):
+            return
+        if self.first is not None and not self.first.isfinite():
+            raise ValueError(
+                f"expected a finite ELBO where the refinement starts, got {-self.first.item():.4g}: look for x, local "
+                "parameters of the guide or parameters of the model that are not finite"
+            )
+        check_finite(*values)
+        with torch.no_grad(), self.preserved_rng(), differentiable_recurrence(self.device):
+            check_finite(self(_detached(values), self.family.noise()))
+
+    def preserved_rng(self) -> AbstractContextManager[None]:
         """Inside, random numbers may be used up; the caller's go on afterwards as if none had been."""
         return forked([self.device])
 
-    def find_parameters(self, loss, values):
+    def find_parameters(self, loss: Tensor, values: Values) -> None:
         """Note what f depends on besides the values, and may be learned: the leaves of a loss's graph.
 
         That is every parameter that the model used, in Pyro's store or not.
         """
         own = set(map(id, values))
-        self.theta = [leaf for leaf in _leaves_behind(loss.grad_fn) if id(leaf) not in own]
+        leaves = [node.variable for node in nodes(loss) if hasattr(node, "variable")]
+        self.theta = [leaf for leaf in leaves if id(leaf) not in own]
 
-    def detach_arguments(self):
+    def detach_arguments(self) -> dict[int, Tensor]:
         """Put leaves in the place of arguments that were computed; returns {id of a leaf: argument}."""
-        given = {id(part): part for part in tree_leaves((self.arguments, self.options)) if isinstance(part, torch.Tensor)}
+        given = {id(part): part for part in tree_leaves((self.arguments, self.options)) if isinstance(part, Tensor)}
         leaves = {name: part.detach().requires_grad_() for name, part in given.items() if part.grad_fn is not None}
         self.arguments, self.options = tree_map(lambda part: leaves.get(id(part), part), (self.arguments, self.options))
         return {id(leaf): given[name] for name, leaf in leaves.items()}
 
 
-def _leaves_behind(node):
-    """The tensors that autograd's graph behind a node begins with, each once, in its order."""
-    seen, waiting, leaves = {None}, [node], []
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        leaves += [node.variable] if hasattr(node, "variable") else []
-        waiting += [following for following, _ in reversed(node.next_functions)]
-    return leaves
-
-
-def check_finite(*tensors):
-    """Raises ValueError where local parameters, or z, are not finite; only while Pyro checks distributions."""
+def check_finite(*tensors: Tensor) -> None:
+    """Raises ValueError where local parameters, z or f are not finite; only while Pyro checks distributions."""
     if pyro.settings.get("validate_distributions_pyro") and not all(part.isfinite().all() for part in tensors):
         raise ValueError("expected a refinement that stays finite, got one that diverged: take a smaller lr, or fewer steps")
 
 
-def latent_site(trace):
-    """The one latent site of a guide's trace. Raises ValueError where there are none or several, or a factor."""
+def latent_sites(trace: Any) -> list[Site]:
+    """The latent sites of a guide's trace. Raises ValueError where there are none, an auxiliary one, or a factor."""
     sites = [node for node in trace.nodes.values() if node["type"] == "sample" and not poutine.util.site_is_subsample(node)]
     latent = [node for node in sites if not node["is_observed"]]
-    if len(latent) != 1:
-        raise ValueError(f"expected a guide with one latent site to refine, got {[node['name'] for node in latent]}")
+    if not latent:
+        raise ValueError("expected a guide with a latent site to refine, got none")
+    auxiliary = [node["name"] for node in latent if node["infer"].get("is_auxiliary")]
+    if auxiliary:
+        raise ValueError(
+            f"expected a guide that samples the model's latent sites themselves, got the auxiliary site {auxiliary[0]!r} that "
+            "the others are computed from (an EasyGuide or AutoGuide works so): write pyro.sample with q(z|x) for each site"
+        )
     factors = [node["name"] for node in sites if node["is_observed"] and not node["infer"].get("_deterministic")]
     if factors:
         raise ValueError(
             f"expected a guide with a latent site alone, got {factors[0]!r} too: add what it stands for to the objective"
         )
-    return latent[0]
+    return latent
+
+
+def check_independent(guide: Callable[[], Any]) -> None:
+    """Raises ValueError where the distribution of a site depends on the draw of another: it has no fixed local parameters."""
+    with torch.enable_grad():
+        with poutine.block(), _DrawsAsLeaves() as draws:
+            poutine.trace(guide).get_trace()
+        values = {name: local_parameters(q).values for name, q in draws.distributions.items()}
+    for name, own in values.items():
+        behind = {id(getattr(node, "variable", None)) for value in own for node in nodes(value)}
+        if others := [other for other, z in draws.leaves.items() if id(z) in behind]:
+            raise ValueError(
+                f"expected latent sites whose distributions depend on x alone, got {name!r}, whose q depends on the draw of "
+                f"{others[0]!r}: use it amortized"
+            )
+
+
+class _DrawsAsLeaves(Messenger):
+    """Makes each latent draw of a guide a leaf of autograd's graph, and keeps the distributions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leaves: dict[str, Tensor] = {}
+        self.distributions: dict[str, Any] = {}
+
+    def _pyro_post_sample(self, message: Any) -> None:
+        if not message["is_observed"] and not poutine.util.site_is_subsample(message):
+            message["value"] = self.leaves[message["name"]] = message["value"].detach().clone().requires_grad_()
+            self.distributions[message["name"]] = message["fn"]
 
 
 class _ModelTerms(Messenger):
-    """Runs a model at z: adds up its scaled log-likelihood, and keeps the site of the prior."""
+    """Runs a model at z, {site: value}: adds up its scaled log-likelihood, and keeps the sites of the priors."""
 
-    def __init__(self, name, z):
+    def __init__(self, z: dict[str, Tensor]) -> None:
         super().__init__()
-        self.name, self.z, self.log_likelihood, self.prior = name, z, 0.0, None
+        self.z = z
+        self.log_likelihood: Any = 0.0
+        self.priors: dict[str, Site] = {}
 
-    def _pyro_sample(self, message):
-        if message["name"] == self.name:
-            message["value"], message["done"] = self.z, True
+    def _pyro_sample(self, message: Any) -> None:
+        if message["name"] in self.z:
+            message["value"], message["done"] = self.z[message["name"]], True
 
-    def _pyro_post_sample(self, message):
-        if message["name"] == self.name:
-            self.prior = message
+    def _pyro_post_sample(self, message: Any) -> None:
+        if message["name"] in self.z:
+            self.priors[message["name"]] = message
         elif message["is_observed"]:
             log_prob = message["fn"].log_prob(message["value"])
             self.log_likelihood = self.log_likelihood + scale_and_mask(log_prob, message["scale"], message["mask"]).sum()
         elif not poutine.util.site_is_subsample(message):
-            raise ValueError(f"expected a model with the one latent site {self.name!r}, got {message['name']!r} too")
+            names = ", ".join(map(repr, self.z))
+            sites = f"the one latent site {names}" if len(self.z) == 1 else f"the latent sites {list(self.z)}"
+            raise ValueError(f"expected a model with {sites}, got {message['name']!r} too")
 
-    def __exit__(self, *error):
-        if self.prior is None and error[0] is None:
-            raise ValueError(f"expected the model to sample {self.name!r}, as the guide does, got a run without it")
+    def __exit__(self, *error: Any) -> Any:
+        if error[0] is None and (absent := [name for name in self.z if name not in self.priors]):
+            raise ValueError(f"expected the model to sample {absent[0]!r}, as the guide does, got a run without it")
         return super().__exit__(*error)
 
 
@@ -176,6 +246,7 @@ def _descend(bound, values, noise, descent, *, create_graph=False, path=None):
     velocities = [0.0] * len(values)
     for epsilon in noise:
         loss = bound(values, epsilon)
+        bound.first = loss.detach() if bound.first is None else bound.first
         if path is not None:
             if not path:
                 bound.find_parameters(loss, values)

@@ -1,17 +1,21 @@
 """Semi-amortized inference: a guide that refines the local parameters of another one at each datapoint."""
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.utils._pytree import tree_map
 
 from pyro_skipvae.objectives import as_arguments, elbo, weighted
 
 from .recurrence import differentiable_recurrence
-from .refinement import GRADIENTS, Bound, Descent, check_finite, latent_site, without_gradient
+from .refinement import GRADIENTS, Bound, Descent, check_independent, latent_sites, without_gradient
 
 
 class SemiAmortized(nn.Module):
@@ -29,8 +33,13 @@ class SemiAmortized(nn.Module):
     without an encoder.
 
     It is called like the guide, with its arguments and `beta` where that has one, and trained by SVI with any objective; a
-    guide that is a module is a part of this one. Where gradients are off it refines all the same and keeps nothing. Raises
-    ValueError for a guide or a family that cannot be refined, and, while Pyro checks distributions, where steps diverge.
+    guide that is a module is a part of this one. Where gradients are off it refines all the same and keeps nothing.
+
+    The guide samples its latent sites in a plate of the rows of x, each from a q(z|x) that depends on x alone, with a density
+    and draws that can be differentiated twice in arguments of its own. Several sites are refined together. Raises ValueError
+    with the reason for what remains: discrete families, mixtures, a Delta, a family in which one argument limits another
+    (Uniform), flows whose transforms are networks or computed from x, AutoGuides and EasyGuides, a `pyro.factor`; and, while
+    Pyro checks distributions, where steps diverge.
 
     Reference: Kim, Wiseman, Miller, Sontag, Rush 2018.
     """
@@ -38,7 +47,10 @@ class SemiAmortized(nn.Module):
     def __init__(self, model, guide, *, steps=10, lr=1 / 32, momentum=0.5, gradient="exact", start="amortized"):
         super().__init__()
         if not callable(guide) or isinstance(poutine.unwrap(guide), AutoGuide | Messenger):
-            raise ValueError(f"expected an amortized guide of x to refine, got {type(guide).__name__}")
+            raise ValueError(
+                f"expected an amortized guide of x to refine, got {type(guide).__name__}, which has no q(z|x) of its own for "
+                "each x: write a guide that samples z from what an encoder makes of x"
+            )
         if gradient not in GRADIENTS or start not in ("amortized", "zeros"):
             raise ValueError(
                 f"expected gradient to be one of {sorted(GRADIENTS)} and start amortized or zeros, got {gradient!r}, {start!r}"
@@ -68,7 +80,11 @@ class SemiAmortized(nn.Module):
         return refined_guide(guide, bound, values)(x, *context, **options)
 
     def refine(self, x, *context, beta=None, noise=None, **options):
-        """The refined q(z|x), batch (B,). `noise` is one tensor like z for each step, else drawn from the global generator."""
+        """The refined q(z|x), batch (B,); of several latent sites {name: q}.
+
+        `noise` has one part for each step, as `LocalParameters.noise` makes it, for a normal a tensor like z; else it is drawn
+        from the global generator.
+        """
         bound, _, values = self.refinement(x, *context, beta=beta, noise=noise, **options)
         return bound.family.distribution(values)
 
@@ -83,15 +99,19 @@ class SemiAmortized(nn.Module):
             arguments, options = tree_map(_outside_inference_mode, ((x, *context), options))
             with poutine.block():
                 trace = poutine.trace(guide).get_trace(*arguments, **options)
-            bound = Bound(model, arguments, options, latent_site(trace), mean=authors)
+            sites = latent_sites(trace)
+            if len(sites) > 1:
+                check_independent(partial(guide, *arguments, **options))
+            bound = Bound(model, arguments, options, sites, mean=authors)
             _check_rows(bound, x)
             start = bound.family.values if self.start == "amortized" else tuple(map(torch.zeros_like, bound.family.values))
             noise = [bound.family.noise() for _ in range(self.steps)] if noise is None else noise
-            _check_noise(noise, self.steps, bound.site["fn"].shape())
+            _check_noise(noise, self.steps, bound.family.noise_shape)
             descent = Descent(self.lr, self.momentum, clip=5.0 if authors else None)
             method = method or (GRADIENTS[self.gradient] if learning else without_gradient)
             values = method(bound, start, noise, descent)
-            check_finite(*values)
+            if self.steps:
+                bound.check(values)
             return bound, start, values
 
     def _weighted(self, beta):
@@ -99,29 +119,34 @@ class SemiAmortized(nn.Module):
         return (self.model, self.amortized) if beta is None else weighted(self.model, self.amortized, beta)
 
 
-def _check_rows(bound, x):
-    if not any(frame.vectorized for frame in bound.site["cond_indep_stack"]):
-        raise ValueError(
-            f"expected a plate of the {len(x)} rows of x around {bound.site['name']!r}, got none: it has no local parameters"
-        )
-    if (rows := len(bound.family.values[0])) != len(x):
-        raise ValueError(
-            f"expected local parameters for each of the {len(x)} rows of x, got those of {rows}: a plate that "
-            "subsamples inside the guide draws other rows at each step. Pass the rows as x and use "
-            "`pyro.plate('data', len(x))`, or `pyro.plate('data', N, subsample_size=len(x))` for the scale N/B"
-        )
+def _check_rows(bound: Bound, x: Any) -> None:
+    for name, site in bound.sites.items():
+        if not any(frame.vectorized for frame in site["cond_indep_stack"]):
+            raise ValueError(
+                f"expected a plate of the {len(x)} rows of x around {name!r}, got none: it has no local parameters"
+            )
+    for value in bound.family.values:
+        if (rows := len(value)) != len(x):
+            raise ValueError(
+                f"expected local parameters for each of the {len(x)} rows of x, got those of {rows}: a plate that "
+                "subsamples inside the guide draws other rows at each step. Pass the rows as x and use "
+                "`pyro.plate('data', len(x))`, or `pyro.plate('data', N, subsample_size=len(x))` for the scale N/B"
+            )
 
 
-def _check_noise(noise, steps, shape):
+def _check_noise(noise: Sequence[Any], steps: int, shape: Any) -> None:
     if len(noise) != steps:
         raise ValueError(f"expected the noise of {steps} steps, got that of {len(noise)}")
-    if other := next((tuple(part.shape) for part in noise if part.shape != shape), None):
-        raise ValueError(f"expected noise like z in each step, {tuple(shape)}, got {other}")
+    for part in noise:
+        found = {name: tuple(each.shape) for name, each in part.items()} if isinstance(part, dict) else tuple(part.shape)
+        expected = {name: tuple(each) for name, each in shape.items()} if isinstance(shape, dict) else tuple(shape)
+        if found != expected:
+            raise ValueError(f"expected noise like z in each step, {expected}, got {found}")
 
 
 def refined_guide(guide, bound, values):
-    """The guide with its latent site drawn from the local parameters `values`; plates, scales and parameters are its own."""
-    latent = _RefinedSite(bound.site["name"], bound.family.distribution(values), differentiable=torch.is_grad_enabled())
+    """The guide with its latent sites drawn from the local parameters `values`; plates, scales and parameters are its own."""
+    latent = _RefinedSites(bound.distributions(values), differentiable=torch.is_grad_enabled())
 
     def refined(*arguments, **options):
         with torch.no_grad(), latent:  # the graph of this second pass of the encoder is not needed
@@ -164,7 +189,9 @@ def own_elbo(bound, start, values):
 
 def kl_to_refined(bound, start, values):
     """KL(q_0 || q_K) in nats, summed over the batch, q_K held fixed."""
-    return bound.plate_scale * kl_divergence(*(bound.family.distribution(part) for part in (start, values))).sum()
+    before, after = bound.distributions(start), bound.distributions(values)
+    total: Tensor = sum(kl_divergence(before[name], after[name]).sum() for name in before)
+    return bound.plate_scale * total
 
 
 # The variants of Kim et al. 2018 by name: what SemiAmortized is told, and the loss of the encoder to go `beside` the objective.
@@ -176,20 +203,20 @@ VARIANTS = {
 }
 
 
-class _RefinedSite(Messenger):
-    """Gives a latent site another distribution, and its draw a gradient though the guide around it runs without."""
+class _RefinedSites(Messenger):
+    """Gives latent sites other distributions, and their draws a gradient though the guide around them runs without."""
 
-    def __init__(self, name, q, *, differentiable):
+    def __init__(self, distributions: dict[str, Any], *, differentiable: bool) -> None:
         super().__init__()
-        self.name, self.q, self.differentiable = name, q, differentiable
+        self.distributions, self.differentiable = distributions, differentiable
 
-    def _pyro_sample(self, message):
-        if message["name"] == self.name:
-            message["fn"] = self.q
+    def _pyro_sample(self, message: Any) -> None:
+        if message["name"] in self.distributions:
+            message["fn"] = self.distributions[message["name"]]
             torch.set_grad_enabled(self.differentiable)
 
-    def _pyro_post_sample(self, message):
-        if message["name"] == self.name:
+    def _pyro_post_sample(self, message: Any) -> None:
+        if message["name"] in self.distributions:
             torch.set_grad_enabled(False)
 
 

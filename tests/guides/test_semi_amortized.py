@@ -665,14 +665,10 @@ def test_what_cannot_be_refined_is_refused():
     vae, x = make(posterior=InverseAutoregressiveFlow)
     with pytest.raises(ValueError, match="TransformedDistribution, a flow"):
         SemiAmortized(vae.model, vae.guide)(x)
-    with pytest.raises(ValueError, match="Gamma"):
-        local_parameters(dist.Gamma(torch.ones(3), 1.0))
     with pytest.raises(ValueError, match="Categorical"):
         local_parameters(dist.Categorical(logits=torch.zeros(4, 3)))
     with pytest.raises(ValueError, match="got Uniform, a family without local parameters"):
         local_parameters(dist.Uniform(torch.zeros(4, 3), 1.0).to_event(1))
-    with pytest.raises(ValueError, match="got ContinuousBernoulli, a family without local parameters"):
-        local_parameters(dist.ContinuousBernoulli(torch.full((4, 3), 0.3)).to_event(1))
     with pytest.raises(ValueError, match="AutoNormal"):
         SemiAmortized(vae.model, AutoNormal(vae.model))
     for wrong in ({"gradient": "exacter"}, {"start": "ones"}, {"steps": -1}, {"steps": 2.5}, {"lr": 0.0}, {"momentum": 1.0}):
@@ -717,14 +713,14 @@ def test_what_a_guide_does_besides_its_latent_site_is_refused():
             SemiAmortized(vae.model, vae.guide).refine(x, noise=noise)
 
 
-def test_several_latent_sites_are_refused():
+def test_latent_sites_that_model_and_guide_do_not_share_are_refused():
     def two(x):
         with pyro.plate("data", len(x)):
             for name in "ab":
                 pyro.sample(name, dist.Normal(torch.zeros(D), 1.0).to_event(1))
 
     vae, x = make()
-    with pytest.raises(ValueError, match=r"one latent site.*\['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"the latent sites \['a', 'b'\], got 'z' too"):
         SemiAmortized(vae.model, two)(x)
     with pytest.raises(ValueError, match="expected the model to sample 'z'"):
         SemiAmortized(lambda x: None, vae.guide)(x)
@@ -813,7 +809,7 @@ def test_memory_of_what_is_replayed_does_not_grow_with_the_steps():
 
 def test_the_inference_gap_of_a_known_model(float64):
     vae, x = VAE(StandardNormal(1), Linear(), Constant()), torch.randn(300, 1) * 5**0.5
-    refined = SemiAmortized(vae.model, vae.guide, steps=200, lr=0.01)
+    refined = SemiAmortized(vae.model, vae.guide, steps=300, lr=0.005)
     gap = inference_gap(vae.model, refined, vae.guide, x, importance_samples=100)
     log_p = dist.Normal(0.0, 5**0.5).log_prob(x)[:, 0]
     posterior = dist.Normal(2 * x[:, 0] / 5, 5**-0.5)
