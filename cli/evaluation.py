@@ -12,6 +12,7 @@ from pyro_skipvae.diagnostics import collapse_report
 from pyro_skipvae.diagnostics.estimates.inference_gap import inference_gap
 from pyro_skipvae.diagnostics.pairs.pair import ENCODER_ROWS
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
+from pyro_skipvae.priors.ar1 import committed_by
 from pyro_skipvae.reports import figures
 from pyro_skipvae.reports.model_pictures import draw_samples, draws_of, means_of
 from pyro_skipvae.reports.run_page import write_page
@@ -86,7 +87,7 @@ def report_on(vae, data, *, device, budget, extra, **samples):
         def show(stage, done, total):
             bar.update(task, description=stage, completed=done, total=total)
 
-        card = {**extra, "data": data.describe()}
+        card = {**extra, "data": data.describe(), **_committed(vae.prior)}
         tokens = (x != PAD).sum(-1) if data.kind == "text" else None
         about = {"fit_on": other, "budget": budget, "tokens": tokens, "progress": show}
         report = collapse_report(vae.model, vae.guide, x, card=card, **about, **samples)
@@ -97,6 +98,12 @@ def report_on(vae, data, *, device, budget, extra, **samples):
     for sentence in report.card.get("beyond_budget", ()):
         note(f"Not measured: {sentence}")
     return report
+
+
+def _committed(prior):
+    """What the card says of an AR(1) prior: the rate that it commits, and its correlations."""
+    committed = committed_by(prior)
+    return {} if committed is None else {"committed_rate": committed, "correlation": prior.correlation.tolist()}
 
 
 def _amortized(vae, x, other, report, budget, show):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 
 import torch
@@ -10,6 +11,7 @@ from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
 from pyro_skipvae.diagnostics.estimates.active_units import half_means, mean_variances
 from pyro_skipvae.diagnostics.estimates.rate import per_dimension
 from pyro_skipvae.diagnostics.pairs.pair import Chunk
+from pyro_skipvae.priors.ar1 import committed_by
 from pyro_skipvae.reports.captions import values_read
 from pyro_skipvae.reports.comparison import PARTS, values_per_point
 from pyro_skipvae.reports.figures import can_draw
@@ -26,6 +28,7 @@ from .notes import note, warn
 from .terminal import duration, progress
 
 ACTIVE = 0.01  # variance of the posterior mean from which on a unit counts
+ROUNDING = 1e-4  # of a rate in float32, relative
 LOOK_EVERY = 50  # steps between looks at what the device knows: what was not finite, and, for a terminal, the loss
 
 
@@ -109,6 +112,10 @@ def _announce(job, run):
         f"on {data.name} ({sizes}, {data.binarisation}), {job.device}, seed {config.seed}; into {run.path}"
     )
     note(values_read(config, data))
+    committed = committed_by(job.vae.prior)
+    if committed is not None:
+        bits = committed / math.log(2)
+        note(f"The prior commits {committed:.3f} nats ({bits:.2f} bits) for each datapoint: no rate is below.")
     seconds = seconds_per_step(job)
     note(
         f"An epoch takes about {duration(seconds * len(job.batches))} here, "
@@ -169,9 +176,11 @@ class Training:
                 "train_loss": epoch.loss,
                 "beta": epoch.beta,
                 **_validate(job),
+                **_committed(job),
                 "seconds": epoch.seconds,
             }
             self.check_finite()
+            _check_committed(metrics)
             self.run.log(**metrics)
             if self.board:
                 self.board.epoch(metrics)
@@ -295,6 +304,18 @@ def _validate(job):
     units = int((mean_variances(torch.cat(means, 1)) >= ACTIVE).sum())
     measured = {"valid_elbo": bound, "valid_rate": nats, "valid_distortion": distortion}
     return {**measured, "active_units": units, "valid_points": len(x)}
+
+
+def _committed(job):
+    committed = committed_by(job.vae.prior)
+    return {} if committed is None else {"committed_rate": committed}
+
+
+def _check_committed(metrics):
+    """The bound holds for every posterior: a rate below it is a fault of ours, in the KL or in the bound."""
+    least = metrics.get("committed_rate", 0.0)
+    if metrics["valid_rate"] < least - ROUNDING * max(1.0, metrics["valid_rate"]):
+        raise RuntimeError(f"expected a rate of at least the committed {least} nats, got {metrics['valid_rate']}")
 
 
 def _line(config, metrics):

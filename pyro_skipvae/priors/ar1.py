@@ -82,6 +82,11 @@ def committed_rate(length: int, correlation: float | Sequence[float] | Tensor) -
     return total
 
 
+def committed_by(prior: nn.Module) -> float | None:
+    """The rate in nats that a prior commits, or None for one that commits none."""
+    return prior.committed_rate() if isinstance(prior, AR1) else None
+
+
 def correlation_for(rate: float, length: int, channels: int) -> float:
     """The one correlation of all channels at which `committed_rate` is `rate`: its inverse.
 
@@ -96,8 +101,8 @@ def correlation_for(rate: float, length: int, channels: int) -> float:
     if rate > most:
         raise ValueError(
             f"expected a rate of at most {most:.4g} nats, what {length} steps of {channels} "
-            f"{'channel' if channels == 1 else 'channels'} commit at a correlation of {LARGEST}, got {rate:g}; a step and "
-            f"channel commits about (ln 2)/2 = {CEILING:.3f} nats at most: use more channels or steps"
+            f"{'channel' if channels == 1 else 'channels'} commit at a correlation of {LARGEST}, got {rate:g}; in a long "
+            f"sequence a step and channel commits (ln 2)/2 = {CEILING:.3f} nats at most: use more channels or steps"
         )
     low, high = 0.0, LARGEST
     while (middle := (low + high) / 2) not in (low, high):

@@ -267,6 +267,9 @@ def training_curves(metrics, *, figure=None):
     for ax, key, colour in ((rate, "valid_rate", 0), (units, "active_units", 2), (beta, "beta", 3)):
         _curve(ax, metrics, key, PALETTE[colour])
         _from_zero(ax)
+    committed = metrics[-1].get("committed_rate")
+    if committed is not None:
+        _level(rate, committed, f"{committed:.3g} nats committed", side="bottom")
     units.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     _whole_numbers(beta, metrics[0]["epoch"], metrics[-1]["epoch"])
     beta.set_xlabel("epoch")

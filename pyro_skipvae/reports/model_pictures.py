@@ -126,20 +126,28 @@ def draw_traversals(vae, data, *, rates=None, dimensions=10, item=0, values=STEP
 def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, seed=0):
     """The posterior mean of a test item moved along one dimension at a time, z (rows, values, D), and labels of the rows.
 
-    `values` in standard deviations of the prior; rows by decreasing rate (D,), or where that is not known by the variance
-    of the posterior mean. Where `data` is None, a draw from the prior is moved instead, and without rates the rows are in
-    their own order. Raises ValueError for an item that is not there.
+    Of a sequence z each step and channel is a dimension, and z is (rows, values, T, C). `values` in standard deviations of
+    the prior; rows by decreasing rate (D,), or where that is not known by the variance of the posterior mean. Where `data`
+    is None, a draw from the prior is moved instead, and without rates the rows are in their own order. Raises ValueError
+    for an item that is not there.
     """
     start, ranked = _start(vae, data, rates, item, seed)
     what = "rate" if rates else "variance"
     rows = ranked.argsort(descending=True, stable=True)[:dimensions].tolist()
     prior = vae.prior()
+    mean, deviation, shape = prior.mean.flatten(), prior.stddev.flatten(), prior.event_shape
     z = start.repeat(len(rows), len(values), 1)  # (rows, values, D)
     for row, dimension in enumerate(rows):
         steps = torch.tensor(values, dtype=z.dtype, device=z.device)
-        z[row, :, dimension] = prior.mean[dimension] + prior.stddev[dimension] * steps
+        z[row, :, dimension] = mean[dimension] + deviation[dimension] * steps
     told = rates or data is not None
-    return z, [f"z {dimension}, {what} {ranked[dimension]:.2f}" if told else f"z {dimension}" for dimension in rows]
+    labels = [f"z {_place(d, shape)}, {what} {ranked[d]:.2f}" if told else f"z {_place(d, shape)}" for d in rows]
+    return z.unflatten(-1, shape), labels
+
+
+def _place(dimension, shape):
+    """What a dimension of z is called: its number, or step and channel of a sequence."""
+    return str(dimension) if len(shape) == 1 else "{}.{}".format(*divmod(dimension, shape[1]))
 
 
 def _start(vae, data, rates, item, seed):
@@ -147,10 +155,10 @@ def _start(vae, data, rates, item, seed):
     if data is None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            start = vae.prior().sample()
+            start = vae.prior().sample().flatten()
         return start, torch.tensor(rates) if rates else torch.zeros(len(start))
     x, points = item_of(data, item), 0 if rates else EMBEDDED_POINTS
-    means = texts.posterior_means(vae, torch.cat([x, data.test[:points]]), seed)
+    means = texts.posterior_means(vae, torch.cat([x, data.test[:points]]), seed).flatten(1)
     return means[0], torch.tensor(rates) if rates else means[1:].var(0)
 
 
@@ -179,7 +187,7 @@ def draw_posterior_means(vae, data, *, points=EMBEDDED_POINTS, seed=0):
     """Posterior means of the first test items coloured by class, {"tsne": figure, "pca": figure}."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        means = posterior_moments(vae.posterior(data.test[:points].to(_device(vae))))[0].cpu()
+        means = posterior_moments(vae.posterior(data.test[:points].to(_device(vae))))[0].flatten(1).cpu()
     classes = data.labels["test"][:points]
     accuracy = figures.neighbour_accuracy(means, classes, k=min(10, len(means) - 1))
     drawn = {"tsne": figures.tsne(means, seed=seed), "pca": figures.pca(means)}

@@ -175,7 +175,7 @@ def headline(record):
         "kind": kind,
         "meaning": MEANING[kind],
         "model": f"{config.layers}-layer {config.decoder} {config.model}"
-        + (f", {config.latent_dim} latent dimensions" if config.latent_dim else ""),
+        + (f", {config.latent_dim} {_dimensions(config)}" if config.latent_dim else ""),
         "dataset": f"{Path(config.dataset).name}: {title}{_how_read(record)}",
         "training": f"{_epochs(record)} of {config.epochs} epochs, seed {config.seed}",
     }
@@ -211,6 +211,10 @@ def _pictures(record, drawn):
     if report and report["card"]["importance_samples"] > report["card"]["importance_samples_tenth"]:
         found["bound"] = _importance_bound(report)
     return [{**found[name], "wide": name == "reconstructions.png"} for name in ORDER if found.get(name)]
+
+
+def _dimensions(config):
+    return "channels of a sequence z" if config.prior == "ar1" else "latent dimensions"
 
 
 def rate_picture(record):

@@ -19,7 +19,15 @@ from pyro_skipvae.decoders import (
     PixelCNNDecoder,
     TransformerDecoder,
 )
-from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder, TransformerEncoder
+from pyro_skipvae.encoders import (
+    LSTMEncoder,
+    LSTMSequenceEncoder,
+    MLPEncoder,
+    NoEncoder,
+    PixelCNNEncoder,
+    ResNetEncoder,
+    TransformerEncoder,
+)
 from pyro_skipvae.guides.semi_amortized import VARIANTS, SemiAmortized, beside
 from pyro_skipvae.model import VAE
 from pyro_skipvae.schedules import Halving
@@ -28,6 +36,7 @@ from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
 from pyro_skipvae.training.step import svi_step
 
 from .config import TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
+from .correlations import correlations
 
 TEXT = ("embedding", "dropout", "word_dropout")
 # name -> (constructor, its layers by default, the field and argument that widens it, further fields it takes)
@@ -40,7 +49,14 @@ DECODERS = {
     "transformer": (TransformerDecoder, 4, "width", (*TEXT, "heads")),
 }
 AUTOREGRESSIVE = ("pixelcnn", *TEXT_DECODERS)
-ENCODERS = {"resnet": ResNetEncoder, "mlp": MLPEncoder, "lstm": LSTMEncoder, "transformer": TransformerEncoder}
+ENCODERS = {
+    "resnet": ResNetEncoder,
+    "pixelcnn": PixelCNNEncoder,
+    "mlp": MLPEncoder,
+    "lstm": LSTMEncoder,
+    "transformer": TransformerEncoder,
+}
+DIRECTED = {"pixelcnn": PixelCNNEncoder, "lstm": LSTMSequenceEncoder}  # of a sequence z whose steps see a part of x each
 GUIDES = {
     "diagonal-normal": guides.DiagonalNormal,
     "full-covariance-normal": guides.FullCovarianceNormal,
@@ -52,6 +68,7 @@ PRIORS = {
         config.latent_dim, components=config.components
     ),
     "vamp": lambda config, encoder, data: priors.VampPrior(encoder, _pseudo_inputs(data, config.components)),
+    "ar1": lambda config, encoder, data: priors.AR1(*latent_dim(config, data), correlation=_correlations(config, data)),
 }
 LIKELIHOODS = {  # of the data, and whether in their units
     "bernoulli": lambda data, scaled: likelihoods.bernoulli,
@@ -124,6 +141,7 @@ def resolve(config, data):
     _check_decoder(found, data)
     _check_encoder(found, data)
     _check_values(found, data)
+    _check_sequence(found, data)
     if config.prior == "vamp" and (config.guide == "inverse-autoregressive-flow" or data.kind == "text"):
         raise ConfigError(
             "expected inputs that can be learned for --prior vamp, got words"
@@ -142,16 +160,21 @@ def settled(config, data):
     text = data.kind == "text"
     decoder = config.decoder or ("lstm" if text else "pixelcnn" if _images(data) else "mlp")
     small = decoder == "mlp" or not _fit_resnet(data)
-    usual = None if config.model in WITHOUT_LATENTS else _usual_encoder(decoder) if text else "mlp" if small else "resnet"
+    sequence = config.prior == "ar1"
+    network = _usual_encoder(decoder, sequence) if text else "mlp" if small else "pixelcnn" if sequence else "resnet"
+    encoder = config.encoder or (None if config.model in WITHOUT_LATENTS else network)
     return replace(
         config,
         decoder=decoder,
-        encoder=config.encoder or usual,
+        encoder=encoder,
         likelihood=config.likelihood or _usual_likelihood(decoder, data),
         scaling=config.scaling or USUAL_SCALING[data.kind],
         layers=config.layers or DECODERS[decoder][1],
         width=config.width or (1024 if text and decoder != "transformer" else 512),
         dropout=(0.1 if decoder == "transformer" else 0.5) if config.dropout is None and text else config.dropout,
+        rate=config.rate or (10.0 if sequence and config.correlation is None else None),
+        chunk=config.chunk or (None if not sequence else 8 if text else 1),
+        encoder_direction=config.encoder_direction or (_usual_direction(encoder) if sequence else None),
         latent_dim=_latent_dim(config, text) if config.latent_dim is None else config.latent_dim,
         binarisation=config.binarisation if data.binarisation == "given" else data.binarisation,
         svi_lr=config.svi_lr or (1.0 if config.svi_gradient == "authors" else 1 / 32),
@@ -174,7 +197,7 @@ def without_effect(config):
         ),
         "kernel": (config.decoder == "pixelcnn", "--decoder pixelcnn"),
         "maps": (config.decoder in ("pixelcnn", "convolutional"), "--decoder pixelcnn or convolutional"),
-        "components": (config.prior != "standard-normal", prior),
+        "components": (config.prior in ("mixture-of-normals", "vamp"), prior),
         **dict.fromkeys(("svi_steps", "svi_momentum"), (config.inference != "amortized", "--inference, or --model sa-vae")),
         **dict.fromkeys(("encoder", "prior", "guide"), (config.latent_dim != 0, "a model with latent variables")),
         "halving_epoch": (config.lr_schedule == "halving", "--lr-schedule halving"),
@@ -216,12 +239,53 @@ def _is_colour(data):
     return len(data.event_shape) == 3 and data.event_shape[0] == 3
 
 
-def _usual_encoder(decoder):
-    return "transformer" if decoder == "transformer" else "lstm"
+def _usual_encoder(decoder, sequence):
+    return "transformer" if decoder == "transformer" and not sequence else "lstm"
+
+
+def _usual_direction(encoder):
+    return "anti-causal" if encoder in DIRECTED else "full"
 
 
 def _latent_dim(config, text):
-    return 0 if config.model in WITHOUT_LATENTS else 32 if text else 50
+    return 0 if config.model in WITHOUT_LATENTS else 8 if config.prior == "ar1" else 32 if text else 50
+
+
+def latent_dim(config, data):
+    """The `latent_dim` of components: D, or, with an AR(1) prior, (steps, channels), a step for each chunk of x."""
+    if config.prior != "ar1":
+        return config.latent_dim
+    places = data.event_shape[0 if data.vocabulary else -2]  # an exported model has no other data
+    return (-(-places // config.chunk), config.latent_dim)
+
+
+def _correlations(config, data):
+    steps, channels = latent_dim(config, data)
+    if config.correlation is not None:
+        return correlations(config.correlation, channels)
+    return priors.correlation_for(config.rate, steps, channels)
+
+
+def _check_sequence(config, data):
+    """Raises ConfigError where an AR(1) prior, or its encoder, has no place in these data."""
+    if config.prior != "ar1":
+        if config.encoder == "pixelcnn" and config.latent_dim:
+            raise ConfigError("expected --prior ar1 for --encoder pixelcnn, which makes a sequence z; use --encoder resnet")
+        return
+    if data.kind != "text" and not _images(data):
+        raise ConfigError(f"expected images or text for --prior ar1, whose steps are rows or words, got {data.event_shape}")
+    if data.kind != "text" and data.event_shape[-2] % config.chunk:
+        raise ConfigError(f"expected --chunk to divide the {data.event_shape[-2]} rows of {data.name}, got {config.chunk}")
+    if config.encoder_direction != "full" and config.encoder not in DIRECTED:
+        wanted = "lstm" if data.kind == "text" else "pixelcnn"
+        raise ConfigError(
+            f"expected --encoder {wanted} for --encoder-direction {config.encoder_direction}, got --encoder {config.encoder}, "
+            "which sees all at once"
+        )
+    try:
+        PRIORS["ar1"](config, None, data)
+    except ValueError as error:  # a rate or correlation that these sequences cannot have
+        raise ConfigError(str(error)) from None
 
 
 def _check_encoder(config, data):
@@ -290,13 +354,23 @@ def build_blank(config, about):
 
 
 def _encoder(config, data):
-    posterior = GUIDES[config.guide]
+    posterior, size = GUIDES[config.guide], latent_dim(config, data)
+    if config.prior == "ar1" and config.encoder in DIRECTED:
+        return _sequence_encoder(config, data, size, posterior)
     if config.encoder in TEXT_ENCODERS:
         sizes = {"embedding": config.embedding, "width": config.width}
         if config.encoder == "transformer":
             sizes |= {"layers": config.layers, "heads": config.heads, "dropout": config.dropout}
-        return ENCODERS[config.encoder](len(data.vocabulary), config.latent_dim, **sizes, posterior=posterior)
-    return ENCODERS[config.encoder](data.event_shape, config.latent_dim, posterior=posterior, inputs=_inputs(config, data))
+        return ENCODERS[config.encoder](len(data.vocabulary), size, **sizes, posterior=posterior)
+    return ENCODERS[config.encoder](data.event_shape, size, posterior=posterior, inputs=_inputs(config, data))
+
+
+def _sequence_encoder(config, data, size, posterior):
+    make = partial(DIRECTED[config.encoder], direction=config.encoder_direction, posterior=posterior)
+    if data.vocabulary:
+        sizes = {"embedding": config.embedding, "width": config.width, "max_length": data.event_shape[0]}
+        return make(len(data.vocabulary), size, **sizes)
+    return make(data.event_shape, size, maps=config.maps, inputs=_inputs(config, data))
 
 
 def _scaled(config):
@@ -318,10 +392,10 @@ def build_decoder(config, data):
     """The decoder of a resolved config; `parameter-matched` widens a plain one to the size of its skip counterpart."""
     make, _, width, further = DECODERS[config.decoder]
     if config.decoder in TEXT_DECODERS:
-        make = partial(make, len(data.vocabulary), config.latent_dim, max_length=data.event_shape[0])
+        make = partial(make, len(data.vocabulary), latent_dim(config, data), max_length=data.event_shape[0])
     else:
         likelihood = LIKELIHOODS[config.likelihood](data, _scaled(config))
-        make = partial(make, config.latent_dim, data.event_shape, likelihood=likelihood)
+        make = partial(make, latent_dim(config, data), data.event_shape, likelihood=likelihood)
     if config.decoder == "pixelcnn":
         make = partial(make, inputs=_inputs(config, data))
     make = partial(make, layers=config.layers, **{name: getattr(config, name) for name in further})

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from types import NoneType
 from typing import get_args
 
+from .correlations import correlation_range
+
 IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot", "omniglot-burda", "frey-faces", "cifar10", "mnist-static")
 COUNTS = ("newsgroups20",)
 TEXTS = ("pydoc", "synthetic-text", "ptb", "yahoo", "yahoo-small", "lm1b", "short-yelp", "brown")
@@ -20,6 +22,8 @@ MODELS = {
     "vae": {"skip": "none"},
     "skip-sa-vae": {"inference": "sa"},
     "sa-vae": {"skip": "none", "inference": "sa"},
+    "skip-delta-vae": {"prior": "ar1"},
+    "delta-vae": {"skip": "none", "prior": "ar1"},
     "autoregressive": {"skip": "none", "latent_dim": 0},
     "lm": {"skip": "none", "latent_dim": 0},
 }
@@ -27,7 +31,7 @@ WITHOUT_LATENTS = ("autoregressive", "lm")
 PRESETS = ("text-small",)
 DECODERS = ("pixelcnn", "mlp", "convolutional", "lstm", "dilated-cnn", "transformer")
 TEXT_DECODERS = ("lstm", "dilated-cnn", "transformer")
-ENCODERS = ("resnet", "mlp", "lstm", "transformer")
+ENCODERS = ("resnet", "pixelcnn", "mlp", "lstm", "transformer")
 TEXT_ENCODERS = ("lstm", "transformer")
 INFERENCES = ("amortized", "svi", "vae+svi", "vae+svi+kl", "sa")
 GRADIENTS = ("exact", "exact-rebuilt", "finite-difference", "first-order", "authors")
@@ -39,7 +43,9 @@ LIKELIHOODS = (
 )
 SCALINGS = ("none", "standard", "log")
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
-PRIORS = ("standard-normal", "mixture-of-normals", "vamp")
+PRIORS = ("standard-normal", "mixture-of-normals", "vamp", "ar1")
+SEQUENCE = ("rate", "correlation", "chunk", "encoder_direction")  # settings of a sequence z, which an AR(1) prior is of
+DIRECTIONS = ("anti-causal", "causal", "full")
 GUIDES = ("diagonal-normal", "full-covariance-normal", "inverse-autoregressive-flow")
 OBJECTIVES = ("elbo", "analytic-elbo", "iwae")
 SKIPS = ("all", "none", "first", "last", "parameter-matched")
@@ -108,7 +114,7 @@ class Config:
     maps: int = option(32, "feature maps of a PixelCNN or convolutional decoder", least=1)
     kernel: int = option(3, "kernel size of a PixelCNN decoder, odd", least=1)
     skip: str = option("all", "where z enters again", (*SKIPS, "1,3,output"))
-    latent_dim: int | None = option(None, "dimensions of z", usual="50; for text 32", least=0)
+    latent_dim: int | None = option(None, "dimensions of z; of each step with prior ar1", usual="50; text 32; ar1 8", least=0)
     encoder: str | None = option(
         None,
         "network of q(z|x)",
@@ -130,6 +136,19 @@ class Config:
     )
     initialisation: str = option("torch", "how maps start; text models have a start of their own", INITIALISATIONS)
     prior: str = option("standard-normal", "p(z)", PRIORS)
+    rate: float | None = option(None, "nats that the prior ar1 commits: no rate is below", usual="10", least=0.0)
+    correlation: str | None = option(
+        None, "of neighbouring steps of the prior ar1: a number, or LOW:HIGH over the channels", usual="by the rate"
+    )
+    chunk: int | None = option(
+        None, "rows of an image, or words of a text, for each step of the prior ar1", usual="1; for text 8", least=1
+    )
+    encoder_direction: str | None = option(
+        None,
+        "what a step of the prior ar1 is read from: its rows or words and those after, before, or all",
+        DIRECTIONS,
+        usual="anti-causal; full for encoders that see all at once",
+    )
     components: int = option(10, "components of a mixture prior, pseudo-inputs of a VampPrior", least=1)
     guide: str = option("diagonal-normal", "family of q(z|x)", GUIDES)
     # inference
@@ -170,7 +189,7 @@ class Config:
             _check(entry, getattr(self, entry.name))
         if self.dataset not in DATASETS and not is_path(self.dataset):
             raise ConfigError(_unknown("dataset", self.dataset, DATASETS, " or the path of a file or folder"))
-        for name in ("beta", "beta_start", "lr", "max_norm", "svi_lr"):
+        for name in ("beta", "beta_start", "lr", "max_norm", "svi_lr", "rate"):
             if getattr(self, name) == 0:
                 raise ConfigError(f"expected {_flag(name)} above 0, got 0")
         if self.kernel % 2 == 0:
@@ -178,6 +197,7 @@ class Config:
         self.particles  # noqa: B018  raises for a malformed objective
         self._check_skip()
         self._check_model()
+        self._check_sequence()
 
     def _check_skip(self):
         named = SKIPS
@@ -187,7 +207,7 @@ class Config:
     def _check_model(self):
         for name, value in MODELS[self.model].items():
             got = getattr(self, name)
-            control = name == "skip" and got == "parameter-matched" and self.model in ("vae", "sa-vae")
+            control = name == "skip" and got == "parameter-matched" and self.model in ("vae", "sa-vae", "delta-vae")
             if got not in (None, value) and not control:
                 raise ConfigError(f"expected {_flag(name)} {value} with --model {self.model}, got {_flag(name)} {got}")
         if self.model.startswith("skip-") and self.skip in ("none", "parameter-matched"):
@@ -207,6 +227,30 @@ class Config:
         if self.inference != "amortized" and self.particles > 1:
             raise ConfigError(f"expected --objective elbo with --inference {self.inference}, got {self.objective}")
 
+    def _check_sequence(self):
+        given = [name for name in SEQUENCE if getattr(self, name) is not None]
+        if self.prior != "ar1":
+            if given:
+                raise ConfigError(f"expected --prior ar1 (--model delta-vae) for {_flag(given[0])}, got --prior {self.prior}")
+            return
+        if "delta-vae" not in self.model:
+            named = "delta-vae" if self.skip in ("none", "parameter-matched") else "skip-delta-vae"
+            raise ConfigError(f"expected --prior other than ar1 with --model {self.model}; use --model {named}")
+        if self.guide != "diagonal-normal":
+            raise ConfigError(
+                f"expected --guide diagonal-normal for --prior ar1, got {self.guide}: only what is independent over the steps "
+                "has a rate that the prior commits"
+            )
+        if self.inference != "amortized":
+            raise ConfigError(f"expected --inference amortized for --prior ar1, got {self.inference}")
+        if self.rate is not None and self.correlation is not None:
+            raise ConfigError("expected --rate or --correlation, of which each decides the other, got both")
+        if self.correlation is not None:
+            try:
+                correlation_range(self.correlation)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+
     @property
     def particles(self):
         """K of iwae(K); 1 for the other objectives."""
@@ -222,11 +266,13 @@ class Config:
     def from_flags(cls, flags):
         """The config of the flags given: defaults < what the model presets < flags. `--skip none` alone means a VAE."""
         check_names(flags)
-        refined = "sa-" if flags.get("inference") == "sa" else ""
+        refined = "sa-" if flags.get("inference") == "sa" else "delta-" if flags.get("prior") == "ar1" else ""
         skips = "" if flags.get("skip") in ("none", "parameter-matched") else "skip-"
         model = flags.get("model", f"{skips}{refined}vae")
         if not isinstance(model, str) or model not in MODELS:
             raise ConfigError(_unknown("model", model, MODELS))
+        if isinstance(flags.get("correlation"), float):  # in a file of settings it may be a number
+            flags = {**flags, "correlation": repr(flags["correlation"])}
         return cls(**{**MODELS[model], "model": model, **flags})
 
     @classmethod

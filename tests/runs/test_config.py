@@ -8,6 +8,7 @@ from importlib import resources
 import pytest
 from click.testing import CliRunner
 
+from pyro_skipvae import encoders
 from pyro_skipvae.data import DATASETS as KNOWN
 from pyro_skipvae.guides import refinement, semi_amortized
 from pyro_skipvae.runs import build
@@ -20,6 +21,7 @@ def test_tables_of_names_agree():
     assert set(metadata["decoder"]) == set(build.DECODERS) and set(metadata["encoder"]) == set(build.ENCODERS)
     assert set(metadata["likelihood"]) == set(build.LIKELIHOODS) == set(build.KINDS)
     assert set(metadata["prior"]) == set(build.PRIORS) and set(metadata["guide"]) == set(build.GUIDES)
+    assert metadata["encoder_direction"] == encoders.DIRECTIONS
     assert set(OBJECTIVES) == set(build.OBJECTIVES) and set(DATASETS) == set(KNOWN)
     assert set(TEXTS) == {name for name, about in KNOWN.items() if about.event_shape == (201,)}
     assert set(metadata["initialisation"]) == {"torch", "he", "data-dependent"}

@@ -30,6 +30,8 @@ def table(report) -> str:
     for name, rows in GROUPS.items():
         for position, (label, attribute) in enumerate(rows):
             grid.add_row("" if position else name, label, *_cells(report, attribute))
+            if attribute == "rate" and report.card.get("committed_rate") is not None:
+                grid.add_row("", "  committed by the prior", _number(report.card["committed_rate"]), "")
         grid.add_section()
     if report.amortized:
         _amortized(grid, report.amortized)

@@ -1,0 +1,104 @@
+"""delta-VAEs through the command line: what they commit is told, held in every epoch, and kept with the run."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from command_line import skipvae
+from page_text import plain
+
+from pyro_skipvae.priors import committed_rate
+from pyro_skipvae_cli.training import _check_committed
+
+SMALL = "--epochs 3 --decoder mlp --width 8 --layers 1 --limit-train 80 --limit-eval 40 --report-budget 2".split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("delta")
+    done = skipvae("train", "--model", "skip-delta-vae", "--rate", 7, *SMALL, "--out", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "The prior commits 7.000 nats (10.10 bits) for each datapoint" in done.stderr
+    assert re.search(r"committed by the prior +│ +7\.000", done.stdout)
+    return folder / "run"
+
+
+def test_every_epoch_has_a_rate_above_the_committed_one(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and all(line["valid_rate"] >= line["committed_rate"] == pytest.approx(7) for line in lines)
+
+
+def test_a_rate_below_the_committed_one_is_a_fault():
+    _check_committed({"valid_rate": 6.9999, "committed_rate": 7.0})  # rounding
+    _check_committed({"valid_rate": 0.0})
+    with pytest.raises(RuntimeError, match="at least the committed 7.0 nats, got 6.9"):
+        _check_committed({"valid_rate": 6.9, "committed_rate": 7.0})
+
+
+def test_card_and_page_say_what_is_committed(run):
+    card = json.loads((run / "report.json").read_text())["card"]
+    assert card["latent_shape"] == [8, 8] and card["committed_rate"] == pytest.approx(7, rel=1e-5)
+    assert committed_rate(8, card["correlation"]) == pytest.approx(card["committed_rate"])
+    text = plain((run / "report.html").read_text())
+    assert "Committed rate" in text and "8 channels of a sequence z" in text
+
+
+@pytest.mark.parametrize("command", ["sample", "reconstruct", "interpolate", "traverse", "evaluate --report-budget 2"])
+def test_commands_on_a_finished_run(run, command):
+    done = skipvae(*command.split()[:1], str(run), *command.split()[1:], cwd=run)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_exported_model_of_sequences_is_read_back(run, tmp_path):
+    from pyro_skipvae.reports import load_exported
+
+    assert skipvae("export", str(run), "model", cwd=tmp_path).returncode == 0
+    vae = load_exported(tmp_path / "model")[0]
+    assert vae.prior.committed_rate() == pytest.approx(7, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "shape"),
+    [
+        ("--model delta-vae --decoder pixelcnn --maps 4 --correlation 0.3:0.6 --chunk 2 --latent-dim 3", [4, 3]),
+        ("--prior ar1 --decoder pixelcnn --maps 4 --encoder-direction causal", [8, 8]),
+        ("--model skip-delta-vae --dataset pydoc --preset text-small --width 8 --embedding 4 --max-words 15", [2, 8]),
+        ("--model delta-vae --dataset pydoc --preset text-small --decoder transformer --width 8 --embedding 4 --heads 2 "
+         "--max-words 15 --chunk 2", [8, 8]),
+    ],
+)  # fmt: skip
+def test_models_of_images_and_text(flags, shape, tmp_path):
+    small = "--epochs 1 --layers 1 --limit-train 40 --limit-eval 20 --report-budget 1".split()
+    done = skipvae("train", *flags.split(), *small, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    card = json.loads(Path(tmp_path / "run/report.json").read_text())["card"]
+    assert card["latent_shape"] == shape and card["estimators"]["rate"] == "closed form"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--model delta-vae --rate 1000", "at most 41.47 nats"),
+        ("--model delta-vae --rate 0", "--rate above 0"),
+        ("--model delta-vae --correlation 1.5", "between 0 and 1, or LOW:HIGH"),
+        ("--model delta-vae --correlation 0", "between 0 and 1, or LOW:HIGH"),
+        ("--model delta-vae --correlation 0.5 --rate 3", "got both"),
+        ("--model delta-vae --chunk 3", "--chunk to divide the 8 rows of digits, got 3"),
+        ("--model delta-vae --chunk 8", "length of at least 2 steps"),
+        ("--model delta-vae --guide full-covariance-normal", "--guide diagonal-normal for --prior ar1"),
+        ("--model delta-vae --prior vamp", "--prior ar1 with --model delta-vae, got --prior vamp"),
+        ("--model vae --prior ar1", "use --model delta-vae"),
+        ("--model skip-vae --prior ar1", "use --model skip-delta-vae"),
+        ("--model sa-vae --prior ar1", "--prior other than ar1 with --model sa-vae"),
+        ("--model skip-delta-vae --inference svi", "--inference amortized for --prior ar1"),
+        ("--model skip-delta-vae --skip none", "use --model delta-vae"),
+        ("--model vae --rate 3", "--prior ar1 (--model delta-vae) for --rate, got --prior standard-normal"),
+        ("--model delta-vae --encoder mlp --encoder-direction causal", "--encoder pixelcnn for --encoder-direction causal"),
+        ("--model vae --encoder pixelcnn", "--prior ar1 for --encoder pixelcnn"),
+        ("--model delta-vae --encoder-direction sideways", "unknown encoder-direction 'sideways'"),
+    ],
+)
+def test_settings_that_contradict_each_other(flags, said, tmp_path):
+    done = skipvae("train", *flags.split(), "--print-config", cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
