@@ -13,8 +13,8 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=[*find_packages(include=["pyro_skipvae", "pyro_skipvae.*"]), "pyro_skipvae_cli"],
-    package_dir={"pyro_skipvae_cli": "cli"},
+    packages=[*find_packages(include=["pyro_skipvae", "pyro_skipvae.*"]), "pyro_skipvae_cli", "pyro_skipvae.results"],
+    package_dir={"pyro_skipvae_cli": "cli", "pyro_skipvae.results": "results"},
     package_data={
         "pyro_skipvae": [
             "py.typed",
@@ -22,7 +22,8 @@ setup(
             "reports/templates/*.j2",
             "reproduction/presets/*.toml",
             "runs/presets/*.toml",
-        ]
+        ],
+        "pyro_skipvae.results": ["*.json", "README.md"],
     },
     install_requires=[
         "pyro-ppl>=1.9.1,<2",

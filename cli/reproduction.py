@@ -1,5 +1,6 @@
-"""`reproduce`: the runs of a table that are not done yet; then the table and its page."""
+"""`reproduce`: a table of the paper beside what is stored of it; with `--train`, the runs that are missing first."""
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -23,17 +24,18 @@ PART, LONG_SECONDS = 4, 0.1
     epilog=examples(
         "reproduce --list",
         "reproduce table3",
-        "reproduce table4 --jobs 2 --minutes 60",
-        "reproduce table3 --epochs 2 --limit-train 2000 --seeds 1",
-        "reproduce table1 --full --device cuda --minutes 30",
-        "reproduce figure1 --show --html figure1.html",
+        "reproduce figure1 --html figure1.html",
+        "reproduce table3 --train --epochs 2 --limit-train 2000 --seeds 1",
+        "reproduce table4 --train --jobs 2 --minutes 60",
+        "reproduce table1 --train --full --device cuda --minutes 30",
     )
 )
 @click.argument("name", required=False)
 @click.option(
     "--list", "listing", is_flag=True, help="what there is, or NAME alone: data, what is done, and what the rest costs here"
 )
-@click.option("--show", is_flag=True, help="print what is done, and train nothing")
+@click.option("--train", is_flag=True, help="train the runs that are missing; says first what that will take")
+@click.option("--show", is_flag=True, hidden=True)  # what it asked for is what happens without --train
 @click.option("--seeds", type=click.IntRange(1), help="seeds of every run  [default: as the table says]")
 @click.option(
     "--protocol",
@@ -46,8 +48,10 @@ PART, LONG_SECONDS = 4, 0.1
 @click.option("--epochs", type=click.IntRange(1), help="scale down: epochs of every run  [default: as the table says]")
 @click.option("--limit-train", type=click.IntRange(1), help="scale down: training items  [default: as the table says]")
 @click.option("--limit-eval", type=click.IntRange(2), help="scale down: test items  [default: as the table says]")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="runs at a time")
-@click.option("--minutes", type=Duration(min_open=True), help="stop then, with checkpoints  [default: no limit]")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="with --train: runs at a time")
+@click.option(
+    "--minutes", type=Duration(min_open=True), help="with --train: stop then, with checkpoints  [default: no limit]"
+)
 @click.option(
     "--report-budget",
     default=600.0,
@@ -56,19 +60,28 @@ PART, LONG_SECONDS = 4, 0.1
     help="seconds for what in a report needs the decoder",
 )
 @click.option("--runs", "folder", default="runs/reproduce", show_default=True, help="where run folders go")
-@click.option("--results", default="results", show_default=True, help="where results are kept, one JSON file a table")
-@click.option("--force", is_flag=True, help="train all runs anew; once interrupted, go on with that")
+@click.option(
+    "--results",
+    default="results",
+    show_default=True,
+    help="where new results go, one JSON file a table; those that come with the package are read too",
+)
+@click.option("--force", is_flag=True, help="with --train: train all runs anew; once interrupted, go on with that")
 @click.option("--markdown", is_flag=True, help="print the table as Markdown")
-@click.option("--html", type=click.Path(dir_okay=False), help="the page with the pictures  [default: NAME.html in the results]")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False),
+    help="write the page with the pictures  [default: with --train NAME.html in the results]",
+)
 @DEVICE
 @JSON
 def reproduce(
-    name, listing, show, jobs, minutes, report_budget, folder, results, force, markdown, html, device, as_json, **which
+    name, listing, train, show, jobs, minutes, report_budget, folder, results, force, markdown, html, device, as_json, **which
 ):
-    """Reproduce a table or figure of the paper: train the runs that are missing, print each number beside the published one.
+    """Print a table or figure of the paper, each published number beside ours. Trains nothing, unless --train is given.
 
-    Runs that are done are known by their settings, whichever table they were made for, so that nothing is trained twice;
-    what was interrupted goes on where it was. A scaled-down run is labelled so wherever it appears.
+    Runs that are done are known by their settings, whichever table they were made for, so nothing is trained twice. What was
+    interrupted goes on where it was. A scaled-down run is labelled so wherever it appears.
     """
     from pyro_skipvae.data import DataError
     from pyro_skipvae.reproduction import tables as reproduction
@@ -78,19 +91,22 @@ def reproduce(
     from pyro_skipvae.runs.folder import RunError
 
     if listing:
-        return echo(_listing(reproduction, name, results, device, which), nl=False)
+        rows = _listing(reproduction, name, results, device, which)
+        return echo(json.dumps({"schema": 1, "tables": rows}, indent=2) if as_json else _listed(rows), nl=as_json)
     if not name:
         raise click.UsageError(f"expected what to reproduce: {', '.join(reproduction.table_names())}; or --list")
     with user_errors():
+        _check_flags(train, show=show, jobs=jobs > 1, minutes=minutes is not None, force=force)
         wanted = reproduction.load_table(name, **which)
-        file = Path(results) / f"{name}.json"
-        if show and not Path(results).is_dir():
+        if results != "results" and not train and not Path(results).is_dir():
             raise ValueError(f"expected a folder of results, got {results}")
-        entries, others = reproduction.read_results(file), reproduction.results_of_others(wanted, results)
+        file, (entries, others) = Path(results) / f"{name}.json", _stored(reproduction, wanted, results)
     missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries + others)]
-    if missing and not show:
+    if missing and not train:
+        note(f"{_done(wanted, missing)} --train trains the others; `reproduce {name} --list` says what that takes here.")
+    if missing and train:
         _check(missing, device, results, folder)
-        note(f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)} runs are done.")
+        note(_done(wanted, missing) + _cost(missing, Path(folder), force, device))
         pool = Pool(missing, Path(folder), name, jobs=jobs, minutes=minutes, device=device, budget=report_budget, force=force)
         with Signals():
             for planned, path in pool.finished():
@@ -109,11 +125,47 @@ def reproduce(
         echo(json.dumps(reproduction_words.as_json(wanted, entries), indent=2))
     else:
         echo(_markdown(wanted, entries) if markdown else _text(wanted, entries), nl=False)
-    html = html or file.with_name(f"{'-'.join([name, *_otherwise(which)])}.html")
-    with written(html):
-        write_page(wanted, entries, html)
-    if missing and not show and pool.failed:
+    html = html or (file.with_name(f"{'-'.join([name, *_otherwise(which)])}.html") if train else None)
+    if html:
+        with written(html):
+            write_page(wanted, entries, html)
+    if missing and train and pool.failed:
         raise RunsFailed(f"{len(pool.failed)} runs failed: {'; '.join(pool.failed)}")
+
+
+def _check_flags(train, **given):
+    """Raises ValueError for flags of a training that was not asked for, and for --show beside --train."""
+    if train and given.pop("show"):
+        raise ValueError("expected --train or --show, got both")
+    idle = [f"--{name}" for name, value in given.items() if value and name != "show" and not train]
+    if idle:
+        raise ValueError(f"expected --train with {' and '.join(idle)}: nothing is trained without it")
+
+
+def _stored(reproduction, wanted, results):
+    """(the entries of the table itself, those of other tables): of the folder of results first, then of the package's own."""
+    folders = dict.fromkeys((Path(results).absolute(), reproduction.committed_results().absolute()))
+    own = [entry for folder in folders for entry in reproduction.read_results(folder / f"{wanted.name}.json")]
+    return own, reproduction.results_of_others(wanted, *folders)
+
+
+def _done(wanted, missing):
+    return f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)} runs are done."
+
+
+def _cost(missing, folder, force, device):
+    """What the missing runs take here, one at a time, from a step of each; one that cannot begin fails in its turn.
+
+    "" where all that is missing is what is done with finished runs.
+    """
+    from pyro_skipvae.reproduction.tables import is_finished, run_folder
+
+    costs, seconds = Costs(device), []
+    new = [run for run in missing if force or not ((path := run_folder(run, folder)) and is_finished(path))]
+    for run in new:
+        with contextlib.suppress(ValueError):
+            seconds.append(costs.of(run))
+    return f" The other {len(new)} take about {duration(sum(seconds))} of training, one at a time." if new else ""
 
 
 def _otherwise(which):
@@ -138,24 +190,32 @@ def _check(planned, device, results, folder):
 
 
 def _listing(reproduction, name, results, device, which):
-    """Each table with its data, what is done, and what the rest would cost here, measured on a step of each cell."""
+    """Of each table its data, what is done, and what the rest would cost here, measured on a step of each cell."""
     note("Measuring a step of each cell that is not done.")
     costs, rows = Costs(device), []
     with user_errors():
         tables = [reproduction.load_table(each, **which) for each in ([name] if name else reproduction.table_names())]
     for wanted in tables:
         with user_errors():
-            entries = reproduction.read_results(Path(results) / f"{wanted.name}.json")
-            entries = entries + reproduction.results_of_others(wanted, results)
-        missing = [run for run in wanted.runs if not reproduction.entry_for(run, entries)]
+            own, others = _stored(reproduction, wanted, results)
+        missing = [run for run in wanted.runs if not reproduction.entry_for(run, own + others)]
         absent = costs.absent(wanted.runs)
-        seconds = sum(costs.of(run) for run in missing if run.config.dataset not in absent)
-        sets = dict.fromkeys(run.config.dataset for run in wanted.runs)
-        data = ", ".join(f"{s} (not here)" if s in absent else s for s in sets)
-        done = f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)}"
         known = [run for run in missing if run.config.dataset not in absent]
-        rows.append((wanted.name, wanted.title, data, done, duration(seconds) if known else "?" if missing else "-"))
-    return table(("name", "what", "data", "runs done", "training left, one run at a time"), rows)
+        about = {"name": wanted.name, "title": wanted.title, "runs": len(wanted.runs), "done": len(wanted.runs) - len(missing)}
+        data = {run.config.dataset: run.config.dataset not in absent for run in wanted.runs}  # whether it is here
+        seconds = sum(map(costs.of, known)) if known or not missing else None
+        rows.append({**about, "data": data, "seconds_left": seconds})
+    return rows
+
+
+def _listed(rows):
+    header = ("name", "what", "data", "runs done", "training left, one run at a time")
+    return table(header, [
+        (row["name"], row["title"], ", ".join(name if here else f"{name} (not here)" for name, here in row["data"].items()),
+         f"{row['done']} of {row['runs']}",
+         "?" if row["seconds_left"] is None else duration(row["seconds_left"]) if row["done"] < row["runs"] else "-")
+        for row in rows
+    ])  # fmt: skip
 
 
 class Costs:

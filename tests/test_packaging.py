@@ -1,6 +1,7 @@
 """setup.py, constraints.txt, environment.yml and pyproject.toml say the same."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -63,3 +64,17 @@ def test_the_command_line_starts_as_a_module_and_as_a_script(where, tmp_path):
     for command in commands:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0 and "train" in done.stdout, done.stderr
+
+
+def test_what_is_installed_prints_a_table_of_the_paper_from_anywhere(tmp_path):
+    built, elsewhere = tmp_path / "built", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(built)]  # what a wheel holds
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    command = [sys.executable, "-m", "pyro_skipvae_cli", "reproduce", "table3"]
+    environment = {**os.environ, "PYTHONPATH": str(built)}
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert re.search(r"4 layers +skip, ours +3 +-92\.04", done.stdout) and not list(elsewhere.iterdir())
+    where = [sys.executable, "-c", "import pyro_skipvae; print(pyro_skipvae.__file__)"]
+    assert str(built) in subprocess.run(where, cwd=elsewhere, env=environment, capture_output=True, text=True).stdout

@@ -30,10 +30,11 @@ def findings(table, entries) -> list[str]:
 
 
 def _size(arm, kl, steps):
-    falls = all(_sign(sure) > 0 for sure in steps)
+    signs = [_sign(sure) for sure in steps]
+    falls = "it falls" if min(signs) > 0 else "it does not fall" if min(signs) < 0 else "it is not shown to fall"
     numbers = ", ".join(f"{value:.2f}" for value in kl)
     said = "Collapse of the plain model grows with its size (section 4.1)" if arm == "plain" else "Beside it, the skip model"
-    return f"{said}: KL at 2, 4 and 8 layers {numbers}; it {'falls' if falls else 'does not fall'} with every step"
+    return f"{said}: KL at 2, 4 and 8 layers {numbers}; {falls} with every step"
 
 
 def _start(claim, arm, elbos, steps):

@@ -179,13 +179,19 @@ def read_results(path):
     return entries
 
 
-def results_of_others(table, folder):
-    """The entries of all other tables in a folder of results: one of the same settings and seed need not be made again.
+def committed_results():
+    """The folder of the results that come with the package, wherever it is installed."""
+    package = Path(__file__).parents[1]
+    return next((place for place in (package / "results", package.parent / "results") if place.is_dir()), package / "results")
+
+
+def results_of_others(table, *folders):
+    """The entries of all other tables in folders of results: one of the same settings and seed need not be made again.
 
     Those come first that the table takes its runs from.
     """
     others = table.parts + [name for name in table_names() if name not in (table.name, *table.parts)]
-    return [entry for other in others for entry in read_results(Path(folder) / f"{other}.json")]
+    return [entry for other in others for folder in folders for entry in read_results(Path(folder) / f"{other}.json")]
 
 
 def run_folder(planned, folder):

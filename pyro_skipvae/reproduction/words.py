@@ -2,7 +2,6 @@
 
 import statistics
 
-from pyro_skipvae.diagnostics.estimates.mutual_information import SATURATED
 from pyro_skipvae.diagnostics.estimates.perplexity import COUNTED
 from pyro_skipvae.reports.comparison import estimates_of
 from pyro_skipvae.reproduction import side_claims, theorem_study
@@ -22,6 +21,7 @@ from .tables import (
 
 STUDIES = {"theorem": theorem_study, "side-claims": side_claims}
 UNORDERED = ("au_authors_code", "units_between", "random_mlp_probe", "random_linear_probe")  # no claim of skip against plain
+INFORMATION = ("mi", "mi_lower", "mi_upper", "model_mi_lower", "model_mi_upper")  # ordered by bounds, not by differences
 NEAR = 0.05  # nats: of published MIs, which are without intervals, those that stand at their ceiling itself order nothing
 
 
@@ -35,8 +35,9 @@ def orderings(table, entries):
 
     A difference is shown where its intervals (95 %) leave out 0: the one over seeds (Welch's), and of the ELBO the one on the
     same test points too. With one seed of an arm there is none over seeds, and the words say so; then the interval over test
-    points decides, where a number has one. Of MIs within 2 nats of their ceiling ln N none is ordered. Then the arms that the
-    paper lacks. Where there is a study, what that finds.
+    points decides. A number without any interval orders nothing. Mutual information is ordered by its bounds: the lower bound
+    of one arm has to be above the upper bound of the other, for every seed. Then the arms that the paper lacks. Where there is
+    a study, what that finds.
     """
     found, sentences = cells(table, entries), []
     if table.study:
@@ -44,38 +45,85 @@ def orderings(table, entries):
         return [small + sentence for sentence in STUDIES[table.study].findings(table, entries)]
     for row in dict.fromkeys(row for row, arm in found if arm == "plain" and (row, "skip") in found):
         plain, skip = found[row, "plain"], found[row, "skip"]
-        own = [e for arm in ("plain", "skip") for e in entries_at(table, entries, row, arm)]
-        ceiling = min((c for e in own if (c := e["report"].get("mi_ceiling"))), default=None)
         small = _small(table, row, "skip")
+        size = " at this size" if small else ""
         for column in (c for c in table.columns if c not in UNORDERED):
             if plain[column].seeds and skip[column].seeds:
-                sure = intervals(table, entries, column, (row, "skip"), (row, "plain"))
-                size = " at this size" if small else ""
-                sentences.append(_ordering(row + small, column, plain[column], skip[column], sure, ceiling, size))
+                if column in INFORMATION:
+                    bounds = [information(table, entries, row, arm, column) for arm in ("plain", "skip")]
+                    arms = plain[column], skip[column]
+                    sentences.append(_ordering_of_information(row + small, column, *arms, *bounds, size))
+                else:
+                    sure = intervals(table, entries, column, (row, "skip"), (row, "plain"))
+                    sentences.append(_ordering(row + small, column, plain[column], skip[column], sure, size))
     return sentences + _other_arms(table, entries, found) + _counted_otherwise(table, found)
 
 
-def _ordering(row, column, plain, skip, sure=(), ceiling=None, size=""):
-    """One sentence: our difference, with its intervals if there are any, the published one, and the verdict."""
-    ours, one_seed = skip.ours - plain.ours, " (one seed)" if min(plain.seeds, skip.seeds) < 2 else ""
-    sentence = f"{row}, {COLUMNS[column][0]}: skip - plain is {_signed(ours)} here" + _in_brackets(sure)
-    if column == "mi" and ceiling and min(plain.ours, skip.ours) > ceiling - SATURATED:
-        return f"{sentence}; both are within {SATURATED} nats of their ceiling of {ceiling:.2f} (saturated) and order nothing."
+def information(table, entries, row, arm, column):
+    """(low, high): the information in one place of a table lies between these, for every seed; None without bounds.
+
+    The low end is the lowest lower bound of all seeds, the high end the highest of their better upper bounds, each with its
+    95 % interval.
+    """
+    lows, highs = [], []
+    for entry in entries_at(table, entries, row, arm):
+        report = entry["report"]
+        if column.startswith("model_"):
+            report = report.get("model_mutual_information") or {}
+            lower, uppers = report.get("lower"), [report.get("upper")]
+        else:
+            lower, uppers = report.get("mi_lower"), [report.get("mi_upper"), report.get("mi_marginal")]
+        uppers = [upper["high"] for upper in uppers if upper and upper["high"] is not None]
+        if not lower or lower["low"] is None or not uppers:
+            return None
+        lows.append(lower["low"])
+        highs.append(min(uppers))
+    return (min(lows), max(highs)) if lows else None
+
+
+def _ordering_of_information(row, column, plain, skip, of_plain, of_skip, size=""):
+    """One sentence: between which bounds the information of both arms lies, what was published, and the verdict."""
+    one_seed = " (one seed)" if min(plain.seeds, skip.seeds) < 2 else ""
+    sentence = f"{row}, {COLUMNS[column][0]}"
+    if None in (of_plain, of_skip):
+        return f"{sentence}: an arm has no bounds: not shown{one_seed}."
+    sentence += f": {_between(of_skip)} nats with skips, {_between(of_plain)} without"
+    shown = (of_skip[0] > of_plain[1]) - (of_plain[0] > of_skip[1])
     if None in (plain.published, skip.published):
-        return sentence + "; nothing was published."
+        return f"{sentence}; nothing was published."
     if column == "mi" and min(plain.published, skip.published) > CEILING - NEAR:
         return f"{sentence}; both published values stand at the ceiling ln 10,000 = {CEILING:.2f} and order nothing."
     theirs = skip.published - plain.published
     if theirs == 0:
         return f"{sentence}; the published values are equal and order nothing."
+    sentence += f"; {_signed(theirs)} published"
+    if not shown:
+        return f"{sentence}: the bounds overlap: not shown{one_seed}."
+    return f"{sentence}: the ordering {'holds' if shown * theirs > 0 else 'does not hold'}{size}{one_seed}."
+
+
+def _between(bounds):
+    return f"{bounds[0]:.2f} to {bounds[1]:.2f}"
+
+
+def _ordering(row, column, plain, skip, sure=(), size=""):
+    """One sentence: our difference, with its intervals if there are any, the published one, and the verdict."""
+    ours, one_seed = skip.ours - plain.ours, " (one seed)" if min(plain.seeds, skip.seeds) < 2 else ""
+    sentence = f"{row}, {COLUMNS[column][0]}: skip - plain is {_signed(ours)} here" + _in_brackets(sure)
+    if None in (plain.published, skip.published):
+        return sentence + "; nothing was published."
+    theirs = skip.published - plain.published
+    if theirs == 0:
+        return f"{sentence}; the published values are equal and order nothing."
     sentence += f", {_signed(theirs)} published"
+    if not sure:
+        return f"{sentence}: there is no interval: not shown{one_seed}."
     for difference in sure:
         if not difference.sign:
             return f"{sentence}: not shown over {'seeds' if difference.over == 'over seeds' else 'test points'}{one_seed}."
     if len({difference.sign for difference in sure}) > 1:
         return f"{sentence}: seeds and test points say the opposite of each other."
-    sign = sure[0].sign if sure else ours
-    return f"{sentence}: the ordering {'holds' if sign * theirs > 0 else 'does not hold'}{size}{one_seed}."
+    return f"{sentence}: the ordering {'holds' if sure[0].sign * theirs > 0 else 'does not hold'}{size}{one_seed}."
 
 
 def _in_brackets(sure):

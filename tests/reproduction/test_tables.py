@@ -69,7 +69,7 @@ def test_tables_for_a_gpu_are_scaled_down_unless_in_full():
     assert load_table("figure1").runs[0].scaled == load_table("table2-mnist").runs[0].scaled != {}
     table1 = load_table("table1")
     entries = [entry(run) for run in table1.runs]
-    assert "(scaled down)" in orderings(table1, entries)[0] and "at this size (one seed)" in orderings(table1, entries)[1]
+    assert "(scaled down)" in orderings(table1, entries)[0] and "not shown (one seed)" in orderings(table1, entries)[0]
     assert any("--full" in note for note in reproduction_words.notes(table1, entries))
     assert not any("--full" in note for note in reproduction_words.notes(load_table("table3"), []))
 
@@ -107,8 +107,7 @@ def test_cells_hold_mean_and_deviation_over_seeds_beside_what_was_published():
 @pytest.mark.parametrize(
     ("seeds", "skip", "told"),
     [
-        (1, [5.0], "the ordering holds (one seed)"),
-        (1, [0.5], "the ordering does not hold (one seed)"),
+        (1, [5.0], "there is no interval: not shown (one seed)"),
         (2, [5.0, 5.2], "the ordering holds."),
         (2, [0.1, 0.2], "the ordering does not hold."),
         (2, [0.0, 9.0], "not shown over seeds"),
@@ -159,15 +158,43 @@ def test_perplexities_are_compared_on_the_same_texts():
 
 def test_values_at_the_ceiling_order_nothing():
     plain, skip = Cell(9.21, 4.0, None, 1), Cell(9.20, 5.0, None, 1)
-    assert "ceiling ln 10,000" in reproduction_words._ordering("4 layers", "mi", plain, skip)
+    bounds = (9.0, 9.5), (9.6, 20.0)
+    assert "ceiling ln 10,000" in reproduction_words._ordering_of_information("4 layers", "mi", plain, skip, *bounds)
     equal = Cell(20, 19.0, 0.1, 3), Cell(20, 20.0, 0.1, 3)
     sure = [over_seeds(*reversed(equal))]  # Welch: 4 degrees of freedom, t = 2.776, times 0.1 sqrt(2/3)
     told = reproduction_words._ordering("1 layer", "au", *equal, sure)
     assert "(over seeds +0.77 to +1.23); the published values are equal" in told
-    ours = Cell(7.05, 6.88, None, 1), Cell(7.10, 6.90, None, 1)
-    said = [reproduction_words._ordering("3 layers", "mi", *ours, ceiling=ceiling) for ceiling in (6.9078, 8.8, 9.21)]
-    assert "both are within 2 nats of their ceiling of 6.91" in said[0] and "both are within 2 nats" in said[1]
-    assert "the ordering holds" in said[2]
+
+
+def test_information_is_ordered_by_its_bounds():
+    table = load_table("table4", seeds=2)
+    row = "PTB, semi-amortized, 32"
+    runs = {arm: [run for run in table.runs if (run.row, run.arm) == (row, arm)] for arm in ("plain", "skip")}
+
+    def bounded(run, lower, upper, marginal):
+        made = entry(run)
+        ends = {"mi_lower": lower, "mi_upper": upper, "mi_marginal": marginal}
+        made["report"] |= {name: {"value": 0.0, "low": low, "high": high} for name, (low, high) in ends.items()}
+        return made
+
+    def told(*of_skip):
+        made = [bounded(run, (0.9, 1.1), (1.2, 1.6), (1.3, 1.5)) for run in runs["plain"]]
+        made += [bounded(run, *own) for run, own in zip(runs["skip"], of_skip, strict=False)]
+        (sentence,) = [s for s in orderings(table, made) if f"{row}, MI:" in s]
+        return sentence
+
+    def publish(**mi):
+        return replace(table, published=table.published | {(row, arm): {"mi": value} for arm, value in mi.items()})
+
+    above, below, across = [[(low, low + 0.2), (low + 1, low + 2), (low + 1, low + 3)] for low in (1.6, -3.0, 1.4)]
+    table = publish(plain=None, skip=None)
+    assert told(above, above).endswith("1.60 to 3.60 nats with skips, 0.90 to 1.50 without; nothing was published.")
+    table = publish(plain=1.0, skip=2.0)
+    assert told(above, above).endswith("+1 published: the ordering holds.")
+    assert told(above, across).endswith("the bounds overlap: not shown.")  # one seed is enough to doubt it
+    assert told(below, below).endswith("the ordering does not hold.") and told(above).endswith("holds (one seed).")
+    made = [entry(run) for arm in runs for run in runs[arm]]
+    assert any("an arm has no bounds: not shown" in sentence for sentence in orderings(table, made))
 
 
 def test_an_ordering_is_shown_by_all_its_intervals():
@@ -252,6 +279,11 @@ def test_what_is_kept_can_be_read(path):
         assert entries and all(any(entry_for(run, [e]) for run in planned) for e in entries), "expected no run of no row"
 
 
+@pytest.fixture
+def nothing_stored(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduction, "committed_results", lambda: tmp_path / "nothing")
+
+
 def test_the_command_prints_what_is_done_without_training(tmp_path):
     table = load_table("table4")
     write_results(tmp_path / "results" / "table4.json", table, [entry(run) for run in table.runs])
@@ -265,14 +297,16 @@ def test_the_command_prints_what_is_done_without_training(tmp_path):
     assert "\n| --- | --- |" in skipvae("reproduce", "table4", "--markdown", cwd=tmp_path).stdout
 
 
-def test_the_difference_stands_beside_what_was_published_of_the_same_data(tmp_path):
+def test_the_difference_stands_beside_what_was_published_of_the_same_data(tmp_path, nothing_stored):
     runs = [run for run in load_table("table3").runs if (run.row, run.arm) == ("2 layers", "plain")]
     write_results(tmp_path / "results/table3.json", load_table("table3"), [entry(run, elbo=-95.0) for run in runs])
     said = skipvae("reproduce", "table3", "--show", cwd=tmp_path).stdout.splitlines()
     assert [line.split()[2:6] for line in said if " difference " in line] == [["difference", "-0.12", "-23.23", "-8.71"]]
     found = json.loads(skipvae("reproduce", "table3", "--show", "--json", cwd=tmp_path).stdout)
     assert found["cells"]["2 layers"]["plain"]["elbo"]["difference"] == pytest.approx(-0.12)
-    page = (tmp_path / "results/table3.html").read_text()
+    assert not (tmp_path / "results/table3.html").exists()
+    skipvae("reproduce", "table3", "--html", "page.html", cwd=tmp_path)
+    page = (tmp_path / "page.html").read_text()
     assert page.count("<br>difference ") == 4
 
 
@@ -304,7 +338,7 @@ def two_tables(tmp_path_factory):
         patch.setattr(reproduction, "table_names", lambda: list(tables))
         patch.setenv("SKIPVAE_EPOCHS", "2")  # settings are those of the table
         said = {
-            name: skipvae("reproduce", name, "--jobs", 2, "--report-budget", 1, "--device", "cpu", cwd=folder)
+            name: skipvae("reproduce", name, "--train", "--jobs", 2, "--report-budget", 1, "--device", "cpu", cwd=folder)
             for name in tables
         }
         shown = skipvae("reproduce", "second", "--show", "--html", "page.html", cwd=folder)
@@ -335,13 +369,40 @@ def test_show_trains_nothing_and_the_page_holds_its_pictures(two_tables):
     assert page.count("Evaluation card:") == 2 and "skipvae-pyro train --limit-train 200" in page and "silhouette" in page
 
 
+def test_nothing_is_trained_unless_it_is_asked_for(two_tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduction, "load_table", lambda name, **which: tiny_table(name))
+    monkeypatch.setattr(reproduction, "table_names", lambda: ["any"])
+    done = skipvae("reproduce", "any", cwd=tmp_path)
+    assert done.returncode == 0 and "0 of 2 runs are done. --train trains the others" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    _, said, *_ = two_tables
+    assert re.search(r"0 of 2 runs are done. The other 2 take about [\d.]+ s of training", said["first"].stderr)
+
+
+def test_the_list_is_json_where_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduction, "load_table", lambda name, **which: tiny_table(name))
+    monkeypatch.setattr(reproduction, "table_names", lambda: ["any"])
+    (found,) = json.loads(skipvae("reproduce", "--list", "--json", cwd=tmp_path).stdout)["tables"]
+    assert (found["name"], found["runs"], found["done"], found["data"]) == ("any", 2, 0, {"digits": True})
+    assert found["seconds_left"] > 0
+
+
+def test_stored_results_are_found_from_anywhere_and_those_of_the_folder_go_first(tmp_path):
+    found = json.loads(skipvae("reproduce", "table3", "--json", cwd=tmp_path).stdout)
+    assert found["cells"]["4 layers"]["skip"]["elbo"]["seeds"] == 3
+    runs = [run for run in load_table("table3").runs if (run.row, run.arm) == ("4 layers", "skip")]
+    write_results(tmp_path / "results/table3.json", load_table("table3"), [entry(run, elbo=-1.0) for run in runs])
+    found = json.loads(skipvae("reproduce", "table3", "--json", cwd=tmp_path).stdout)
+    assert found["cells"]["4 layers"]["skip"]["elbo"]["ours"] == -1.0
+
+
 def test_the_list_says_what_is_done(two_tables):
     *_, listed = two_tables
     rows = [line.split() for line in listed.stdout.splitlines()[1:]]
     assert [row[0] for row in rows] == ["first", "second"] and all(row[-4:] == ["2", "of", "2", "-"] for row in rows)
 
 
-def test_the_list_measures_a_cell_once_and_says_which_data_are_absent(tmp_path, monkeypatch):
+def test_the_list_measures_a_cell_once_and_says_which_data_are_absent(tmp_path, monkeypatch, nothing_stored):
     measured = []
     monkeypatch.setattr(Costs, "_measured", lambda self, config: measured.append(config) or 60.0)
     monkeypatch.setenv("SKIPVAE_DATA", str(tmp_path))
@@ -499,7 +560,8 @@ def test_a_slice_ends_with_a_checkpoint_and_the_next_goes_on(tmp_path, monkeypat
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they go on")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_runs_end_with_a_checkpoint_when_the_command_is_killed(number, tmp_path):
-    arguments = ["reproduce", "theorem1", "--epochs", "5000", "--limit-train", "100", "--seeds", "1", "--device", "cpu"]
+    scale = ["--epochs", "5000", "--limit-train", "100", "--seeds", "1"]
+    arguments = ["reproduce", "theorem1", "--train", *scale, "--device", "cpu"]
     process = subprocess.Popen(
         [SCRIPT, *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
@@ -549,19 +611,22 @@ def test_runs_that_fail_are_told_and_the_others_kept(tmp_path, monkeypatch):
     table = replace(table, runs=[broken, table.runs[1]])
     monkeypatch.setattr(reproduction, "load_table", lambda name, **which: table)
     monkeypatch.setattr(reproduction, "table_names", lambda: ["any"])
-    done = skipvae("reproduce", "any", "--report-budget", 1, "--device", "cpu", cwd=tmp_path)
+    done = skipvae("reproduce", "any", "--train", "--report-budget", 1, "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 4 and "Error: 1 runs failed: digits, plain, seed 0" in done.stderr
-    assert "ended with code 2: Error: expected --encoder lstm for text" in done.stderr and "skip, ours" in done.stdout
+    assert "ended with code 2: Error: expected --encoder mlp or resnet for binary data" in done.stderr
+    assert "skip, ours" in done.stdout
     assert [e["arm"] for e in read_results(tmp_path / "results/any.json")] == ["skip"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--device", "cuda:99"], "cuda:99"),
+        (["--train", "--device", "cuda:99"], "cuda:99"),
+        (["--minutes", "5", "--force"], "expected --train with --minutes and --force: nothing is trained without it"),
+        (["--train", "--show"], "expected --train or --show, got both"),
         (["--show", "--results", "nowhere"], "expected a folder of results, got nowhere"),
-        (["--runs", "file"], "got file"),
-        (["--results", "file"], "got file"),
+        (["--train", "--runs", "file"], "got file"),
+        (["--train", "--results", "file"], "got file"),
         (["--report-budget", "-1"], "-1"),
         (["--list", "--results", "damaged"], "table3.json, which cannot be read"),
         (["--show", "--results", "damaged"], "entries[0].report.elbo is 'abc'"),
@@ -649,7 +714,7 @@ def test_the_side_claims_are_told_by_their_numbers():
     assert "Torch's own start" in torch_start and torch_start.endswith("a difference is not shown (one seed).")
     assert "79.0 %" in dimensions and dimensions.endswith("against 81.0 %; less (one seed).")
     entries[0]["report"]["standard_errors"] = {"rate": 1.0}
-    assert "it does not fall with every step" in orderings(table, entries)[0]  # 9 +- 2 and 8
+    assert "it is not shown to fall with every step" in orderings(table, entries)[0]  # 9 +- 2 and 8
     assert orderings(table, []) == ["The claims wait for their runs."]
 
 
