@@ -48,6 +48,14 @@ def test_under_a_budget_the_elbo_is_that_of_its_own_points():
     assert found.distortion == pytest.approx(-expected, abs=0.4)
 
 
+def test_the_error_of_the_elbo_is_over_points():
+    """Each point's bound has its own rate: E log p(x|z) alone varies half as much as log p(x) between these rows."""
+    found = collapse_report(model, guide, X, importance_samples=2, posterior_samples=50)
+    assert found.standard_errors["elbo"] == pytest.approx(evidence(X).std().item() / 120**0.5, rel=0.05)
+    assert found.standard_errors["distortion"] < 0.6 * found.standard_errors["elbo"]
+    assert found.elbo + found.distortion == pytest.approx(-found.rate, abs=1e-9)
+
+
 def test_under_a_budget_a_rate_by_draws_is_that_of_its_own_points():
     """The same model with a prior that hides the closed form: the bound still belongs to the first points."""
     mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(1)), normal(torch.zeros(1, 2).double()))

@@ -269,6 +269,12 @@ EQUAL = {
         note="poutine.scale is left out.*0.5 of 'z'",
         unscaled=(model_of(), GUIDE),
     ),
+    "scale of z in the guide alone": Case(
+        model_of(), guide_of(around=scaled(0.5)), note="left out .0.5 of 'z' in the guide", unscaled=(model_of(), GUIDE)
+    ),
+    "scale of z in the model alone": Case(
+        model_of(around=scaled(0.5)), GUIDE, note="left out .0.5 of 'z' in the model", unscaled=(model_of(), GUIDE)
+    ),
     "scale per row, all alike": Case(
         lambda x, w: model_of(around=scaled(w))(x),
         lambda x, w: guide_of(around=scaled(w))(x),

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..pairs.conditions import drawn
 from ..pairs.finite import check_densities, check_draws, finite
-from ..pairs.pair import Chunk, Pair, drawn
+from ..pairs.pair import Chunk, Pair
 from ..pairs.unavailable import FAILURES, Unavailable, told
 from .active_units import half_means
 from .rate import closed_form, per_dimension

@@ -8,10 +8,11 @@ from pyro.distributions import Distribution
 from torch import Tensor
 from torch.distributions import TransformedDistribution
 
+from ..pairs.conditions import drawn
 from ..pairs.evaluation import as_found
 from ..pairs.finite import check_draws
 from ..pairs.interval import Interval, mean_interval
-from ..pairs.pair import Chunk, Pair, drawn
+from ..pairs.pair import Chunk, Pair
 from ..pairs.rows import named_rows
 from ..pairs.unavailable import FAILURES, Unavailable, attempt, told
 from .pairwise import Pairs, carries_network, leave_one_out, pairwise_log_prob

@@ -7,9 +7,10 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from ..pairs.conditions import drawn
 from ..pairs.evaluation import precision_of
 from ..pairs.interval import Interval, mean_interval
-from ..pairs.pair import Pair, drawn
+from ..pairs.pair import Pair
 from ..pairs.rows import Rows, as_rows, count_rows, select_rows
 from ..pairs.unavailable import Refused, Unavailable
 from .pairwise import flat

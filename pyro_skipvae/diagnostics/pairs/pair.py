@@ -1,4 +1,4 @@
-"""A Pyro model and guide, read through their traces: q(z|x), p(z) and log p(x|z) per datapoint, scales ignored."""
+"""A Pyro model and guide, read through their traces: q(z|x), p(z) and log p(x|z) per datapoint."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,25 +6,24 @@ from dataclasses import dataclass
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import (
-    Delta,
-    Distribution,
-    ExpandedDistribution,
-    RelaxedBernoulliStraightThrough,
-    RelaxedOneHotCategoricalStraightThrough,
-)
+from pyro.distributions import Distribution
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.runtime import NonlocalExit
 from torch import Tensor
-from torch.distributions import Independent
-from torch.overrides import TorchFunctionMode
 
-from .evaluation import forked_random
+from .conditions import (
+    DropoutWatch,
+    check_posterior,
+    chosen_site,
+    drawn,
+    equal,
+    largest_call,
+    same_distribution,
+    shared_latents,
+)
 from .rows import Rows, as_rows, call, count_rows, named_rows, select_rows, traced
 from .sites import (
     auxiliary_sites,
-    data_dim,
-    imputed_sites,
     is_masked,
     latent_sites,
     likelihood_sites,
@@ -82,15 +81,15 @@ class Pair:
         self.notes: list[str] = []
         self.prior_masked = False
         rows, guide_trace, model_trace = self._probe()
-        self.latents, self.imputed = _shared_latents(model_trace, guide_trace)
-        self.site = _chosen(site, self.latents)
+        self.latents, self.imputed = shared_latents(model_trace, guide_trace)
+        self.site = chosen_site(site, self.latents)
         self.observed = likelihood_sites(model_trace)
         self.guide_terms = observed_sites(guide_trace)
         self.probed = count_rows(rows)
         self.likelihood_nodes = [model_trace.nodes[name] for name in self.observed]
         self._in_guide, self._in_model = set(sample_sites(guide_trace)), set(sample_sites(model_trace))
         self._scales: dict[tuple[str, str], float] = {}
-        self.largest = min(_limit(trace, count_rows(rows)) for trace in (guide_trace, model_trace))
+        self.largest = min(largest_call(trace, count_rows(rows)) for trace in (guide_trace, model_trace))
         self._check_guide(guide_trace, count_rows(rows))
         self._note_terms(guide_trace, model_trace, count_rows(rows))
         self._check_repeatable(rows, guide_trace)
@@ -100,7 +99,7 @@ class Pair:
         """The other latent sites."""
         return [name for name in self.latents if name != self.site]
 
-    def rows(self, index) -> tuple:
+    def rows(self, index) -> Rows:
         """The rows of x at a slice or an index tensor, as arguments for the model and the guide."""
         return select_rows(self.x, index)
 
@@ -114,7 +113,7 @@ class Pair:
         for start, stop in zip(starts, [*starts[1:], self.points], strict=True):
             rows = self.rows(slice(start, stop))
             q = self.posterior(rows)
-            if self.nuisance and not _same_distribution(q, self.posterior(rows), rows):
+            if self.nuisance and not same_distribution(q, self.posterior(rows), rows):
                 self._refuse_posterior()
             yield Chunk(start, rows, q)
             if progress:
@@ -162,8 +161,8 @@ class Pair:
         p = self.prior(chunk.x)
         if self.nuisance:
             values, _ = self.draw(chunk, count_rows(chunk.x))
-            drawn = {name: values[name] for name in self.nuisance}
-            if not _same_distribution(p, self.prior(chunk.x, drawn), chunk.x):
+            others = {name: values[name] for name in self.nuisance}
+            if not same_distribution(p, self.prior(chunk.x, others), chunk.x):
                 self._refuse_prior()
         return p
 
@@ -236,7 +235,7 @@ class Pair:
 
     def _check_guide(self, trace, rows: int) -> None:
         others = [name for name in auxiliary_sites(trace) if name != posterior_node(trace, self.site)["name"]]
-        _check_posterior(self.site, posterior_at(trace, self.site, rows), others)
+        check_posterior(self.site, posterior_at(trace, self.site, rows), others)
         if others:
             raise Refused(
                 f"expected a guide that draws the sites of the model alone, got the auxiliary sites {others}: "
@@ -254,11 +253,19 @@ class Pair:
             )
         if self.imputed:
             self.notes.append(f"the guide does not draw {self.imputed}: missing values are integrated out, not imputed")
-        nodes = [node for trace in (model_trace, guide_trace) for node in sample_sites(trace).values()]
-        scales = {node["name"]: own_scale(node, rows).flatten()[0].item() for node in nodes}
+        self._note_scales({"model": model_trace, "guide": guide_trace}, rows)
+
+    def _note_scales(self, traces: dict, rows: int) -> None:
+        """One scale of everything cancels per datapoint; scales that differ between the sites are left out."""
+        scales = {
+            f"{scale:.3g} of {node['name']!r} in the {where}": scale
+            for where, trace in traces.items()
+            for node in sample_sites(trace).values()
+            for scale in [own_scale(node, rows).flatten()[0].item()]
+        }
         if max(scales.values()) > 1.00001 * min(scales.values()):
-            told = ", ".join(f"{scale:.3g} of {name!r}" for name, scale in scales.items() if abs(scale - 1) > 1e-5)
-            self.notes.append(f"poutine.scale is left out ({told}): the numbers are those of the unscaled model and guide")
+            words = ", ".join(words for words, scale in scales.items() if abs(scale - 1) > 1e-5)
+            self.notes.append(f"poutine.scale is left out ({words}): the numbers are those of the unscaled model and guide")
 
     def _probe(self):
         """A few rows, and the traces of guide and model there: the first, or the first with a sound q(z|x)."""
@@ -295,7 +302,6 @@ class Pair:
         guide_trace = traced(self.guide, rows)
         return guide_trace, call(self.model, rows, poutine.trace(poutine.replay(self.model, guide_trace)).get_trace)
 
-
     def _check_repeatable(self, rows: Rows, guide_trace) -> None:
         """The same z must give the same log-densities twice; a dropout that stays on, or a nuisance, breaks that."""
         values = {name: guide_trace.nodes[name]["value"] for name in self.latents}
@@ -305,17 +311,17 @@ class Pair:
                 "expected the model to give the same log p(x|z) twice at the same z, got two values: "
                 "a functional dropout that stays on, or a plate that draws its own subsample, makes it random"
             )
-        q, watch = posterior_at(guide_trace, self.site, len(index)), _DropoutWatch()
+        q, watch = posterior_at(guide_trace, self.site, len(index)), DropoutWatch()
         with watch:
             again = self._guide_trace(rows)
-        if not _same_distribution(q, posterior_at(again, self.site, len(index)), rows):
+        if not same_distribution(q, posterior_at(again, self.site, len(index)), rows):
             self._random_guide(watch.active)
         if self.nuisance:
             self._check_prior(rows, values, {name: again.nodes[name]["value"] for name in self.latents})
 
     def _is_repeatable(self, index: Tensor, values: dict) -> bool:
         try:
-            return _equal(*(self.log_joint(index, values, rows=len(index))[0] for _ in range(2)))
+            return equal(*(self.log_joint(index, values, rows=len(index))[0] for _ in range(2)))
         except Refused:
             raise
         except FAILURES:  # what needs log p(x|z) fails too, and says why
@@ -339,7 +345,7 @@ class Pair:
 
     def _check_prior(self, rows: Rows, first: dict, second: dict) -> None:
         others = [{name: values[name] for name in self.nuisance} for values in (first, second)]
-        if not _same_distribution(*(self.prior(rows, values) for values in others), rows):
+        if not same_distribution(*(self.prior(rows, values) for values in others), rows):
             self._refuse_prior()
 
     def _refuse_prior(self) -> None:
@@ -347,100 +353,3 @@ class Pair:
             f"expected p({self.site}) that does not depend on {self.nuisance}, got one that does: "
             "a rate against a conditional prior bounds no mutual information"
         )
-
-
-STRAIGHT_THROUGH = (RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough)
-
-
-class _DropoutWatch(TorchFunctionMode):
-    """Remembers whether a dropout ran with `training=True`."""
-
-    active = False
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if "dropout" in getattr(function, "__name__", ""):
-            # F.dropout arrives with `training` named, torch.dropout with it in place.
-            flags = [kwargs.get("training", kwargs.get("train")), *args[2:3]]
-            self.active = self.active or any(flag is True for flag in flags)
-        return function(*args, **kwargs)
-
-
-def drawn(distribution: Distribution) -> Tensor:
-    """One draw per batch element, as Pyro makes it: by a call, which is all that some distributions have."""
-    return distribution() if callable(distribution) else distribution.sample()
-
-
-def _shared_latents(model_trace, guide_trace) -> tuple[list[str], list[str]]:
-    """The latent sites, which model and guide share, and the missing values of observations that only the model has."""
-    in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
-    imputed = [name for name in imputed_sites(model_trace) if name not in in_guide]
-    in_model = [name for name in in_model if name not in imputed]
-    if set(in_model) != set(in_guide):
-        enumerated = [name for name in in_model if name not in in_guide and model_trace.nodes[name]["infer"].get("enumerate")]
-        hint = f"; {enumerated} is summed over by TraceEnum_ELBO alone: the report does not enumerate" if enumerated else ""
-        raise Refused(f"expected the same latent sites in model and guide, got {in_model} and {in_guide}{hint}")
-    return in_model, imputed
-
-
-def _chosen(site: str | None, latents: list[str]) -> str:
-    if not latents:
-        raise Refused("expected a model with a latent site, got none")
-    if site is not None and site not in latents:
-        raise Refused(f"expected site to be one of {latents}, got {site!r}")
-    candidates = [site] if site else latents
-    if len(candidates) > 1:
-        raise Refused(f"expected one latent site, got {latents}: name the one of interest by site=")
-    return candidates[0]
-
-
-def _limit(trace, rows: int) -> int:
-    """How many rows fit into one call: a plate that stands for N points takes at most N of them."""
-    largest = []
-    for node in sample_sites(trace).values():
-        dim = data_dim(node, rows)
-        largest += [frame.full_size or 0 for frame in node["cond_indep_stack"] if frame.dim == dim]
-    return min([size for size in largest if size > rows], default=2**31)
-
-
-def _check_posterior(site: str, q: Distribution, auxiliary: list[str]) -> None:
-    try:
-        q.log_prob(drawn(q))
-    except NotImplementedError as error:
-        raise Refused(f"expected a density q({site}|x), got {type(q).__name__} without one: {told(error)}") from error
-    base = q
-    while isinstance(base, Independent | ExpandedDistribution):
-        base = base.base_dist
-    if isinstance(base, STRAIGHT_THROUGH):
-        raise Refused(f"expected z whose density is that of its draws, got {type(base).__name__}, whose draws are discrete")
-    if isinstance(base, Delta) and auxiliary:
-        raise Refused(
-            f"expected a guide that draws {site!r} itself, got values that it computes from the auxiliary sites {auxiliary}, "
-            "as automatic guides and groups of an EasyGuide do: write pyro.sample("
-            f"{site!r}, ...) in the guide"
-        )
-    if isinstance(base, Delta):
-        raise Refused(f"expected a density q({site}|x), got a Delta: its rate is infinite")
-    if base.has_enumerate_support or _has_discrete_support(base):
-        raise Refused(f"expected a continuous q({site}|x), got the discrete {type(base).__name__}")
-
-
-def _has_discrete_support(distribution: Distribution) -> bool:
-    try:
-        return distribution.support.is_discrete
-    except (NotImplementedError, AttributeError):  # a density that does not state its support
-        return False
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    # Repeated runs may differ by rounding (threads, atomics), a random network differs by far more.
-    return torch.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True)
-
-
-def _same_distribution(first: Distribution, second: Distribution, rows: Rows) -> bool:
-    """Whether both give the same draw from the same random numbers; needs no density at another's z."""
-    draws = []
-    for distribution in (first, second):
-        with forked_random(rows, seed=0):
-            draws.append(drawn(distribution))
-    return _equal(*draws)
