@@ -106,9 +106,12 @@ USUAL_LR = {"adam": 1e-3, "sgd": 1.0}
 OPTIMIZERS = {"adam": (torch.optim.Adam, {"fused": True}), "sgd": (torch.optim.SGD, {"fused": True})}
 STATISTICS_ITEMS = 512  # of the training data, for the data-dependent start
 OBJECTIVES = {
-    "elbo": lambda particles: objectives.elbo,
-    "analytic-elbo": lambda particles: objectives.analytic_elbo,
+    "elbo": lambda number: objectives.elbo,
+    "analytic-elbo": lambda number: objectives.analytic_elbo,
     "iwae": objectives.iwae,
+    "free-bits-per-group": objectives.free_bits_per_group,
+    "free-bits-per-dimension": objectives.free_bits_per_dimension,
+    "free-bits-total": objectives.free_bits_total,
 }
 
 
@@ -410,7 +413,8 @@ def build_decoder(config, data):
 
 def build_step(config, vae, steps, halving=None):
     """The SVI step of a config, for a run of `steps` steps; `halving` is the `Halving` that its learning rate follows."""
-    objective = OBJECTIVES[config.objective.partition("(")[0]](config.particles)
+    name = config.objective.partition("(")[0]
+    objective = OBJECTIVES[name](config.particles if name == "iwae" else config.free_nats)
     encoder_loss = VARIANTS[config.inference][1] if config.inference != "amortized" else None
     objective = beside(encoder_loss, objective) if encoder_loss else objective
     torch_optimizer, arguments = OPTIMIZERS[config.optimizer]

@@ -47,7 +47,9 @@ PRIORS = ("standard-normal", "mixture-of-normals", "vamp", "ar1")
 SEQUENCE = ("rate", "correlation", "chunk", "encoder_direction")  # settings of a sequence z, which an AR(1) prior is of
 DIRECTIONS = ("anti-causal", "causal", "full")
 GUIDES = ("diagonal-normal", "full-covariance-normal", "inverse-autoregressive-flow")
-OBJECTIVES = ("elbo", "analytic-elbo", "iwae")
+FREE_BITS = ("free-bits-per-group", "free-bits-per-dimension", "free-bits-total")
+OBJECTIVES = ("elbo", "analytic-elbo", "iwae", *FREE_BITS)
+WRITTEN = ("elbo", "analytic-elbo", "iwae(K)", *(f"{name}(NATS)" for name in FREE_BITS))
 SKIPS = ("all", "none", "first", "last", "parameter-matched")
 SCHEDULES = ("constant", "linear", "cyclical")
 LARGEST = 2**31  # of whole numbers; sizes beyond it do not fit into any memory
@@ -152,7 +154,7 @@ class Config:
     components: int = option(10, "components of a mixture prior, pseudo-inputs of a VampPrior", least=1)
     guide: str = option("diagonal-normal", "family of q(z|x)", GUIDES)
     # inference
-    objective: str = option("elbo", "what is maximised", ("elbo", "analytic-elbo", "iwae(K)"))
+    objective: str = option("elbo", "what is maximised", WRITTEN)
     inference: str = option("amortized", "how q(z|x) is found: by the encoder, or refined by SVI steps", INFERENCES)
     svi_steps: int = option(10, "steps of a refinement", least=0)
     svi_lr: float | None = option(
@@ -224,7 +226,7 @@ class Config:
             raise ConfigError(
                 f"expected --svi-gradient with semi-amortized models only, got it with --inference {self.inference}"
             )
-        if self.inference != "amortized" and self.particles > 1:
+        if self.inference != "amortized" and (self.particles > 1 or self.free_nats is not None):
             raise ConfigError(f"expected --objective elbo with --inference {self.inference}, got {self.objective}")
 
     def _check_sequence(self):
@@ -255,12 +257,18 @@ class Config:
     def particles(self):
         """K of iwae(K); 1 for the other objectives."""
         match = re.fullmatch(r"iwae(?:\((\d{1,9})\))?", self.objective)
-        if match is None and self.objective not in OBJECTIVES:
-            raise ConfigError(_unknown("objective", self.objective, ("elbo", "analytic-elbo", "iwae(5)")))
+        if match is None and self.free_nats is None and self.objective not in OBJECTIVES[:2]:
+            raise ConfigError(_unknown("objective", self.objective, WRITTEN))
         particles = int(match[1] or 5) if match else 1
         if particles < 1:
             raise ConfigError(f"expected --objective iwae(K) with K of at least 1, got {self.objective}")
         return particles
+
+    @property
+    def free_nats(self):
+        """NATS of an objective with free bits, such as free-bits-total(4); None for the other objectives."""
+        match = re.fullmatch(rf"(?:{'|'.join(FREE_BITS)})\((\d{{1,9}}(?:\.\d{{1,9}})?)\)", self.objective)
+        return float(match[1]) if match else None
 
     @classmethod
     def from_flags(cls, flags):
