@@ -5,11 +5,12 @@ For a sequence z, `latent_dim` (T, C), its event is (T, C); only the diagonal no
 """
 
 import math
+from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.transforms import conditional_affine_autoregressive
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_skipvae.blocks import latent_shape
 
@@ -17,12 +18,12 @@ from pyro_skipvae.blocks import latent_shape
 class DiagonalNormal(nn.Module):
     """q(z|x) = N(loc, diag(scale^2)), with log scale^2 linear in the features: (B, F) -> batch (B,), event (D,) or (T, C)."""
 
-    def __init__(self, features, latent_dim):
+    def __init__(self, features: int, latent_dim: int | Sequence[int]) -> None:
         super().__init__()
         self.event_shape = latent_shape(latent_dim)
         self.parameters_of = nn.Linear(features, 2 * math.prod(self.event_shape))
 
-    def forward(self, features):
+    def forward(self, features: Tensor) -> dist.TorchDistribution:
         halves = self.parameters_of(features).chunk(2, dim=-1)
         loc, log_variance = (half.unflatten(-1, self.event_shape) for half in halves)
         return dist.Normal(loc, (log_variance / 2).exp()).to_event(len(self.event_shape))
@@ -31,13 +32,13 @@ class DiagonalNormal(nn.Module):
 class FullCovarianceNormal(nn.Module):
     """q(z|x) = N(loc, L L'), L lower triangular with a positive diagonal: (D (D + 3)) / 2 numbers per datapoint."""
 
-    def __init__(self, features, latent_dim):
+    def __init__(self, features: int, latent_dim: int) -> None:
         super().__init__()
         _check_one_vector(latent_dim, "FullCovarianceNormal")
         self.latent_dim = latent_dim
         self.parameters_of = nn.Linear(features, latent_dim * (latent_dim + 3) // 2)
 
-    def forward(self, features):
+    def forward(self, features: Tensor) -> dist.TorchDistribution:
         D = self.latent_dim
         loc, log_variance, below = self.parameters_of(features).split([D, D, D * (D - 1) // 2], dim=-1)
         scale_tril = torch.diag_embed((log_variance / 2).exp())  # (B, D, D)
@@ -54,7 +55,7 @@ class InverseAutoregressiveFlow(nn.Module):
     Reference: Kingma et al. 2016.
     """
 
-    def __init__(self, features, latent_dim, *, flows=2, hidden=128):
+    def __init__(self, features: int, latent_dim: int, *, flows: int = 2, hidden: int = 128) -> None:
         super().__init__()
         _check_one_vector(latent_dim, "InverseAutoregressiveFlow")
         self.base = DiagonalNormal(features, latent_dim)
@@ -62,12 +63,12 @@ class InverseAutoregressiveFlow(nn.Module):
             conditional_affine_autoregressive(latent_dim, features, hidden_dims=[hidden], stable=True) for _ in range(flows)
         )
 
-    def forward(self, features):
+    def forward(self, features: Tensor) -> dist.TorchDistribution:
         flows = [flow.condition(features) for flow in self.flows]
         return dist.TransformedDistribution(self.base(features), flows)
 
 
-def _check_one_vector(latent_dim, family):
+def _check_one_vector(latent_dim: int | Sequence[int], family: str) -> None:
     if len(latent_shape(latent_dim)) > 1:
         raise ValueError(
             f"expected a number of dimensions for {family}, got the sequence {tuple(latent_dim)}: against an AR(1) prior only "

@@ -3,10 +3,13 @@
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyro import poutine
+from torch import Tensor
 
 from pyro_skipvae.objectives import as_arguments, elbo
 from pyro_skipvae.random_numbers import forked
@@ -37,19 +40,19 @@ class GradientCheck:
 
 
 def compare_gradients(
-    model,
-    guide,
-    x,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Any,
     *,
-    steps=10,
-    lr=1 / 32,
-    momentum=0.5,
-    beta=1.0,
-    objective=elbo,
-    gradients=tuple(GRADIENTS),
-    rounds=3,
-    seed=0,
-):
+    steps: int = 10,
+    lr: float = 1 / 32,
+    momentum: float = 0.5,
+    beta: float = 1.0,
+    objective: Callable[..., Tensor] = elbo,
+    gradients: Sequence[str] = tuple(GRADIENTS),
+    rounds: int = 3,
+    seed: int = 0,
+) -> list[GradientCheck]:
     """A `GradientCheck` for each of `gradients`, of the objective of `guide` refined on the batch x, a tensor or a tuple.
 
     The gradient of the authors has `lr` times the size of the batch, so that its steps are the others' where it does not
@@ -59,7 +62,7 @@ def compare_gradients(
     """
     size = len(as_arguments(x)[0])
 
-    def refined(gradient):
+    def refined(gradient: str) -> SemiAmortized:
         step_size = lr * size if gradient == "authors" else lr
         return SemiAmortized(model, guide, steps=steps, lr=step_size, momentum=momentum, gradient=gradient)
 
@@ -68,7 +71,7 @@ def compare_gradients(
     with forked([device], seed):
         encoder, decoder = _parameters(model, guide, x)
 
-    def run(guide):
+    def run(guide: Callable[..., Any]) -> Sequence[Tensor]:
         with forked([device], seed):
             loss = objective(model, guide, x, beta)
             return torch.autograd.grad(loss, encoder + decoder, allow_unused=True, materialize_grads=True)
@@ -89,7 +92,7 @@ def compare_gradients(
     ]
 
 
-def _parameters(model, guide, x):
+def _parameters(model: Callable[..., Any], guide: Callable[..., Any], x: Any) -> tuple[list[Tensor], list[Tensor]]:
     """The unconstrained parameters of the guide, and those of the model that are not the guide's."""
     traces = []
     for callable_ in (guide, model):
@@ -102,21 +105,23 @@ def _parameters(model, guide, x):
     return traces[0], [value for value in traces[1] if id(value) not in mine]
 
 
-def _split(gradients, count):
+def _split(gradients: Sequence[Tensor], count: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     return gradients[:count], gradients[count:]
 
 
-def _flat(gradients):
+def _flat(gradients: Sequence[Tensor]) -> Tensor:
     return torch.cat([torch.zeros(0), *(part.flatten().cpu() for part in gradients)]).double()
 
 
-def _compared(found, exact):
+def _compared(found: Tensor, exact: Tensor) -> tuple[float, float]:
     """The cosine and the relative error; nan where there is nothing to compare with."""
     return (found @ exact / (found.norm() * exact.norm())).item(), ((found - exact).norm() / exact.norm()).item()
 
 
-def _time_ratios(run, plain, guides, rounds, device):
-    ratios = {name: [] for name in guides}
+def _time_ratios(
+    run: Callable[..., Any], plain: Callable[..., Any], guides: dict[str, SemiAmortized], rounds: int, device: torch.device
+) -> dict[str, float]:
+    ratios: dict[str, list[float]] = {name: [] for name in guides}
     for _ in range(rounds):
         amortized = statistics.median(_seconds(run, plain, device) for _ in range(3))
         for name, guide in guides.items():
@@ -124,7 +129,7 @@ def _time_ratios(run, plain, guides, rounds, device):
     return {name: statistics.median(each) for name, each in ratios.items()}
 
 
-def _seconds(run, guide, device):
+def _seconds(run: Callable[..., Any], guide: Callable[..., Any], device: torch.device) -> float:
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     start = clock()
     run(guide)
@@ -133,7 +138,7 @@ def _seconds(run, guide, device):
     return clock() - start
 
 
-def _peak_bytes(run, guide, parameters, x):
+def _peak_bytes(run: Callable[..., Any], guide: Callable[..., Any], parameters: list[Tensor], x: Any) -> int:
     device = as_arguments(x)[0].device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -149,14 +154,15 @@ def _peak_bytes(run, guide, parameters, x):
 class _SavedBytes:
     """Counts the bytes of the storages that autograd holds for a backward pass, each once, and their peak."""
 
-    def __init__(self, known):
+    def __init__(self, known: list[Tensor]) -> None:
         self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
-        self.holders, self.now, self.peak = Counter(), 0, 0
+        self.holders: Counter[int] = Counter()
+        self.now = self.peak = 0
 
-    def pack(self, tensor):
+    def pack(self, tensor: Tensor) -> "_SavedTensor":
         return _SavedTensor(self, tensor)
 
-    def change(self, storage, by):
+    def change(self, storage: torch.UntypedStorage, by: int) -> None:
         pointer = storage.data_ptr()
         if pointer in self.known:
             return
@@ -167,9 +173,9 @@ class _SavedBytes:
 
 
 class _SavedTensor:
-    def __init__(self, total, tensor):
+    def __init__(self, total: _SavedBytes, tensor: Tensor) -> None:
         self.total, self.tensor = total, tensor
         total.change(tensor.untyped_storage(), 1)
 
-    def __del__(self):
+    def __del__(self) -> None:
         self.total.change(self.tensor.untyped_storage(), -1)

@@ -208,7 +208,7 @@ def _is_fixed(part: Any) -> bool:
 def _remembering(transform: Transform) -> Transform:
     """The transform with the inverse of its last value kept: where it saturates, the inverse cannot be computed."""
     try:
-        remembering: Transform = transform if transform._cache_size else transform.with_cache(1)  # type: ignore[no-untyped-call]
+        remembering: Transform = transform if transform._cache_size else transform.with_cache(1)
     except NotImplementedError:
         return transform
     return remembering

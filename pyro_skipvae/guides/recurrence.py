@@ -5,21 +5,24 @@ place. Here the derivative of the backward pass is written out. It is what chang
 change: one more pass forward, one more backward.
 """
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-SECOND_DERIVATIVE = ContextVar("twice", default=None)  # None outside of `differentiable_recurrence`, that is of a refinement
+# None outside of `differentiable_recurrence`, that is of a refinement
+SECOND_DERIVATIVE: ContextVar[bool | None] = ContextVar("twice", default=None)
 
 
-def run_lstm(layer, inputs, state):
+def run_lstm(layer: nn.LSTM, inputs: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """One layer of `nn.LSTM` (batch first): inputs (N, T, F), state (h, c) (N, H) each -> states (N, T, H), (h, c).
 
     torch's own, or, inside `differentiable_recurrence(twice=True)`, the one that can be differentiated twice.
@@ -29,23 +32,24 @@ def run_lstm(layer, inputs, state):
         return states, [part[0] for part in last]
     bias = layer.bias_ih_l0 + layer.bias_hh_l0 if layer.bias else None
     from_inputs = F.linear(inputs.transpose(0, 1), layer.weight_ih_l0, bias)
-    states, c = recurrence(from_inputs, *state, layer.weight_hh_l0)
+    states, c = recurrence(from_inputs, state[0], state[1], layer.weight_hh_l0)
     return states.transpose(0, 1), [states[-1], c]
 
 
-def recurrence(from_inputs, h, c, weight):
+def recurrence(from_inputs: Tensor, h: Tensor, c: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The states of an LSTM from what its inputs add to its gates: (T, N, 4H), (N, H), (N, H), (4H, H) -> (T, N, H), (N, H).
 
         i, f, g, o = a_t + weight h_(t-1),   c_t = sigmoid(f) c_(t-1) + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t)
 
     The second result is the last c. Differentiable twice.
     """
-    return _Recurrence.apply(from_inputs, h, c, weight)
+    states_and_cell: tuple[Tensor, Tensor] = _Recurrence.apply(from_inputs, h, c, weight)
+    return states_and_cell
 
 
 class _Recurrence(Function):
     @staticmethod
-    def forward(ctx, from_inputs, h, c, weight):
+    def forward(ctx: Any, from_inputs: Tensor, h: Tensor, c: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         T, N, _ = from_inputs.shape
         gates, turned = from_inputs.clone(memory_format=torch.contiguous_format), weight.T
         states, cells = (part.new_empty(T + 1, *part.shape) for part in (h, c))
@@ -64,7 +68,7 @@ class _Recurrence(Function):
         return states[1:].clone(), cells[T].clone()
 
     @staticmethod
-    def backward(ctx, on_states, on_cell):
+    def backward(ctx: Any, on_states: Tensor, on_cell: Tensor) -> Any:
         return _RecurrenceBackward.apply(on_states, on_cell, *ctx.saved_tensors)
 
 
@@ -72,7 +76,19 @@ class _RecurrenceBackward(Function):
     """The backward pass, and its derivative."""
 
     @staticmethod
-    def forward(ctx, on_states, on_cell, from_inputs, h, c, weight, gates, states, cells, squashed):
+    def forward(
+        ctx: Any,
+        on_states: Tensor,
+        on_cell: Tensor,
+        from_inputs: Tensor,
+        h: Tensor,
+        c: Tensor,
+        weight: Tensor,
+        gates: Tensor,
+        states: Tensor,
+        cells: Tensor,
+        squashed: Tensor,
+    ) -> tuple[Tensor, ...]:
         i, f, g, o = gates.unflatten(-1, (4, -1)).unbind(2)
         # What a change of the gates before their nonlinearity does to c_t (the first three) and directly to h_t (the last),
         # and what one of c_t does to h_t.
@@ -93,7 +109,7 @@ class _RecurrenceBackward(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_gates, d_h, d_c, d_weight):
+    def backward(ctx: Any, d_gates: Any, d_h: Any, d_c: Any, d_weight: Any) -> tuple[Any, ...]:
         """With d the change of what the forward pass takes: its states' change, and that of the gradients found above."""
         weight, gates, states, cells, squashed, slopes, through, on_gates, on_h, on_c = ctx.saved_tensors
         T, N, H = squashed.shape
@@ -141,26 +157,27 @@ class _RecurrenceBackward(Function):
         return d_states[1:], d_cells[T], change, on_first, carried, on_weight, None, None, None, None
 
 
-def _derivatives(i, f, g, o):
+def _derivatives(i: Tensor, f: Tensor, g: Tensor, o: Tensor) -> tuple[Tensor, ...]:
     """Of the nonlinearities of the gates, from their values."""
     return i * (1 - i), f * (1 - f), 1 - g * g, o * (1 - o)
 
 
 @contextmanager
-def differentiable_recurrence(device, *, twice=False):
+def differentiable_recurrence(device: torch.device, *, twice: bool = False) -> Iterator[None]:
     """Inside, recurrent layers can be differentiated in evaluation mode too, and, with `twice`, a second time.
 
     `run_lstm` then takes the LSTM of this module, and attention is torch's plain form: the fused one has no second derivative.
     cuDNN's layers have no derivative in evaluation mode and never a second one: modules that call them run without it.
     Nothing else does, so convolutions keep their speed.
     """
-    enabled, hooks, token = torch.backends.cudnn.enabled, [], SECOND_DERIVATIVE.set(twice)
+    enabled, token = torch.backends.cudnn.enabled, SECOND_DERIVATIVE.set(twice)
+    hooks: list[Any] = []
 
-    def switch_off(module, _inputs):
+    def switch_off(module: nn.Module, _inputs: Any) -> None:
         if isinstance(module, nn.RNNBase) and (twice or not module.training):
             torch.backends.cudnn.enabled = False
 
-    def restore(module, _inputs, _output):
+    def restore(module: nn.Module, _inputs: Any, _output: Any) -> None:
         if isinstance(module, nn.RNNBase):
             torch.backends.cudnn.enabled = enabled
 

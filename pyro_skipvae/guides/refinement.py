@@ -8,7 +8,7 @@ more points than it holds, with Pyro's scale of N/B, changes none of it: f leave
 Reference: Kim, Wiseman, Miller, Sontag, Rush 2018, algorithm 1 and section 3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,7 @@ from .local_parameters import Values, joint_parameters, local_parameters, nodes
 from .recurrence import differentiable_recurrence
 
 Site = Any  # a node of a trace, Pyro's dict of what was sampled
+Noise = Sequence[Any]  # one part for each step
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Descent:
     lr: float
     momentum: float
     clip: float | None = None
+
+
+Method = Callable[["Bound", Values, Noise, Descent], Values]
 
 
 class Bound:
@@ -223,27 +227,37 @@ class _ModelTerms(Messenger):
         return super().__exit__(*error)
 
 
-def unrolled(bound, start, noise, descent):
+def unrolled(bound: Bound, start: Values, noise: Noise, descent: Descent) -> Values:
     """The refined values with the whole loop in their graph: an exact gradient, in memory that grows with the steps."""
     start = tuple(value if value.requires_grad else value.detach().requires_grad_() for value in start)
     with bound.preserved_rng(), differentiable_recurrence(bound.device, twice=True):
         return _descend(bound, start, noise, descent, create_graph=True)
 
 
-def straight_through(bound, start, noise, descent):
+def straight_through(bound: Bound, start: Values, noise: Noise, descent: Descent) -> Values:
     """The refined values with d lambda_K / d lambda_0 = 1, and no gradient to the model through them."""
     refined = without_gradient(bound, start, noise, descent)
     return tuple(value + (last - value).detach() for value, last in zip(start, refined, strict=True))
 
 
-def without_gradient(bound, start, noise, descent, path=None):
+def without_gradient(
+    bound: Bound, start: Values, noise: Noise, descent: Descent, path: list[Values] | None = None
+) -> Values:
     """The refined values alone, in memory that does not grow with the steps; each step's start is added to `path`."""
     with torch.enable_grad(), bound.preserved_rng(), differentiable_recurrence(bound.device):
         return _detached(_descend(bound, _leaves(start), noise, descent, path=path))
 
 
-def _descend(bound, values, noise, descent, *, create_graph=False, path=None):
-    velocities = [0.0] * len(values)
+def _descend(
+    bound: Bound,
+    values: Values,
+    noise: Noise,
+    descent: Descent,
+    *,
+    create_graph: bool = False,
+    path: list[Values] | None = None,
+) -> Values:
+    velocities: list[Any] = [0.0] * len(values)
     for epsilon in noise:
         loss = bound(values, epsilon)
         bound.first = loss.detach() if bound.first is None else bound.first
@@ -251,15 +265,15 @@ def _descend(bound, values, noise, descent, *, create_graph=False, path=None):
             if not path:
                 bound.find_parameters(loss, values)
             path.append(values)
-        gradients = torch.autograd.grad(loss, values, create_graph=create_graph)
-        gradients = [_clipped([g], descent.clip)[0] for g in gradients]
+        found = torch.autograd.grad(loss, values, create_graph=create_graph)
+        gradients = [_clipped([g], descent.clip)[0] for g in found]
         velocities = [descent.momentum * v - g for v, g in zip(velocities, gradients, strict=True)]
         values = tuple(value + descent.lr * v for value, v in zip(values, velocities, strict=True))
         values = values if create_graph else _leaves(values)
     return values
 
 
-def replayed(products):
+def replayed(products: Callable[..., list[Tensor]]) -> Method:
     """A way to differentiate the loop that stores its steps' starts only, and runs each step again in the backward pass.
 
         b = dL/d lambda_K, u = 0;  for k = K-1..0:  u = momentum u + lr b;  b -= H u;  dL/d theta -= J' u
@@ -270,11 +284,12 @@ def replayed(products):
     Reference: Kim et al. 2018, algorithm 2.
     """
 
-    def refine(bound, start, noise, descent):
-        path, arguments = [], bound.detach_arguments()
+    def refine(bound: Bound, start: Values, noise: Noise, descent: Descent) -> Values:
+        path: list[Values] = []
+        arguments = bound.detach_arguments()
         refined = without_gradient(bound, start, noise, descent, path=path)
 
-        def backward(b):
+        def backward(b: Sequence[Tensor]) -> Values:
             u, on_theta = [torch.zeros_like(part) for part in b], [torch.zeros_like(part) for part in theta]
             for values, epsilon in zip(reversed(path), reversed(noise), strict=True):
                 u = [descent.momentum * part + descent.lr * more for part, more in zip(u, b, strict=True)]
@@ -285,7 +300,9 @@ def replayed(products):
             return *b, *on_theta
 
         theta = bound.theta
-        return _Replayed.apply(bound, backward, refined, *start, *(arguments.get(id(leaf), leaf) for leaf in theta))
+        learned = (arguments.get(id(leaf), leaf) for leaf in theta)
+        values: Values = _Replayed.apply(bound, backward, refined, *start, *learned)
+        return values
 
     return refine
 
@@ -294,18 +311,18 @@ class _Replayed(torch.autograd.Function):
     """The identity on what was refined already, with `backward` as its derivative."""
 
     @staticmethod
-    def forward(ctx, bound, backward, refined, *start_and_theta):
+    def forward(ctx: Any, bound: Bound, backward: Any, refined: Values, *start_and_theta: Tensor) -> Values:
         ctx.bound, ctx.replay = bound, backward
         return tuple(value.clone() for value in refined)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *b):
+    def backward(ctx: Any, *b: Tensor) -> tuple[Tensor | None, ...]:
         with torch.enable_grad(), ctx.bound.preserved_rng(), differentiable_recurrence(ctx.bound.device):
             return None, None, None, *_detached(ctx.replay(b))
 
 
-def double_backward(bound, values, epsilon, u, theta):
+def double_backward(bound: Bound, values: Values, epsilon: Any, u: list[Tensor], theta: list[Tensor]) -> list[Tensor]:
     """H u and J' u by differentiating the gradient."""
     values = _leaves(values)
     with differentiable_recurrence(bound.device, twice=True):
@@ -313,7 +330,9 @@ def double_backward(bound, values, epsilon, u, theta):
     return _gradients(gradients, values + tuple(theta), u)
 
 
-def central_difference(bound, values, epsilon, u, theta, *, step=1e-2):
+def central_difference(
+    bound: Bound, values: Values, epsilon: Any, u: list[Tensor], theta: list[Tensor], *, step: float = 1e-2
+) -> list[Tensor]:
     """H u and J' u from the gradients at values +- step u / |u|.
 
     The step is normalised: with a fixed factor of u, float32 loses most digits where u is small. At a kink of a ReLU the
@@ -327,7 +346,16 @@ def central_difference(bound, values, epsilon, u, theta, *, step=1e-2):
     return [one + other for one, other in zip(found[:n], found[n : 2 * n], strict=True)] + found[2 * n :]
 
 
-def authors_difference(bound, values, epsilon, u, theta, *, step=1e-5, clip=5.0):
+def authors_difference(
+    bound: Bound,
+    values: Values,
+    epsilon: Any,
+    u: list[Tensor],
+    theta: list[Tensor],
+    *,
+    step: float = 1e-5,
+    clip: float = 5.0,
+) -> list[Tensor]:
     """H u and J' u as the authors' code has them: one-sided, the step not normalised, the gradient ahead clipped as a whole.
 
     Where that clipping acts, the difference of a clipped and an unclipped gradient is divided by 1e-5: the encoder then gets
@@ -342,12 +370,12 @@ def authors_difference(bound, values, epsilon, u, theta, *, step=1e-5, clip=5.0)
     return found[:n] + _clipped(found[n:], clip)
 
 
-def _gradients(outputs, inputs, weights=None):
+def _gradients(outputs: Sequence[Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> list[Tensor]:
     found = torch.autograd.grad(outputs, inputs, weights, allow_unused=True)
     return [torch.zeros_like(part) if gradient is None else gradient for part, gradient in zip(inputs, found, strict=True)]
 
 
-def _clipped(gradients, norm):
+def _clipped(gradients: list[Tensor], norm: float | None) -> list[Tensor]:
     """The tensors scaled down together to a norm of at most `norm`; None leaves them as they are."""
     if norm is None or not gradients:
         return gradients
@@ -355,21 +383,21 @@ def _clipped(gradients, norm):
     return [part * (norm / (total + 1e-6)).clamp(max=1.0) for part in gradients]
 
 
-def _leaves(values):
+def _leaves(values: Iterable[Tensor]) -> Values:
     return tuple(value.detach().requires_grad_() for value in values)
 
 
-def _detached(values):
+def _detached(values: Iterable[Tensor]) -> Values:
     return tuple(value.detach() for value in values)
 
 
-def _equal(one, other):
+def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one is other or torch.equal(one, other)
-    return one is other or (not isinstance(one, torch.Tensor) and not isinstance(other, torch.Tensor) and one == other)
+    return one is other or bool(not isinstance(one, torch.Tensor) and not isinstance(other, torch.Tensor) and one == other)
 
 
-GRADIENTS = {
+GRADIENTS: dict[str, Method] = {
     "exact": unrolled,
     "exact-rebuilt": replayed(double_backward),
     "finite-difference": replayed(central_difference),

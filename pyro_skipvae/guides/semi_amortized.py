@@ -1,6 +1,6 @@
 """Semi-amortized inference: a guide that refines the local parameters of another one at each datapoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,11 @@ from torch.utils._pytree import tree_map
 
 from pyro_skipvae.objectives import as_arguments, elbo, weighted
 
+from .local_parameters import Values
 from .recurrence import differentiable_recurrence
-from .refinement import GRADIENTS, Bound, Descent, check_independent, latent_sites, without_gradient
+from .refinement import GRADIENTS, Bound, Descent, Method, check_independent, latent_sites, without_gradient
+
+EncoderLoss = Callable[[Bound, Values, Values], Tensor]
 
 
 class SemiAmortized(nn.Module):
@@ -44,7 +47,17 @@ class SemiAmortized(nn.Module):
     Reference: Kim, Wiseman, Miller, Sontag, Rush 2018.
     """
 
-    def __init__(self, model, guide, *, steps=10, lr=1 / 32, momentum=0.5, gradient="exact", start="amortized"):
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *,
+        steps: int = 10,
+        lr: float = 1 / 32,
+        momentum: float = 0.5,
+        gradient: str = "exact",
+        start: str = "amortized",
+    ) -> None:
         super().__init__()
         if not callable(guide) or isinstance(poutine.unwrap(guide), AutoGuide | Messenger):
             raise ValueError(
@@ -64,22 +77,22 @@ class SemiAmortized(nn.Module):
         self.gradient, self.start = gradient, start
 
     @property
-    def __self__(self):
+    def __self__(self) -> Any:
         """The module that owns the amortized guide, as for a bound method: who switches modes finds it there."""
         return getattr(self.amortized, "__self__", self.amortized)
 
     @property
-    def model(self):
+    def model(self) -> Callable[..., Any]:
         return self.shared[0]
 
-    def forward(self, x, *context, beta=None, **options):
+    def forward(self, x: Any, *context: Any, beta: float | None = None, **options: Any) -> Any:
         _, guide = self._weighted(beta)
         if self.steps == 0 and self.start == "amortized":
             return guide(x, *context, **options)
         bound, _, values = self.refinement(x, *context, beta=beta, **options)
         return refined_guide(guide, bound, values)(x, *context, **options)
 
-    def refine(self, x, *context, beta=None, noise=None, **options):
+    def refine(self, x: Any, *context: Any, beta: float | None = None, noise: Any = None, **options: Any) -> Any:
         """The refined q(z|x), batch (B,); of several latent sites {name: q}.
 
         `noise` has one part for each step, as `LocalParameters.noise` makes it, for a normal a tensor like z; else it is drawn
@@ -88,7 +101,15 @@ class SemiAmortized(nn.Module):
         bound, _, values = self.refinement(x, *context, beta=beta, noise=noise, **options)
         return bound.family.distribution(values)
 
-    def refinement(self, x, *context, beta=None, noise=None, method=None, **options):
+    def refinement(
+        self,
+        x: Any,
+        *context: Any,
+        beta: float | None = None,
+        noise: Any = None,
+        method: Method | None = None,
+        **options: Any,
+    ) -> tuple[Bound, Values, Values]:
         """(bound, lambda_0, lambda_K): before any plate opens, hidden from every Pyro handler around it.
 
         `method` is a function of `pyro_skipvae.guides.refinement` to use in place of the one that `gradient` names.
@@ -114,7 +135,7 @@ class SemiAmortized(nn.Module):
                 bound.check(values)
             return bound, start, values
 
-    def _weighted(self, beta):
+    def _weighted(self, beta: float | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Model and guide at this beta; at None as they are."""
         return (self.model, self.amortized) if beta is None else weighted(self.model, self.amortized, beta)
 
@@ -144,18 +165,18 @@ def _check_noise(noise: Sequence[Any], steps: int, shape: Any) -> None:
             raise ValueError(f"expected noise like z in each step, {expected}, got {found}")
 
 
-def refined_guide(guide, bound, values):
+def refined_guide(guide: Callable[..., Any], bound: Bound, values: Values) -> Callable[..., Any]:
     """The guide with its latent sites drawn from the local parameters `values`; plates, scales and parameters are its own."""
     latent = _RefinedSites(bound.distributions(values), differentiable=torch.is_grad_enabled())
 
-    def refined(*arguments, **options):
+    def refined(*arguments: Any, **options: Any) -> Any:
         with torch.no_grad(), latent:  # the graph of this second pass of the encoder is not needed
             return guide(*arguments, **options)
 
     return refined
 
 
-def beside(encoder_loss, objective=elbo):
+def beside(encoder_loss: EncoderLoss, objective: Callable[..., Tensor] = elbo) -> Callable[..., Tensor]:
     """An objective that trains the decoder on the refined posterior held fixed, and the encoder on a loss of its own.
 
     It is called with a `SemiAmortized` guide; the decoder's part is `objective`, and the value returned is that alone.
@@ -165,7 +186,7 @@ def beside(encoder_loss, objective=elbo):
     Reference: Kim et al. 2018, section 5 (VAE+SVI, VAE+SVI+KL).
     """
 
-    def both(model, guide, x, beta=1.0):
+    def both(model: Callable[..., Any], guide: SemiAmortized, x: Any, beta: float = 1.0) -> Tensor:
         bound, start, values = guide.refinement(*as_arguments(x), beta=beta, method=without_gradient)
         _, amortized = weighted(model, guide.amortized, beta)
         loss = objective(model, _ignoring_beta(refined_guide(amortized, bound, values)), x, beta)
@@ -175,27 +196,28 @@ def beside(encoder_loss, objective=elbo):
     return both
 
 
-def _ignoring_beta(guide):
+def _ignoring_beta(guide: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments, beta: guide(*arguments)
 
 
-def own_elbo(bound, start, values):
+def own_elbo(bound: Bound, start: Values, values: Values) -> Tensor:
     """A surrogate whose gradient, to the encoder alone, is that of -ELBO at the amortized posterior."""
     leaves, noise = tuple(value.detach().requires_grad_() for value in start), bound.family.noise()
     with torch.enable_grad(), bound.preserved_rng(), differentiable_recurrence(bound.device):
         gradients = torch.autograd.grad(bound(leaves, noise), leaves)
-    return bound.divisor * sum((value * gradient).sum() for value, gradient in zip(start, gradients, strict=True))
+    parts = [(value * gradient).sum() for value, gradient in zip(start, gradients, strict=True)]
+    return bound.divisor * torch.stack(parts).sum()
 
 
-def kl_to_refined(bound, start, values):
+def kl_to_refined(bound: Bound, start: Values, values: Values) -> Tensor:
     """KL(q_0 || q_K) in nats, summed over the batch, q_K held fixed."""
     before, after = bound.distributions(start), bound.distributions(values)
-    total: Tensor = sum(kl_divergence(before[name], after[name]).sum() for name in before)
-    return bound.plate_scale * total
+    divergences = [kl_divergence(before[name], after[name]).sum() for name in before]
+    return bound.plate_scale * torch.stack(divergences).sum()
 
 
 # The variants of Kim et al. 2018 by name: what SemiAmortized is told, and the loss of the encoder to go `beside` the objective.
-VARIANTS = {
+VARIANTS: dict[str, tuple[dict[str, Any], EncoderLoss | None]] = {
     "sa": ({}, None),
     "svi": ({"start": "zeros", "gradient": "first-order"}, None),
     "vae+svi": ({}, own_elbo),
@@ -220,6 +242,6 @@ class _RefinedSites(Messenger):
             torch.set_grad_enabled(False)
 
 
-def _outside_inference_mode(argument):
+def _outside_inference_mode(argument: Any) -> Any:
     """A tensor made in inference mode as one that autograd may use."""
     return argument.clone() if isinstance(argument, torch.Tensor) and argument.is_inference() else argument

@@ -34,7 +34,7 @@ class QuantileGammas(TorchFunctionMode):
 def log_standard_gamma(concentration: Tensor) -> Tensor:
     """log z, z ~ Gamma(concentration, 1), of the same shape, by uniform numbers of the global generator."""
     u = torch.rand(concentration.shape, dtype=torch.float64, device=concentration.device)
-    y: Tensor = _LogQuantile.apply(concentration.double(), u)  # type: ignore[no-untyped-call]
+    y: Tensor = _LogQuantile.apply(concentration.double(), u)
     return y.to(concentration.dtype)
 
 
