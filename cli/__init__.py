@@ -15,10 +15,12 @@ from .pages import compare, report
 from .showing import interpolate, reconstruct, traverse
 from .target_rate import target_rate
 
+# Words may be written with underscores, as Python writes them.
+CONTEXT = {"help_option_names": ["-h", "--help"], "token_normalize_func": lambda word: word.replace("_", "-")}
 EPILOG = "Everything a run does is written to its folder; evaluate and sample need no other setting than its path."
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(epilog=EPILOG, context_settings=CONTEXT)
 @click.version_option(package_name="pyro_skipvae")
 def cli():
     """Train latent-variable models on Pyro, and measure whether their latent variables collapsed."""

@@ -9,14 +9,14 @@ from pyro_skipvae.runs.config import PRESETS, Config
 from . import text
 from .echo import echo
 from .errors import user_errors
-from .options import Duration, OnNan, config_options, settings
+from .options import Duration, Grouped, OnNan, RunFolder, config_options, settings
 from .signals import Signals
 
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto (CUDA, else CPU), or a torch device")
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="seed of z and x")
 JSON = click.option("--json", "as_json", is_flag=True, help="print the result as JSON on stdout")
 DATASET = click.option("--dataset", metavar="FILE", help="the data of RUN, if they were moved  [default: where they were]")
-RUN = click.argument("run", type=click.Path(file_okay=False))
+RUN = click.argument("run", type=RunFolder())
 
 
 def examples(*lines):
@@ -24,6 +24,7 @@ def examples(*lines):
 
 
 @click.command(
+    cls=Grouped,
     epilog=examples(
         "train --out runs/digits",
         "train --dataset mnist --layers 9",
@@ -43,7 +44,7 @@ def examples(*lines):
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False), help="TOML file of settings")
 @DEVICE
 @click.option("--out", type=click.Path(file_okay=False), help="run folder  [default: runs/<name of the settings>]")
-@click.option("--resume", type=click.Path(file_okay=False), help="go on with this run folder, exactly where it stopped")
+@click.option("--resume", type=RunFolder(), help="go on with this run folder, exactly where it stopped")
 @click.option("--checkpoint-minutes", default=10.0, show_default=True, type=Duration(), help="a checkpoint that often, too")
 @click.option("--on-nan", default="stop", show_default=True, type=OnNan(), help="stop, or skip:N to leave out N steps at most")
 @click.option(

@@ -14,6 +14,39 @@ from pyro_skipvae.text.printable import printable
 
 from .echo import echo
 
+ELSEWHERE = {  # our option -> its names in other programs
+    "lr": "learning-rate learning_rate step-size eta alpha lrate",
+    "epochs": "num-epochs n-epochs max-epochs epoch niter iterations",
+    "batch-size": "bs batch minibatch-size train-batch-size",
+    "latent-dim": "z-dim zdim z-size latent latents latent-size latent-dims n-latent num-latents nz code-size",
+    "width": "hidden hidden-dim hidden-size hidden-units n-hidden units dim",
+    "layers": "num-layers n-layers depth nlayers",
+    "maps": "channels filters n-filters num-filters feature-maps",
+    "kernel": "kernel-size",
+    "beta": "kl-weight kl-beta kld-weight beta-kl kl-coef",
+    "warmup-epochs": "warmup kl-warmup kl-annealing annealing anneal-epochs kl-anneal",
+    "beta-schedule": "kl-schedule kl-anneal-schedule annealing-schedule",
+    "lr-schedule": "scheduler lr-scheduler lr-decay",
+    "max-norm": "clip grad-clip clip-grad clip-norm gradient-clipping max-grad-norm",
+    "optimizer": "optim opt",
+    "guide": "posterior variational-family q",
+    "dataset": "data data-set train-data input file",
+    "data-dir": "data-path dataroot data-root root",
+    "out": "output output-dir out-dir save-dir outdir logdir log-dir results-dir save",
+    "resume": "continue restart ckpt load from-checkpoint checkpoint-path",
+    "device": "gpu cuda cpu use-cuda no-cuda gpus",
+    "seed": "random-seed rng-seed manual-seed",
+    "embedding": "embedding-dim emb-dim embed-dim embedding-size",
+    "vocabulary-size": "vocab vocab-size",
+    "max-words": "max-len max-length seq-len",
+    "count": "num-samples n-samples samples num n",
+    "importance-samples": "iw-samples num-importance-samples iwae-samples k",
+    "skip": "skips skip-connections",
+    "objective": "loss",
+    "patience": "early-stopping early-stop",
+    "svi-steps": "refine-steps inner-steps",
+    "dry-run": "summary",
+}
 CODES = {"DataError": 3, "RunError": 4, "CheckpointError": 4}
 
 
@@ -21,6 +54,12 @@ class UserError(click.ClickException):
     """A mistake of the user's: `Error: message`, exit code 2."""
 
     exit_code = 2
+
+
+class NoRun(click.ClickException):
+    """A folder that is no run."""
+
+    exit_code = 4
 
 
 class RunsFailed(click.ClickException):
@@ -67,6 +106,8 @@ def report_errors():
         yield
     except click.ClickException as error:
         error.message = printable(error.message)
+        if isinstance(error, click.NoSuchOption):
+            error.possibilities = _ours(error) or error.possibilities
         error.show()
         sys.exit(error.exit_code)
     except Stopped as stopped:
@@ -89,6 +130,13 @@ def report_errors():
             raise
         echo(f"Error: {error}", err=True)
         sys.exit(code)
+
+
+def _ours(error):
+    """What an option that people know from elsewhere is called here, if the command has it."""
+    there = {name for param in error.ctx.command.params for name in param.opts} if error.ctx else set()
+    wanted = next((ours for ours, others in ELSEWHERE.items() if error.option_name.lstrip("-") in others.split()), None)
+    return [f"--{wanted}"] if f"--{wanted}" in there else []
 
 
 def _is_out_of_memory(error):

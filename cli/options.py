@@ -5,6 +5,7 @@ import os
 import tomllib
 from dataclasses import fields
 from importlib.resources import files
+from pathlib import Path
 from types import NoneType
 from typing import get_args
 
@@ -12,9 +13,11 @@ import click
 
 from pyro_skipvae.runs.config import Config, check_names
 
-from .errors import user_errors
+from .errors import NoRun, user_errors
 
 PREFIX = "SKIPVAE_"
+# The first field of Config under each heading of the help.
+HEADINGS = {"dataset": "Data", "model": "Model", "objective": "Inference and training"}
 DATA_VARIABLE = "SKIPVAE_DATA"  # read by the data sets themselves
 
 
@@ -45,10 +48,47 @@ class Duration(click.FloatRange):
         return number
 
 
+class RunFolder(click.Path):
+    """The folder of a run. Whether it is one is told before torch is imported."""
+
+    def __init__(self):
+        super().__init__(file_okay=False)
+
+    def convert(self, value, param, ctx):
+        path = Path(super().convert(value, param, ctx))
+        if not (path / "config.toml").exists():
+            raise NoRun(f"expected a run folder with a config.toml, got {path}")
+        return str(path)
+
+
+class Grouped(click.Command):
+    """A command whose help lists its options under headings: the `group` of each, "Run and output" where it has none."""
+
+    def format_options(self, ctx, formatter):
+        groups = {}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                groups.setdefault(getattr(param, "group", "Run and output"), []).append(record)
+        for name, records in groups.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+class GroupedOption(click.Option):
+    """An option under a heading of the help."""
+
+    def __init__(self, *names, group, **about):
+        super().__init__(*names, **about)
+        self.group = group
+
+
 def config_options(command):
     """Give a command one option for each field of Config; those not given stay out of what it receives."""
+    groups, heading = {}, ""
+    for entry in fields(Config):
+        groups[entry.name] = heading = HEADINGS.get(entry.name, heading)
     for entry in reversed(fields(Config)):
-        command = _option(entry)(command)
+        command = _option(entry, groups[entry.name])(command)
     return command
 
 
@@ -86,11 +126,12 @@ def _dashed(name, value):
     return value.replace("_", "-") if is_choice and isinstance(value, str) else value
 
 
-def _option(entry):
+def _option(entry, group):
     kind = next(kind for kind in get_args(entry.type) or (entry.type,) if kind is not NoneType)
     about = entry.metadata
     choices = f" ({', '.join(about['choices'])})" if about["choices"] else ""
     default = entry.default if entry.default is not None else about["usual"]
     help = f"{about['help']}{choices}  [default: {default}]"
     flag, variable = "--" + entry.name.replace("_", "-"), PREFIX + entry.name.upper()
-    return click.option(flag, entry.name, type=kind, default=None, help=help, envvar=variable)
+    about = {"type": kind, "default": None, "help": help, "envvar": variable}
+    return click.option(flag, entry.name, cls=GroupedOption, group=group, **about)

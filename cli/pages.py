@@ -8,9 +8,9 @@ from .echo import echo
 from .errors import user_errors, written
 from .models import data_of, loaded
 from .notes import note
-from .options import Duration
+from .options import Duration, RunFolder
 
-RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False))
+RUNS = click.argument("runs", nargs=-1, required=True, type=RunFolder())
 BUDGET = click.option(
     "--budget",
     default=60.0,

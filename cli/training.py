@@ -164,7 +164,8 @@ class Training:
         self.job, self.run, self.bar, self.signals, self.board = job, run, bar, signals, board
         self.minutes, self.allowed, self.left_out = minutes, allowed, 0
         self.saved = time.monotonic()
-        self.task = bar.add_task("training", total=job.steps, completed=job.step.steps, status="")
+        self.shown, self.measured = -math.inf, ""  # when the bar was last written anew; rate and units of a batch
+        self.task = bar.add_task(self._epoch(), total=job.steps, completed=job.step.steps, status="")
 
     def run_epochs(self):
         job = self.job
@@ -198,13 +199,25 @@ class Training:
         self.bar.update(self.task, advance=1)
         if self.job.step.steps % LOOK_EVERY == 0:
             self.check_finite()
-        if self.job.step.steps % LOOK_EVERY == 1 and not self.bar.disable:
-            self.bar.update(self.task, status=_status(self.job, x))
+        if not self.bar.disable:
+            self.show(x)
         overdue = time.monotonic() - self.saved > 60 * self.minutes
         if overdue or self.signals.save or self.signals.stop:
             self.check_finite()
             self.save()
         self.leave_if_asked()
+
+    def show(self, x):
+        """Write epoch and loss on the bar, twice a second at most; rate and active units are measured less often."""
+        if self.job.step.steps % LOOK_EVERY == 1:
+            self.measured, self.shown = _measured(self.job, x), -math.inf
+        if time.monotonic() - self.shown > 0.5:
+            self.shown = time.monotonic()
+            self.bar.update(self.task, description=self._epoch(), status=f"loss {_loss(self.job):.2f}{self.measured}")
+
+    def _epoch(self):
+        epochs = self.job.config.epochs
+        return f"epoch {min(self.job.progress.epochs + 1, epochs)} of {epochs}"
 
     def save(self):
         self.signals.save = False
@@ -271,17 +284,21 @@ def _batch_of(job, step):
     return {"epoch": epoch, "batch": batch, "indices": indices.tolist(), "seed": job.config.seed}
 
 
-def _status(job, x):
-    """Mean loss of the epoch so far; rate and active units of a batch."""
-    loss = float(job.progress.loss) / max(int(job.progress.datapoints), 1)
+def _loss(job):
+    """The mean loss of the epoch so far."""
+    return float(job.progress.loss) / max(int(job.progress.datapoints), 1)
+
+
+def _measured(job, x):
+    """Rate and active units of a batch, in words; "" where it is too small."""
     if len(x) < 2:
-        return f"loss {loss:.2f}"
+        return ""
     try:
         nats = rate(job.vae.model, job.vae.guide, x).value
         units = active_units(job.vae.model, job.vae.guide, x, posterior_samples=20)
     except ValueError:  # q(z|x) is not finite: the step that made it so says more
-        return f"loss {loss:.2f}  rate ?  active ?"
-    return f"loss {loss:.2f}  rate {nats:.2f}  active {units}"
+        return "  rate ?  active ?"
+    return f"  rate {nats:.2f}  active {units}"
 
 
 def _validate(job):

@@ -1,8 +1,10 @@
 """The command line, run as a user runs it: results on stdout, notes on stderr, one plain line for a mistake."""
 
 import json
+import re
 import shutil
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -13,7 +15,7 @@ from command_line import SCRIPT, skipvae
 
 from pyro_skipvae import load_run
 from pyro_skipvae.runs.folder import Run
-from pyro_skipvae_cli import cli
+from pyro_skipvae_cli import cli, errors
 from pyro_skipvae_cli.errors import report_errors
 from pyro_skipvae_cli.terminal import table
 
@@ -229,3 +231,55 @@ def test_more_memory_than_there_is(capsys):
     assert left.value.code == 2 and said.startswith("Error: expected a model and batches that fit into memory")
     with pytest.raises(RuntimeError, match="another"), report_errors():
         raise RuntimeError("another")
+
+
+@pytest.mark.parametrize(
+    ("flags", "ours"),
+    [
+        ("train --learning-rate 0.1", "--lr"),
+        ("train --num_epochs 3", "--epochs"),
+        ("train --z-dim 2", "--latent-dim"),
+        ("train --hidden-size 2", "--width"),
+        ("train --output here", "--out"),
+        ("train --epoch 3", "--epochs"),
+        ("train --kl-weight 3", "--beta"),
+        ("train --lattent-dim 3", "--latent-dim"),  # a slip, not another name
+    ],
+)
+def test_names_from_elsewhere_lead_to_ours(flags, ours, tmp_path):
+    done = skipvae(*flags.split(), cwd=tmp_path)
+    assert done.returncode == 2 and re.search(rf"Did you mean .*{ours}'", done.stderr), done.stderr
+
+
+def test_every_name_from_elsewhere_leads_to_an_option_that_there_is():
+    options = {name for command in cli.commands.values() for param in command.params for name in param.opts}
+    assert {f"--{ours}" for ours in errors.ELSEWHERE} <= options
+
+
+def test_words_may_be_written_with_underscores(tmp_path):
+    said = skipvae("train", "--batch_size", 7, "--beta_schedule", "constant", "--print_config", cwd=tmp_path).stdout
+    assert "batch_size = 7\n" in said and 'beta_schedule = "constant"' in said
+
+
+def test_the_help_of_train_has_headings_with_every_option_under_one(tmp_path):
+    said = skipvae("train", "--help", cwd=tmp_path).stdout
+    assert re.findall(r"^([A-Z][a-z ]+):$", said, re.M) == [
+        "Data", "Model", "Inference and training", "Run and output"
+    ]  # fmt: skip
+    for name, heading in {"--dataset": "Data", "--skip": "Model", "--epochs": "Inference", "--out": "Run and"}.items():
+        assert said.rindex(heading, 0, said.index(f"  {name} ")) == max(
+            said.rfind(f"\n{other}", 0, said.index(f"  {name} ")) + 1 for other in ("Data:", "Model:", "Inference", "Run and")
+        )
+    assert all(name in said for param in cli.commands["train"].params for name in param.opts)
+
+
+def test_a_run_that_is_not_there_is_told_before_torch_is_imported(tmp_path):
+    code = (
+        "import sys; from pyro_skipvae_cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    for command in ("evaluate", "sample", "report", "encode --out z.npz", "train --resume"):
+        arguments = [*command.split(), "nowhere"]
+        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stdout == "4 False\n" and "expected a run folder with a config.toml, got nowhere" in done.stderr
