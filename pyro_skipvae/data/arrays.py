@@ -102,7 +102,7 @@ def _roles(path: Path, names: list[str]) -> dict[str, dict[str, str]]:
 
 def _unknown(path: Path, names: list[str]) -> ValueError:
     line = f"import numpy; a = numpy.load({str(path)!r}); numpy.savez('own.npz', train=a['NAME'])"
-    shown = ", ".join(sorted(names)[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    shown = ", ".join(map(repr, sorted(names)[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return ValueError(
         "expected one array, or arrays named train, valid, test (or x_train ...) and labels_train ... (or y_train ...), got "
         f"{shown or 'none'} in {path}; keep what you want: {conversions.python_command(line)}"

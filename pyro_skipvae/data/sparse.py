@@ -2,7 +2,6 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,25 +16,66 @@ KEEP = (
 
 
 def read_mtx(path: Path) -> Values:
-    """Return the rows of a Matrix Market file as dense values."""
-    from scipy.io import mminfo, mmread
+    """Return the rows of a Matrix Market file as dense values.
 
-    read = f"scipy.io.mmread({str(path)!r})"
-    raw = file_content.content(path)
+    Read here, since scipy's reader breaks down the whole process at some damaged files.
+    """
+    lines = io.BytesIO(file_content.content(path))
     try:
-        rows, columns, entries, form, kind, _ = mminfo(io.BytesIO(raw))
-        _check_size(path, rows, columns, read)
-        if entries > len(raw):
-            raise ValueError(f"its header announces {entries:,} entries, more than it has bytes")
-        if kind == "complex":
-            raise ValueError("it holds complex numbers")
-        matrix = mmread(io.BytesIO(raw))
-        dense = matrix if form == "array" else _dense(matrix)
+        form, kind, symmetry = _head(lines.readline())
+        size = next((line for line in lines if line.strip() and not line.startswith(b"%")), b"")
+        rows, columns, *entries = map(int, size.split())
+        if rows < 1 or columns < 1 or len(entries) != (form == "coordinate"):
+            raise ValueError(f"its line of sizes is {size.decode(errors='replace').strip()!r}")
+        _check_size(path, rows, columns, f"scipy.io.mmread({str(path)!r})")
+        make = _from_entries if form == "coordinate" else _from_columns
+        dense = make(lines, (rows, columns), kind, symmetry, *entries)
     except _TooLarge:
         raise
-    except Exception as error:  # what scipy raises for a damaged file
+    except (ValueError, UnicodeError) as error:
         raise _unreadable(path, "Matrix Market file of real numbers", error) from error
-    return Values({"train": _whole(np.asarray(dense))}, how_read=_phrase(rows, columns))
+    return Values({"train": _whole(dense)}, how_read=_phrase(rows, columns))
+
+
+def _head(line: bytes) -> tuple[str, str, str]:
+    """(coordinate or array, kind of numbers, symmetry) of the first line."""
+    words = line.decode(errors="replace").lower().split()
+    if len(words) != 5 or words[:2] != ["%%matrixmarket", "matrix"] or words[2] not in ("coordinate", "array"):
+        raise ValueError("it does not begin with %%MatrixMarket matrix coordinate, or array, and the kind of its numbers")
+    if words[3] not in ("real", "double", "integer", "unsigned-integer", "pattern") or words[4] not in ("general", "symmetric"):
+        raise ValueError(f"it holds {words[3]} {words[4]} numbers")
+    return words[2], words[3], words[4]
+
+
+def _from_entries(lines: io.BytesIO, shape: tuple[int, int], kind: str, symmetry: str, count: int) -> Array:
+    """The dense matrix of lines `row column value`, counted from 1; entries at the same place are summed."""
+    width = 2 if kind == "pattern" else 3
+    entries = np.loadtxt(lines, comments="%", ndmin=2, encoding="latin-1") if count else np.empty((0, width))
+    if entries.shape != (count, width):
+        raise ValueError(
+            f"it announces {count:,} entries of {width} numbers, and has {entries.shape[0]:,} of {entries.shape[1]}"
+        )
+    index = entries[:, :2]
+    if not ((index >= 1) & (index <= np.array(shape)) & (index == np.round(index))).all():
+        raise ValueError(f"it has an entry outside of {shape[0]:,} rows and {shape[1]:,} columns")
+    row, column = index.T.astype(np.int64) - 1
+    values = np.ones(count) if kind == "pattern" else entries[:, 2]
+    dense = np.zeros(shape)
+    np.add.at(dense, (row, column), values)
+    if symmetry == "symmetric":
+        below = row != column
+        np.add.at(dense, (column[below], row[below]), values[below])
+    return dense
+
+
+def _from_columns(lines: io.BytesIO, shape: tuple[int, int], kind: str, symmetry: str) -> Array:
+    """The dense matrix of one value a line, column by column."""
+    values = np.loadtxt(lines, comments="%", ndmin=1, encoding="latin-1")
+    if symmetry != "general" or kind == "pattern" or values.shape != (shape[0] * shape[1],):
+        raise ValueError(
+            f"it announces {shape[0]:,} x {shape[1]:,} general numbers, and has {values.size:,} {symmetry} {kind} ones"
+        )
+    return values.reshape(shape, order="F")
 
 
 def read_npz(path: Path) -> Values:
@@ -51,7 +91,7 @@ def read_npz(path: Path) -> Values:
             raise ValueError(f"it holds values of type {matrix.dtype}")
         if matrix.format in ("csr", "csc", "bsr"):
             matrix.check_format(full_check=True)  # else numbers outside of the matrix would be written to memory
-        dense = _dense(matrix)
+        dense = np.asarray(matrix.toarray())
     except _TooLarge:
         raise
     except Exception as error:
@@ -69,10 +109,6 @@ def _check_size(path: Path, rows: int, columns: int, read: str) -> None:
             f"expected a matrix of at most {LARGEST:,} numbers when it is dense, got {rows:,} x {columns:,} in {path}; "
             f"keep the 2,000 largest columns: {conversions.python_command(KEEP.format(read=read))}"
         )
-
-
-def _dense(matrix: Any) -> Array:
-    return np.asarray(matrix.toarray())
 
 
 def _whole(array: Array) -> Array:

@@ -49,7 +49,14 @@ def read(path: Path) -> Values:
     Raises ValueError for a missing value, by line and column; for a column of words that is no label, by name; and for rows
     of different lengths.
     """
-    text = file_content.text(path)
+    text = file_content.text(path).replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        return _read(path, text)
+    except csv.Error as error:
+        raise ValueError(f"expected a table of numbers, got {path}, which cannot be read: {error}") from error
+
+
+def _read(path: Path, text: str) -> Values:
     layout = _layout(path, text)
     sample = [row for _, row in islice(_rows(text, layout), LOOKED_AT)]
     if not sample:

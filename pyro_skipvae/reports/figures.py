@@ -20,10 +20,12 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from pyro_skipvae.runs.checkpoint import write_whole
+from pyro_skipvae.text.printable import printable
 
 # Okabe and Ito 2008, in an order that also differs in lightness; their yellow is too faint for lines on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Petroff 2021: ten colours that were optimised for colour-blind and normal eyes together.
+LONGEST_CLASS_NAME = 20  # characters beside a figure
 CLASS_PALETTE = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
@@ -193,9 +195,10 @@ def neighbour_accuracy(means, classes, *, k=10):
 
 
 @_styled
-def posterior_means(embedding, classes, *, ax=None, title=None, accuracy=None):
+def posterior_means(embedding, classes, *, ax=None, title=None, accuracy=None, class_names=()):
     """Posterior means embedded in the plane (N, 2), coloured by class (N,), each class named at its median.
 
+    `class_names` are those of the classes 0, 1, ...; without them a class is named by its number.
     `accuracy`, a share in [0, 1], is that of `neighbour_accuracy`, and goes into the caption.
     Raises ValueError if there are not as many classes as points.
     """
@@ -207,8 +210,9 @@ def posterior_means(embedding, classes, *, ax=None, title=None, accuracy=None):
     colours = np.array([CLASS_PALETTE[i % len(CLASS_PALETTE)] for i in range(len(names))])
     ax.scatter(*embedding.T, c=colours[index], s=5, linewidths=0, alpha=0.8)
     for i, name in enumerate(names):
-        _halo(ax, *np.median(embedding[index == i], 0), str(name))
-        ax.scatter([], [], color=colours[i], s=20, linewidths=0, label=str(name))
+        shown = _class_name(class_names[name]) if class_names else str(name)
+        _halo(ax, *np.median(embedding[index == i], 0), shown)
+        ax.scatter([], [], color=colours[i], s=20, linewidths=0, label=shown)
     if len(names) <= len(CLASS_PALETTE):
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.1)
     ax.set(xticks=[], yticks=[], aspect="equal")
@@ -218,6 +222,13 @@ def posterior_means(embedding, classes, *, ax=None, title=None, accuracy=None):
     if accuracy is not None:
         ax.set_xlabel(f"nearest-neighbour accuracy in the latent space: {100 * accuracy:.1f} %")
     return ax.figure
+
+
+def _class_name(name):
+    """A name from the data as a figure shows it: short, and without what Matplotlib would take for a formula or hide."""
+    short = name if len(name) <= LONGEST_CLASS_NAME else name[: LONGEST_CLASS_NAME - 1] + "…"
+    short = printable(short).replace("$", r"\$")
+    return f" {short}" if short.startswith("_") else short
 
 
 @_styled

@@ -9,6 +9,7 @@ from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
 from pyro_skipvae.reports import figures
 from pyro_skipvae.text import generation as texts
 from pyro_skipvae.text.decoding import interpolate
+from pyro_skipvae.text.printable import printable
 
 from .captions import EMBEDDED_POINTS
 
@@ -39,7 +40,7 @@ def write_texts(vae, data, *, latent=True):
         rows["reconstructions.txt"] = texts.reconstructions(vae, vocabulary, x)
         between = texts.interpolation(vae, vocabulary, x[:1], x[1:2])
         rows["interpolation.txt"] = [(f"{weight:.2f}", text) for weight, text in between]
-    return {name: "".join("\t".join(row) + "\n" for row in found) for name, found in rows.items()}
+    return {name: "".join("\t".join(map(printable, row)) + "\n" for row in found) for name, found in rows.items()}
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,9 @@ def draw_posterior_means(vae, data, *, points=EMBEDDED_POINTS, seed=0):
     accuracy = figures.neighbour_accuracy(means, classes, k=min(10, len(means) - 1))
     drawn = {"tsne": figures.tsne(means, seed=seed), "pca": figures.pca(means)}
     names = {"tsne": "t-SNE", "pca": "PCA"}
+    about = {"accuracy": accuracy, "class_names": data.class_names}
     return {
-        name: figures.posterior_means(
-            plane, classes, accuracy=accuracy, title=f"{names[name]} of {len(means):,} posterior means"
-        )
+        name: figures.posterior_means(plane, classes, title=f"{names[name]} of {len(means):,} posterior means", **about)
         for name, plane in drawn.items()
     }
 

@@ -808,9 +808,9 @@ def one_nan():
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"train": GREY, "vaild": GREY}, r"expected one array, or arrays named train, .*got train, vaild in"),
-        ({"data": GREY, "x": GREY}, r"expected one array, or arrays named train, .*got data, x in"),
-        ({"test": GREY, "y_test": np.arange(40)}, r"expected one array, or arrays named train, .*got test, y_test in"),
+        ({"train": GREY, "vaild": GREY}, r"expected one array, or arrays named train, .*got 'train', 'vaild' in"),
+        ({"data": GREY, "x": GREY}, r"expected one array, or arrays named train, .*got 'data', 'x' in"),
+        ({"test": GREY, "y_test": np.arange(40)}, r"expected one array, or arrays named train, .*got 'test', 'y_test' in"),
         ({"train": np.array([{}, {}])}, "cannot be read: .*[Oo]bject arrays"),
         ({"train": np.array(["a", "b"])}, "expected numbers, got type <U1 in 'train'"),
         ({"train": np.float32(3)}, r"expected shape \(N, \.\.\.\).*got \(\) in 'train'"),

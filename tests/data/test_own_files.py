@@ -264,6 +264,7 @@ GOOD_ROWS = "".join(f"{number},{number / 2}\n" for number in range(20))
         ("a,label\n" + "".join(f"{n},{n}\n" for n in range(5)), "expected at least 6 items"),
         ("label\n" + "1\n2\n" * 10, "expected columns of numbers beside the labels, got none"),
         ("a,b,split\n" + "1,2,north\n" * 20, "expected train, valid or test in column 'split', got 'north'"),
+        ("a,b\n" + GOOD_ROWS + '"' + "1" * 200_000 + '",2\n', "which cannot be read: field larger than field limit|got '1111"),
         ("a,b\n1,\x002\n", "expected text, got a zero byte in line 2"),
     ],
 )
@@ -276,6 +277,8 @@ def test_a_table_that_is_wrong_is_refused_by_line_and_column(content, message, t
 
 def test_a_table_in_another_encoding_and_with_windows_line_ends(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbf" + ("größe,b\r\n" + GOOD_ROWS.replace("\n", "\r\n")).encode())
+    assert load_data(tmp_path / "x.csv", binarisation="none").event_shape == (2,)
+    (tmp_path / "x.csv").write_bytes(("a,b\n" + GOOD_ROWS).replace("\n", "\r").encode())
     assert load_data(tmp_path / "x.csv", binarisation="none").event_shape == (2,)
     (tmp_path / "x.csv").write_bytes(("größe,b\n" + GOOD_ROWS).encode("latin-1"))
     with pytest.raises(ValueError, match="expected UTF-8, got other bytes .* in line 1 of .*x.csv; save it as UTF-8"):
@@ -663,9 +666,36 @@ def test_a_sparse_matrix_whose_indices_lie_is_refused(tmp_path):
         load_data(tmp_path / "x.npz")
 
 
-@pytest.mark.parametrize("entries", [10**15, -1])
-def test_a_matrix_market_header_that_lies_is_refused(entries, tmp_path):
-    (tmp_path / "x.mtx").write_text(f"%%MatrixMarket matrix coordinate integer general\n20 4 {entries}\n1 1 5\n")
+MATRICES = {
+    "more entries than lines": "coordinate integer general\n20 4 1000000000000000\n1 1 5\n",
+    "negative": "coordinate integer general\n20 4 -1\n1 1 5\n",
+    "outside": "coordinate integer general\n20 4 1\n21 1 5\n",
+    "at 0": "coordinate integer general\n20 4 1\n0 1 5\n",
+    "more lines than entries": "coordinate integer general\n20 4 1\n1 1 5\n2 1 5\n",
+    "no value": "coordinate integer general\n20 4 1\n1 1\n",
+    "complex": "coordinate complex general\n20 4 1\n1 1 5 5\n",
+    "no sizes": "coordinate real general\n",
+    "words": "coordinate real general\nmany rows\n",
+    "array too short": "array real general\n20 4\n1\n2\n",
+    "other": "vector real general\n20\n1\n",
+}
+
+
+def test_a_symmetric_matrix_of_ones_is_read_whole(tmp_path):
+    matrix = scipy.sparse.coo_matrix(np.tril(COUNTS[:12] > 0))
+    (tmp_path / "x.mtx").write_text(
+        "%%MatrixMarket matrix coordinate pattern symmetric\n% a comment\n12 12 "
+        + f"{matrix.nnz}\n"
+        + "".join(f"{row + 1} {column + 1}\n" for row, column in zip(matrix.row, matrix.col, strict=True))
+    )
+    data = load_data(tmp_path / "x.mtx", binarisation="none")
+    expected = matrix.toarray() | matrix.toarray().T
+    assert data.kind == "binary" and sum(part.sum() for part in (data.train, data.valid, data.test)) == expected.sum()
+
+
+@pytest.mark.parametrize("damage", MATRICES)
+def test_a_matrix_market_file_that_lies_is_refused(damage, tmp_path):
+    (tmp_path / "x.mtx").write_text(f"%%MatrixMarket matrix {MATRICES[damage]}")
     with pytest.raises(ValueError, match="expected a Matrix Market file of real numbers, got .*x.mtx, which cannot be read"):
         load_data(tmp_path / "x.mtx")
 
@@ -678,3 +708,32 @@ def test_content_and_ending_that_disagree_are_told(tmp_path):
     np.save(tmp_path / "y.npy", COUNTS)
     (tmp_path / "y.npy").rename(tmp_path / "array")  # no ending: the content says what it is
     assert load_data(tmp_path / "array", binarisation="none").kind == "count"
+
+
+@pytest.mark.parametrize("name", [*FORMATS, *COUNT_FILES])
+def test_no_damage_gives_anything_but_one_sentence(name, tmp_path):
+    """Bits flipped, ends cut off, bytes put in and taken out: read, or refused in one line that names the file."""
+    images, classes = small_images()
+    FORMATS[name][0](tmp_path / name, images, classes) if name in FORMATS else COUNT_FILES[name](tmp_path / name)
+    files = sorted((tmp_path / name).glob("*")) if (tmp_path / name).is_dir() else [tmp_path / name]
+    random, refused = np.random.RandomState(0), 0
+    for _ in range(25):
+        file = files[random.randint(len(files))]
+        good = file.read_bytes()
+        at, odd = (
+            random.randint(len(good)),
+            [b"\0", b"-", b"nan", b",", b"\n", b'"', b"\r", b"1e999", b"9" * 30][random.randint(9)],
+        )
+        damages = (good[:at], good[:at] + odd + good[at + 1 :], good[:at] + good[at + 9 :], flipped(good, at))
+        file.write_bytes(damages[random.randint(4)])
+        try:
+            load_data(tmp_path / name, binarisation="none")
+        except ValueError as error:
+            refused += 1
+            assert type(error) is ValueError and "\n" not in str(error) and str(tmp_path / name) in str(error)
+        file.write_bytes(good)
+    assert refused
+
+
+def flipped(content, position):
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]

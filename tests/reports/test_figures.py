@@ -199,6 +199,16 @@ def test_variances_are_sorted_on_a_log_axis_with_both_thresholds():
     assert ax.get_title("left") == "3 of 4 units active at 0.01, 2 at 0.02"
 
 
+def test_classes_with_names_are_shown_by_them():
+    names = ("a cat", "$x^", "_hidden\x1b[2J", "n" * 90, *map(str, range(4, 10)))
+    figure = figures.posterior_means(EMBEDDING, CLASSES, class_names=names)
+    figures.png(figure)  # a formula that is none would raise here
+    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    present = sorted(set(torch.as_tensor(CLASSES).tolist()))
+    expected = ["a cat", r"\$x^", r" _hidden\x1b[2J", "n" * 19 + "…", *names[4:]]
+    assert shown == [expected[number] for number in present]
+
+
 def test_posterior_means_are_coloured_and_named_by_class():
     figure = DRAWN["posterior_means"]()
     ax = figure.axes[0]
