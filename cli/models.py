@@ -8,14 +8,19 @@ from .echo import echo
 from .errors import user_errors, written
 
 
-@click.command(epilog=examples("encode runs/digits --out z.npz"))
+@click.command(epilog=examples("encode runs/digits --out z.npz", "encode runs/mine --data new.csv --out new.npz"))
 @RUN
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help=".npz file")
+@click.option("--data", "new", metavar="FILE", help="new items, of the shape that RUN was trained on  [default: its own data]")
 @DATASET
 @SEED
 @DEVICE
-def encode(run, out, dataset, seed, device):
-    """Write mean and scale of q(z|x) of all data of RUN: arrays train_loc, train_scale, train_labels, and so on."""
+def encode(run, out, new, dataset, seed, device):
+    """Write mean and scale of q(z|x) of all data of RUN: arrays train_loc, train_scale, train_labels, and so on.
+
+    Of new items, in any file that `train` reads: data_loc, data_scale, and data_labels where the file has labels. Then the data
+    of RUN are not needed.
+    """
     import io
 
     import numpy as np
@@ -26,9 +31,9 @@ def encode(run, out, dataset, seed, device):
         found = loaded(run, device, latent=True, dataset=dataset)
         if not str(out).endswith(".npz"):
             raise ValueError(f"expected --out FILE.npz, got {out}")
-        data = data_of(found)
+        codes = _codes(found.vae, data_of(found), seed) if new is None else _new_codes(found, new, seed)
     buffer = io.BytesIO()
-    np.savez(buffer, **_codes(found.vae, data, seed))
+    np.savez(buffer, **codes)
     with written(out):
         write_whole(out, buffer.getvalue())
     echo(out)
@@ -69,18 +74,34 @@ def data_of(run):
 
 def _codes(vae, data, seed, size=500):
     """{split_loc, split_scale, split_labels}; dynamically binarised training images are drawn once, at the seed."""
+    arrays = {}
+    for split in ("train", "valid", "test"):
+        arrays |= _encoded(vae, split, data.batches(split, size, seed=seed, shuffle=False), seed)
+        if split in data.labels:
+            arrays[f"{split}_labels"] = data.labels[split].numpy()
+    return arrays
+
+
+def _new_codes(run, file, seed, size=500):
+    """{data_loc, data_scale, data_labels} of the items in a file."""
+    import numpy as np
+
+    from pyro_skipvae.data.new_items import new_items
+
+    x, labels = new_items(file, run.about, seed=seed)
+    names = None if labels is None else labels.astype(str) if labels.dtype.kind in "OS" else np.asarray(labels)
+    return _encoded(run.vae, "data", x.split(size), seed) | ({} if names is None else {"data_labels": names})
+
+
+def _encoded(vae, name, batches, seed):
+    """{name_loc, name_scale}: mean and scale of q(z|x) for all batches, the same at each call."""
     import torch
 
     from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
 
-    arrays, device = {}, next(vae.parameters()).device
-    for split in ("train", "valid", "test"):
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed)
-            batches = data.batches(split, size, seed=seed, shuffle=False)
-            moments = [posterior_moments(vae.posterior(x.to(device))) for x in batches]
-        for name, parts in zip(("loc", "scale"), zip(*moments, strict=True), strict=True):
-            arrays[f"{split}_{name}"] = torch.cat(parts).cpu().numpy()
-        if split in data.labels:
-            arrays[f"{split}_labels"] = data.labels[split].numpy()
-    return arrays
+    device = next(vae.parameters()).device
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        moments = [posterior_moments(vae.posterior(x.to(device))) for x in batches]
+    parts = zip(("loc", "scale"), zip(*moments, strict=True), strict=True)
+    return {f"{name}_{what}": torch.cat(each).cpu().numpy() for what, each in parts}

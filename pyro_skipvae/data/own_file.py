@@ -51,18 +51,21 @@ def load(name: str, *, root: str | None = None, download: bool = False) -> Conte
     path, places = find(name)
     if path is None:
         raise folder.missing(name, places, "give the path of an existing file or folder")
+    if path.is_file() and _ending(path) in TEXTS:
+        return text_file.read(path)
+    return values.contents(path, read_values(path))
+
+
+def read_values(path: Path) -> values.Values:
+    """Return the numbers in a user's file or folder, before anything is made of them. Raises ValueError where it is a text."""
     if path.is_dir():
-        return _of_folder(path)
+        own_folder.check(path)
+        return image_folder.read(path)
     file_content.check_regular(path)
     ending = _ending(path)
     if ending in TEXTS:
-        return text_file.read(path)
-    return values.contents(path, READERS[ending](path))
-
-
-def _of_folder(path: Path) -> Contents:
-    own_folder.check(path)
-    return values.contents(path, image_folder.read(path))
+        raise ValueError(f"expected numbers, got the text file {path}")
+    return READERS[ending](path)
 
 
 def _ending(path: Path) -> str:

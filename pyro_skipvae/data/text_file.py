@@ -44,6 +44,14 @@ def read(path: Path) -> Texts:
     return Texts(path.name, **sentences, split=split, labels=classes, class_names=class_names, places=places)
 
 
+def lines(path: Path) -> list[str]:
+    """The texts of a file, a line each. Raises ValueError where its name is not that of a text."""
+    file_content.check_regular(path)
+    if not path.name.lower().removesuffix(".gz").endswith((".txt", ".jsonl")):
+        raise ValueError(f"expected a .txt or .jsonl file of texts, got {path}")
+    return _texts(path)[0]
+
+
 def _texts(file: Path) -> tuple[list[str], dict[int, str | int]]:
     """(the text of each line, {number of a line: its label})."""
     lines = file_content.text(file).split("\n")

@@ -90,20 +90,10 @@ MEANING = {
     "undecided": "These points do not tell whether the decoder uses z.",
     "not measured": "There is no report in this run folder yet.",
 }
-VALUES = {  # (kind, binarisation) -> how the values of a data set were read
-    ("binary", "given"): "0 and 1",
-    ("binary", "dynamic"): "grey levels that are drawn as 0 or 1 anew in each epoch (--binarisation dynamic)",
-    ("binary", "static"): "grey levels that were drawn as 0 or 1 once (--binarisation static)",
-    ("binary", "threshold"): "0 and 1, grey levels below and above one half (--binarisation threshold)",
-    ("grey", "none"): "grey levels from 0 to 1",
-    ("real", "none"): "real numbers",
-    ("count", "none"): "counts",
-    ("text", "given"): "words",
-}
 SCALINGS = {
     "none": "",
-    "standard": ", and standardised inside the model",
-    "log": ", and log(1 + x) is standardised inside the encoder",
+    "standard": "Inside the model values are standardised; ",
+    "log": "Inside the encoder log(1 + x) is standardised; ",
 }
 
 
@@ -118,6 +108,6 @@ def about_picture(name, config, kind):
 
 
 def values_read(config, data):
-    """One sentence on how the values of the data are read, and the likelihood that follows."""
-    how = VALUES[data.kind, data.binarisation]
-    return f"Values are read as {how}{SCALINGS[config.scaling or 'none']}; the likelihood is {config.likelihood}."
+    """How the values of the data are read, what the model makes of them, and the likelihood that follows."""
+    scaling = SCALINGS[config.scaling or "none"]
+    return f"{data.how_read} {scaling}{'the' if scaling else 'The'} likelihood is {config.likelihood}."

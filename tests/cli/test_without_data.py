@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from command_line import skipvae
 
 from pyro_skipvae import load_run
@@ -167,3 +168,43 @@ def test_a_description_of_another_model_is_told(folder, change):
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     done = skipvae("sample", "real", cwd=folder)
     assert done.returncode == 4 and done.stderr.count("\n") == 1
+
+
+def test_new_items_are_encoded_without_the_data_of_the_run(folder):
+    x = VALUES["real"][:7]
+    np.savez(folder / "new.npz", x=x, y=np.arange(7))
+    np.savetxt(folder / "new.csv", x, delimiter=",", header="a,b,c,d,e", comments="")
+    np.save(folder / "one.npy", x[:1].astype("f8"))
+    vae = load_run(folder / "real").vae
+    with torch.no_grad():
+        q = vae.encoder(torch.from_numpy(x))
+    for file, count in (("new.npz", 7), ("new.csv", 7), ("one.npy", 1)):
+        ran(folder, "encode", "real", "--data", file, "--out", "z.npz")
+        with np.load(folder / "z.npz") as codes:
+            assert sorted(codes) == ["data_labels", "data_loc", "data_scale"][file != "new.npz" :]
+            np.testing.assert_allclose(codes["data_loc"], q.mean[:count], atol=1e-5)
+            np.testing.assert_allclose(codes["data_scale"], q.stddev[:count], rtol=1e-4)
+
+
+def test_new_texts_are_encoded_line_by_line(folder):
+    (folder / "new.txt").write_text("the cat ran\n\na dog flew\n")
+    ran(folder, "encode", "text", "--data", "new.txt", "--out", "z.npz")
+    assert np.load(folder / "z.npz")["data_loc"].shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "said"),
+    [
+        ("real", np.zeros((4, 6)), "expected items of shape (5,), as the model was trained on, got (6,) in "),
+        ("real", np.full((4, 5), np.nan), "expected finite numbers"),
+        ("count", np.full((4, 3), 0.5), "expected counts, as the model was trained on, got values from 0.5 to 0.5"),
+        ("binary", np.full((4, 6), 2), "expected 0 and 1, as the model was trained on, got values from 2 to 2"),
+        ("images", np.full((4, 8, 8), 2.0), "expected grey levels in [0, 1] or uint8"),
+        ("text", np.zeros((4, 5)), "expected a .txt or .jsonl file of texts, got "),
+    ],
+)
+def test_new_items_of_another_kind_are_refused(folder, name, array, said):
+    np.save(folder / "new.npy", array)
+    done = skipvae("encode", name, "--data", "new.npy", "--out", "z.npz", cwd=folder)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert skipvae("encode", name, "--data", "nowhere.npy", "--out", "z.npz", cwd=folder).returncode == 3

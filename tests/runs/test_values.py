@@ -89,14 +89,14 @@ def test_a_run_of_before_there_was_a_scaling_is_read_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("values", "flags", "said"),
     [
-        (vectors(60), (), "real numbers, and standardised inside the model; the likelihood is normal-shared-scale."),
-        (np.random.default_rng(0).poisson(3, (60, 4)), (), "counts, and log(1 + x) is standardised inside the encoder; the "),
-        (np.random.default_rng(0).integers(0, 2, (60, 4)), (), "0 and 1; the likelihood is bernoulli."),
-        (np.random.default_rng(0).integers(0, 256, (60, 4)).astype("u1"), ("--binarisation", "dynamic"), "(--binarisation"),
-        (np.random.default_rng(0).random((60, 4)), ("--likelihood", "normal"), "0 to 1, and standardised inside the"),
+        (vectors(60), (), "Inside the model values are standardised; the likelihood is normal-shared-scale."),
+        (np.random.default_rng(0).poisson(3, (60, 4)), (), "Inside the encoder log(1 + x) is standardised; the"),
+        (np.random.default_rng(0).integers(0, 2, (60, 4)), (), "all values are 0 or 1. The likelihood is bernoulli."),
+        (np.arange(240, dtype="u1").reshape(60, 4), ("--binarisation", "dynamic"), "draws each pixel as 0 or 1"),
+        (np.random.default_rng(0).random((60, 4)), ("--likelihood", "normal"), "Inside the model values are standardised; the"),
     ],
     ids=["real", "count", "binary", "drawn", "grey"],
 )
 def test_a_run_says_how_values_were_read(tmp_path, values, flags, said):
     *_, stderr = trained(tmp_path, values, *flags)
-    assert "Values are read as " in stderr and said in stderr
+    assert "Read as " in stderr and said in stderr

@@ -1,0 +1,101 @@
+"""New items for a model that was trained on other data: read from a file as one array, in the values that the model takes.
+
+What decides how they are read is the model's kind of values, not what the file would be taken for by itself.
+"""
+
+import os
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_skipvae.text.vocabulary import MARKS, PAD, UNK, Vocabulary
+
+from . import folder, own_file, text_file
+from .contents import SPLITS
+from .values import LARGEST_COUNT, Array
+
+
+class Described(Protocol):
+    """What must be known of the data of a model: fields as in `Data`."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def levels(self) -> int | None: ...
+    @property
+    def binarisation(self) -> str: ...
+    @property
+    def vocabulary(self) -> Vocabulary | None: ...
+
+
+def new_items(name: str | os.PathLike[str], about: Described, *, seed: int = 0) -> tuple[Tensor, Array | None]:
+    """(x (N, *event_shape), labels (N,) or None) of a file or folder, all items in their order; of several splits one after
+    the other.
+
+    Grey levels are drawn as 0 or 1 once, by the seed, where the model was trained on draws. Raises DataError where there is no
+    such file, ValueError for items of another shape or other values than the model takes.
+    """
+    path, places = own_file.find(os.fspath(name))
+    if path is None:
+        raise folder.missing(str(name), places, "give the path of an existing file or folder")
+    if about.vocabulary is not None:
+        return _texts(text_file.lines(path), about.vocabulary, about.event_shape[0], str(path)), None
+    values = own_file.read_values(path)
+    parts = [split for split in SPLITS if split in values.arrays]
+    for split in parts:
+        if values.arrays[split].shape[1:] != about.event_shape:
+            got = values.arrays[split].shape[1:]
+            raise ValueError(f"expected items of shape {about.event_shape}, as the model was trained on, got {got} in {path}")
+    array = np.concatenate([values.arrays[split] for split in parts])
+    if array.dtype.kind not in "buif" or not len(array) or not np.isfinite(array).all():
+        raise ValueError(f"expected finite numbers in {path}, got others or none")
+    labels = np.concatenate([values.labels[split] for split in parts]) if all(p in values.labels for p in parts) else None
+    return _in_values_of(array, about, str(path), seed), labels
+
+
+def _in_values_of(array: Array, about: Described, path: str, seed: int) -> Tensor:
+    low, high = array.min(), array.max()
+    if about.kind == "real":
+        return torch.from_numpy(array.astype(np.float32))
+    if about.kind == "count":
+        if low < 0 or high > LARGEST_COUNT or (array != np.round(array)).any():
+            raise ValueError(f"expected counts, as the model was trained on, got values from {low:g} to {high:g} in {path}")
+        return torch.from_numpy(array.astype(np.float32))
+    binary = bool(((array == 0) | (array == 1)).all())
+    if about.binarisation == "given" and not binary:
+        raise ValueError(f"expected 0 and 1, as the model was trained on, got values from {low:g} to {high:g} in {path}")
+    if not binary and array.dtype == np.uint8:
+        array = array / ((about.levels or 256) - 1)
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(
+            f"expected grey levels in [0, 1] or uint8, as the model was trained on, got {array.dtype} from {low:g} to {high:g} "
+            f"in {path}"
+        )
+    grey = torch.from_numpy(array.astype(np.float32))
+    if binary or about.binarisation == "none":
+        return grey
+    if about.binarisation == "threshold":
+        return (grey > 0.5).float()
+    return (torch.rand(grey.shape, generator=torch.Generator().manual_seed(seed)) < grey).float()
+
+
+def _texts(lines: list[str], vocabulary: Vocabulary, longest: int, path: str) -> Tensor:
+    """The rows (N, T) of the lines with words. Raises ValueError for a line that is too long or has a mark."""
+    rows = []
+    for number, words in enumerate(map(str.split, lines), start=1):
+        if mark := next((word for word in words if word in MARKS[:UNK]), None):
+            raise ValueError(f"expected texts without marks of begin, end or padding, got {mark} in line {number} of {path}")
+        if len(words) >= longest:
+            raise ValueError(f"expected texts of at most {longest - 1} words, got {len(words)} in line {number} of {path}")
+        if words:
+            rows.append(vocabulary.encode(words))
+    if not rows:
+        raise ValueError(f"expected lines with words, got none in {path}")
+    found = torch.full((len(rows), max(map(len, rows))), PAD, dtype=torch.long)
+    for row, numbers in zip(found, rows, strict=True):
+        row[: len(numbers)] = torch.tensor(numbers)
+    return found
