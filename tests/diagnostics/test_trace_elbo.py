@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch.distributions import transforms
 
-from pyro_skipvae.diagnostics import collapse_report
+from pyro_skipvae.diagnostics import collapse_report, rate
 from pyro_skipvae.diagnostics.estimates.elbo import elbo_terms
 from pyro_skipvae.diagnostics.pairs.pair import Pair
 
@@ -209,6 +209,12 @@ def auxiliary_guide(x):
         pyro.sample("z", normal(x / 2 + 0.1 * u, 0.6))
 
 
+def weighted_guide(x):
+    with pyro.plate("data", len(x)):
+        u = pyro.sample("u", normal(x / 2, 0.6), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Delta(u, log_density=torch.ones(len(x)).double(), event_dim=1))
+
+
 def late_site(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", normal(0 * x))
@@ -358,6 +364,13 @@ REASONS = {
         None,
         "expected one poutine.scale at all rows of site",
     ),
+    "weights of late rows, on z in the guide alone": (
+        model_of(),
+        lambda x, w: guide_of(around=scaled(w))(x),
+        (X, WEIGHTS),
+        None,
+        "expected one poutine.scale at all rows of site 'z', got 1 to 2",
+    ),
     "factor that all rows share": (model_of(), global_factor_guide, (X,), None, "'prior of weights' inside one data plate"),
     "latent that all rows share": (
         global_weights,
@@ -383,6 +396,20 @@ REASONS = {
     ),
     "sites that come with the rows": (late_site, GUIDE, (X,), None, "expected the model to have the same sites at all rows"),
     "enumerated site": (enumerating, GUIDE, (X,), None, r"\['y'\] is summed over by TraceEnum_ELBO alone"),
+    "mask of another shape in the guide": (
+        model_of(),
+        lambda x, m: guide_of(around=masked((m | True)[:, None]))(x),
+        (X, SEEN),
+        None,
+        r"expected a mask of site 'z' of its batch shape, got \(3,\) and \(3, 3\)",
+    ),
+    "density of a site that hands on an auxiliary one": (
+        model_of(),
+        weighted_guide,
+        (X,),
+        None,
+        r"draws 'z' itself, got values that it computes from the auxiliary sites \['u'\]",
+    ),
     "mask of another shape": (
         lambda x, m: model_of(around=masked(m[:, None]))(x),
         GUIDE,
@@ -443,3 +470,31 @@ def test_the_rate_against_a_masked_prior_bounds_no_information():
     deaf = model_of(likelihood=lambda z: normal(0 * z))
     found = collapse_report(lambda x, m: poutine.mask(deaf, mask=m > 0)(x), GUIDE, (X, nothing), importance_samples=1)
     assert found.shuffled_latent_loss == 0 and "less than 0.1 nats" not in found.verdict
+
+
+def test_masks_that_keep_everything_hide_no_closed_form():
+    case = EQUAL["masks that keep everything"]
+    found = collapse_report(case.model, case.guide, case.x, importance_samples=1)
+    assert found.card["estimators"]["rate"] == "closed form" and found.card["posterior_family"] == "Normal"
+    assert found.rate == collapse_report(model_of(), GUIDE, X, importance_samples=1).rate
+    assert len(found.rate_per_dimension) == 3
+
+
+def test_weights_of_late_rows_are_seen_without_the_decoder():
+    def weighted(x, weights):
+        model_of(around=scaled(weights))(x)
+
+    with pytest.raises(ValueError, match="expected one poutine.scale at all rows of site 'z', got 1 to 2"):
+        rate(weighted, GUIDE, (X, WEIGHTS))
+
+
+def test_weights_of_late_rows_on_x_alone_are_refused_where_x_counts():
+    def weighted(x, weights):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(0 * x))
+            with poutine.scale(scale=weights):
+                pyro.sample("x", normal(z), obs=x)
+
+    with pytest.raises(ValueError, match="expected one poutine.scale at all rows of site 'x', got 1 to 2"):
+        collapse_report(weighted, GUIDE, (X, WEIGHTS), importance_samples=1)
+    assert rate(weighted, GUIDE, (X, WEIGHTS)) == rate(model_of(), GUIDE, X)
