@@ -106,7 +106,7 @@ class Bound:
         return (scale_and_mask(q.log_prob(z), **own) - scale_and_mask(prior["fn"].log_prob(z), **others)).sum()
 
     def check(self, values: Values) -> None:
-        """Raises ValueError unless these values, z and f of theirs are finite; costs one pass of the model, without gradient.
+        """Raises ValueError unless z and f of these values are finite; costs one pass of the model, without gradient.
 
         Only while Pyro checks distributions. Random numbers go on as if none had been used up.
         """
@@ -117,7 +117,6 @@ class Bound:
                 f"expected a finite ELBO where the refinement starts, got {-self.first.item():.4g}: look for x, local "
                 "parameters of the guide or parameters of the model that are not finite"
             )
-        check_finite(*values)
         with torch.no_grad(), self.preserved_rng(), differentiable_recurrence(self.device):
             check_finite(self(_detached(values), self.family.noise()))
 
