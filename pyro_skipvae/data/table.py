@@ -247,8 +247,9 @@ def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array
         return lambda cell: cells[number].append(cell.strip()) or 0.0  # type: ignore[func-returns-value]
 
     converters: dict[int, Callable[[str], float]] = {number: kept(number) for number in cells}
-    for number in set(range(len(layout.names))) - set(cells):
-        if next((row[number].strip().lower() in TRUTH for _, row in _rows(text, layout) if number < len(row)), False):
+    _, first = next(_rows(text, layout))
+    for number in set(range(len(first))) - set(cells):
+        if first[number].strip().lower() in TRUTH:
             converters[number] = lambda cell: TRUTH[cell.strip().lower()]
     if layout.decimal_comma:
         for number in set(range(len(layout.names))) - set(converters):
@@ -258,7 +259,14 @@ def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array
         _skip_header(lines)
     try:
         matrix = np.loadtxt(
-            lines, delimiter=layout.delimiter, quotechar='"', comments=None, ndmin=2, converters=converters, encoding=None
+            lines,
+            dtype=np.float64,
+            delimiter=layout.delimiter,
+            quotechar='"',
+            comments=None,
+            ndmin=2,
+            converters=converters,  # type: ignore[arg-type]  # NumPy takes int keys alone, too
+            encoding=None,
         )
     except ValueError as error:
         raise _first_fault(path, text, layout, set(cells), error) from error
