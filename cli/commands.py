@@ -49,10 +49,8 @@ def examples(*lines):
 @click.option("--on-nan", default="stop", show_default=True, type=OnNan(), help="stop, or skip:N to leave out N steps at most")
 @click.option(
     "--report-budget",
-    default=120.0,
-    show_default=True,
     type=Duration(),
-    help="seconds for what in the report needs the decoder",
+    help="seconds for what in the report needs the decoder; as many points as fit  [default: fixed numbers of points]",
 )
 @click.option("--tensorboard", is_flag=True, help="write event files for TensorBoard, too")
 @click.option("--print-config", is_flag=True, help="print the settings that would be used, as TOML, and stop")
@@ -116,7 +114,11 @@ def train(
 @click.option("--importance-samples", default=200, show_default=True, type=click.IntRange(1), help="K of the bound on log p(x)")
 @click.option("--posterior-samples", default=10, show_default=True, type=click.IntRange(1), help="draws of z for each point")
 @click.option("--limit-eval", type=click.IntRange(2), help="the first test items only  [default: 10000]")
-@click.option("--report-budget", default=600.0, show_default=True, type=Duration(), help="seconds for what needs the decoder")
+@click.option(
+    "--report-budget",
+    type=Duration(),
+    help="seconds for what needs the decoder; as many points as fit  [default: fixed numbers of points]",
+)
 @click.option("--svi-steps", type=click.IntRange(0), help="refine q(z|x) by so many steps  [default: as in training]")
 @DATASET
 @click.option("--checkpoint", default="best", show_default=True, type=click.Choice(["best", "last"]))

@@ -92,10 +92,16 @@ def _about_run(path):
         "run": {
             "model": f"{config.layers}-layer {config.decoder} {config.model} on {config.dataset}, seed {config.seed}",
             "epochs": f"{record.metrics[-1]['epoch'] if record.metrics else 0} of {config.epochs}",
-            "verdict": record.report.get("verdict", "no report; make one with evaluate --save"),
+            "verdict": _verdict(record.report),
         },
         "checkpoints": checkpoints,
     }
+
+
+def _verdict(report):
+    from pyro_skipvae.diagnostics.report.verdict import Verdict
+
+    return Verdict.from_stored(report["verdict"]).sentence if report else "no report; make one with evaluate --save"
 
 
 def _about_file(path):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import numpy as np
 from pyro_skipvae.diagnostics import collapse_report
 from pyro_skipvae.diagnostics.estimates.inference_gap import inference_gap
 from pyro_skipvae.diagnostics.pairs.pair import ENCODER_ROWS
+from pyro_skipvae.diagnostics.report.budget import expected_seconds
+from pyro_skipvae.diagnostics.report.sizes import sizes_of
+from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
 from pyro_skipvae.priors.ar1 import committed_by
 from pyro_skipvae.reports import figures
@@ -26,9 +30,8 @@ from . import text
 from .errors import user_errors, written
 from .models import data_of
 from .notes import note
-from .terminal import progress
+from .terminal import duration, progress
 
-REPORT_POINTS = 10_000  # of the test set: the paper's N
 NUMBERS = (".npz", ".csv")  # files of draws as numbers
 GAP_POINTS = 500  # at most, for the gap: importance sampling once more
 
@@ -79,8 +82,16 @@ def _refined(vae, config, steps):
 
 
 def report_on(vae, data, *, device, budget, extra, **samples):
-    """The collapse report on the first test points; the variational marginal is fitted on as many training points."""
-    x, other = data.test[:REPORT_POINTS].to(device), data.train[:REPORT_POINTS].to(device)
+    """The collapse report on the first test points; the variational marginal is fitted on as many training points.
+
+    How many points and draws there are is fixed by `sizes_for`, or, with a budget in seconds, by what fits.
+    """
+    sizes = sizes_for(vae, data)
+    x, other = data.test[: sizes.points].to(device), data.train[: sizes.points].to(device)
+    if budget is None:
+        _announce_report(vae, x, sizes, samples)
+    else:
+        sizes = None
     with progress() as bar:
         task = bar.add_task("reporting", total=1, status="")
 
@@ -89,12 +100,12 @@ def report_on(vae, data, *, device, budget, extra, **samples):
 
         card = {**extra, "data": data.describe(), **_committed(vae.prior)}
         tokens = (x != PAD).sum(-1) if data.kind == "text" else None
-        about = {"fit_on": other, "budget": budget, "tokens": tokens, "progress": show}
+        about = {"fit_on": other, "budget": budget, "sizes": sizes, "tokens": tokens, "progress": show}
         report = collapse_report(vae.model, vae.guide, x, card=card, **about, **samples)
         if isinstance(vae.guide, SemiAmortized):
             if vae.guide.gradient == "authors":
                 note(f"The authors' steps are of a batch's mean: of {ENCODER_ROWS} rows in a report, however many in training.")
-            report = replace(report, amortized=_amortized(vae, x, other, report, budget, show))
+            report = replace(report, amortized=_amortized(vae, x, other, report, budget, sizes, show))
     for sentence in report.card.get("beyond_budget", ()):
         note(f"Not measured: {sentence}")
     return report
@@ -106,10 +117,34 @@ def _committed(prior):
     return {} if committed is None else {"committed_rate": committed, "correlation": prior.correlation.tolist()}
 
 
-def _amortized(vae, x, other, report, budget, show):
+def sizes_for(vae, data):
+    """The points and draws of a report: by the kind of the decoder, whether the guide refines, and the elements of one x."""
+    if data.kind == "text":
+        kind = "text"
+    elif isinstance(vae.decoder(vae.prior().sample((1,))), Autoregressive):
+        kind = "autoregressive image"
+    else:
+        kind = "feed-forward"
+    return sizes_of("refined " * isinstance(vae.guide, SemiAmortized) + kind, math.prod(data.event_shape))
+
+
+def _announce_report(vae, x, sizes, samples):
+    """Say on stderr what the report will cost here; what it measures does not depend on that."""
+    seconds = expected_seconds(vae.model, vae.guide, x, sizes=sizes, **samples)
+    if isinstance(vae.guide, SemiAmortized):
+        seconds *= 2  # the encoder alone is measured too, and the gap
+    elbo_points = min(len(x), sizes.elbo_points)
+    note(
+        f"The report takes about {duration(seconds)} here: ELBO on {elbo_points:,} test points, log p(x) on "
+        f"{min(elbo_points, sizes.log_likelihood_points):,}. --report-budget limits the time instead."
+    )
+
+
+def _amortized(vae, x, other, report, budget, sizes, show):
     """What the encoder alone reaches, and the gap of its bound on the points that importance sampling covers."""
     own = vae.guide.amortized
-    alone = json.loads(collapse_report(vae.model, own, x, fit_on=other, importance_samples=1, budget=budget).to_json())
+    limits = {"budget": budget, "sizes": sizes}
+    alone = json.loads(collapse_report(vae.model, own, x, fit_on=other, importance_samples=1, **limits).to_json())
     error = 1.96 * alone["standard_errors"]["elbo"]
     points = min(report.card["log_likelihood_points"], GAP_POINTS)
     gap = inference_gap(vae.model, vae.guide, own, x[:points], posterior_samples=1, progress=show)

@@ -28,7 +28,7 @@ class Pool:
         self.anew = Anew(self.folder, planned) if force else None
         self.waiting = [run for run in planned if not (self.anew and self.anew.is_kept(run))]
         self.end = time.monotonic() + 60 * minutes if minutes else float("inf")
-        if minutes and budget >= 60 * minutes:
+        if minutes and budget is not None and budget >= 60 * minutes:
             warn(
                 f"a report may take {budget:g} s, and one that is stopped begins anew: give more than {minutes:g} minutes, "
                 "or a smaller --report-budget, or slices may never finish a run"
@@ -88,7 +88,7 @@ class Pool:
         # Settings are those of the table, not of the environment; and Ctrl-C is ours to pass on, once.
         kept = {n: value for n, value in os.environ.items() if not n.startswith("SKIPVAE_") or n == "SKIPVAE_DATA"}
         environment = ({"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}) | kept
-        command += ["--report-budget", self.budget]
+        command += [] if self.budget is None else ["--report-budget", self.budget]
         process = subprocess.Popen(
             [*map(str, command)], stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=_ends_with_us()
         )

@@ -54,10 +54,8 @@ PART, LONG_SECONDS = 4, 0.1
 )
 @click.option(
     "--report-budget",
-    default=600.0,
-    show_default=True,
     type=Duration(),
-    help="seconds for what in a report needs the decoder",
+    help="seconds for what in a report needs the decoder; as many points as fit  [default: fixed numbers of points]",
 )
 @click.option("--runs", "folder", default="runs/reproduce", show_default=True, help="where run folders go")
 @click.option(

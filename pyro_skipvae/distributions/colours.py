@@ -5,7 +5,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .grey_levels import DiscretisedLogistic
+from .grey_levels import GREY, DiscretisedLogistic
 
 SMALLEST_SCALE = 0.001  # of a range of 1, an eighth of the distance of 256 levels: a sharper one changes nothing
 
@@ -33,7 +33,7 @@ class ColourLogistics(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.independent(constraints.unit_interval, 3)
+        return constraints.independent(GREY, 3)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "ColourLogistics":
         return ColourLogistics(self.eta.expand(*batch_shape, *self.eta.shape[-4:]), self.levels)

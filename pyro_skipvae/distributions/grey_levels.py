@@ -9,12 +9,15 @@ from torch import Tensor
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
+GREY = type(constraints.unit_interval)(0.0, 1.0)
+GREY.is_discrete = True  # probabilities of levels, whose nats do not depend on a unit as those of a density do
+
 
 class GreyLevels(TorchDistribution):
     """A categorical distribution over K grey levels: logits (..., K), values k/(K-1) in [0, 1]."""
 
     arg_constraints = {"logits": constraints.real_vector}
-    support = constraints.unit_interval
+    support = GREY
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         self.logits = logits - logits.logsumexp(-1, keepdim=True)  # once: pairwise diagnostics ask for many log_prob
@@ -53,7 +56,7 @@ class DiscretisedLogistic(TorchDistribution):
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
-    support = constraints.unit_interval
+    support = GREY
 
     def __init__(self, loc: Tensor, scale: Tensor, levels: int = 256, validate_args: bool | None = None) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)

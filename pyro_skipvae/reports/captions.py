@@ -73,22 +73,24 @@ MODEL_TEXTS = {
         "z from the prior, x from the decoder word by word, always with the same random numbers.",
     ),
 }
-KINDS = {  # words of a verdict -> its kind; any other is "collapsed"
-    "not collapsed": "not collapsed",
-    "partly collapsed": "partly collapsed",
-    "undecided": "undecided",
-    "cannot be told": "undecided",
-    "does not fit": "undecided",
-}
 ORDER = ("reconstructions.png", "samples.png", "traversals.png", "rates", "units", "tsne.png", "pca.png", "training", "bound")
 BESIDE = ("Rate of each dimension", "Reconstructions", "Samples from the model", "Posterior means, t-SNE")
-MEANING = {
-    "collapsed": "The latent variables carry next to nothing about x into the decoder: the model generates as if it had none.",
-    "partly collapsed": "The decoder uses z. Some dimensions vary with x, the others stay at the prior and are idle.",
-    "not collapsed": "The posterior varies with x, and the decoder depends on it.",
+MEANING = {  # kind of verdict -> what it means
+    "collapsed": "z carries next to nothing about x into the decoder: the model generates as if it had no z.",
+    "collapsed on the decoder's side": "The encoder puts information about x into z, and the decoder does not use it.",
+    "weakly used": "The decoder uses z, but z says little: its nats tell at most ten groups of x apart, and are less than a "
+    "tenth of what there is to say of x. The rest is modelled without z.",
+    "not collapsed": "z says something of x, and the decoder depends on it.",
     "no latent variables": "",
-    "undecided": "These points do not tell whether the decoder uses z.",
+    "undecided": "The intervals are too wide to tell whether the decoder uses z. More test points narrow them.",
     "not measured": "There is no report in this run folder yet.",
+}
+IDLE = "Units that are not active stay at the prior. They are capacity that these data do not need, not a defect."
+COLOURS = {  # kind of verdict -> class of its box on a page; others are grey
+    "collapsed": "collapsed",
+    "collapsed on the decoder's side": "collapsed",
+    "weakly used": "partly",
+    "not collapsed": "not-collapsed",
 }
 SCALINGS = {
     "none": "",

@@ -5,7 +5,6 @@ first group is the one that the others are compared with.
 """
 
 import json
-import math
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +16,16 @@ from torch.distributions import kl_divergence
 from pyro_skipvae.diagnostics import log_likelihood_per_point
 from pyro_skipvae.diagnostics.estimates.perplexity import COUNTED
 from pyro_skipvae.diagnostics.report.report import STORED, finite_or_none
+from pyro_skipvae.diagnostics.report.values import (
+    COUNTS,
+    INTERVALS,
+    PERPLEXITIES,
+    PLAIN,
+    STANDING_ON,
+    UNDER_THE_MODEL,
+    Estimate,
+    estimates_of,
+)
 from pyro_skipvae.plain_text import printable
 from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import Run, RunError, load_run
@@ -31,30 +40,19 @@ CARD = (
     "site", "nuisance_sites", "observed_sites", "estimators.rate", "estimators.elbo",
     "estimators.mutual_information", "estimators.log_likelihood", "dtype", "seed",
 )  # fmt: skip
-# A budget in seconds decides these, so they may differ; then the estimates that stand on them are left out.
-BUDGETED = {
-    "elbo_points": ("elbo", "distortion", "shuffled_latent_loss", "ppl_elbo"),
-    "elbo_posterior_samples": ("elbo", "distortion", "ppl_elbo"),
-    "log_likelihood_points": ("log_likelihood", "log_likelihood_tenth", "ppl_iw"),
-    "model_mutual_information_points": ("model_mi_lower", "model_mi_upper"),
-}
 # Where there is no z, nothing is drawn and every estimator is exact: no choice that could disagree.
 DRAWS = (
     "importance_samples", "elbo_posterior_samples", "model_mutual_information_points", "estimators.rate", "estimators.elbo",
 )  # fmt: skip
 DENSITIES = ("normal", "normal-shared-scale")  # their nats depend on the unit of x, and those of probabilities do not
 NOT_COMPARED = ("seed", "data_dir", "download")  # settings that make no other model
-PERPLEXITIES = ("ppl_iw", "ppl_elbo")
-PLAIN = ("elbo", "distortion", "log_likelihood", "log_likelihood_tenth", "rate", "shuffled_latent_loss")
-COUNTS = ("active_units", "active_units_0_02", "mi_ceiling")
-INTERVALS = ("mi_lower", "mi_marginal", "mi_upper", "aggregate_kl")
-UNDER_THE_MODEL = ("model_mi_lower", "model_mi_upper")
 LABELS = {
     "ppl_iw": "perplexity, importance-weighted",
     "ppl_elbo": "perplexity, by the ELBO",
     "elbo": "ELBO",
     "distortion": "distortion -E log p(x|z)",
     "log_likelihood": "log p(x), importance-weighted",
+    "elbo_on_log_likelihood_points": "ELBO, on the points of log p(x)",
     "log_likelihood_tenth": "log p(x), a tenth of the draws",
     "rate": "rate KL(q(z|x) || p(z))",
     "shuffled_latent_loss": "loss when z is shuffled",
@@ -93,16 +91,6 @@ class Record:
     report: dict
     nonfinite: dict = field(default_factory=dict)
     stale: bool = False  # its report.json is of a checkpoint that is gone, and is not in `report`
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number of a report in nats per datapoint (or a count), its 95 % interval if it has one, and the points behind it."""
-
-    value: float
-    low: float | None
-    high: float | None
-    points: int | None
 
 
 @dataclass(frozen=True)
@@ -172,30 +160,6 @@ def _read_json(file):
     return found
 
 
-def estimates_of(report):
-    """The estimates of a report.json, {name: Estimate}; what was not available is absent."""
-    card, found = report["card"], {}
-    points = {name: card.get(what) for what, names in BUDGETED.items() if what.endswith("points") for name in names}
-    for name in PLAIN:
-        if report.get(name) is not None:
-            half = 1.96 * report["standard_errors"].get(name, math.nan)
-            ends = (report[name] - half, report[name] + half) if math.isfinite(half) else (None, None)
-            found[name] = Estimate(report[name], *ends, points.get(name, card["points"]))
-    for name, ends in (report.get("perplexity") or {}).items():
-        if name in PERPLEXITIES:
-            found[name] = Estimate(*(ends[end] for end in ("value", "low", "high")), points.get(name, card["points"]))
-    for name in COUNTS:
-        if report.get(name) is not None:
-            found[name] = Estimate(report[name], None, None, card["points"])
-    intervals = {name: report.get(name) for name in INTERVALS}
-    under = report.get("model_mutual_information") or {}
-    intervals |= {f"model_mi_{end}": under.get(end) for end in ("lower", "upper")}
-    for name, ends in intervals.items():
-        if ends and ends["value"] is not None:
-            found[name] = Estimate(ends["value"], ends["low"], ends["high"], points.get(name, card["points"]))
-    return found
-
-
 def check_comparable(records, allowed=()):
     """Raises ValueError naming the first field of the evaluation cards that differs and is not among `allowed`."""
     if len({record.path.resolve() for record in records}) < len(records):
@@ -245,7 +209,7 @@ def compare(records, *, values=None, allowed=()):
     found = [estimates_of(record.report) for record in records]
     names = [name for name in (*PERPLEXITIES, *PLAIN, *COUNTS, *INTERVALS, *UNDER_THE_MODEL) if any(name in f for f in found)]
     notes = [f"The cards differ in {name}, which was allowed." for name in CARD if _disagreement(records, name)]
-    for field_name, standing in BUDGETED.items():
+    for field_name, standing in STANDING_ON.items():
         standing = [name for name in standing if name in names]
         if standing and _disagreement(records, field_name):
             names = [name for name in names if name not in standing]

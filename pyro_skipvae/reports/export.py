@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from pyro_skipvae.diagnostics.report.verdict import Verdict
 from pyro_skipvae.runs.build import build_blank
 from pyro_skipvae.runs.checkpoint import (
     CheckpointError,
@@ -122,6 +123,7 @@ def model_card(record, numbers):
         config=record.config,
         text=(record.path / VOCABULARY).exists(),
         report=report,
+        verdict=Verdict.from_stored(report["verdict"]).sentence if report else "",
         card=report.get("card", {}),
         estimates=estimates_of(report) if report else {},
         notes=notes(record),

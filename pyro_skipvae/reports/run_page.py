@@ -11,13 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pyro_skipvae.data import DATASETS
+from pyro_skipvae.diagnostics.report.table import few_samples
+from pyro_skipvae.diagnostics.report.verdict import Verdict
 from pyro_skipvae.reports import figures
 from pyro_skipvae.runs.build import settled
 from pyro_skipvae.runs.checkpoint import write_whole
 from pyro_skipvae.runs.config import MODELS, Config
 from pyro_skipvae.runs.folder import Run
 
-from .captions import KINDS, MEANING, MODEL_PICTURES, MODEL_TEXTS, ORDER, about_picture
+from .captions import COLOURS, IDLE, MEANING, MODEL_PICTURES, MODEL_TEXTS, ORDER, about_picture
 from .comparison import LABELS, estimates_of, read_record
 from .model_pictures import draw_pictures
 from .rendering import embedded, nats, picture, render
@@ -121,6 +123,11 @@ def _on_bounds(report, estimates):
 
 def _on_importance_sampling(report, card):
     """The bound on log p(x) still rises with K where its weights rest on few draws."""
+    few = few_samples((report["effective_sample_size"] or {}).get("median"), card["importance_samples"])
+    return ([few] if few else []) + _still_rises(report, card)
+
+
+def _still_rises(report, card):
     K, tenth = card["importance_samples"], card["importance_samples_tenth"]
     if K == tenth or report.get("log_likelihood") is None or report.get("log_likelihood_tenth") is None:
         return []
@@ -135,9 +142,12 @@ def _on_importance_sampling(report, card):
 
 
 def _on_points(card):
-    first = {"elbo_points": "ELBO, distortion and the loss when z is shuffled", "log_likelihood_points": "The log-likelihood"}
+    first = {
+        "elbo_points": "ELBO, distortion and the loss when z is shuffled are measured",
+        "log_likelihood_points": "The log-likelihood is measured",
+    }
     found = [
-        f"{what} stand{'s' * what.startswith('The')} on the first {card[name]:,} of {card['points']:,} test points."
+        f"{what} on the first {card[name]:,} of {card['points']:,} test points."
         for name, what in first.items()
         if card[name] < card["points"]
     ]
@@ -162,23 +172,29 @@ def _left_out(card):
 def headline(record):
     """What is said first: the verdict, its kind, what it means, and what was trained."""
     config, report = record.config, record.report
-    sentence = report.get("verdict", "Not measured yet: run `skipvae-pyro evaluate RUN --save`.")
-    if not report:
-        kind = "not measured"
-    elif config.latent_dim == 0:
-        kind = "no latent variables"
+    if report:
+        told = Verdict.from_stored(report["verdict"])
     else:
-        kind = next((kind for words, kind in KINDS.items() if words in sentence), "collapsed")
+        told = Verdict("Run `skipvae-pyro evaluate RUN --save`.", "not measured")
     title = DATASETS[config.dataset].title if config.dataset in DATASETS else "a file of one's own"
     return {
-        "verdict": sentence.removesuffix(f": {kind}."),
-        "kind": kind,
-        "meaning": MEANING[kind],
+        "verdict": told.finding,
+        "kind": told.kind,
+        "colour": COLOURS.get(told.kind, ""),
+        "meaning": _meaning(told.kind, report),
         "model": f"{config.layers}-layer {config.decoder} {config.model}"
         + (f", {config.latent_dim} {_dimensions(config)}" if config.latent_dim else ""),
         "dataset": f"{Path(config.dataset).name}: {title}{_how_read(record)}",
         "training": f"{_epochs(record)} of {config.epochs} epochs, seed {config.seed}",
     }
+
+
+def _meaning(kind, report):
+    """What a kind of verdict means; that idle units are no defect, where the decoder uses z and some are idle."""
+    active, idle = report.get("active_units"), ""
+    if kind in ("not collapsed", "weakly used") and active is not None and active < len(report["active_unit_variances"]):
+        idle = f" {IDLE}"
+    return MEANING.get(kind, "") + idle
 
 
 def _how_read(record):
@@ -225,12 +241,13 @@ def rate_picture(record):
 
 
 def _importance_bound(report):
-    """The bound on log p(x) for both numbers of draws, beside the ELBO where that stands on the same points."""
+    """The bound on log p(x) for both numbers of draws, beside the ELBO on the same points."""
     card, names = report["card"], ("log_likelihood_tenth", "log_likelihood")
     bounds, errors = [report[name] for name in names], [report["standard_errors"].get(name) for name in names]
     if None in (*bounds, *errors):
         return None
-    elbo = report["elbo"] if card["elbo_points"] == card["log_likelihood_points"] else None
+    same = report["elbo"] if card["elbo_points"] == card["log_likelihood_points"] else None
+    elbo = report.get("elbo_on_log_likelihood_points", same)
     samples = [card["importance_samples_tenth"], card["importance_samples"]]
     alt = "; ".join(f"{K} draws: {nats(bound)} nats" for K, bound in zip(samples, bounds, strict=True))
     caption = "The bound rises to log p(x) with K. Where it still rises, the truth is higher."

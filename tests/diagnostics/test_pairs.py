@@ -564,7 +564,7 @@ def test_decoder_that_ignores_z():
 
     found = report(deaf, guide, X)
     assert found.shuffled_latent_loss == 0
-    assert found.verdict.endswith("the units vary but the decoder ignores z: collapsed on the decoder's side.")
+    assert found.verdict.endswith("z varies with x but the decoder ignores it: collapsed on the decoder's side.")
     assert found.model_mutual_information.lower.value == pytest.approx(0, abs=1e-9)
     assert found.model_mutual_information.upper.value == pytest.approx(0, abs=1e-9)
 
@@ -869,5 +869,5 @@ def test_a_posterior_without_a_mean_has_no_active_units(tmp_path):
         active_units(model, cauchy, X)
     found = report(model, cauchy, X)
     assert found.active_units is found.active_units_0_02 is None and "no finite mean" in str(found)
-    assert found.verdict.startswith("Active units unknown;")
+    assert "active units unknown" in found.verdict
     assert type(found).from_json(found.to_json()).active_units is None

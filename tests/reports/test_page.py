@@ -58,7 +58,7 @@ def test_every_picture_has_an_alternative_text_and_a_size(html):
 
 def test_the_verdict_comes_first_and_every_estimate_is_printed(html, record):
     text = plain(html)
-    finding = record.report["verdict"].rpartition(":")[0]
+    finding = record.report["verdict"]["sentence"].rpartition(":")[0]
     assert text.index(finding) < text.index("Estimates") < text.index("Pictures") < text.index("Settings that differ")
     for name, estimate in estimates_of(record.report).items():
         assert nats(estimate.value) in text, name
@@ -92,13 +92,23 @@ def test_the_command_repeats_the_run(record, tmp_path):
             {"mi_upper": None, "card.unavailable": {"mi_upper": "no density"}},
             "Not available: I_q(x; z), upper bound. The reason: no density.",
         ),
+        (
+            {"effective_sample_size": {"median": 3.25, "min": 1.0}},
+            "log p(x) rests on 3.2 effective samples of 200 (median over points; 10 are wanted): it is a lower bound",
+        ),
         ({"card.beyond_budget": ["importance sampling: about 9 s"]}, "Left out for want of time: importance sampling"),
-        ({"card.log_likelihood_points": 50}, "The log-likelihood stands on the first 50 of 60 test points."),
-        ({"card.elbo_points": 50}, "stand on the first 50 of 60 test points."),
+        ({"card.log_likelihood_points": 50}, "The log-likelihood is measured on the first 50 of 60 test points."),
+        ({"card.elbo_points": 50}, "are measured on the first 50 of 60 test points."),
         ({"log_likelihood": -20.0, "log_likelihood_tenth": -30.0}, "The true value is higher."),
         ({"verdict": "0 of 4 units active: collapsed."}, "Collapsed. 0 of 4 units active"),
         ({"verdict": "2 of 4 units active; not told from 0: undecided."}, "Undecided. 2 of 4 units active; not told from 0"),
         ({"verdict": "2 of 4 units active: it does better, so the encoder does not fit it."}, "Undecided. 2 of 4 units"),
+        ({"verdict": "2 of 4 units active: partly collapsed."}, "Not collapsed. 2 of 4 units active"),
+        ({"verdict": {"kind": "weakly used", "sentence": "z says 1 nat: weak.", "amounts": {}}}, "Weakly used. z says 1 nat"),
+        (
+            {"verdict": {"kind": "not collapsed", "sentence": "z says 9 nats: used.", "amounts": {}}, "active_units": 2},
+            "They are capacity that these data do not need, not a defect.",
+        ),
         ({"log_likelihood": None}, "not available"),
         ({"card.epoch": 2, "card.checkpoint": "best"}, "epoch 2, the best on validation data"),
         ({"card.epoch": 2, "card.checkpoint": "last"}, "epoch 2, the last one: none was selected by validation"),
@@ -137,7 +147,8 @@ def test_a_run_that_was_stopped_has_a_page(trained, tmp_path):
     lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
     (stopped / "metrics.jsonl").write_text(lines[0])
     text = plain(run_page.write_page(stopped).read_text())
-    assert "Not measured yet" in text and "Training stopped after epoch 1 of 2." in text and "Latent traversals" not in text
+    assert "Not measured. Run `skipvae-pyro evaluate RUN --save`" in text
+    assert "Training stopped after epoch 1 of 2." in text and "Latent traversals" not in text
     (stopped / "metrics.jsonl").write_text("")
     assert "0 of 2 epochs" in plain(run_page.write_page(stopped).read_text())
 

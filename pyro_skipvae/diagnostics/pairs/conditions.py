@@ -91,11 +91,12 @@ def check_posterior(site: str, q: Distribution, auxiliary: list[str]) -> None:
         )
     if isinstance(base, Delta):
         raise Refused(f"expected a density q({site}|x), got a Delta: its rate is infinite")
-    if base.has_enumerate_support or _has_discrete_support(base):
+    if base.has_enumerate_support or has_discrete_support(base):
         raise Refused(f"expected a continuous q({site}|x), got the discrete {type(base).__name__}")
 
 
-def _has_discrete_support(distribution: Distribution) -> bool:
+def has_discrete_support(distribution: Distribution) -> bool:
+    """Whether a distribution has probabilities of values, not a density."""
     try:
         return distribution.support.is_discrete
     except (NotImplementedError, AttributeError):  # a density that does not state its support

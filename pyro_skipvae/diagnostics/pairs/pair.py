@@ -17,6 +17,7 @@ from .conditions import (
     chosen_site,
     drawn,
     equal,
+    has_discrete_support,
     largest_call,
     same_distribution,
     shared_latents,
@@ -84,6 +85,9 @@ class Pair:
         self.latents, self.imputed = shared_latents(model_trace, guide_trace)
         self.site = chosen_site(site, self.latents)
         self.observed = likelihood_sites(model_trace)
+        # Elements of one x, and whether log p(x|z) is of probabilities: the nats of a density depend on the unit of x.
+        self.elements = sum(model_trace.nodes[name]["value"].numel() for name in self.observed) // count_rows(rows)
+        self.discrete_x = all(has_discrete_support(model_trace.nodes[name]["fn"]) for name in self.observed)
         self.guide_terms = observed_sites(guide_trace)
         self.probed = count_rows(rows)
         self.likelihood_nodes = [model_trace.nodes[name] for name in self.observed]

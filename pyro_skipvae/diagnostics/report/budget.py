@@ -1,4 +1,4 @@
-"""Holding what needs the decoder to a number of seconds."""
+"""What a report costs, and holding what needs the decoder to a number of seconds."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,16 @@ from dataclasses import dataclass, field
 import torch
 
 from ..estimates.elbo import draw_all
+from ..estimates.model_mutual_information import ancestral_cost
+from ..pairs.evaluation import as_found
 from ..pairs.pair import Chunk, Pair
+from ..pairs.rows import count_rows, select_rows
 from ..pairs.unavailable import Unavailable
+from .sizes import Sizes
 
 LADDER = (50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 ELBO_SHARE, MODEL_SHARE = 0.4, 0.1
+PAIR_SECONDS = 1e-8  # for a log-density of one posterior at the z of another point
 
 
 @dataclass
@@ -85,3 +90,20 @@ def row_seconds(pair: Pair, chunks: list[Chunk], rows: int) -> float:
         if size == 16 and seconds * rows > 1:
             break
     return seconds
+
+
+def expected_seconds(
+    model, guide, x, *, sizes: Sizes, importance_samples: int = 200, posterior_samples: int = 10, rows: int = 256
+) -> float:
+    """About how many seconds a report of these sizes takes on this machine, from one batch of the guide and of the decoder."""
+    with as_found(model, guide, x=x, seed=0, samples=(posterior_samples, importance_samples)) as x:
+        points, few = min(count_rows(x), sizes.points), select_rows(x, slice(0, rows))
+        pair, start = Pair(model, guide, few), time.perf_counter()
+        chunks = list(pair.chunks())
+        encoding = (time.perf_counter() - start) * points / pair.points
+        elbo_points = min(points, sizes.elbo_points)
+        decoded = elbo_points * (min(posterior_samples, sizes.elbo_samples) + 1)
+        decoded += min(elbo_points, sizes.log_likelihood_points) * importance_samples
+        largest, cost = ancestral_cost(pair)
+        decoded += cost(min(largest, points, sizes.model_points))
+        return encoding + decoded * row_seconds(pair, chunks, rows) + PAIR_SECONDS * posterior_samples * points**2

@@ -22,12 +22,14 @@ from ..pairs.evaluation import as_found
 from ..pairs.finite import check_draws, finite
 from ..pairs.interval import Interval, cycle_standard_error, mean_interval, standard_error
 from ..pairs.pair import Pair
-from ..pairs.rows import count_rows
+from ..pairs.rows import count_rows, select_rows
 from ..pairs.unavailable import Unavailable, attempt
 from .budget import ELBO_SHARE, Budget, measured_budget
 from .card import check_extra, evaluation_card
-from .table import table
-from .verdict import verdict
+from .sizes import Sizes
+from .table import html, table
+from .values import Estimate, estimates_of
+from .verdict import Verdict, verdict
 
 CONVENTION = ({"value": NUMBER, "ceiling": NUMBER}, NoneType)
 STORED = {  # the shape of a report in JSON
@@ -40,7 +42,8 @@ STORED = {  # the shape of a report in JSON
     "active_unit_variances": [NUMBER],
     "effective_sample_size": ({...: NUMBER}, NoneType),
     "standard_errors": {...: NUMBER},
-    "verdict": str,
+    "verdict": (str, {"kind": str, "sentence": str, "amounts": dict}),  # older reports have the sentence alone
+    "elbo_on_log_likelihood_points?": NUMBER,
     "perplexity?": ({"ppl_iw": INTERVAL, "ppl_elbo": INTERVAL, "importance_samples": int}, NoneType),
     "amortized?": ({...: (NUMBER, {...: (NUMBER, str)})}, NoneType),
     "card": {
@@ -52,19 +55,25 @@ STORED = {  # the shape of a report in JSON
     },
 }
 NEED_PAIRS = ("aggregate_kl", "mi_dieng_2019", "mi_he_2019_batch_32")
-PLAIN = ("elbo", "distortion", "rate", "log_likelihood", "log_likelihood_tenth", "shuffled_latent_loss")
+PLAIN = (
+    "elbo", "distortion", "rate", "log_likelihood", "log_likelihood_tenth", "elbo_on_log_likelihood_points",
+    "shuffled_latent_loss",
+)  # fmt: skip
 OF_THE_DECODER = ("elbo", "distortion", "shuffled_latent_loss")
 OF_THE_WEIGHTS = ("log_likelihood", "log_likelihood_tenth", "effective_sample_size")
-PRIOR_NOTE = "p(z) differs between the rows of x: the rate is that against the prior of each row"
+EVERYTHING = Sizes(*[2**62] * 5)
+PRIOR_NOTE = "p(z) differs between the rows of x: the rate is against the prior of each row"
 BUDGET_NOTE = "with a budget, the numbers of points and samples depend on the speed of the machine"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CollapseReport:
     """Is it collapsed? Nats per datapoint; `None` is an estimate that the pair does not admit, its reason in the card.
 
     `elbo`, `distortion`, `shuffled_latent_loss` and `log_likelihood` may stand on fewer points than the rest:
-    `card["elbo_points"]` and `card["log_likelihood_points"]`. `standard_errors` holds those of the plain numbers.
+    `card["elbo_points"]` and `card["log_likelihood_points"]`. `elbo_on_log_likelihood_points` is the ELBO on the points of the
+    log-likelihood, to compare the two. `standard_errors` holds those of the plain numbers. `verdict` is a string, its sentence,
+    with a `kind` and `amounts`.
     `perplexity` is there for texts; `amortized`, for a guide that refines, holds what its encoder alone reaches.
     """
 
@@ -89,17 +98,48 @@ class CollapseReport:
     active_unit_variances: list[float]
     shuffled_latent_loss: float | None
     standard_errors: dict[str, float]
-    verdict: str
+    verdict: Verdict
     card: dict
     perplexity: dict | None = None
     amortized: dict | None = None
+    elbo_on_log_likelihood_points: float | None = None
 
     def __str__(self) -> str:
         return table(self)
 
+    def __repr__(self) -> str:
+        """A few lines: the verdict, and the numbers that are looked at first, in nats per datapoint."""
+        shown = {"elbo": self.elbo, "rate": self.rate, "log_likelihood": self.log_likelihood}
+        numbers = ", ".join(f"{name}={value:.2f}" for name, value in shown.items() if value is not None)
+        return f"CollapseReport({numbers}, points={self.card['points']})\n{self.verdict}\nprint(report) shows the table."
+
+    def _repr_html_(self) -> str:
+        """The table and the verdict as escaped HTML, for notebooks."""
+        return html(self)
+
+    def to_dict(self) -> dict:
+        """Plain values with the attributes' names as keys; the verdict is {kind, sentence, amounts}."""
+        return dataclasses.asdict(self) | {"verdict": self.verdict.to_dict()}
+
+    def to_frame(self):
+        """A pandas DataFrame of the estimates: index `estimate`; columns value, low, high (95 % interval) and points.
+
+        Raises ImportError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError("expected pandas for to_frame(); install pandas (pip install pandas), or use to_dict()") from None
+        rows = [{"estimate": name, **vars(estimate)} for name, estimate in self.estimates().items()]
+        return pandas.DataFrame(rows).set_index("estimate")
+
+    def estimates(self) -> dict[str, Estimate]:
+        """The numbers of the report by name, each with its 95 % interval and the points behind it."""
+        return estimates_of(self.to_dict())
+
     def to_json(self) -> str:
         """JSON with the attributes' names as keys; what is not finite becomes null."""
-        return json.dumps(finite_or_none(dataclasses.asdict(self)), indent=2, allow_nan=False)
+        return json.dumps(finite_or_none(self.to_dict()), indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "CollapseReport":
@@ -107,7 +147,7 @@ class CollapseReport:
         fields = loads(text)
         check(fields, STORED, "the report")
         for field in dataclasses.fields(cls):
-            if field.name in PLAIN and fields[field.name] is None and field.name not in fields["card"]["unavailable"]:
+            if field.name in PLAIN and fields.get(field.name, 0) is None and field.name not in fields["card"]["unavailable"]:
                 fields[field.name] = math.nan
             elif field.type == Interval | None:
                 fields[field.name] = _interval(fields[field.name])
@@ -115,6 +155,7 @@ class CollapseReport:
             under = fields["model_mutual_information"]
             bounds = {name: _interval(under[name]) for name in ("lower", "upper", "marginal")}
             fields["model_mutual_information"] = MutualInformation(**under | bounds)
+        fields["verdict"] = Verdict.from_stored(fields["verdict"])
         return cls(**fields)
 
 
@@ -129,6 +170,7 @@ def collapse_report(
     site: str | None = None,
     seed: int = 0,
     budget: float | None = None,
+    sizes: Sizes | None = None,
     rows: int = 256,
     tokens=None,
     card: dict | None = None,
@@ -145,15 +187,19 @@ def collapse_report(
 
     Rate, mutual information and active units use every row of x and run the guide only, with posterior_samples N^2
     log-densities (see `mutual_information`). What needs the decoder runs on every row too, importance_samples + 11
-    times at the defaults, or, with a budget in seconds, on the first n rows of a ladder 50, 100, 200, ... that fits,
-    50 at least; the card says how many that were, and what the rest would have cost.
+    times at the defaults. `sizes` limits the points and draws of each estimate to numbers that are the same on every machine
+    (see `Sizes`). A `budget` in seconds takes the first n rows of a ladder 50, 100, 200, ... that fits, 50 at least; the card
+    says how many that were, and what the rest would have cost.
 
     Modules run in evaluation mode; parameters, modes, random numbers and the param store stay as found. Raises
     ValueError, with the reason, for a pair that has no numbers per datapoint (see `Pair`).
     """
     check_extra(card)
+    sizes = sizes or EVERYTHING
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples, importance_samples)) as x:
         tokens = None if tokens is None else checked_tokens(tokens, count_rows(x))
+        if count_rows(x) > sizes.points:
+            x, tokens = select_rows(x, slice(0, sizes.points)), None if tokens is None else tokens[: sizes.points]
         pair = Pair(model, guide, x, site=site)
         facts, reasons = {"seed": seed, "budget_seconds": budget}, {}
         encoded = encode(pair, posterior_samples, progress)
@@ -162,36 +208,38 @@ def collapse_report(
         fields |= _units(encoded, reasons)
         # What fails here fails below too, and has its reason there.
         spent = attempt({}, "budget", measured_budget, budget, pair, encoded.chunks, rows) or Budget(budget)
-        fields |= _elbo(pair, encoded, spent, posterior_samples, rows, seed, reasons, facts, progress)
-        fields |= _under_the_model(pair, encoded, spent, rows, reasons, facts)
-        fields |= _log_likelihood(pair, encoded, spent, importance_samples, rows, reasons, facts, progress)
+        fields |= _elbo(pair, encoded, spent, sizes, posterior_samples, rows, seed, reasons, facts, progress)
+        fields |= _under_the_model(pair, encoded, spent, sizes, rows, reasons, facts)
+        fields |= _log_likelihood(pair, encoded, spent, sizes, importance_samples, rows, reasons, facts, progress)
+        fields["elbo_on_log_likelihood_points"] = _on_the_same_points(fields, reasons, facts["log_likelihood_points"])
         if tokens is not None:
             fields["perplexity"] = perplexities(fields, tokens, facts["importance_samples"])
     facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
     notes = pair.notes + [PRIOR_NOTE] * (not encoded.one_prior and not pair.prior_masked) + [BUDGET_NOTE] * (budget is not None)
     facts |= {"notes": notes}
-    return _concluded(fields, evaluation_card(card, **_about(pair, encoded), **facts), rate_is_bound=not pair.prior_masked)
+    made = evaluation_card(card, **_about(pair, encoded), **facts)
+    return _concluded(fields, made, pair)
 
 
-def _concluded(fields: dict, card: dict, *, rate_is_bound: bool) -> CollapseReport:
-    """The report from its fields, of which the plain numbers are still one per point, (n,).
-
-    rate_is_bound: whether I(x; z) is at most the rate, as it is against a p(z) that is a density.
-    """
-    known = [name for name in PLAIN if fields[name] is not None]
-    errors = {
-        name: (cycle_standard_error if name == "shuffled_latent_loss" else standard_error)(fields[name]) for name in known
-    }
-    fields |= {name: fields[name].mean().item() for name in known}
-    bounds = [fields[name].value for name in ("mi_upper", "mi_marginal") if fields[name]]
-    sentence = verdict(
+def _concluded(fields: dict, card: dict, pair: Pair) -> CollapseReport:
+    """The report from its fields, whose plain numbers are still one per point, (n,)."""
+    known = {name: fields[name] for name in PLAIN if fields[name] is not None}
+    errors = {name: (cycle_standard_error if name == "shuffled_latent_loss" else standard_error)(known[name]) for name in known}
+    fields |= {name: values.mean().item() for name, values in known.items()}
+    upper = [fields[name].high for name in ("mi_upper", "mi_marginal") if fields[name]]
+    if not pair.prior_masked and "rate" in known:  # else the rate bounds no information
+        upper.append(fields["rate"] + 1.96 * errors["rate"])
+    told = verdict(
         active=fields["active_units"],
         dimensions=len(fields["active_unit_variances"]),
-        loss=fields["shuffled_latent_loss"] if "shuffled_latent_loss" in known else math.nan,
-        error=errors.get("shuffled_latent_loss", math.nan),
-        information=min([fields["rate"]] * (rate_is_bound and "rate" in known) + bounds, default=None),
+        loss=fields["shuffled_latent_loss"],
+        error=errors.get("shuffled_latent_loss"),
+        information=min((end for end in upper if math.isfinite(end)), default=None),
+        information_low=fields["mi_lower"] and fields["mi_lower"].low,
+        nats_of_x=-fields["log_likelihood"] if pair.discrete_x and fields["log_likelihood"] is not None else None,
+        elements=pair.elements,
     )
-    return CollapseReport(**fields, standard_errors=errors, verdict=sentence, card=card)
+    return CollapseReport(**fields, standard_errors=errors, verdict=told, card=card)
 
 
 def aggregate_kl(rate: Tensor, bounds: Sandwich, marginal: Interval | None) -> Interval:
@@ -260,10 +308,10 @@ def _units(encoded: Encoded, reasons: dict) -> dict:
     return found | {"active_unit_variances": variances.tolist()}
 
 
-def _elbo(pair, encoded: Encoded, budget: Budget, samples: int, rows: int, seed: int, reasons, facts, progress) -> dict:
+def _elbo(pair, encoded: Encoded, budget: Budget, sizes: Sizes, samples: int, rows: int, seed: int, reasons, facts, progress):
     """`elbo`, `distortion` and `shuffled_latent_loss` per point (n,)."""
-    points = budget.points("the ELBO", pair.points, 2, ELBO_SHARE)
-    samples = budget.samples(points, 1 if encoded.dimensions == 0 else samples, ELBO_SHARE)
+    points = budget.points("the ELBO", min(pair.points, sizes.elbo_points), 2, ELBO_SHARE)
+    samples = budget.samples(points, 1 if encoded.dimensions == 0 else min(samples, sizes.elbo_samples), ELBO_SHARE)
     facts |= {"elbo_points": points, "elbo_posterior_samples": samples}
     settings = {"points": points, "samples": samples, "rows": rows, "progress": progress}
     terms = attempt(reasons, OF_THE_DECODER, elbo_terms, pair, encoded.chunks, encoded.exact_rate, **settings)
@@ -279,26 +327,37 @@ def _elbo(pair, encoded: Encoded, budget: Budget, samples: int, rows: int, seed:
     }
 
 
-def _under_the_model(pair: Pair, encoded: Encoded, budget: Budget, rows: int, reasons: dict, facts: dict) -> dict:
-    found = attempt(reasons, "model_mutual_information", _ancestral_bounds, pair, encoded, budget, rows)
+def _on_the_same_points(fields: dict, reasons: dict, points: int) -> Tensor | None:
+    """The ELBO on the points of the log-likelihood, (points,), to compare the two."""
+    missing = next((name for name in ("elbo", "log_likelihood") if fields[name] is None), None)
+    if missing:
+        reasons["elbo_on_log_likelihood_points"] = reasons[missing]
+        return None
+    return fields["elbo"][:points]
+
+
+def _under_the_model(pair: Pair, encoded: Encoded, budget: Budget, sizes: Sizes, rows: int, reasons: dict, facts: dict) -> dict:
+    found = attempt(reasons, "model_mutual_information", _ancestral_bounds, pair, encoded, budget, sizes, rows)
     facts["model_mutual_information_points"] = found.points if found else 0
     return {"model_mutual_information": found}
 
 
-def _ancestral_bounds(pair: Pair, encoded: Encoded, budget: Budget, rows: int) -> MutualInformation:
+def _ancestral_bounds(pair: Pair, encoded: Encoded, budget: Budget, sizes: Sizes, rows: int) -> MutualInformation:
     if encoded.dimensions == 0:
         raise Unavailable("z has no dimensions")
     if pair.nuisance:
         raise Unavailable(f"under the model it needs one latent site, got {pair.latents}")
     largest, cost = ancestral_cost(pair)
-    points = budget.fitting_points("the mutual information under the model", min(largest, pair.points), cost)
+    most = min(largest, pair.points, sizes.model_points)
+    points = budget.fitting_points("the mutual information under the model", most, cost)
     return ancestral_bounds(pair.model, pair.x, samples=points, site=pair.site, rows=min(rows, pair.largest))
 
 
-def _log_likelihood(pair, encoded: Encoded, budget: Budget, samples: int, rows: int, reasons, facts, progress) -> dict:
+def _log_likelihood(pair, encoded: Encoded, budget: Budget, sizes: Sizes, samples: int, rows: int, reasons, facts, progress):
     """`log_likelihood` and `log_likelihood_tenth` per point (n,), and the effective sample size of their weights."""
     samples = 1 if encoded.dimensions == 0 else samples  # p(x|z) is p(x) then
-    points = budget.points(f"importance sampling with {samples} samples", pair.points, samples)
+    most = min(facts["elbo_points"], sizes.log_likelihood_points)  # the ELBO stands on these points too
+    points = budget.points(f"importance sampling with {samples} samples", most, samples)
     facts |= {"log_likelihood_points": points, "importance_samples": samples}
     facts["importance_samples_tenth"] = max(1, samples // 10)
     settings = {"points": points, "samples": samples, "rows": rows, "progress": progress}

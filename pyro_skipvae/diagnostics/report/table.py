@@ -1,6 +1,7 @@
 """The collapse report as a table of text."""
 
 import io
+from html import escape
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,8 @@ GROUPS = {
     "fit": (
         ("ELBO", "elbo"), ("distortion -E log p(x|z)", "distortion"), ("log-likelihood", "log_likelihood"),
         ("  with a tenth of the samples", "log_likelihood_tenth"),
+        ("  effective samples, median", "effective_sample_size"),
+        ("  ELBO on the same points", "elbo_on_log_likelihood_points"),
     ),
     "rate and information": (
         ("rate KL(q(z|x) || p(z))", "rate"), ("I_q(x; z), lower bound", "mi_lower"),
@@ -20,16 +23,52 @@ GROUPS = {
     "units": (("active units (0.01)", "active_units"), ("active units (0.02)", "active_units_0_02")),
     "decoder": (("loss when z is shuffled", "shuffled_latent_loss"),),
 }  # fmt: skip
+_SAME = ("elbo_on_log_likelihood_points",)  # said where it differs from the ELBO above
+FEW_SAMPLES = 10  # effective importance samples, median over points: with fewer, log p(x) is a lower bound only
 
 
 def table(report) -> str:
     """The report as aligned text, in nats per datapoint: estimates with 95 % intervals, notes, the verdict."""
+    text = io.StringIO()
+    console = Console(file=text, width=100, color_system=None, force_terminal=False, emoji=False, highlight=False)
+    console.print(_grid(report))
+    for note in _notes(report):
+        console.print(note, markup=False)
+    console.print(report.verdict.sentence, markup=False, soft_wrap=True)  # one line, however long
+    return text.getvalue().rstrip()
+
+
+def html(report) -> str:
+    """The same as HTML, escaped: a caption, the rows, the verdict, the notes."""
+    grid = _grid(report)
+    columns = [list(column.cells) for column in grid.columns]
+    rows = "".join(
+        f"<tr><th>{escape(group)}</th><td>{escape(label)}</td><td>{escape(value)}</td><td>{escape(interval)}</td></tr>"
+        for group, label, value, interval in zip(*columns, strict=True)
+    )
+    notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(report))
+    caption = f"<caption>{escape(str(grid.title))}</caption>"
+    return f"<p><b>{escape(report.verdict.sentence)}</b></p><table>{caption}<tbody>{rows}</tbody></table><ul>{notes}</ul>"
+
+
+def few_samples(effective: float | None, importance_samples: int) -> str | None:
+    """The warning that importance sampling rests on a few draws: `effective` is the median over points, None or nan unknown."""
+    if effective is None or not effective < FEW_SAMPLES or importance_samples <= 1:
+        return None
+    return (
+        f"log p(x) rests on {effective:.1f} effective samples of {importance_samples} (median over points; 10 are wanted): "
+        "it is a lower bound that may be some nats low, and its interval does not cover the true value."
+    )
+
+
+def _grid(report) -> Table:
     grid = Table(title="Is it collapsed? (nats per datapoint, 95 % intervals)", title_justify="left", show_header=False)
     if report.perplexity:
         _perplexities(grid, report.perplexity)
     for name, rows in GROUPS.items():
         for position, (label, attribute) in enumerate(rows):
-            grid.add_row("" if position else name, label, *_cells(report, attribute))
+            if attribute not in _SAME or report.card["log_likelihood_points"] < report.card["elbo_points"]:
+                grid.add_row("" if position else name, label, *_cells(report, attribute))
             if attribute == "rate" and report.card.get("committed_rate") is not None:
                 grid.add_row("", "  committed by the prior", _number(report.card["committed_rate"]), "")
         grid.add_section()
@@ -44,13 +83,7 @@ def table(report) -> str:
         papers, batch = report.mi_dieng_2019, report.mi_he_2019_batch_32
         grid.add_row("papers' conventions", f"Dieng 2019, N = {papers['N']}", *_convention(papers))
         grid.add_row("", f"He 2019, batches of {batch['batch']}", *_convention(batch))
-    text = io.StringIO()
-    console = Console(file=text, width=100, color_system=None, force_terminal=False, emoji=False, highlight=False)
-    console.print(grid)
-    for note in _notes(report):
-        console.print(note, markup=False)
-    console.print(report.verdict, markup=False, soft_wrap=True)  # one line, however long
-    return text.getvalue().rstrip()
+    return grid
 
 
 def _perplexities(grid: Table, perplexity: dict) -> None:
@@ -83,6 +116,8 @@ def _measured(value) -> tuple[str, str]:
 
 def _cells(report, attribute: str) -> tuple[str, str]:
     value = getattr(report, attribute)
+    if attribute == "effective_sample_size":
+        return _effective(value, report.card["importance_samples"])
     if value is None or isinstance(value, Interval):
         return _bound(value)
     if isinstance(value, int):
@@ -93,6 +128,12 @@ def _cells(report, attribute: str) -> tuple[str, str]:
 
 def _bound(value: Interval | None) -> tuple[str, str]:
     return ("-", "not available") if value is None else (_number(value.value), _range(value))
+
+
+def _effective(effective: dict | None, samples: int) -> tuple[str, str]:
+    if effective is None or effective.get("median") is None:
+        return "-", "not available"
+    return f"{effective['median']:.1f}", f"of {samples}; least {effective['min']:.1f}"
 
 
 def _convention(convention: dict) -> tuple[str, str]:
@@ -110,15 +151,18 @@ def _number(value: float) -> str:
 def _notes(report) -> list[str]:
     notes = []
     if report.saturated:
-        notes.append("Saturated: a lower bound within 2 nats of its ceiling ln N says little; more points raise it.")
+        notes.append("Saturated: the lower bound is within 2 nats of its ceiling ln N and may be far too low. Use more points.")
     under = report.model_mutual_information
     if under and under.saturated:
-        notes.append(f"I_p is saturated too: its ceiling is ln {under.points} = {under.ceiling:.2f}.")
+        notes.append(f"The lower bound on I_p is saturated: its ceiling is ln {under.points} = {under.ceiling:.2f}.")
     iw, by_elbo = (f", and {name}" for name in _bounds(report.perplexity).values()) if report.perplexity else ("", "")
     if report.card["elbo_points"] < report.card["points"]:
-        notes.append(f"ELBO and distortion{by_elbo}: the first {report.card['elbo_points']} points.")
+        notes.append(f"ELBO, distortion, loss when z is shuffled{by_elbo}: on the first {report.card['elbo_points']:,} points.")
     if report.card["log_likelihood_points"] < report.card["points"]:
-        notes.append(f"Log-likelihood{iw}: the first {report.card['log_likelihood_points']} points.")
+        notes.append(f"Log-likelihood{iw}: on the first {report.card['log_likelihood_points']:,} points.")
+    few = few_samples((report.effective_sample_size or {}).get("median"), report.card["importance_samples"])
+    if few:
+        notes.append(f"Warning: {few}")
     if report.perplexity:
         notes.append(f"Tokens: {report.perplexity['counted']}.")
     unavailable = report.card["unavailable"]

@@ -1,41 +1,195 @@
-"""The verdict: is it collapsed, in one sentence."""
+"""The verdict: is it collapsed, as a kind, the amounts behind it, and one sentence."""
 
 import math
 
-DECODER_USES_Z = 0.1  # nats per datapoint: less than this lost by shuffling z, or said by z of x, counts as nothing
+from ..pairs.interval import Interval
+
+NOTHING = 0.1  # nats per datapoint: less than this said by z of x, or lost by shuffling z, counts as nothing
+FEW_NATS = math.log(10)  # with fewer, z tells at most ten groups of x apart ...
+SMALL_SHARE = 0.1  # ... and is weak where that is also less than a tenth of the nats, or of the variance, of x
+COLLAPSED, DEAF = "collapsed", "collapsed on the decoder's side"
+WEAK, USED, UNDECIDED, NO_LATENTS = "weakly used", "not collapsed", "undecided", "no latent variables"
+KINDS = (COLLAPSED, DEAF, WEAK, USED, UNDECIDED, NO_LATENTS)
+CONCLUSIONS = {WEAK: "not collapsed, but z is weakly used"}  # the other kinds are their own words
+OLDER_WORDS = {  # words in the sentences of reports that had no kind -> kind; any other is "collapsed"
+    "no latent variables": NO_LATENTS,
+    "not collapsed": USED,
+    "partly collapsed": USED,
+    "undecided": UNDECIDED,
+    "cannot be told": UNDECIDED,
+    "does not fit": UNDECIDED,
+    "collapsed on the decoder's side": DEAF,
+}
 
 
-def verdict(*, active: int | None, dimensions: int, loss: float, error: float, information: float | None = None) -> str:
-    """One sentence from the active units (0.01), the decoder's loss in nats when z is shuffled, and I(x; z) at most.
+class Verdict(str):
+    """One sentence, with its `kind` (one of `KINDS`) and the `amounts` that it was decided by, plain values in nats.
 
-    The decoder uses z where the loss exceeds 0.1 nats and 1.96 standard errors (`error`). Where it exceeds 0.1 nats alone, is
-    no number, or is less than 0 by as much, the sentence says so. Else:
-        it uses z, every unit is active                     not collapsed
-        it uses z, some units are active                    partly collapsed
-        it uses z, no unit is active                        not collapsed: z varies on a scale below the threshold
-        it does not, no unit is active                      collapsed
-        it does not, z says less than 0.1 nats of x         collapsed (`information`, an upper bound, None: unknown)
-        it does not, the units vary                         collapsed on the decoder's side
-    Where the units cannot be counted (`active` is None) it says "not collapsed" of any z in use.
+    It is a string, so that it prints and reads as its sentence. Amounts: `information` and `share` (low, high, None where there
+    is no bound), `nats_of_x`, `loss` (value, low, high), `active_units`, `dimensions`; {} in a verdict of an older report.
+    """
+
+    kind: str
+    amounts: dict
+
+    def __new__(cls, sentence: str, kind: str, amounts: dict | None = None) -> "Verdict":
+        verdict = super().__new__(cls, sentence)
+        verdict.kind, verdict.amounts = kind, amounts or {}
+        return verdict
+
+    def __getnewargs__(self) -> tuple:
+        return self.sentence, self.kind, self.amounts
+
+    @property
+    def sentence(self) -> str:
+        """The sentence as a plain string."""
+        return str.__str__(self)
+
+    @property
+    def finding(self) -> str:
+        """The sentence without its conclusion."""
+        return self.rpartition(":")[0] or self.sentence
+
+    def to_dict(self) -> dict:
+        """Kind, sentence and amounts as plain values."""
+        return {"kind": self.kind, "sentence": self.sentence, "amounts": self.amounts}
+
+    @classmethod
+    def from_stored(cls, stored: "str | dict | Verdict") -> "Verdict":
+        """The verdict that `to_dict` wrote, or that of an older report, which is a sentence alone."""
+        if isinstance(stored, dict):
+            return cls(stored["sentence"], stored["kind"], stored["amounts"])
+        return cls(stored, next((kind for words, kind in OLDER_WORDS.items() if words in stored), COLLAPSED))
+
+
+def verdict(
+    *,
+    active: int | None,
+    dimensions: int,
+    loss: float | None,
+    error: float | None,
+    information: float | None = None,
+    information_low: float | None = None,
+    nats_of_x: float | None = None,
+    elements: int | None = None,
+) -> Verdict:
+    """The verdict from active units (0.01), the decoder's loss when z is shuffled, and what z says of x, in nats per datapoint.
+
+    loss, error: the loss and its standard error; information, information_low: the upper end of the interval of the smallest
+    upper bound on I_q(x; z), and the lower end of that of its lower bound; nats_of_x: -log p(x) where x has probabilities,
+    None where it has densities; elements: of one x. Decided by ends of 95 % intervals, never by a value:
+        information < 0.1                                          collapsed
+        the interval of the loss lies within -0.1 to 0.1           collapsed; on the decoder's side if information_low >= 0.1
+        the interval of the loss lies above 0.1                    not collapsed; weakly used where information is less than
+                                                                   ln 10 and less than a tenth of nats_of_x, or, without
+                                                                   those, 1 - exp(-2 information / elements) < 0.1
+        else                                                       undecided
+    The nats of a density depend on the unit of x. The share that stands for them is that of the variance: so much of it can be
+    explained by these nats where x has as many independent normal elements.
     """
     if dimensions == 0:
-        return "The model has no latent variables: there is nothing to collapse."
-    units = "Active units unknown" if active is None else f"{active} of {dimensions} units active"
-    found = f"{units}; the decoder loses {loss:.{1 if loss >= 1 else 2}f} nats when z is shuffled"
-    if math.isnan(loss):
-        return f"{units}; what the decoder loses when z is shuffled is no number: it cannot be told."
-    if DECODER_USES_Z < loss <= 1.96 * error:
-        return f"{found}, which these points do not tell from 0: undecided."
-    if loss < -DECODER_USES_Z and -loss > 1.96 * error:
-        return f"{found}: it does better with the z of other points, so the encoder does not fit it."
-    if loss > DECODER_USES_Z and not loss <= 1.96 * error:  # an infinite loss has no error
-        if active == 0:
-            return f"{found}: not collapsed, z varies on a scale below the threshold of active units."
-        return f"{found}: {'not' if active in (None, dimensions) else 'partly'} collapsed."
-    if active == 0:
-        return f"{found}: collapsed."
-    if information is not None and information < DECODER_USES_Z:
-        return f"{found}; z says less than {DECODER_USES_Z} nats of x: collapsed."
-    if active is None:
-        return f"{found}: the decoder ignores z: collapsed."
-    return f"{found}: the units vary but the decoder ignores z: collapsed on the decoder's side."
+        return Verdict("The model has no latent variables: there is nothing to collapse.", NO_LATENTS)
+    lost = _loss_interval(loss, error)
+    low, high = _ordered(information_low, information)
+    share = _share(low, high, nats_of_x)
+    kind = _kind(lost, low, high, _part(high, share, elements))
+    amounts = {
+        "information": {"low": low, "high": high},
+        "share": share,
+        "nats_of_x": nats_of_x,
+        "loss": vars(lost).copy(),
+        "active_units": active,
+        "dimensions": dimensions,
+    }
+    parts = [_said(low, high, share, nats_of_x), _lost(lost), _units(active, dimensions), *_why(kind, lost, active)]
+    return Verdict(f"{'; '.join(parts)}: {CONCLUSIONS.get(kind, kind)}.", kind, amounts)
+
+
+def _kind(lost: Interval, low: float | None, high: float | None, part: float | None) -> str:
+    if high is not None and high < NOTHING:
+        return COLLAPSED
+    if lost.low >= -NOTHING and lost.high <= NOTHING:
+        return DEAF if low is not None and low >= NOTHING else COLLAPSED
+    if not lost.low > NOTHING:
+        return UNDECIDED
+    return WEAK if part is not None and part < SMALL_SHARE and high < FEW_NATS else USED
+
+
+def _part(high: float | None, share: dict | None, elements: int | None) -> float | None:
+    """The largest part of x that z can say: of its nats, or else of its variance; None where it is not known."""
+    if high is None:
+        return None
+    if share is not None:
+        return share["high"]
+    return -math.expm1(-2 * high / elements) if elements else None
+
+
+def _loss_interval(loss: float | None, error: float | None) -> Interval:
+    if loss is None or math.isnan(loss):
+        return Interval(math.nan, math.nan, math.nan)
+    if math.isinf(loss):  # it has no error
+        return Interval(loss, loss, loss)
+    half = math.nan if error is None else 1.96 * error
+    return Interval(loss, loss - half, loss + half)
+
+
+def _ordered(low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """Both ends as numbers of at least 0; the lower one is at most the upper one, which noise alone can break."""
+    low, high = (None if end is None or not math.isfinite(end) else max(end, 0.0) for end in (low, high))
+    return (min(low, high) if low is not None and high is not None else low), high
+
+
+def _share(low: float | None, high: float | None, nats_of_x: float | None) -> dict | None:
+    if nats_of_x is None or not math.isfinite(nats_of_x) or nats_of_x <= 0:
+        return None
+    return {"low": None if low is None else low / nats_of_x, "high": None if high is None else high / nats_of_x}
+
+
+def _said(low: float | None, high: float | None, share: dict | None, nats_of_x: float | None) -> str:
+    if low is None and high is None:
+        return "What z says of x is not known"
+    said = f"z says {_range(low, high, _nats)} nats of x"
+    if share is None:
+        return said
+    percent = _range(*(None if end is None else 100 * end for end in share.values()), _percent)
+    return f"{said} ({percent} % of its {_nats(nats_of_x)} nats, -log p(x))"
+
+
+def _lost(lost: Interval) -> str:
+    if math.isnan(lost.value):
+        return "what the decoder loses when z is shuffled is not known"
+    ends = "" if math.isnan(lost.low) or math.isinf(lost.low) else f" ({_nats(lost.low)} to {_nats(lost.high)})"
+    return f"the decoder loses {_nats(lost.value)} nats{ends} when z is shuffled"
+
+
+def _units(active: int | None, dimensions: int) -> str:
+    return "active units unknown" if active is None else f"{active} of {dimensions} units active"
+
+
+def _why(kind: str, lost: Interval, active: int | None) -> list[str]:
+    """What a reader cannot see from the amounts alone."""
+    if kind == DEAF:
+        return ["z varies with x but the decoder ignores it"]
+    if kind == UNDECIDED and lost.high < -NOTHING:
+        return ["it does better with the z of other points, so the encoder does not fit it"]
+    if kind == UNDECIDED and not math.isnan(lost.value):
+        return [f"these points do not tell whether that is more than {NOTHING} nats"]
+    if kind in (USED, WEAK) and active == 0:
+        return ["z varies on a scale below the threshold of active units"]
+    return []
+
+
+def _range(low: float | None, high: float | None, written) -> str:
+    if low is None or high is None:
+        return f"at most {written(high)}" if low is None else f"at least {written(low)}"
+    if low < high / 100:
+        return f"at most {written(high)}"
+    return written(high) if written(low) == written(high) else f"{written(low)} to {written(high)}"
+
+
+def _nats(value: float) -> str:
+    return f"{value:.{3 if abs(value) < 0.1 else 2 if abs(value) < 10 else 1}f}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"

@@ -1,0 +1,58 @@
+"""The numbers of a report one by one, each with its interval and the points behind it."""
+
+import math
+from dataclasses import dataclass
+
+# Numbers of points and draws in the card -> the estimates that stand on them.
+STANDING_ON = {
+    "elbo_points": ("elbo", "distortion", "shuffled_latent_loss", "ppl_elbo"),
+    "elbo_posterior_samples": ("elbo", "distortion", "ppl_elbo", "elbo_on_log_likelihood_points"),
+    "log_likelihood_points": ("log_likelihood", "log_likelihood_tenth", "ppl_iw", "elbo_on_log_likelihood_points"),
+    "model_mutual_information_points": ("model_mi_lower", "model_mi_upper"),
+}
+PERPLEXITIES = ("ppl_iw", "ppl_elbo")
+PLAIN = (
+    "elbo", "distortion", "log_likelihood", "elbo_on_log_likelihood_points", "log_likelihood_tenth", "rate",
+    "shuffled_latent_loss",
+)  # fmt: skip
+COUNTS = ("active_units", "active_units_0_02", "mi_ceiling")
+INTERVALS = ("mi_lower", "mi_marginal", "mi_upper", "aggregate_kl")
+UNDER_THE_MODEL = ("model_mi_lower", "model_mi_upper")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number of a report in nats per datapoint (or a count), its 95 % interval if it has one, and the points behind it."""
+
+    value: float
+    low: float | None
+    high: float | None
+    points: int | None
+
+
+def estimates_of(report: dict) -> dict[str, Estimate]:
+    """The estimates of a report as plain values (report.json, or `to_dict`), by name; what was not available is absent."""
+    card, found = report["card"], {}
+    points = {name: card.get(what) for what, names in STANDING_ON.items() if what.endswith("points") for name in names}
+    for name in PLAIN:
+        if report.get(name) is not None:
+            half = 1.96 * _number(report["standard_errors"].get(name))
+            ends = (report[name] - half, report[name] + half) if math.isfinite(half) else (None, None)
+            found[name] = Estimate(report[name], *ends, points.get(name, card["points"]))
+    for name, ends in (report.get("perplexity") or {}).items():
+        if name in PERPLEXITIES and ends:
+            found[name] = Estimate(*(ends[end] for end in ("value", "low", "high")), points.get(name, card["points"]))
+    for name in COUNTS:
+        if report.get(name) is not None:
+            found[name] = Estimate(report[name], None, None, card["points"])
+    intervals = {name: report.get(name) for name in INTERVALS}
+    under = report.get("model_mutual_information") or {}
+    intervals |= {f"model_mi_{end}": under.get(end) for end in ("lower", "upper")}
+    for name, ends in intervals.items():
+        if ends and ends["value"] is not None:
+            found[name] = Estimate(ends["value"], ends["low"], ends["high"], points.get(name, card["points"]))
+    return found
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
