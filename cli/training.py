@@ -15,7 +15,7 @@ from pyro_skipvae.priors.ar1 import committed_by
 from pyro_skipvae.reports.captions import values_read
 from pyro_skipvae.reports.comparison import PARTS, values_per_point
 from pyro_skipvae.reports.figures import can_draw
-from pyro_skipvae.runs.build import without_effect
+from pyro_skipvae.runs.build import USUAL_SCALING, without_effect
 from pyro_skipvae.runs.folder import Run, new_folder
 from pyro_skipvae.schedules import unfinished
 from pyro_skipvae.skip import parameter_count
@@ -154,6 +154,9 @@ def _report(job, run, budget):
 
 
 def _advice(job):
+    usual = USUAL_SCALING[job.data.kind]
+    if job.config.scaling == "none" and usual != "none":  # no learning rate is small enough for values in the thousands
+        return f"train anew with --scaling {usual}"
     return "lower --lr" if job.config.inference == "amortized" else "lower --lr or --svi-lr"
 
 

@@ -229,6 +229,10 @@ def _check_decoder(config, data):
     if decoder not in ("mlp", *TEXT_DECODERS) and not _images(data):
         raise ConfigError(f"expected images for --decoder {decoder}, got items of shape {data.event_shape}; use --decoder mlp")
     if config.latent_dim == 0 and decoder not in AUTOREGRESSIVE:
+        if not _images(data):
+            raise ConfigError(
+                f"expected images or text for --model {config.model}, got items of shape {data.event_shape}; use --model vae"
+            )
         raise ConfigError(f"expected --decoder pixelcnn for a model without z, got --decoder {decoder}")
 
 
@@ -318,8 +322,8 @@ def _check_values(config, data):
             "use --likelihood discretised-logistic"
         )
     if scaling != "none" and data.kind not in SCALED[scaling]:
-        wanted = " or ".join(SCALED[scaling])
-        raise ConfigError(f"expected {wanted} values for --scaling {scaling}, got {what}; use --scaling none")
+        wanted, usual = " or ".join(SCALED[scaling]), USUAL_SCALING[data.kind]
+        raise ConfigError(f"expected {wanted} values for --scaling {scaling}, got {what}; use --scaling {usual}")
 
 
 def _warmup(epochs, text):
