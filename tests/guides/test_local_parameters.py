@@ -80,8 +80,8 @@ REFINED = {
     "a logistic by hand": lambda: dist.TransformedDistribution(
         standard_uniform(), [T.SigmoidTransform().inv, T.AffineTransform(real(B, D), positive(B, D))]
     ).to_event(1),
-    "an affine normal, turned": lambda: dist.TransformedDistribution(
-        dist.Normal(torch.zeros(B, D), 1.0).to_event(1), [T.AffineTransform(real(B, D), -positive(B, D), event_dim=1)]
+    "a gamma, turned": lambda: dist.TransformedDistribution(
+        dist.Gamma(positive(B, D), positive(B, D)).to_event(1), [T.AffineTransform(real(B, D), -positive(B, D), event_dim=1)]
     ),
     "no event": lambda: dist.Gamma(positive(B), positive(B)),
     "an event of two axes": lambda: dist.Gamma(positive(B, 2, D), 1.0).to_event(2),
@@ -316,6 +316,13 @@ def test_looking_at_a_family_uses_up_no_random_numbers_and_leaves_no_gradient():
     assert torch.equal(before, torch.get_rng_state()) and temperature.grad is None
     family.draw(family.values, torch.tensor(5))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_where_a_transform_saturates_its_draws_keep_their_density():
+    q = dist.TransformedDistribution(dist.Normal(torch.full((B, D), 20.0), 1.0), [T.TanhTransform()]).to_event(1)
+    family = local_parameters(q)
+    z = family.draw(family.values, family.noise())
+    assert (z == 1).all() and family.distribution(family.values).log_prob(z).isfinite().all()
 
 
 SHAPES = torch.tensor([0.01, 0.1, 0.5, 1.0, 3.0, 20.0, 1e3, 1e6], dtype=torch.float64)
