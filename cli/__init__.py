@@ -7,6 +7,7 @@ import click
 from . import reproduction
 from .commands import datasets, evaluate, sample, train
 from .doctor import completion, doctor
+from .echo import flush, open_streams
 from .errors import report_errors
 from .gradients import check_gradients
 from .models import encode, export
@@ -38,8 +39,8 @@ for command in COMMANDS:
 
 def main():
     """Run the command line; every mistake of the user's is one line on stderr and a fixed exit code."""
-    for stream in (sys.stdout, sys.stderr):  # words that a terminal cannot show are no reason to fail
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    open_streams()
     with report_errors():
-        sys.exit(cli.main(standalone_mode=False))
+        code = cli.main(standalone_mode=False)
+        flush()
+        sys.exit(code)

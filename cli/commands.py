@@ -9,11 +9,11 @@ from pyro_skipvae.runs.config import PRESETS, Config
 from . import text
 from .echo import echo
 from .errors import user_errors
-from .options import Duration, Grouped, OnNan, RunFolder, config_options, settings
+from .options import Duration, Grouped, OnNan, RunFolder, Seed, Whole, config_options, settings
 from .signals import Signals
 
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto (CUDA, else CPU), or a torch device")
-SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="seed of z and x")
+SEED = click.option("--seed", default=0, show_default=True, type=Seed(), help="seed of z and x")
 JSON = click.option("--json", "as_json", is_flag=True, help="print the result as JSON on stdout")
 DATASET = click.option("--dataset", metavar="FILE", help="the data of RUN, if they were moved  [default: where they were]")
 RUN = click.argument("run", type=RunFolder())
@@ -111,15 +111,15 @@ def train(
 
 @click.command(epilog=examples("evaluate runs/digits", "evaluate runs/digits --importance-samples 1000 --json > report.json"))
 @RUN
-@click.option("--importance-samples", default=200, show_default=True, type=click.IntRange(1), help="K of the bound on log p(x)")
-@click.option("--posterior-samples", default=10, show_default=True, type=click.IntRange(1), help="draws of z for each point")
-@click.option("--limit-eval", type=click.IntRange(2), help="the first test items only  [default: 10000]")
+@click.option("--importance-samples", default=200, show_default=True, type=Whole(1), help="K of the bound on log p(x)")
+@click.option("--posterior-samples", default=10, show_default=True, type=Whole(1), help="draws of z for each point")
+@click.option("--limit-eval", type=Whole(2), help="the first test items only  [default: 10000]")
 @click.option(
     "--report-budget",
     type=Duration(),
     help="seconds for what needs the decoder; as many points as fit  [default: fixed numbers of points]",
 )
-@click.option("--svi-steps", type=click.IntRange(0), help="refine q(z|x) by so many steps  [default: as in training]")
+@click.option("--svi-steps", type=Whole(0), help="refine q(z|x) by so many steps  [default: as in training]")
 @DATASET
 @click.option("--checkpoint", default="best", show_default=True, type=click.Choice(["best", "last"]))
 @click.option("--save", is_flag=True, help="replace the report.json of the run")
@@ -142,10 +142,10 @@ def evaluate(run, as_json, **options):
     )
 )
 @RUN
-@click.option("--count", type=click.IntRange(1), help="how many  [default: 64 images or rows, 8 texts]")
+@click.option("--count", type=Whole(1), help="how many  [default: 64 images or rows, 8 texts]")
 @click.option("--mean", is_flag=True, help="the mean of p(x|z) for each z, instead of a draw  [default: draws]")
 @text.decoding("sample")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="seed of z and x")
+@click.option("--seed", default=0, show_default=True, type=Seed(), help="seed of z and x")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False),

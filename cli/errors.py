@@ -5,14 +5,15 @@
 """
 
 import contextlib
+import errno
 import signal
 import sys
 
 import click
 
-from pyro_skipvae.text.printable import printable
+from pyro_skipvae.text.printable import one_line, printable
 
-from .echo import echo
+from .echo import echo, unwritten
 
 ELSEWHERE = {  # our option -> its names in other programs
     "lr": "learning-rate learning_rate step-size eta alpha lrate",
@@ -47,6 +48,7 @@ ELSEWHERE = {  # our option -> its names in other programs
     "svi-steps": "refine-steps inner-steps",
     "dry-run": "summary",
 }
+FULL = (errno.ENOSPC, errno.EPIPE)
 CODES = {"DataError": 3, "RunError": 4, "CheckpointError": 4}
 
 
@@ -105,10 +107,9 @@ def report_errors():
     try:
         yield
     except click.ClickException as error:
-        error.message = printable(error.message)
         if isinstance(error, click.NoSuchOption):
             error.possibilities = _ours(error) or error.possibilities
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
     except Stopped as stopped:
         echo(stopped, err=True)
@@ -125,10 +126,14 @@ def report_errors():
                 err=True,
             )
             sys.exit(2)
-        code = CODES.get(type(error).__name__)
+        code, said = CODES.get(type(error).__name__), str(error)
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:  # what click prints itself
+            code, said = 2, unwritten(error).message
+        elif code is None and isinstance(error, OSError):
+            code, said = 2, f"expected a file or folder that this machine can use: {_reason(error)}"
         if code is None:
             raise
-        echo(f"Error: {error}", err=True)
+        echo(f"Error: {one_line(said)}", err=True)
         sys.exit(code)
 
 
@@ -137,6 +142,18 @@ def _ours(error):
     there = {name for param in error.ctx.command.params for name in param.opts} if error.ctx else set()
     wanted = next((ours for ours, others in ELSEWHERE.items() if error.option_name.lstrip("-") in others.split()), None)
     return [f"--{wanted}"] if f"--{wanted}" in there else []
+
+
+def _show(error):
+    """Tell a mistake in one line; one of usage comes with lines of click's own."""
+    error.message = (printable if isinstance(error, click.UsageError) else one_line)(error.message)
+    with contextlib.suppress(OSError):  # where stderr cannot be written, the exit code has to do
+        error.show()
+
+
+def _reason(error):
+    reason = error.strerror or " ".join(str(error).split())
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 def _is_out_of_memory(error):

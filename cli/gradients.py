@@ -10,6 +10,7 @@ from .echo import echo
 from .errors import user_errors
 from .models import data_of, loaded
 from .notes import note
+from .options import Seed, Whole
 
 
 @click.command(
@@ -17,9 +18,9 @@ from .notes import note
     epilog=examples("check-gradients runs/sa", "check-gradients runs/digits --batch 32 --steps 20 --json"),
 )
 @RUN
-@click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="how many test items, from the first on")
-@click.option("--steps", type=click.IntRange(1), help="steps of the refinement  [default: those of the run]")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="seed of the noise, the same for all")
+@click.option("--batch", default=8, show_default=True, type=Whole(1), help="how many test items, from the first on")
+@click.option("--steps", type=Whole(1), help="steps of the refinement  [default: those of the run]")
+@click.option("--seed", default=0, show_default=True, type=Seed(), help="seed of the noise, the same for all")
 @DATASET
 @DEVICE
 @JSON

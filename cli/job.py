@@ -17,6 +17,7 @@ from pyro_skipvae.runs.build import build_beta, build_data, build_step, build_va
 from pyro_skipvae.runs.checkpoint import random_state, set_random_state
 from pyro_skipvae.runs.config import Config, ConfigError, is_path
 from pyro_skipvae.runs.folder import Run, RunError
+from pyro_skipvae.runs.memory import check_memory
 from pyro_skipvae.runs.training_state import check_training, optimizer_of
 from pyro_skipvae.schedules import Halving
 from pyro_skipvae.skip import parameter_count
@@ -60,6 +61,7 @@ class Job:
     """Data, model, step, schedule and batches of a resolved config, and how far the training is."""
 
     def __init__(self, config, data, device):
+        check_memory(config, data, device)
         self.config, self.data, self.device = config, data, device
         pyro.clear_param_store()
         pyro.set_rng_seed(self.config.seed)

@@ -4,6 +4,8 @@ import logging
 
 import click
 
+from pyro_skipvae.text.printable import one_line
+
 from .echo import echo
 
 
@@ -19,12 +21,12 @@ def say_as_asked(command):
 def note(text):
     """One line on stderr, unless the command runs with -q."""
     if not quiet():
-        echo(text, err=True)
+        echo(one_line(text), err=True)
 
 
 def warn(text):
     """A warning on stderr, told in any case."""
-    echo(f"Warning: {text}", err=True)
+    echo(f"Warning: {one_line(str(text))}", err=True)
 
 
 def _remember(context, _, asked):

@@ -11,7 +11,7 @@ from typing import get_args
 
 import click
 
-from pyro_skipvae.runs.config import Config, check_names
+from pyro_skipvae.runs.config import LARGEST, Config, check_names
 
 from .errors import NoRun, user_errors
 
@@ -33,6 +33,20 @@ class OnNan(click.ParamType):
         if word != "skip" or not (count.isascii() and count.isdigit()) or len(count) > 9:
             self.fail(f"expected stop or skip:N, got {value!r}", param, ctx)
         return int(count)
+
+
+class Whole(click.IntRange):
+    """A whole number from `least` on, below what torch and the machine can count."""
+
+    def __init__(self, least):
+        super().__init__(min=least, max=LARGEST - 1)
+
+
+class Seed(click.IntRange):
+    """A seed, as all random generators take it."""
+
+    def __init__(self):
+        super().__init__(min=0, max=2**32 - 1)
 
 
 class Duration(click.FloatRange):
@@ -113,7 +127,7 @@ def _read(file):
     try:
         with open(file, "rb") as stream:
             return tomllib.load(stream)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"expected settings as TOML in {file}, which cannot be read: {error}") from None
 
 

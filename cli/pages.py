@@ -8,7 +8,7 @@ from .echo import echo
 from .errors import user_errors, written
 from .models import data_of, loaded
 from .notes import note
-from .options import Duration, RunFolder
+from .options import Duration, RunFolder, Whole
 
 RUNS = click.argument("runs", nargs=-1, required=True, type=RunFolder())
 BUDGET = click.option(
@@ -19,11 +19,11 @@ BUDGET = click.option(
     help="seconds for differences on the same test points; 0: none",
 )
 DRAWS = click.option(
-    "--posterior-samples", default=1, show_default=True, type=click.IntRange(1), help="draws of z for each point"
+    "--posterior-samples", default=1, show_default=True, type=Whole(1), help="draws of z for each point"
 )
 IMPORTANCE = click.option(
     "--importance-samples",
-    type=click.IntRange(1),
+    type=Whole(1),
     help="compare log p(x) on the same points too, with so many draws  [default: the ELBO and its parts]",
 )
 ALLOW = click.option(

@@ -11,7 +11,7 @@ from .commands import DEVICE, JSON, examples
 from .echo import echo
 from .errors import RunsFailed, user_errors, written
 from .notes import note
-from .options import Duration
+from .options import Duration, Whole
 from .pool import Pool
 from .signals import Signals
 from .terminal import duration, table
@@ -36,7 +36,7 @@ PART, LONG_SECONDS = 4, 0.1
 )
 @click.option("--train", is_flag=True, help="train the runs that are missing; says first what that will take")
 @click.option("--show", is_flag=True, hidden=True)  # what it asked for is what happens without --train
-@click.option("--seeds", type=click.IntRange(1), help="seeds of every run  [default: as the table says]")
+@click.option("--seeds", type=Whole(1), help="seeds of every run  [default: as the table says]")
 @click.option(
     "--protocol",
     default="default",
@@ -45,10 +45,10 @@ PART, LONG_SECONDS = 4, 0.1
     help="what we hold right, or what the paper and its authors' code did",
 )
 @click.option("--full", is_flag=True, help="the paper's size where a table is scaled down for CPUs; takes days on a CPU")
-@click.option("--epochs", type=click.IntRange(1), help="scale down: epochs of every run  [default: as the table says]")
-@click.option("--limit-train", type=click.IntRange(1), help="scale down: training items  [default: as the table says]")
-@click.option("--limit-eval", type=click.IntRange(2), help="scale down: test items  [default: as the table says]")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="with --train: runs at a time")
+@click.option("--epochs", type=Whole(1), help="scale down: epochs of every run  [default: as the table says]")
+@click.option("--limit-train", type=Whole(1), help="scale down: training items  [default: as the table says]")
+@click.option("--limit-eval", type=Whole(2), help="scale down: test items  [default: as the table says]")
+@click.option("--jobs", default=1, show_default=True, type=Whole(1), help="with --train: runs at a time")
 @click.option(
     "--minutes", type=Duration(min_open=True), help="with --train: stop then, with checkpoints  [default: no limit]"
 )

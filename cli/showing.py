@@ -8,6 +8,7 @@ from .commands import DATASET, DEVICE, JSON, RUN, SEED, examples
 from .errors import user_errors, written
 from .models import data_of, loaded
 from .notes import note
+from .options import Whole
 
 
 def picture(name):
@@ -23,7 +24,7 @@ def picture(name):
     )
 )
 @RUN
-@click.option("--count", type=click.IntRange(1), help="how many test items, from the first on  [default: 16 images, 8 texts]")
+@click.option("--count", type=Whole(1), help="how many test items, from the first on  [default: 16 images, 8 texts]")
 @click.option("--text", "own", help="a text of your own, its words between blanks  [default: test texts]")
 @text.decoding("greedy")
 @SEED
@@ -60,10 +61,10 @@ def reconstruct(run, count, own, decoding, beam_width, seed, dataset, out, devic
 )
 @RUN
 @click.option("--from", "from_text", metavar="TEXT", help="the text to start from  [default: a test item]")
-@click.option("--from-item", type=click.IntRange(0), help="the test item to start from  [default: 0]")
+@click.option("--from-item", type=Whole(0), help="the test item to start from  [default: 0]")
 @click.option("--to", "to_text", metavar="TEXT", help="the text to end at  [default: a test item]")
-@click.option("--to-item", type=click.IntRange(0), help="the test item to end at  [default: 1]")
-@click.option("--points", default=7, show_default=True, type=click.IntRange(2), help="steps on the way, both ends included")
+@click.option("--to-item", type=Whole(0), help="the test item to end at  [default: 1]")
+@click.option("--points", default=7, show_default=True, type=Whole(2), help="steps on the way, both ends included")
 @text.decoding("greedy")
 @SEED
 @DATASET
@@ -92,8 +93,8 @@ def interpolate(run, from_text, from_item, to_text, to_item, points, decoding, b
 
 @click.command(epilog=examples("traverse runs/digits", "traverse runs/digits --item 3 --dimensions 5 --out five.png"))
 @RUN
-@click.option("--item", type=click.IntRange(0), help="the test item to start from  [default: 0; without data, a draw of z]")
-@click.option("--dimensions", type=click.IntRange(1), help="how many, by decreasing rate  [default: 10 of images, 3 of texts]")
+@click.option("--item", type=Whole(0), help="the test item to start from  [default: 0; without data, a draw of z]")
+@click.option("--dimensions", type=Whole(1), help="how many, by decreasing rate  [default: 10 of images, 3 of texts]")
 @SEED
 @DATASET
 @picture("traversals.png")

@@ -26,10 +26,10 @@ from pyro_skipvae.diagnostics.report.values import (
     Estimate,
     estimates_of,
 )
-from pyro_skipvae.plain_text import printable
 from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import Run, RunError, load_run
 from pyro_skipvae.stored import check, loads
+from pyro_skipvae.text.printable import one_line
 from pyro_skipvae.text.vocabulary import PAD
 
 SCHEMA = 1
@@ -145,7 +145,7 @@ def read_record(path):
         except ValueError as error:
             file = run.path / ("report.json" if found is report else "nonfinite.json")
             raise RunError(f"expected {what} in {file}, got something else: {error}") from None
-    name, stale = printable(run.path.resolve().name), bool(report) and not run.is_current(report)
+    name, stale = one_line(run.path.resolve().name), bool(report) and not run.is_current(report)
     return Record(name, run.path, config, run.metrics(), {} if stale else report, nonfinite, stale)
 
 

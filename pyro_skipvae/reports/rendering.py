@@ -1,6 +1,7 @@
 """Templates filled in, pictures embedded, and numbers as they are read."""
 
 import base64
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from pyro_skipvae.reports import figures
-from pyro_skipvae.text.printable import printable
+from pyro_skipvae.text.printable import one_line, printable
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -32,6 +33,7 @@ def render(template, **values):
     environment = Environment(loader=folder, autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.finalize = _shown
     environment.filters.update(nats=nats, signed=signed, deviation=deviation, duration=duration, prose=prose)
+    environment.filters.update(md=markdown, code=code, yaml=yaml)
     return environment.get_template(template).render(**values)
 
 
@@ -61,9 +63,26 @@ def deviation(value, of):
 
 def prose(text, block=False):
     """Markdown as HTML, with true minus signs: a sentence, or blocks with paragraphs, lists and tables."""
-    read = MarkdownIt("commonmark").enable("table")
+    # What results hold may stand in a sentence: no HTML, and no link or picture that a page would fetch.
+    read = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
     text = re.sub(r"(?<![\w-])-(?=\d)", MINUS, text)
     return Markup(read.render(text) if block else read.renderInline(text))
+
+
+def markdown(text):
+    """A text as Markdown that reads as it stands: one line, without markup of its own."""
+    text = one_line(str(text)).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", text)
+
+
+def code(text):
+    """A text inside a code block or a code span of Markdown: one line that does not end it."""
+    return one_line(str(text)).replace("`", "'")
+
+
+def yaml(text):
+    """A text as a string of YAML; as it is where that reads the same."""
+    return text if re.fullmatch(r"[A-Za-z][\w.-]*", text) else json.dumps(text)
 
 
 def signed(value):

@@ -455,8 +455,9 @@ def choose_device(name):
         found = torch.zeros(1, device=name)
         found.item()  # a meta tensor holds nothing
         return found.device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"expected a device that this machine has, got {name!r}: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, AssertionError, ImportError, AttributeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"expected a device that this machine has, got {name!r}: {reason}") from None
 
 
 def _cosine(step, *, steps):

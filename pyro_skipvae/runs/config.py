@@ -286,7 +286,11 @@ class Config:
     @classmethod
     def from_toml(cls, text):
         """The config that `to_toml` wrote; a misspelt key fails by name."""
-        return cls.from_flags(tomllib.loads(text))
+        try:
+            content = tomllib.loads(text)
+        except RecursionError:
+            raise ConfigError("it is nested too deep") from None
+        return cls.from_flags(content)
 
     @property
     def text(self):
@@ -318,6 +322,8 @@ def _check(entry, value):
     kind = (int, float) if float in kinds else kinds[0]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ConfigError(f"expected {flag} to be {_kind_name(kind)}, got {value!r}")
+    if isinstance(value, str) and not _is_unicode(value):
+        raise ConfigError(f"expected {flag} as text of Unicode, got {value!r}: rename it, for settings are kept as UTF-8")
     if meta["choices"] and entry.name not in OPEN and value not in meta["choices"]:
         raise ConfigError(_unknown(flag.removeprefix("--"), value, meta["choices"]))
     if meta["least"] is not None and not meta["least"] <= value < (meta["below"] or float("inf")):
@@ -325,6 +331,15 @@ def _check(entry, value):
         raise ConfigError(f"expected {flag} of at least {meta['least']} and {upper}, got {value}")
     if kind is int and not meta["below"] and value >= LARGEST:
         raise ConfigError(f"expected {flag} below {LARGEST:,}, got {value:,}")
+
+
+def _is_unicode(text):
+    """Whether a text can be written down; a file name that is not UTF-8 comes with halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _kind_name(kind):

@@ -159,7 +159,7 @@ class Run:
     def config(self) -> Config:
         """The settings of the run. Raises RunError if its config.toml is missing or cannot be read."""
         file = self.path / "config.toml"
-        if not file.is_file():
+        if not os.path.isfile(file):  # Path.is_file raises for a name that is too long
             raise RunError(f"expected a run folder with a config.toml, got {self.path}")
         try:
             found = Config.from_toml(file.read_text(encoding="utf-8"))

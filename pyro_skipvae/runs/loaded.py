@@ -1,5 +1,6 @@
 """A run that was read back: its model and settings at once, its data when they are asked for."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -38,7 +39,7 @@ class LoadedRun:
         """The run of a folder; see `load_run`."""
         config = run.config()
         if dataset is not None and dataset not in DATASETS:
-            dataset = str(Path(dataset).expanduser().absolute())
+            dataset = str(Path(os.path.expanduser(dataset)).absolute())
         about = run.description()
         if about is None:  # neither data.json nor a report: a run of before there was a data.json, stopped early
             about = _of_data(_data(run, config, dataset))
