@@ -144,6 +144,13 @@ def evaluate(run, as_json, **options):
 @RUN
 @click.option("--count", type=Whole(1), help="how many  [default: 64 images or rows, 8 texts]")
 @click.option("--mean", is_flag=True, help="the mean of p(x|z) for each z, instead of a draw  [default: draws]")
+@click.option(
+    "--prior",
+    default="model",
+    show_default=True,
+    type=click.Choice(["model", "auxiliary"]),
+    help="what z is drawn from: the model's prior, or the auxiliary one of a delta-VAE, fitted to its posteriors",
+)
 @text.decoding("sample")
 @click.option("--seed", default=0, show_default=True, type=Seed(), help="seed of z and x")
 @click.option(

@@ -20,6 +20,7 @@ from pyro_skipvae.priors.ar1 import committed_by
 from pyro_skipvae.reports import figures
 from pyro_skipvae.reports.model_pictures import draw_samples, draws_of, means_of
 from pyro_skipvae.reports.run_page import write_page
+from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import choose_device
 from pyro_skipvae.runs.checkpoint import write_whole
 from pyro_skipvae.runs.folder import Run, load_run
@@ -68,7 +69,7 @@ def _evaluated(
     extra = {"run": run.name, "checkpoint": loaded, "checkpoint_sha256": checksum}
     extra |= {"settings": asdict(config), "svi_steps": svi_steps}
     samples = {"importance_samples": importance_samples, "posterior_samples": posterior_samples}
-    return report_on(vae, data, device=device, budget=report_budget, extra=extra, **samples)
+    return report_on(vae, data, device=device, budget=report_budget, extra=extra, auxiliary_prior=_kept(run, device), **samples)
 
 
 def _refined(vae, config, steps):
@@ -81,10 +82,15 @@ def _refined(vae, config, steps):
     return SemiAmortized(vae.model, amortized, **loop, start=start) if steps or start == "zeros" else amortized
 
 
-def report_on(vae, data, *, device, budget, extra, **samples):
+def _kept(run, device):
+    return auxiliary.load(run, device) if auxiliary.exists(run) else None
+
+
+def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, **samples):
     """The collapse report on the first test points; the variational marginal is fitted on as many training points.
 
     How many points and draws there are is fixed by `sizes_for`, or, with a budget in seconds, by what fits.
+    What an auxiliary prior reaches is in the card, under names of its own.
     """
     sizes = sizes_for(vae, data)
     x, other = data.test[: sizes.points].to(device), data.train[: sizes.points].to(device)
@@ -102,6 +108,9 @@ def report_on(vae, data, *, device, budget, extra, **samples):
         tokens = (x != PAD).sum(-1) if data.kind == "text" else None
         about = {"fit_on": other, "budget": budget, "sizes": sizes, "tokens": tokens, "progress": show}
         report = collapse_report(vae.model, vae.guide, x, card=card, **about, **samples)
+        if auxiliary_prior is not None:
+            found = auxiliary.measured(vae, auxiliary_prior, x, distortion=report.distortion)
+            report.card["auxiliary_prior"] = found
         if isinstance(vae.guide, SemiAmortized):
             if vae.guide.gradient == "authors":
                 note(f"The authors' steps are of a batch's mean: of {ENCODER_ROWS} rows in a report, however many in training.")
@@ -157,10 +166,12 @@ def _amortized(vae, x, other, report, budget, sizes, show):
     }
 
 
-def sample_run(run, *, count, mean, decoding, beam_width, seed, out, device, as_json):
+def sample_run(run, *, count, mean, prior, decoding, beam_width, seed, out, device, as_json):
     """Draw `count` images and write them as a grid, or as many texts and print them, or write other values as numbers."""
     with user_errors():
         found = load_run(run, device=choose_device(device))
+        if prior == "auxiliary":
+            found.vae.prior = auxiliary.load(run, choose_device(device))
         text.only_for_text(found.about, decoding=decoding, beam_width=beam_width)
         how = text.how(decoding, beam_width, "sample")
         if found.about.kind == "text" and mean:

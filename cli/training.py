@@ -15,6 +15,7 @@ from pyro_skipvae.priors.ar1 import committed_by
 from pyro_skipvae.reports.captions import values_read
 from pyro_skipvae.reports.comparison import PARTS, values_per_point
 from pyro_skipvae.reports.figures import can_draw
+from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import USUAL_SCALING, without_effect
 from pyro_skipvae.runs.folder import Run, new_folder
 from pyro_skipvae.schedules import unfinished
@@ -135,6 +136,16 @@ def _announce(job, run):
         warn(f"{warning}.")
 
 
+def _fitted_auxiliary(job, run):
+    """The auxiliary prior of a run with an AR(1) prior, fitted to the posteriors of training data and kept; else None."""
+    if job.config.prior != "ar1":
+        return None
+    note("Fitting an auxiliary prior to the posteriors of training data.")
+    fitted = auxiliary.fit(job.vae, job.data.train[: auxiliary.POINTS].to(job.device), seed=job.config.seed)
+    auxiliary.save(run.path, fitted)
+    return fitted
+
+
 def _report(job, run, budget):
     """The report on the best epoch, then the page and its pictures, which are made from it."""
     best, loaded = run.load_weights(job.vae)
@@ -145,7 +156,8 @@ def _report(job, run, budget):
     note(f"Reporting on epoch {best['epoch']} of {job.config.epochs}.")
     extra = {"run": run.path.name, "epoch": best["epoch"], "checkpoint": loaded, "checkpoint_sha256": best["checksum"]}
     extra["settings"] = dataclasses.asdict(job.config)
-    report = report_on(job.vae, job.data, device=job.device, budget=budget, extra=extra)
+    fitted = _fitted_auxiliary(job, run)
+    report = report_on(job.vae, job.data, device=job.device, budget=budget, extra=extra, auxiliary_prior=fitted)
     run.write_report(report)
     run.remove("report.html")  # so that none of another report is left if this ends before the page is written
     pictures(run, job.vae, job.data)

@@ -4,6 +4,7 @@ config.toml      every setting, resolved          metrics.jsonl   one line an ep
 report.json      the collapse report, last        samples.png     draws from the model (of text: samples.txt)
 data.json        what the model knows of its data     vocabulary.txt  the words of a text model, one a line
 nonfinite.json   the first step left out because something was not finite, if there was one
+auxiliary.safetensors   the auxiliary prior of a model with an AR(1) prior
 checkpoints/     last, prev and best.safetensors  .lock           the process that writes here
 """
 

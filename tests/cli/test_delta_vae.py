@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import skipvae
 from page_text import plain
@@ -41,6 +42,7 @@ def test_card_and_page_say_what_is_committed(run):
     assert card["latent_shape"] == [8, 8] and card["committed_rate"] == pytest.approx(7, rel=1e-5)
     assert committed_rate(8, card["correlation"]) == pytest.approx(card["committed_rate"])
     text = plain((run / "report.html").read_text())
+    assert "Rate against the auxiliary prior" in text
     assert "Committed rate" in text and "8 channels of a sequence z" in text
 
 
@@ -48,6 +50,27 @@ def test_card_and_page_say_what_is_committed(run):
 def test_commands_on_a_finished_run(run, command):
     done = skipvae(*command.split()[:1], str(run), *command.split()[1:], cwd=run)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_auxiliary_prior_is_kept_with_the_run_and_sampled(run):
+    card = json.loads((run / "report.json").read_text())["card"]
+    found = card["auxiliary_prior"]
+    assert found["rate"]["low"] <= found["rate"]["value"] <= found["rate"]["high"] and found["points"] == 40
+    again = json.loads(skipvae("evaluate", str(run), "--report-budget", 1, "--json", cwd=run).stdout)
+    assert again["card"]["auxiliary_prior"]["rate"] == pytest.approx(found["rate"])
+    assert again["card"]["auxiliary_prior"]["elbo"] == pytest.approx(-again["distortion"] - found["rate"]["value"])
+    draws = {}
+    for prior in ("model", "auxiliary"):
+        done = skipvae("sample", str(run), "--prior", prior, "--count", 5, "--out", f"{prior}.npz", cwd=run)
+        assert done.returncode == 0, done.stderr
+        draws[prior] = np.load(run / f"{prior}.npz")["z"]
+    assert draws["model"].shape == draws["auxiliary"].shape == (5, 8, 8) and (draws["model"] != draws["auxiliary"]).any()
+
+
+def test_a_run_without_an_auxiliary_prior_says_so(tmp_path):
+    plain = skipvae("train", *SMALL, "--epochs", 0, "--out", "run", cwd=tmp_path)
+    done = skipvae("sample", "run", "--prior", "auxiliary", cwd=tmp_path)
+    assert plain.returncode == 0 and done.returncode == 4 and "which a delta-VAE has after training" in done.stderr
 
 
 def test_an_exported_model_of_sequences_is_read_back(run, tmp_path):

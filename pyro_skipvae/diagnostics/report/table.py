@@ -71,6 +71,10 @@ def _grid(report) -> Table:
                 grid.add_row("" if position else name, label, *_cells(report, attribute))
             if attribute == "rate" and report.card.get("committed_rate") is not None:
                 grid.add_row("", "  committed by the prior", _number(report.card["committed_rate"]), "")
+            if attribute == "rate" and report.card.get("auxiliary_prior"):
+                grid.add_row("", "  against the auxiliary prior", *_measured(report.card["auxiliary_prior"]["rate"]))
+            if attribute == "elbo" and report.card.get("auxiliary_prior"):
+                grid.add_row("", "  with the auxiliary prior", *_measured(report.card["auxiliary_prior"]["elbo"]))
         grid.add_section()
     if report.amortized:
         _amortized(grid, report.amortized)

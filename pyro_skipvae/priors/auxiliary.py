@@ -1,0 +1,91 @@
+"""The auxiliary prior of a delta-VAE: fitted to the aggregated posterior after training, so that its rate may fall below."""
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam
+
+from pyro_skipvae.blocks import sequence_shape
+from pyro_skipvae.distributions.autoregressive import Autoregressive
+
+SMALLEST_SCALE = 1e-3  # without a floor the density of a channel that stands still has no bound
+
+
+class AuxiliaryPrior(nn.Module):
+    """r(z) = prod_t r(z_t | z_<t) over sequences z (T, C): () -> batch (), event (T, C).
+
+    An LSTM of `width` units reads z_<t and gives a mixture of `components` diagonal normals for z_t. Of any r,
+    E_x E_q[log q(z|x) - log r(z)] = I(x; z) + KL(q(z) || r(z)): on data that r was not fitted to, an upper bound on the
+    mutual information.
+
+    Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 3.2.
+    """
+
+    nothing: Tensor
+
+    def __init__(self, latent_dim: tuple[int, int], *, width: int = 64, components: int = 8) -> None:
+        super().__init__()
+        self.event_shape = sequence_shape(latent_dim)
+        self.network = MixtureLSTM(self.event_shape, width, components)
+        self.register_buffer("nothing", torch.zeros(0))
+
+    def forward(self) -> Autoregressive:
+        return Autoregressive(self.network, self.nothing, self.event_shape)
+
+
+class MixtureLSTM(nn.Module):
+    """The network that `Autoregressive` reads; it is told nothing but the sequence itself."""
+
+    support = constraints.independent(constraints.real, 2)
+
+    def __init__(self, event_shape: tuple[int, int], width: int, components: int) -> None:
+        super().__init__()
+        self.length, channels = event_shape
+        self.sizes = [components, components * channels, components * channels]
+        self.lstm = nn.LSTM(channels, width, batch_first=True)
+        self.output = nn.Linear(width, sum(self.sizes))
+
+    def log_prob(self, z: Tensor, told: Tensor) -> Tensor:
+        """z (N, T, C) -> (N,) nats."""
+        states, _ = self.lstm(F.pad(z[:, :-1], (0, 0, 1, 0)))
+        return self._mixture(states).log_prob(z).sum(1)
+
+    def generate(self, told: Tensor) -> tuple[Tensor, None]:
+        """A sequence for each row of `told`: (N, T, C); and None."""
+        step, memory, steps = told.new_zeros(len(told), 1, self.lstm.input_size), None, []
+        for _ in range(self.length):
+            states, memory = self.lstm(step, memory)
+            step = self._mixture(states).sample()
+            steps.append(step)
+        return torch.cat(steps, 1), None
+
+    def _mixture(self, states: Tensor) -> dist.Distribution:
+        logits, *rest = self.output(states).split(self.sizes, -1)
+        loc, scale = (part.unflatten(-1, (self.sizes[0], -1)) for part in rest)
+        normals = dist.Normal(loc, F.softplus(scale) + SMALLEST_SCALE).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), normals)
+
+
+def fit_auxiliary(
+    prior: AuxiliaryPrior, loc: Tensor, scale: Tensor, *, steps: int = 500, batch_size: int = 128, lr: float = 3e-3
+) -> float:
+    """Fit an auxiliary prior by maximum likelihood to draws from posteriors N(loc, scale^2), (N, T, C); the last loss in nats.
+
+        max_r E_x E_q(z|x)[log r(z)]
+
+    Each step draws a batch and its z anew from torch's generator. Raises ValueError for posteriors of another shape.
+    """
+    if loc.shape[1:] != prior.event_shape:
+        raise ValueError(f"expected posteriors over {prior.event_shape}, got {tuple(loc.shape[1:])}")
+    optimizer = Adam(prior.parameters(), lr=lr)
+    loss = torch.zeros(())
+    for _ in range(steps):
+        rows = torch.randint(len(loc), (batch_size,), device=loc.device)
+        loss = -prior().log_prob(torch.normal(loc[rows], scale[rows])).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(prior.parameters(), 5.0)
+        optimizer.step()
+    return loss.item()

@@ -1,0 +1,72 @@
+"""The auxiliary prior of a run with an AR(1) prior: fitted after training, kept in its folder, measured on test data."""
+
+from dataclasses import asdict
+
+import torch
+
+from pyro_skipvae.diagnostics.pairs.interval import mean_interval
+from pyro_skipvae.distributions.ar1 import normal_factors
+from pyro_skipvae.priors import AuxiliaryPrior, fit_auxiliary
+from pyro_skipvae.runs import checkpoint
+
+from .folder import Run, RunError
+
+FILE = "auxiliary.safetensors"
+ROWS, DRAWS = 500, 10
+POINTS = 10_000  # of the training data, that it is fitted to
+
+
+def fit(vae, x, *, seed):
+    """An auxiliary prior for a model, fitted to its posteriors of training data x (N, ...); random numbers stay as found."""
+    prior = vae.prior()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        loc, scale = _posteriors(vae, x)
+        found = AuxiliaryPrior(tuple(prior.event_shape)).to(loc)
+        fit_auxiliary(found, loc, scale)
+    return found.eval()
+
+
+def save(run, prior):
+    """Keep an auxiliary prior in a run folder."""
+    checkpoint.save(Run(run).path / FILE, {"latent_dim": list(prior.event_shape), "weights": prior.state_dict()})
+
+
+def exists(run):
+    """Whether a run folder has an auxiliary prior."""
+    return (Run(run).path / FILE).exists()
+
+
+def load(run, device="cpu"):
+    """The auxiliary prior of a run folder. Raises RunError where it has none, CheckpointError for one that is damaged."""
+    file = Run(run).path / FILE
+    if not exists(run):
+        raise RunError(f"expected a run with an auxiliary prior, which a delta-VAE has after training, got {run}")
+    state = checkpoint.load(file)
+    prior = AuxiliaryPrior(tuple(state["latent_dim"]))
+    prior.load_state_dict(state["weights"])
+    return prior.to(device).eval()
+
+
+@torch.no_grad()
+def measured(vae, prior, x, *, distortion, seed=0):
+    """What a card says of it: its rate on x, that bounds the mutual information from above, and the ELBO with it, in nats.
+
+        rate = E_x E_q[log q(z|x) - log r(z)],   ELBO = -distortion - rate
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        terms = torch.cat([_terms(vae.posterior(part), prior()) for part in x.split(ROWS)])
+    rate = mean_interval(terms)
+    return {"rate": asdict(rate), "elbo": -distortion - rate.value, "points": len(x), "posterior_samples": DRAWS}
+
+
+def _terms(q, r):
+    z = q.sample((DRAWS,))
+    return (q.log_prob(z) - r.log_prob(z)).double().mean(0)
+
+
+@torch.no_grad()
+def _posteriors(vae, x):
+    factors = [normal_factors(vae.posterior(part)) for part in x.split(ROWS)]
+    return tuple(torch.cat(part) for part in zip(*factors, strict=True))
