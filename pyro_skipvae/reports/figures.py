@@ -125,8 +125,11 @@ def latent_traversals(images, *, values, labels, ax=None):
 
 @_styled
 def rate_per_dimension(rates, *, ax=None, threshold=0.01):
-    """Bars of KL(q(z_d|x) || p(z_d)) (D,) in nats per datapoint, sorted, and those below `threshold` nats set apart."""
-    rates = np.sort(_vector(rates, "rates"))[::-1]
+    """Bars of KL(q(z_d|x) || p(z_d)) (D,) in nats per datapoint, sorted, and those below `threshold` nats set apart.
+
+    `rates` may be a report (a CollapseReport or its dict) too.
+    """
+    rates = np.sort(_vector(_from_report(rates, "rate_per_dimension"), "rates"))[::-1]
     ranks, above = np.arange(1, len(rates) + 1), int((rates > threshold).sum())
     ax = _axes(ax, 6.4, 2.8)
     ax.bar(ranks, rates, color=np.where(rates > threshold, PALETTE[0], PALETTE[4]), width=0.8)
@@ -144,8 +147,10 @@ def rate_per_dimension(rates, *, ax=None, threshold=0.01):
 def active_unit_variances(variances, *, ax=None):
     """Var_x E_q[z_d|x] (D,), sorted on a log axis, with the two thresholds in use above which a unit counts as active.
 
+    `variances` may be a report (a CollapseReport or its dict) too.
     Reference: Burda, Grosse, Salakhutdinov 2016 (0.01); the code of Dieng et al. 2019 (0.02).
     """
+    variances = _from_report(variances, "active_unit_variances")
     # An encoder that ignores x has the variance 0, which a log axis cannot show.
     variances = np.sort(_vector(variances, "variances").clip(1e-8))[::-1]
     ax = _axes(ax, 6.4, 2.8)
@@ -162,6 +167,14 @@ def active_unit_variances(variances, *, ax=None):
     counts = [int((variances > threshold).sum()) for threshold in (BURDA, AUTHORS_CODE)]
     ax.set_title(f"{counts[0]} of {len(variances)} units active at {BURDA:g}, {counts[1]} at {AUTHORS_CODE:g}")
     return ax.figure
+
+
+def _from_report(values, name):
+    """What a report, or its dict, has under a name; other values as they are. Raises ValueError where the report has none."""
+    found = values.get(name) if isinstance(values, dict) else getattr(values, name, values)
+    if found is None:
+        raise ValueError(f"expected a report with {name}, got one without; its card says why under 'unavailable'")
+    return found
 
 
 def tsne(means, *, seed=0):

@@ -334,3 +334,12 @@ def test_embeddings_are_planar_and_reproducible():
 def test_what_cannot_be_drawn_is_refused(draw):
     with pytest.raises(ValueError, match="expected .*, got"):
         draw()
+
+
+def test_a_report_or_its_dict_can_be_drawn():
+    fields = {"rate_per_dimension": [1.0, 0.001], "active_unit_variances": [0.5, 0.001]}
+    for report in (fields, SimpleNamespace(**fields)):
+        assert "1 of 2 dimensions" in figures.rate_per_dimension(report).axes[0].get_title(loc="left")
+        assert "1 of 2 units" in figures.active_unit_variances(report).axes[0].get_title(loc="left")
+    with pytest.raises(ValueError, match="expected a report with rate_per_dimension, got one without"):
+        figures.rate_per_dimension({"rate_per_dimension": None})
