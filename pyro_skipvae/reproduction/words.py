@@ -213,13 +213,19 @@ def notes(table, entries):
         draws = max((e["report"].get("perplexity") or {"importance_samples": 0})["importance_samples"] for e in own)
         found.append(f"PPL is ppl_iw{draws}, per token by importance sampling with {draws} draws of z. Tokens: {COUNTED}.")
     if any(run.scaled for run in table.runs):
-        found.append("Scaled down as the rows say, and so not comparable with what was published; --full trains in full.")
+        found.append("Rows marked scaled down cannot be compared with what was published; --train --full trains in full.")
     if any(e["settings"].get("limit_train") and not e["scaled"] for e in own):
         found.append("Trained on a part of the data, as the settings say.")
     if "units_between" in table.columns and own:
         found += _two_kinds(table, entries)
     found += [sentence for e in own for column in ("ppl", "elbo") if column in table.columns if (sentence := _fewer(e, column))]
     found += _different_data(table, entries)
+    older = sum("code" not in e["report"]["card"] for e in own)
+    if older:
+        found.append(
+            f"{older} of {len(own)} runs are older than the record of the code in their cards: the interval of their "
+            "KL(q(z) || p(z)) may lack its sampling error. No number or ordering above uses it."
+        )
     names = [f"{COLUMNS[column][1]}_error" for column in shown_columns(table) if column in COLUMNS]
     errors = [n[name] for e in own for n in e.get("analysis", {}).values() for name in names if name in n]
     if errors:

@@ -748,3 +748,14 @@ def test_a_number_on_fewer_points_is_told():
     part["report"]["card"] = {"points": 1000, "log_likelihood_points": 200}
     (sentence,) = [s for s in reproduction_words.notes(table, [whole, part]) if "the first" in s]
     assert sentence == f"PPL of {part['row']}, {part['arm']}, seed 0: the first 200 of 1,000 points."
+
+
+def test_results_made_before_the_code_was_recorded_are_marked():
+    table = load_table("table3")
+    made = [entry(run) for run in table.runs[:2]]
+    for one in made:
+        one["report"]["card"].pop("code", None)
+    made[0]["report"]["card"] = {**made[0]["report"]["card"], "code": "v1-3-gabc"}
+    assert any("1 of 2 runs are older" in note for note in reproduction_words.notes(table, made))
+    made[1]["report"]["card"] = made[0]["report"]["card"]
+    assert not any("older" in note for note in reproduction_words.notes(table, made))
