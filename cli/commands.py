@@ -9,7 +9,7 @@ from pyro_skipvae.runs.config import PRESETS, Config
 from . import text
 from .echo import echo
 from .errors import user_errors
-from .options import Duration, Grouped, OnNan, RunFolder, Seed, Whole, config_options, settings
+from .options import Duration, Grouped, OnNan, RunFolder, Seed, Whole, check_run, config_options, settings
 from .signals import Signals
 
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto (CUDA, else CPU), or a torch device")
@@ -44,7 +44,7 @@ def examples(*lines):
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False), help="TOML file of settings")
 @DEVICE
 @click.option("--out", type=click.Path(file_okay=False), help="run folder  [default: runs/<name of the settings>]")
-@click.option("--resume", type=RunFolder(), help="go on with this run folder, exactly where it stopped")
+@click.option("--resume", type=click.Path(file_okay=False), help="go on with this run folder, exactly where it stopped")
 @click.option("--checkpoint-minutes", default=10.0, show_default=True, type=Duration(), help="a checkpoint that often, too")
 @click.option("--on-nan", default="stop", show_default=True, type=OnNan(), help="stop, or skip:N to leave out N steps at most")
 @click.option(
@@ -80,6 +80,8 @@ def train(
     """
     if resume and out:
         raise click.UsageError("expected --resume RUN or --out RUN, got both")
+    if resume:
+        check_run(resume)
     with Signals() as signals:
         flags = settings(preset, file, options)
         if not resume:

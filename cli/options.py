@@ -62,17 +62,22 @@ class Duration(click.FloatRange):
         return number
 
 
+def check_run(path):
+    """Tell that a folder is no run before torch is imported."""
+    if not (Path(path) / "config.toml").exists():
+        raise NoRun(f"expected a run folder with a config.toml, got {path}")
+
+
 class RunFolder(click.Path):
-    """The folder of a run. Whether it is one is told before torch is imported."""
+    """The folder of a run."""
 
     def __init__(self):
         super().__init__(file_okay=False)
 
     def convert(self, value, param, ctx):
-        path = Path(super().convert(value, param, ctx))
-        if not (path / "config.toml").exists():
-            raise NoRun(f"expected a run folder with a config.toml, got {path}")
-        return str(path)
+        path = super().convert(value, param, ctx)
+        check_run(path)
+        return path
 
 
 class Grouped(click.Command):
