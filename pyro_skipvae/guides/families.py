@@ -29,6 +29,52 @@ class DiagonalNormal(nn.Module):
         return dist.Normal(loc, (log_variance / 2).exp()).to_event(len(self.event_shape))
 
 
+class MinimumRateNormal(nn.Module):
+    """q(z|x): independent normals whose KL from N(0, 1) is at least `rate` / D nats in each of the D dimensions.
+
+        v = s^2 between the two roots of v - ln v - 1 = 2 delta,   loc = r + sign(r) sqrt(2 delta + 1 + ln v - v),
+        delta = rate / D
+
+    r and the place of v are linear in the features (B, F); batch (B,), event (D,) or (T, C). The sign of each mean is that of
+    r, so that an encoder learns it: a mean on one side of 0 alone would be a weaker family. The bound is of the standard
+    normal prior, on the rate and not on the mutual information. Raises ValueError for a rate of 0 or less.
+
+    Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 2, independent dimensions; the sign is ours.
+    """
+
+    def __init__(self, features, latent_dim, *, rate):
+        super().__init__()
+        self.event_shape = latent_shape(latent_dim)
+        D = math.prod(self.event_shape)
+        if not 0 < rate < math.inf:
+            raise ValueError(f"expected a rate above 0 nats, got {rate}")
+        self.delta = rate / D
+        self.variances = variances_within(self.delta)
+        self.parameters_of = nn.Linear(features, 2 * D)
+
+    def forward(self, features):
+        halves = self.parameters_of(features).chunk(2, dim=-1)
+        free, place = (half.unflatten(-1, self.event_shape) for half in halves)
+        low, high = self.variances
+        variance = low + (high - low) * place.sigmoid()
+        # At the two ends the least mean is 0, where a square root has no derivative.
+        least = (2 * self.delta + 1 + variance.log() - variance).clamp(min=1e-8).sqrt()
+        loc = free + torch.where(free < 0, -least, least)
+        return dist.Normal(loc, variance.sqrt()).to_event(len(self.event_shape))
+
+
+def variances_within(delta):
+    """The two variances v at which N(0, v) has a KL of `delta` nats from N(0, 1): (low, high), by bisection."""
+
+    def bisect(inside, outside):
+        while (middle := (inside + outside) / 2) not in (inside, outside):
+            near = (middle - math.log(middle) - 1) / 2 < delta
+            inside, outside = (middle, outside) if near else (inside, middle)
+        return inside
+
+    return bisect(1.0, math.exp(-2 * delta - 2)), bisect(1.0, 4 * delta + 4)
+
+
 class FullCovarianceNormal(nn.Module):
     """q(z|x) = N(loc, L L'), L lower triangular with a positive diagonal: (D (D + 3)) / 2 numbers per datapoint."""
 
