@@ -16,13 +16,13 @@ from pyro_skipvae.diagnostics.report.budget import expected_seconds
 from pyro_skipvae.diagnostics.report.sizes import sizes_of
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
-from pyro_skipvae.priors.ar1 import committed_by
 from pyro_skipvae.reports import figures
 from pyro_skipvae.reports.model_pictures import draw_samples, draws_of, means_of
 from pyro_skipvae.reports.run_page import write_page
 from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import choose_device
 from pyro_skipvae.runs.checkpoint import write_whole
+from pyro_skipvae.runs.committed import committed_by
 from pyro_skipvae.runs.folder import Run, load_run
 from pyro_skipvae.text.generation import samples
 from pyro_skipvae.text.vocabulary import PAD
@@ -104,7 +104,7 @@ def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, **sampl
         def show(stage, done, total):
             bar.update(task, description=stage, completed=done, total=total)
 
-        card = {**extra, "data": data.describe(), **_committed(vae.prior)}
+        card = {**extra, "data": data.describe(), **_committed(vae)}
         tokens = (x != PAD).sum(-1) if data.kind == "text" else None
         about = {"fit_on": other, "budget": budget, "sizes": sizes, "tokens": tokens, "progress": show}
         report = collapse_report(vae.model, vae.guide, x, card=card, **about, **samples)
@@ -120,10 +120,11 @@ def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, **sampl
     return report
 
 
-def _committed(prior):
-    """What the card says of an AR(1) prior: the rate that it commits, and its correlations."""
-    committed = committed_by(prior)
-    return {} if committed is None else {"committed_rate": committed, "correlation": prior.correlation.tolist()}
+def _committed(vae):
+    """What the card says of a committed rate: how many nats, and the correlations of an AR(1) prior."""
+    committed = committed_by(vae)
+    correlation = {"correlation": vae.prior.correlation.tolist()} if hasattr(vae.prior, "correlation") else {}
+    return {} if committed is None else {"committed_rate": committed, **correlation}
 
 
 def sizes_for(vae, data):

@@ -11,12 +11,12 @@ from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
 from pyro_skipvae.diagnostics.estimates.active_units import half_means, mean_variances
 from pyro_skipvae.diagnostics.estimates.rate import per_dimension
 from pyro_skipvae.diagnostics.pairs.pair import Chunk
-from pyro_skipvae.priors.ar1 import committed_by
 from pyro_skipvae.reports.captions import values_read
 from pyro_skipvae.reports.comparison import PARTS, values_per_point
 from pyro_skipvae.reports.figures import can_draw
 from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import USUAL_SCALING, without_effect
+from pyro_skipvae.runs.committed import committed_by
 from pyro_skipvae.runs.folder import Run, new_folder
 from pyro_skipvae.schedules import unfinished
 from pyro_skipvae.skip import parameter_count
@@ -113,10 +113,11 @@ def _announce(job, run):
         f"on {data.name} ({sizes}, {data.binarisation}), {job.device}, seed {config.seed}; into {run.path}"
     )
     note(values_read(config, data))
-    committed = committed_by(job.vae.prior)
+    committed = committed_by(job.vae)
     if committed is not None:
         bits = committed / math.log(2)
-        note(f"The prior commits {committed:.3f} nats ({bits:.2f} bits) for each datapoint: no rate is below.")
+        by = "prior" if job.config.prior == "ar1" else "guide"
+        note(f"The {by} commits {committed:.3f} nats ({bits:.2f} bits) for each datapoint: no rate is below.")
     seconds = seconds_per_step(job)
     note(
         f"An epoch takes about {duration(seconds * len(job.batches))} here, "
@@ -339,7 +340,7 @@ def _validate(job):
 
 
 def _committed(job):
-    committed = committed_by(job.vae.prior)
+    committed = committed_by(job.vae)
     return {} if committed is None else {"committed_rate": committed}
 
 

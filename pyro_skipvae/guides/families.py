@@ -48,7 +48,7 @@ class MinimumRateNormal(nn.Module):
         D = math.prod(self.event_shape)
         if not 0 < rate < math.inf:
             raise ValueError(f"expected a rate above 0 nats, got {rate}")
-        self.delta = rate / D
+        self.rate, self.delta = rate, rate / D
         self.variances = variances_within(self.delta)
         self.parameters_of = nn.Linear(features, 2 * D)
 

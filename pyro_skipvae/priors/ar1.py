@@ -82,11 +82,6 @@ def committed_rate(length: int, correlation: float | Sequence[float] | Tensor) -
     return total
 
 
-def committed_by(prior: nn.Module) -> float | None:
-    """The rate in nats that a prior commits, or None for one that commits none."""
-    return prior.committed_rate() if isinstance(prior, AR1) else None
-
-
 def correlation_for(rate: float, length: int, channels: int) -> float:
     """The one correlation of all channels at which `committed_rate` is `rate`: its inverse.
 

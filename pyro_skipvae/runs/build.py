@@ -61,6 +61,7 @@ GUIDES = {
     "diagonal-normal": guides.DiagonalNormal,
     "full-covariance-normal": guides.FullCovarianceNormal,
     "inverse-autoregressive-flow": guides.InverseAutoregressiveFlow,
+    "minimum-rate": guides.MinimumRateNormal,
 }
 PRIORS = {
     "standard-normal": lambda config, encoder, data: priors.StandardNormal(config.latent_dim),
@@ -164,6 +165,7 @@ def settled(config, data):
     decoder = config.decoder or ("lstm" if text else "pixelcnn" if _images(data) else "mlp")
     small = decoder == "mlp" or not _fit_resnet(data)
     sequence = config.prior == "ar1"
+    committed = sequence and config.correlation is None or config.guide == "minimum-rate"
     network = _usual_encoder(decoder, sequence) if text else "mlp" if small else "pixelcnn" if sequence else "resnet"
     encoder = config.encoder or (None if config.model in WITHOUT_LATENTS else network)
     return replace(
@@ -175,7 +177,7 @@ def settled(config, data):
         layers=config.layers or DECODERS[decoder][1],
         width=config.width or (1024 if text and decoder != "transformer" else 512),
         dropout=(0.1 if decoder == "transformer" else 0.5) if config.dropout is None and text else config.dropout,
-        rate=config.rate or (10.0 if sequence and config.correlation is None else None),
+        rate=config.rate or (10.0 if committed else None),
         chunk=config.chunk or (None if not sequence else 8 if text else 1),
         encoder_direction=config.encoder_direction or (_usual_direction(encoder) if sequence else None),
         latent_dim=_latent_dim(config, text) if config.latent_dim is None else config.latent_dim,
@@ -362,6 +364,7 @@ def build_blank(config, about):
 
 def _encoder(config, data):
     posterior, size = GUIDES[config.guide], latent_dim(config, data)
+    posterior = partial(posterior, rate=config.rate) if config.guide == "minimum-rate" else posterior
     if config.prior == "ar1" and config.encoder in DIRECTED:
         return _sequence_encoder(config, data, size, posterior)
     if config.encoder in TEXT_ENCODERS:

@@ -46,7 +46,7 @@ BINARISATIONS = ("dynamic", "static", "threshold", "none")
 PRIORS = ("standard-normal", "mixture-of-normals", "vamp", "ar1")
 SEQUENCE = ("rate", "correlation", "chunk", "encoder_direction")  # settings of a sequence z, which an AR(1) prior is of
 DIRECTIONS = ("anti-causal", "causal", "full")
-GUIDES = ("diagonal-normal", "full-covariance-normal", "inverse-autoregressive-flow")
+GUIDES = ("diagonal-normal", "full-covariance-normal", "inverse-autoregressive-flow", "minimum-rate")
 FREE_BITS = ("free-bits-per-group", "free-bits-per-dimension", "free-bits-total")
 OBJECTIVES = ("elbo", "analytic-elbo", "iwae", *FREE_BITS)
 WRITTEN = ("elbo", "analytic-elbo", "iwae(K)", *(f"{name}(NATS)" for name in FREE_BITS))
@@ -138,7 +138,9 @@ class Config:
     )
     initialisation: str = option("torch", "how maps start; text models have a start of their own", INITIALISATIONS)
     prior: str = option("standard-normal", "p(z)", PRIORS)
-    rate: float | None = option(None, "nats that the prior ar1 commits: no rate is below", usual="10", least=0.0)
+    rate: float | None = option(
+        None, "nats that the prior ar1, or the guide minimum-rate, commits: no rate is below", usual="10", least=0.0
+    )
     correlation: str | None = option(
         None, "of neighbouring steps of the prior ar1: a number, or LOW:HIGH over the channels", usual="by the rate"
     )
@@ -231,6 +233,12 @@ class Config:
 
     def _check_sequence(self):
         given = [name for name in SEQUENCE if getattr(self, name) is not None]
+        if self.guide == "minimum-rate":
+            given = [name for name in given if name != "rate"]
+            for name, wanted in {"prior": "standard-normal", "inference": "amortized"}.items():
+                if getattr(self, name) != wanted:
+                    got = f"{_flag(name)} {getattr(self, name)}"
+                    raise ConfigError(f"expected {_flag(name)} {wanted} for --guide minimum-rate, got {got}")
         if self.prior != "ar1":
             if given:
                 raise ConfigError(f"expected --prior ar1 (--model delta-vae) for {_flag(given[0])}, got --prior {self.prior}")

@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     done = skipvae("train", "--model", "skip-delta-vae", "--rate", 7, *SMALL, "--out", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "The prior commits 7.000 nats (10.10 bits) for each datapoint" in done.stderr
-    assert re.search(r"committed by the prior +│ +7\.000", done.stdout)
+    assert re.search(r"committed +│ +7\.000", done.stdout)
     return folder / "run"
 
 
@@ -73,6 +73,14 @@ def test_a_run_without_an_auxiliary_prior_says_so(tmp_path):
     assert plain.returncode == 0 and done.returncode == 4 and "which a delta-VAE has after training" in done.stderr
 
 
+def test_a_guide_may_commit_a_rate_too(tmp_path):
+    done = skipvae("train", "--guide", "minimum-rate", "--rate", 6, *SMALL, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0 and "The guide commits 6.000 nats" in done.stderr, done.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["rate"] >= 6 - 1e-4 and report["card"]["committed_rate"] == 6
+    assert "minimum-rate" in (tmp_path / "run/config.toml").read_text()
+
+
 def test_an_exported_model_of_sequences_is_read_back(run, tmp_path):
     from pyro_skipvae.reports import load_exported
 
@@ -118,6 +126,9 @@ def test_models_of_images_and_text(flags, shape, tmp_path):
         ("--model skip-delta-vae --skip none", "use --model delta-vae"),
         ("--model vae --rate 3", "--prior ar1 (--model delta-vae) for --rate, got --prior standard-normal"),
         ("--model delta-vae --encoder mlp --encoder-direction causal", "--encoder pixelcnn for --encoder-direction causal"),
+        ("--guide minimum-rate --prior vamp", "--prior standard-normal for --guide minimum-rate, got --prior vamp"),
+        ("--guide minimum-rate --inference svi", "--inference amortized for --guide minimum-rate"),
+        ("--guide minimum-rate --chunk 2", "--prior ar1 (--model delta-vae) for --chunk"),
         ("--model vae --encoder pixelcnn", "--prior ar1 for --encoder pixelcnn"),
         ("--model delta-vae --encoder-direction sideways", "unknown encoder-direction 'sideways'"),
     ],

@@ -70,7 +70,7 @@ def _grid(report) -> Table:
             if attribute not in _SAME or report.card["log_likelihood_points"] < report.card["elbo_points"]:
                 grid.add_row("" if position else name, label, *_cells(report, attribute))
             if attribute == "rate" and report.card.get("committed_rate") is not None:
-                grid.add_row("", "  committed by the prior", _number(report.card["committed_rate"]), "")
+                grid.add_row("", "  committed", _number(report.card["committed_rate"]), "")
             if attribute == "rate" and report.card.get("auxiliary_prior"):
                 grid.add_row("", "  against the auxiliary prior", *_measured(report.card["auxiliary_prior"]["rate"]))
             if attribute == "elbo" and report.card.get("auxiliary_prior"):
