@@ -1,6 +1,6 @@
 """The encoder of a delta-VAE for text: a sequence z, one step for each word or each few of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from pyro.distributions import Distribution
@@ -57,17 +57,17 @@ class LSTMSequenceEncoder(nn.Module):
         parts = [read[reverse](network, words, length, first, self.words_per_step) for network, reverse in self._readings()]
         return self.posterior(torch.cat(parts, -1)).to_event(1)
 
-    def _readings(self):
+    def _readings(self) -> Iterator[tuple[nn.Module, bool]]:
         return zip(self.networks, self.reversed, strict=True)
 
 
-def _states_after(network, words, length, first, each):
+def _states_after(network: nn.Module, words: Tensor, length: Tensor, first: Tensor, each: int) -> Tensor:
     """The states (B, steps, width) after the last word of each step, or of the text: of words (B, T, E)."""
     last = torch.minimum(first + each, length) - 1
     return _at(network(words)[0], last)
 
 
-def _states_from(network, words, length, first, each):
+def _states_from(network: nn.Module, words: Tensor, length: Tensor, first: Tensor, each: int) -> Tensor:
     """The states (B, steps, width) of a reversed reading after the first word of each step; zeros after the end of the text."""
     place = torch.arange(words.shape[1], device=words.device)
     backwards = torch.where(place < length, length - 1 - place, place)  # padding stays behind the words
@@ -76,6 +76,6 @@ def _states_from(network, words, length, first, each):
     return torch.where(inside[..., None], _at(states, (length - 1 - first).clamp(min=0)), 0.0)
 
 
-def _at(values, places):
+def _at(values: Tensor, places: Tensor) -> Tensor:
     """values (B, T, F) at places (B, P) -> (B, P, F)."""
     return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,17 +1,20 @@
 """How weights start, where it is not as torch has it: functions that change a model in place before it is trained."""
 
+from typing import Any
+
 import pyro
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pyro_skipvae.objectives import elbo
+from pyro_skipvae.model import VAE
+from pyro_skipvae.objectives import Batch, elbo
 from pyro_skipvae.skip import SkipSequential
 
 CONVOLUTIONS = nn.modules.conv._ConvNd
 TRANSPOSED = nn.modules.conv._ConvTransposeNd
 
 
-def he_normal_(module):
+def he_normal_(module: nn.Module) -> None:
     """Start the linear maps of a module from He's normal distribution, in place: weights N(0, 2 / fan-in), biases 0.
 
     Where U_l z is added to a linear W_l h_l both have one fan-in, the sum of theirs, as if z were joined to h_l: else each skip
@@ -32,7 +35,7 @@ def he_normal_(module):
 
 
 @torch.no_grad()
-def data_dependent_(vae, x):
+def data_dependent_(vae: VAE, x: Batch) -> None:
     """Start encoder and decoder so that, over a batch, each unit of every map has mean 0 and variance 1, in place.
 
         w <- w / s,  b <- (b - m) / s,    m and s: mean and standard deviation of the unit over x (B, *event_shape)
@@ -46,7 +49,7 @@ def data_dependent_(vae, x):
     """
     done = set()
 
-    def normalise(layer, _, output):
+    def normalise(layer: Any, _: Any, output: Tensor) -> Tensor | None:
         if layer in done:
             return None
         done.add(layer)

@@ -2,14 +2,26 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
+from pyro_skipvae.objectives import Batch
 from pyro_skipvae.schedules import constant
 
-from .step import batch_size
+from .step import SVIStep, batch_size
+
+
+class Step(Protocol):
+    """What `fit` needs of a step: how many there were, and (x, beta) -> loss in nats per datapoint."""
+
+    @property
+    def steps(self) -> int: ...
+
+    def __call__(self, x: Batch, beta: float, /) -> float | Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -31,15 +43,15 @@ class Progress:
     """
 
     epochs: int = 0
-    loss: float | torch.Tensor = 0.0
-    datapoints: int | torch.Tensor = 0
+    loss: float | Tensor = 0.0
+    datapoints: int | Tensor = 0
 
-    def add(self, loss, datapoints):
+    def add(self, loss: float | Tensor, datapoints: int) -> None:
         loss = torch.as_tensor(loss)
         self.loss = self.loss + torch.where(loss.isfinite(), datapoints * loss, 0.0)
         self.datapoints = self.datapoints + datapoints * loss.isfinite()
 
-    def close(self):
+    def close(self) -> float:
         """End the epoch; returns its mean loss, nan if no step counted."""
         datapoints = int(self.datapoints)
         mean = float(self.loss) / datapoints if datapoints else math.nan
@@ -47,7 +59,14 @@ class Progress:
         return mean
 
 
-def fit(step, batches, *, epochs, beta=1.0, progress=None) -> Iterator[Epoch]:
+def fit(
+    step: Step,
+    batches: Iterable[Batch],
+    *,
+    epochs: int,
+    beta: float | Callable[[int], float] = 1.0,
+    progress: Progress | None = None,
+) -> Iterator[Epoch]:
     """Train until `epochs` passes over `batches` are done, and yield an `Epoch` after each.
 
     `batches` is iterated anew in each epoch and gives x, a tensor or a tuple; `beta` is a number or a schedule, a
@@ -64,7 +83,7 @@ def fit(step, batches, *, epochs, beta=1.0, progress=None) -> Iterator[Epoch]:
         yield Epoch(progress.epochs, step.steps, mean, last, time.perf_counter() - start)
 
 
-def evaluate_loss(step, batches):
+def evaluate_loss(step: SVIStep, batches: Iterable[Batch]) -> float:
     """The mean loss in nats per datapoint at beta = 1, without training. Changes no parameter, but draws random numbers."""
     total, size = 0.0, 0
     for x in batches:

@@ -1,7 +1,10 @@
 """Pyro's parameter store: whether it holds a pair's own tensors."""
 
+from collections.abc import Mapping
+from typing import Any
 
-def check_store_tensors(sites):
+
+def check_store_tensors(sites: Mapping[str, Any]) -> None:
     """Raise if a parameter that `pyro.module` offered is not the tensor that the store returned for its name.
 
     `sites` are parameter sites as Pyro traced them, by name. The store keeps the first tensor of a name: a second model then

@@ -1,7 +1,9 @@
 """A training step: Pyro's SVI on one batch, with the whole gradient clipped, and without steps that are not finite."""
 
 import copy
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -9,15 +11,23 @@ from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pyro_skipvae.objectives import as_arguments, plate_scale, weighted
+from pyro_skipvae.objectives import Batch, Objective, as_arguments, plate_scale, weighted
 
 from .param_store import check_store_tensors
 
 
-def svi_step(model, guide, objective, optim, *, max_norm=None):
+def svi_step(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    objective: Objective | ELBO,
+    optim: PyroOptim,
+    *,
+    max_norm: float | None = None,
+) -> "SVIStep":
     """A step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, a tensor (), with the parameters updated.
 
     `objective` is one of `pyro_skipvae.objectives` or any `pyro.infer.ELBO`; the sum over the batch is divided by its
@@ -47,7 +57,14 @@ class Nonfinite:
 class SVIStep:
     """What `svi_step` returns: `steps` counts its calls; `state_dict` holds the optimizer and both counts."""
 
-    def __init__(self, model, guide, objective, optim, max_norm):
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        objective: Objective | ELBO,
+        optim: PyroOptim,
+        max_norm: float | None,
+    ) -> None:
         if not isinstance(optim, PyroOptim):
             raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
         if getattr(optim, "pt_scheduler_constructor", None) is ReduceLROnPlateau:
@@ -58,10 +75,11 @@ class SVIStep:
         self.objective, self.optim, self.max_norm = objective, optim, max_norm
         self.svi = SVI(model, guide, optim, loss=self._loss, loss_and_grads=self._loss_and_grads)
         self.svi.optim = self._update
-        self.steps, self._checked, self._one = 0, False, None
+        self.steps, self._checked = 0, False
+        self._one: Any = None  # the torch optimizer that works for all
         self._left_out = torch.zeros(5, dtype=torch.long)  # how many, the first, and three flags: input, loss, gradient
 
-    def __call__(self, x, beta=1.0):
+    def __call__(self, x: Batch, beta: float = 1.0) -> Tensor:
         try:
             self.svi.step(x, beta)
         except _SkipStep:
@@ -71,47 +89,47 @@ class SVIStep:
         self.steps += 1
         return self._last_loss
 
-    def evaluate(self, x):
+    def evaluate(self, x: Batch) -> float:
         """The loss in nats per datapoint at beta = 1, as a number, without training."""
         return self.svi.evaluate_loss(x)
 
-    def nonfinite(self):
+    def nonfinite(self) -> Nonfinite | None:
         """The `Nonfinite` of all steps so far, or None. Waits for the device."""
         steps, first, *flags = self._left_out.tolist()
         what = tuple(name for name, flag in zip(("input", "loss", "gradient"), flags, strict=True) if flag)
         return Nonfinite(steps, first, what) if steps else None
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` goes on from; as with torch's own, its tensors are those in use: copy it to keep a moment."""
         # What was loaded and no step has used yet is still with the optimizer, not in its state.
         optimizer = {**self.optim._state_waiting_to_be_consumed, **self.optim.get_state()}
         # Sorted: SVI hands its parameters over as a set, whose order differs from process to process.
         return {"steps": self.steps, "optimizer": dict(sorted(optimizer.items())), "left_out": self._left_out}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self._left_out, self._one = state["steps"], state["left_out"], None
         # Pyro gives a state only to a parameter that it has not seen: what this step's optimizers have seen is forgotten.
         for known in (self.optim.optim_objs, self.optim.grad_clip, self.optim._state_waiting_to_be_consumed):
             known.clear()
         self.optim.set_state(copy.deepcopy(state["optimizer"]))  # they would go on in the tensors of `state`
 
-    def _loss(self, model, guide, x):
+    def _loss(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch) -> Tensor:
         with _PlateScale() as plate:
             if isinstance(self.objective, ELBO):
-                loss = self.objective.loss(model, guide, *as_arguments(x))
+                loss = self.objective.loss(model, guide, *as_arguments(x))  # type: ignore[attr-defined]  # every ELBO has it
             else:
                 loss = self.objective(model, guide, x)
         return loss / (batch_size(x) * plate.scale)
 
-    def _loss_and_grads(self, model, guide, x, beta):
+    def _loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float) -> float:
         """What SVI calls before the optimizer: the mean loss, its clipped gradients, and whether they may be used."""
         with poutine.trace(param_only=True) as capture:
             loss = _mean_loss_and_grads(self.objective, model, guide, x, beta)
         if not self._checked:
-            check_store_tensors(capture.trace.nodes)
+            check_store_tensors(_sites(capture))
             self._checked = True
         # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
-        self._parameters = list(dict.fromkeys(site["value"].unconstrained() for site in capture.trace.nodes.values()))
+        self._parameters = list(dict.fromkeys(site["value"].unconstrained() for site in _sites(capture).values()))
         norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
         if self.max_norm is not None:
             clip_grads_with_norm_(self._parameters, self.max_norm, norm)
@@ -119,12 +137,12 @@ class SVIStep:
         self._skip_step_unless(self._is_finite(x, self._last_loss, norm))
         return 0.0  # SVI would make a number of the loss, and so wait for the device
 
-    def _update(self, parameters):
+    def _update(self, parameters: Any) -> None:
         """What SVI calls as its optimizer: the `PyroOptim`, or one torch optimizer that does the work of all that it has.
 
         Those are one for each parameter, and take as long to call as to compute; what is shared is their state.
         """
-        alone = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, self._parameters)]
+        alone: list[Any] = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, self._parameters)]
         own = type(self.optim).__call__ not in (PyroOptim.__call__, PyroLRScheduler.__call__)
         if _same_fused_optimizers(alone) and not own and not any(map(self.optim.grad_clip.get, self._parameters)):
             if self._one is None or list(map(id, self._one.param_groups[0]["params"])) != list(map(id, self._parameters)):
@@ -137,7 +155,7 @@ class SVIStep:
             self.optim(parameters)
         _clear_gradients(parameters)
 
-    def _is_finite(self, x, loss, norm):
+    def _is_finite(self, x: Batch, loss: Tensor, norm: Tensor) -> Tensor:
         """Whether all of it is finite, as a tensor on the device; what is not is written down there too."""
         parts = [part for part in as_arguments(x) if isinstance(part, torch.Tensor) and part.is_floating_point()]
         # Both ends are nan where anything is; one pass, a sixth of the time of isfinite().all().
@@ -150,7 +168,7 @@ class SVIStep:
         self._left_out = torch.cat([count + bad.any(), first])
         return ~bad.any()
 
-    def _skip_step_unless(self, finite):
+    def _skip_step_unless(self, finite: Tensor) -> None:
         """Keep the optimizer from a step that is not finite: zero gradients alone would still move what has momentum."""
         optimizers = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, self._parameters)]
         fused = [one for one in optimizers if one is not None and one.defaults.get("fused")]
@@ -165,7 +183,9 @@ class _SkipStep(Exception):
     """Takes SVI out of its step before it calls the optimizer."""
 
 
-def _mean_loss_and_grads(objective, model, guide, x, beta):
+def _mean_loss_and_grads(
+    objective: Objective | ELBO, model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float
+) -> Tensor:
     """The loss in nats per datapoint, and its gradients on the parameters."""
     if not isinstance(objective, ELBO):
         with _PlateScale() as plate:
@@ -174,41 +194,47 @@ def _mean_loss_and_grads(objective, model, guide, x, beta):
         loss.backward()
         return loss
     with poutine.trace(param_only=True) as capture, _PlateScale() as plate:
-        loss = objective.loss_and_grads(*weighted(model, guide, beta), *as_arguments(x))
-    for parameter in {site["value"].unconstrained() for site in capture.trace.nodes.values()}:
+        arguments = *weighted(model, guide, beta), *as_arguments(x)
+        loss = objective.loss_and_grads(*arguments)  # type: ignore[attr-defined]  # every ELBO has it
+    for parameter in {site["value"].unconstrained() for site in _sites(capture).values()}:
         if parameter.grad is not None:
             parameter.grad.div_(batch_size(x) * plate.scale)
     return loss / (batch_size(x) * plate.scale)
 
 
+def _sites(capture: Any) -> dict[str, Any]:
+    """The parameter sites by name; Pyro's annotations leave open whether there are any."""
+    return capture.trace.nodes
+
+
 class _PlateScale(Messenger):
     """Notes the `scale` of the data plate: N/B where a plate of N holds B of them, else 1."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.scale = 1
+        self.scale = 1.0
 
-    def _pyro_post_sample(self, message):
+    def _pyro_post_sample(self, message: Any) -> None:
         if not poutine.util.site_is_subsample(message):
             self.scale = max(self.scale, plate_scale(message))
 
 
-def batch_size(x):
+def batch_size(x: Batch) -> int:
     """How many datapoints x, a tensor or a tuple, holds."""
     return len(as_arguments(x)[0])
 
 
-def _same_fused_optimizers(optimizers):
+def _same_fused_optimizers(optimizers: Sequence[Any]) -> bool:
     """Whether these are there, of one fused kind, which treats each number of a tensor alike, and with the same options."""
     fused = all(one is not None and one.defaults.get("fused") for one in optimizers)
     return fused and all(type(one) is type(optimizers[0]) and _options(one) == _options(optimizers[0]) for one in optimizers)
 
 
-def _options(optimizer):
+def _options(optimizer: Any) -> dict[str, Any]:
     return {name: value for name, value in optimizer.param_groups[0].items() if name not in ("params", "initial_lr")}
 
 
-def _clear_gradients(parameters):
+def _clear_gradients(parameters: Iterable[Tensor]) -> None:
     """Free the gradients: to fill them with zeros, and to add to these, would take a tenth of a step. SVI leaves None alone."""
     for parameter in parameters:
         parameter.grad = None
