@@ -43,13 +43,16 @@ def intervals(table, entries, column, first, second):
 
 
 def over_seeds(first, second):
-    """First - second of two cells by Welch's t over seeds: a `Difference`, or None where an arm has one seed."""
+    """First - second of two cells by Welch's t over seeds: a `Difference`, or None where an arm has one seed.
+
+    None too where all seeds of an arm agree in both arms, and there are fewer than three.
+    """
     if first.deviation is None or second.deviation is None:
         return None
     parts = [cell.deviation**2 / cell.seeds for cell in (first, second)]
     delta, total = first.ours - second.ours, sum(parts)
-    if not total:
-        return Difference(delta, delta, delta, "over seeds")
+    if not total:  # counts, the same for every seed: two of each arm would be little to go by
+        return Difference(delta, delta, delta, "over seeds") if min(first.seeds, second.seeds) > 2 else None
     freedom = total**2 / sum(part**2 / (cell.seeds - 1) for part, cell in zip(parts, (first, second), strict=True))
     half = float(student.ppf(0.975, freedom)) * math.sqrt(total)
     return Difference(delta, delta - half, delta + half, "over seeds")

@@ -240,7 +240,8 @@ def test_an_interval_over_seeds():
     assert freedom == pytest.approx(5.959, abs=1e-3)  # Student's quantile of it is 2.451
     assert (low, high) == pytest.approx((2.0 - 2.451 * (17 / 15) ** 0.5, 2.0 + 2.451 * (17 / 15) ** 0.5), abs=2e-3)
     assert over_seeds(Cell(None, 3.0, None, 1), Cell(None, 1.0, 2.0, 5)) is None
-    assert over_seeds(Cell(None, 3.0, 0.0, 2), Cell(None, 1.0, 0.0, 2)) == Difference(2.0, 2.0, 2.0, "over seeds")
+    assert over_seeds(Cell(None, 3.0, 0.0, 3), Cell(None, 1.0, 0.0, 3)) == Difference(2.0, 2.0, 2.0, "over seeds")
+    assert over_seeds(Cell(None, 3.0, 0.0, 2), Cell(None, 1.0, 0.0, 2)) is None  # two counts that agree
 
 
 def test_layers_counted_in_another_way():
