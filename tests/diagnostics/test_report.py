@@ -352,6 +352,13 @@ def test_few_effective_samples_are_a_warning(found):
     )
 
 
+def test_the_convention_of_one_paper_is_shown_without_that_of_the_other(found):
+    text = str(dataclasses.replace(found, mi_he_2019_batch_32=None))
+    assert "papers' conventions" in text and "Dieng 2019" in text and "He 2019" not in text
+    text = str(dataclasses.replace(found, mi_dieng_2019=None))
+    assert "papers' conventions" in text and "He 2019" in text and "Dieng 2019" not in text
+
+
 def test_report_in_a_notebook_and_in_a_debugger(found):
     assert len(repr(found).splitlines()) <= 4 and found.verdict in repr(found) and f"elbo={found.elbo:.2f}" in repr(found)
     odd = dataclasses.replace(found, card=found.card | {"notes": ["<u>&"]}, verdict=Verdict("<i>", "undecided"))

@@ -1,11 +1,14 @@
 """Active units: the dimensions of z whose posterior mean varies with x."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..pairs.evaluation import as_found
 from ..pairs.pair import Chunk, Pair
-from ..pairs.rows import named_rows
+from ..pairs.rows import Inputs, named_rows
 from ..pairs.unavailable import Unavailable
 from .pairwise import flat
 
@@ -13,7 +16,14 @@ MEAN_DRAWS = 200  # for a mean without a closed form
 
 
 def active_units(
-    model, guide, x, *, threshold: float = 0.01, posterior_samples: int = 200, site: str | None = None, seed: int = 0
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Inputs,
+    *,
+    threshold: float = 0.01,
+    posterior_samples: int = 200,
+    site: str | None = None,
+    seed: int = 0,
 ) -> int:
     """How many dimensions d of z have Var_x(E_q[z_d]) >= threshold.
 

@@ -1,12 +1,13 @@
 """The evidence lower bound, its distortion, and what the decoder loses when z is shuffled."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..pairs.finite import check_values, finite
-from ..pairs.pair import Chunk, Pair
+from ..pairs.pair import Chunk, Pair, Progress
 from ..pairs.rows import count_rows
 
 
@@ -17,11 +18,18 @@ class ElboTerms:
     elbo: Tensor
     log_likelihood: Tensor
     first: Tensor
-    first_values: dict
+    first_values: dict[str, Any]
 
 
 def elbo_terms(
-    pair: Pair, chunks: list[Chunk], exact_rate: Tensor | None, *, points: int, samples: int, rows: int, progress=None
+    pair: Pair,
+    chunks: list[Chunk],
+    exact_rate: Tensor | None,
+    *,
+    points: int,
+    samples: int,
+    rows: int,
+    progress: Progress | None = None,
 ) -> ElboTerms:
     """ELBO = E_q log p(x|z) - KL(q(z|x) || p(z)) on the first `points` rows, in nats per datapoint.
 
@@ -29,7 +37,8 @@ def elbo_terms(
     nuisance sites always enter by their draws.
     """
     index = torch.arange(points)
-    elbo, likelihood, first = (*torch.zeros(2, points, dtype=torch.float64, device="cpu"), None)
+    elbo, likelihood = torch.zeros(2, points, dtype=torch.float64, device="cpu")
+    first: Any = None
     for sample in range(samples):
         values, log_q = draw_all(pair, chunks, points)
         log_x, log_p = pair.log_joint(index, values, rows=rows)
@@ -58,12 +67,12 @@ def shuffled_latent_loss(pair: Pair, terms: ElboTerms, *, rows: int, seed: int) 
     return loss[order]
 
 
-def log_ratio(log_p: dict, log_q: dict, *, leave_out: str | None = None) -> Tensor:
+def log_ratio(log_p: dict[str, Any], log_q: dict[str, Any], *, leave_out: str | None = None) -> Tensor:
     """log p - log q over all latent sites but one, with the factors that only the guide has, (R,)."""
     return sum(log_p.get(name, 0) - value for name, value in log_q.items() if name != leave_out)
 
 
-def draw_all(pair: Pair, chunks: list[Chunk], points: int, copies: int = 1) -> tuple[dict, dict]:
+def draw_all(pair: Pair, chunks: list[Chunk], points: int, copies: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
     """Draws of all latent sites at the first `points` rows, `copies` after another: values and log q, (copies n, ...)."""
     drawn = [
         pair.draw(chunk, min(points - chunk.start, count_rows(chunk.x)))

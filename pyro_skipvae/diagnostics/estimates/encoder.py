@@ -1,13 +1,15 @@
 """What the guide alone says of the data: draws of z with their densities, rates and posterior means."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..pairs.conditions import drawn
 from ..pairs.finite import check_densities, check_draws, finite
-from ..pairs.pair import Chunk, Pair
+from ..pairs.pair import Chunk, Pair, Progress
 from ..pairs.unavailable import FAILURES, Unavailable, told
 from .active_units import half_means
 from .rate import closed_form, per_dimension
@@ -56,7 +58,7 @@ class Encoded:
         return (self.log_q - self.log_p).double()
 
 
-def encode(pair: Pair, samples: int, progress=None) -> Encoded:
+def encode(pair: Pair, samples: int, progress: Progress | None = None) -> Encoded:
     """One pass of the guide over all rows of x, with `samples` draws of z per row."""
     chunks, priors, parts = [], [], []
     for chunk in pair.chunks(progress):
@@ -65,7 +67,8 @@ def encode(pair: Pair, samples: int, progress=None) -> Encoded:
         chunks.append(chunk)
         priors.append(p)
         parts.append((z, log_q, kl, None if terms is None else terms.sum(0), half_means(chunk)))
-    z, log_q, kl, terms, halves = zip(*parts, strict=True)
+    columns: Any = zip(*parts, strict=True)
+    z, log_q, kl, terms, halves = columns
     exact = None if any(part is None for part in kl) else torch.cat(kl)
     per_unit = None if any(part is None for part in terms) else sum(terms) / pair.points
     log_p, failure = _log_priors(priors, z)
@@ -75,7 +78,7 @@ def encode(pair: Pair, samples: int, progress=None) -> Encoded:
     )
 
 
-def _log_priors(priors: list, z: tuple) -> tuple[Tensor | None, str | None]:
+def _log_priors(priors: list[Distribution], z: tuple[Tensor, ...]) -> tuple[Tensor | None, str | None]:
     """log p(z) (S, N) of draws per chunk (S, n, *event), or None with the reason."""
     try:  # one draw at a time: a mixture takes as many times the memory of it as it has components
         log_p = [torch.stack([p.log_prob(part) for part in draws]) for p, draws in zip(priors, z, strict=True)]
@@ -84,7 +87,7 @@ def _log_priors(priors: list, z: tuple) -> tuple[Tensor | None, str | None]:
         return None, f"p(z) has no density at a draw from q(z|x): {told(error)}"
 
 
-def _agree(priors: list, z: Tensor) -> bool:
+def _agree(priors: list[Distribution], z: Tensor) -> bool:
     """Whether one z (1, *event) has the same prior density at all rows."""
     try:
         densities = torch.cat([p.log_prob(z.expand(p.batch_shape + z.shape[1:])) for p in priors])

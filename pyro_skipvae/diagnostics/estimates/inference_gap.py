@@ -1,13 +1,16 @@
 """The inference gap of two guides over one model: what is lost by amortizing, and what by the family of posteriors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..pairs.evaluation import as_found
 from ..pairs.interval import Interval, mean_interval
-from ..pairs.pair import Pair
+from ..pairs.pair import Chunk, Pair, Progress
+from ..pairs.rows import Inputs
 from .elbo import elbo_terms
 from .log_likelihood import importance_estimate
 from .rate import closed_form
@@ -30,17 +33,17 @@ class InferenceGap:
 
 
 def inference_gap(
-    model,
-    refined,
-    amortized,
-    x,
+    model: Callable[..., Any],
+    refined: Callable[..., Any],
+    amortized: Callable[..., Any],
+    x: Inputs,
     *,
     importance_samples: int = 200,
     posterior_samples: int = 10,
     site: str | None = None,
     rows: int = 256,
     seed: int = 0,
-    progress=None,
+    progress: Progress | None = None,
 ) -> InferenceGap:
     """Splits log p(x) - ELBO of an amortized guide by the ELBO of a better one of the same family, as a refined one is.
 
@@ -66,8 +69,9 @@ def inference_gap(
     return InferenceGap(*map(mean_interval, values))
 
 
-def _elbo(pair: Pair, chunks: list, samples: int, rows: int) -> Tensor:
+def _elbo(pair: Pair, chunks: list[Chunk], samples: int, rows: int) -> Tensor:
     """The bound per point, (N,) in float64: the KL in closed form where there is one."""
-    rates = [closed_form(chunk.q, pair.prior_of(chunk)) for chunk in chunks]
-    exact = None if any(rate is None for rate in rates) else torch.cat(rates)
+    found = [closed_form(chunk.q, pair.prior_of(chunk)) for chunk in chunks]
+    rates = [rate for rate in found if rate is not None]
+    exact = torch.cat(rates) if len(rates) == len(chunks) else None
     return elbo_terms(pair, chunks, exact, points=pair.points, samples=samples, rows=rows).elbo

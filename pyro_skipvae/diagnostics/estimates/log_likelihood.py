@@ -1,7 +1,9 @@
 """The log-likelihood by importance sampling."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +11,8 @@ from torch import Tensor
 from ..pairs.evaluation import as_found
 from ..pairs.finite import check_draws, finite
 from ..pairs.interval import Interval, mean_interval
-from ..pairs.pair import Chunk, Pair
+from ..pairs.pair import Chunk, Pair, Progress
+from ..pairs.rows import Inputs
 from .elbo import draw_all, log_ratio
 
 
@@ -23,15 +26,15 @@ class ImportanceEstimate:
 
 
 def log_likelihood(
-    model,
-    guide,
-    x,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Inputs,
     *,
     importance_samples: int = 200,
     site: str | None = None,
     rows: int = 256,
     seed: int = 0,
-    progress=None,
+    progress: Progress | None = None,
 ) -> Interval:
     """Mean log p_K(x) = log 1/K sum_k p(x, z_k) / q(z_k|x) in nats per datapoint; on average a lower bound of log p(x).
 
@@ -39,20 +42,20 @@ def log_likelihood(
     Raises ValueError for a model and guide that `Pair` does not take, fewer than 2 rows, or rows where it is not finite.
     Reference: Burda et al. 2016, equation 8.
     """
-    settings = {"importance_samples": importance_samples, "site": site, "rows": rows, "seed": seed, "progress": progress}
+    settings: Any = {"importance_samples": importance_samples, "site": site, "rows": rows, "seed": seed, "progress": progress}
     return mean_interval(finite(log_likelihood_per_point(model, guide, x, **settings).log_likelihood, "log p(x)"))
 
 
 def log_likelihood_per_point(
-    model,
-    guide,
-    x,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Inputs,
     *,
     importance_samples: int = 200,
     site: str | None = None,
     rows: int = 256,
     seed: int = 0,
-    progress=None,
+    progress: Progress | None = None,
 ) -> ImportanceEstimate:
     """log p_K(x) of each row of x (N,), in nats, with K/10 draws beside it and the effective sample size.
 
@@ -66,7 +69,7 @@ def log_likelihood_per_point(
 
 
 def importance_estimate(
-    pair: Pair, chunks: list[Chunk], *, points: int, samples: int, rows: int, progress=None
+    pair: Pair, chunks: list[Chunk], *, points: int, samples: int, rows: int, progress: Progress | None = None
 ) -> ImportanceEstimate:
     """Importance sampling on the first `points` rows, in memory that does not depend on the number of samples K.
 
@@ -75,7 +78,8 @@ def importance_estimate(
     """
     block = max(1, samples // 10)
     lowest = torch.full((points,), -math.inf, dtype=torch.float64)
-    total, squares, tenths, done = lowest, lowest, [], 0
+    total, squares, done = lowest, lowest, 0
+    tenths: list[Tensor] = []
     for size in [block] * (samples // block) + [samples % block] * (samples % block > 0):
         within = lowest
         for weights in _log_weights(pair, chunks, points, size, rows):
@@ -90,7 +94,7 @@ def importance_estimate(
     return ImportanceEstimate(total - math.log(samples), torch.stack(tenths).mean(0), (2 * total - squares).exp())
 
 
-def _log_weights(pair: Pair, chunks: list[Chunk], points: int, samples: int, rows: int):
+def _log_weights(pair: Pair, chunks: list[Chunk], points: int, samples: int, rows: int) -> Iterator[Tensor]:
     """log p(x, z) - log q(z|x) of `samples` draws, (k, n) at a time with k n rows of at most `rows` where n allows."""
     most = max(1, rows // points)
     for copies in [most] * (samples // most) + [samples % most] * (samples % most > 0):

@@ -1,14 +1,15 @@
 """The mutual information of x and z under the generative model p(z) p(x|z)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from ..pairs.evaluation import as_found
-from ..pairs.pair import Pair
-from ..pairs.rows import Rows, call, count_rows, leading, select_rows, traced
+from ..pairs.pair import Pair, Progress
+from ..pairs.rows import Inputs, Rows, call, count_rows, leading, select_rows, traced
 from ..pairs.sites import data_dim, likelihood_at, likelihood_sites, log_prob_by_row, plate_scale, sample_sites
 from ..pairs.unavailable import FAILURES, Unavailable, told
 from .mutual_information import MutualInformation, bounded, sandwich
@@ -18,7 +19,7 @@ from .pairwise import Pairs, carries_network, pairwise_log_prob
 class Ancestors:
     """Joint samples (z_i, x_i) of a model's prior and likelihood, n of them, drawn where the rows of x stand."""
 
-    def __init__(self, model, x: Rows, points: int, *, site: str | None, rows: int):
+    def __init__(self, model: Callable[..., Any], x: Rows, points: int, *, site: str | None, rows: int) -> None:
         self.model, self.x, self.points = model, select_rows(x, slice(0, points)), points
         self.rows = min(rows, points)
         self.observed = likelihood_sites(traced(model, select_rows(x, slice(0, 3))))
@@ -36,11 +37,11 @@ class Ancestors:
     def _parts(self) -> list[Tensor]:
         return list(torch.arange(self.points).tensor_split(-(-self.points // self.rows)))
 
-    def _run(self, handled, inputs: Tensor):
+    def _run(self, handled: Any, inputs: Tensor) -> Any:
         """The trace of the handled model at these rows of its input."""
         return call(self.model, select_rows(self.x, inputs), poutine.trace(handled).get_trace)
 
-    def _sample(self, part: Tensor) -> dict:
+    def _sample(self, part: Tensor) -> dict[str, Any]:
         try:
             trace = self._run(poutine.uncondition(self.model), part)
         except FAILURES as error:
@@ -71,7 +72,8 @@ class Ancestors:
         values = {name: self.values[name][x_index] for name in self.observed}
         values |= {name: self.values[name][z_index] for name in self.latents}
         trace = self._run(poutine.condition(self.model, data=values), inputs)
-        return sum(log_prob_by_row(trace.nodes[name], len(inputs)) for name in self.observed)
+        log_x: Any = sum(log_prob_by_row(trace.nodes[name], len(inputs)) for name in self.observed)
+        return log_x
 
     def _group(self, part: Tensor) -> Pairs:
         latents = {name: self.values[name][part] for name in self.latents}
@@ -89,14 +91,21 @@ class Ancestors:
         return torch.cat([self._log_likelihood(z, x, z) for x, z in pieces]).double().view(len(index), len(part))
 
 
-def _decodes_once(nodes: list, rows: int) -> bool:
+def _decodes_once(nodes: list[Any], rows: int) -> bool:
     """Whether one run of the decoder per z gives its likelihood at any x."""
     plain = len(nodes) == 1 and nodes[0]["mask"] is None and plate_scale(nodes[0], rows) == 1
     return plain and not carries_network(nodes[0]["fn"])
 
 
 def model_mutual_information(
-    model, x, *, samples: int = 1000, site: str | None = None, rows: int = 256, seed: int = 0, progress=None
+    model: Callable[..., Any],
+    x: Inputs,
+    *,
+    samples: int = 1000,
+    site: str | None = None,
+    rows: int = 256,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> MutualInformation:
     """I_p(x; z) under p(z) p(x|z), in nats, by the same bounds as `mutual_information` on n = `samples` joint samples.
 
@@ -119,7 +128,9 @@ def ancestral_cost(pair: Pair) -> tuple[int, Callable[[int], float]]:
     return 50, lambda n: n * (n + elements + 4)
 
 
-def ancestral_bounds(model, x: Rows, *, samples: int, site, rows: int, progress=None) -> MutualInformation:
+def ancestral_bounds(
+    model: Callable[..., Any], x: Rows, *, samples: int, site: str | None, rows: int, progress: Progress | None = None
+) -> MutualInformation:
     """The bounds of `model_mutual_information`, without its guard."""
     points = min(samples, count_rows(x))
     ancestors = Ancestors(model, x, points, site=site, rows=rows)

@@ -1,7 +1,11 @@
 """Mean and standard deviation of a posterior."""
 
+from typing import Any
 
-def posterior_moments(q, *, draws=100):
+from torch import Tensor
+
+
+def posterior_moments(q: Any, *, draws: int = 100) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of q(z|x), each (B, D); of draws where the family has neither in closed form."""
     try:
         return q.mean, q.stddev

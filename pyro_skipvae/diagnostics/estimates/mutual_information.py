@@ -1,7 +1,10 @@
 """The mutual information of x and z under q(z|x), between a lower and an upper bound."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from pyro.distributions import Distribution
@@ -12,8 +15,8 @@ from ..pairs.conditions import drawn
 from ..pairs.evaluation import as_found
 from ..pairs.finite import check_draws
 from ..pairs.interval import Interval, mean_interval
-from ..pairs.pair import Chunk, Pair
-from ..pairs.rows import named_rows
+from ..pairs.pair import Chunk, Pair, Progress
+from ..pairs.rows import Inputs, named_rows
 from ..pairs.unavailable import FAILURES, Unavailable, attempt, told
 from .pairwise import Pairs, carries_network, leave_one_out, pairwise_log_prob
 from .variational_marginal import fit_marginal, marginal_bound
@@ -56,7 +59,15 @@ class Components:
 
 
 def mutual_information(
-    model, guide, x, *, posterior_samples: int = 1, fit_on=None, site: str | None = None, seed: int = 0, progress=None
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Inputs,
+    *,
+    posterior_samples: int = 1,
+    fit_on: Inputs | None = None,
+    site: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> MutualInformation:
     """I_q(x; z) in nats per datapoint, from N points: between two bounds, and under one without a ceiling.
 
@@ -76,7 +87,14 @@ def mutual_information(
 
 
 def all_bounds(
-    pair: Pair, chunks: list[Chunk], z: Tensor, log_q: Tensor, *, fit_on, seed: int, progress=None
+    pair: Pair,
+    chunks: list[Chunk],
+    z: Tensor,
+    log_q: Tensor,
+    *,
+    fit_on: Inputs | None,
+    seed: int,
+    progress: Progress | None = None,
 ) -> tuple[MutualInformation, Components | None, Sandwich | None]:
     """The bounds from draws z (S, N, *event) and log q(z|x) (S, N), and what the sandwich was made of."""
     reasons: dict[str, str] = {}
@@ -91,13 +109,13 @@ def all_bounds(
     return found, components, bounds
 
 
-def _by_marginal(pair: Pair, z: Tensor, log_q: Tensor, fit_on, seed: int) -> tuple[str, Interval]:
+def _by_marginal(pair: Pair, z: Tensor, log_q: Tensor, fit_on: Inputs | None, seed: int) -> tuple[str, Interval]:
     """What r(z) is, and the bound by it."""
     r, held_out = fit_marginal(pair, z[0], fit_on, seed)
     return r.reference, marginal_bound(r, z[:, held_out], log_q[:, held_out])
 
 
-def sandwich(pairs: list[Pairs], values: Tensor, progress=None) -> Sandwich:
+def sandwich(pairs: list[Pairs], values: Tensor, progress: Progress | None = None) -> Sandwich:
     """Terms of a lower and an upper bound on the mutual information of a value v and its element i of a batch (N,).
 
     lower = log q(v|i) - log 1/N sum_j q(v|j)                 E <= min(I, ln N): no more than ln N can be seen
@@ -114,7 +132,13 @@ def sandwich(pairs: list[Pairs], values: Tensor, progress=None) -> Sandwich:
 
 
 def bounded(
-    bounds: Sandwich | None, marginal: Interval | None, *, points: int, samples: int, unavailable: dict, reference=None
+    bounds: Sandwich | None,
+    marginal: Interval | None,
+    *,
+    points: int,
+    samples: int,
+    unavailable: dict[str, Any],
+    reference: str | None = None,
 ) -> MutualInformation:
     """Both bounds as means over x with 95 % intervals (clustered by x), the ceiling ln N, and `saturated`.
 
@@ -157,7 +181,7 @@ def evaluable(chunks: list[Chunk], z: Tensor) -> Components:
     return Components(groups, [pairwise_log_prob(q) for q in groups], z)
 
 
-def dieng_2019(components: Components, rate: Tensor, log_ratio: Tensor, bounds: Sandwich) -> dict:
+def dieng_2019(components: Components, rate: Tensor, log_ratio: Tensor, bounds: Sandwich) -> dict[str, Any]:
     """The convention of the Skip-VAE paper: mean rate minus mean[log q_N(z_i) - log p(z_i)], N the first 10,000 points.
 
     rate (N,), log_ratio = log q(z_i|x_i) - log p(z_i) at one draw per x (N,); the own component is part of q_N, so
@@ -171,7 +195,7 @@ def dieng_2019(components: Components, rate: Tensor, log_ratio: Tensor, bounds: 
     return {"value": value.item(), "N": points, "ceiling": math.log(points)}
 
 
-def he_2019_batch_32(components: Components) -> dict:
+def he_2019_batch_32(components: Components) -> dict[str, Any]:
     """The convention of He et al.: minus the entropy minus the log of the minibatch's mixture, batches of 32, ceiling ln 32.
 
     Mean over consecutive batches, a smaller last one by its weight. Reference: He et al. 2019, section 4 and code.
@@ -195,13 +219,18 @@ def _neg_entropy(q: Distribution, tile: Tensor) -> Tensor:
 
 def _first(components: Components, points: int) -> list[Pairs]:
     """The pairs with the first `points` batch elements only."""
-    kept, left = [], points
+    kept: list[Pairs] = []
+    left = points
     for q, pairs in zip(components.groups, components.pairs, strict=True):
-        kept.append(lambda values, pairs=pairs, width=left: pairs(values)[:, :width])
+        kept.append(partial(_narrow, pairs, left))
         left -= q.batch_shape[0]
         if left <= 0:
             break
     return kept
+
+
+def _narrow(pairs: Pairs, width: int, values: Tensor) -> Tensor:
+    return pairs(values)[:, :width]
 
 
 def _same_map(groups: list[Distribution]) -> bool:

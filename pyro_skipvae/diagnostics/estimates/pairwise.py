@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution, ExpandedDistribution
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, ExpTransform, Independent, Normal, Transform, TransformedDistribution
+
+from ..pairs.pair import Progress
 
 TILE_BYTES = 4 * 2**20  # larger broadcast temporaries leave the cache and cost more than they save
 LARGEST_SQUARE = 2e6  # times float64's 2.2e-16 the rounding of one product stays below 1e-9
@@ -24,6 +27,7 @@ def pairwise_log_prob(distribution: Distribution) -> Pairs:
     centred, and equal to the broadcast log_prob to 1e-8; where cancellation would cost more (z^2/s^2 is huge), and
     for every other family, `log_prob` broadcasts over tiles of 4 MB.
     """
+    base: Any
     base, event = factors(distribution)
     if type(base) in (dist.Normal, Normal) and event == distribution.event_shape:
         return _normal_pairs(base.loc, base.scale)
@@ -55,7 +59,7 @@ def flat(values: Tensor, batch_dims: int = 1) -> Tensor:
     return values[..., None].flatten(batch_dims)
 
 
-def carries_network(distribution: Distribution) -> bool:
+def carries_network(distribution: torch.distributions.Distribution | Distribution) -> bool:
     """Whether a density runs a network in its `log_prob`: a learned flow, an autoregressive decoder."""
     if isinstance(distribution, TransformedDistribution):
         return any(map(_is_learned, distribution.transforms)) or carries_network(distribution.base_dist)
@@ -75,7 +79,7 @@ def _is_learned(step: Transform) -> bool:
     return type(step).__module__ != TORCH_TRANSFORMS or any(map(_is_learned, inner))
 
 
-def leave_one_out(pairs: list[Pairs], values: Tensor, points: int, progress=None) -> tuple[Tensor, Tensor]:
+def leave_one_out(pairs: list[Pairs], values: Tensor, points: int, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
     """log p(v_i | i) and log sum over j != i of p(v_i | j), both (R,) in float64, in memory that does not grow with N.
 
     pairs: consecutive groups of the N = `points` batch elements; value r belongs to element i = r mod N.

@@ -1,5 +1,8 @@
 """Perplexity: nats per token, as an exponential."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from ..pairs.interval import Interval
@@ -8,7 +11,7 @@ COUNTED = "words and the end mark of each text, unknown words too; not the mark 
 BOUNDS = {"ppl_iw": "log_likelihood", "ppl_elbo": "elbo"}
 
 
-def checked_tokens(tokens, rows: int) -> Tensor:
+def checked_tokens(tokens: Any, rows: int) -> Tensor:
     """The number of tokens of each row, (rows,), on the CPU. Raises ValueError for anything else, or a row without tokens."""
     if not (isinstance(tokens, Tensor) and tokens.shape == (rows,) and tokens.min() > 0):
         shape = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
@@ -34,21 +37,21 @@ def perplexity_difference(first: Tensor, second: Tensor, tokens: Tensor) -> Inte
     The interval is over texts, paired: what makes a text hard for both is not in it (delta method).
     """
     tokens = tokens.double()
-    values, influence = [], 0.0
+    values, influence = [], torch.zeros(())
     for sign, nats in ((1, first.double()), (-1, second.double())):
         per_token = nats.sum() / tokens.sum()
         values.append(sign * per_token.exp())
         influence = influence + values[-1] * (nats - per_token * tokens) / tokens.mean()
-    value, half = sum(values).item(), 1.96 * (influence.std() / len(tokens) ** 0.5).item()
+    value, half = torch.stack(values).sum().item(), 1.96 * (influence.std() / len(tokens) ** 0.5).item()
     return Interval(value, value - half, value + half)
 
 
-def perplexities(fields: dict, tokens: Tensor, samples: int) -> dict:
+def perplexities(fields: dict[str, Any], tokens: Tensor, samples: int) -> dict[str, Any]:
     """By the ELBO and by importance sampling with `samples` draws, as plain values: each with the texts that it stands on.
 
     These are the first ones, and how many tokens they have; `tokens` is the number of all. None where the bound is.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for name, of in BOUNDS.items():
         if fields[of] is None:  # its reason is that of the bound
             found[name] = None

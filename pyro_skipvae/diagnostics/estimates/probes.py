@@ -6,6 +6,7 @@ an untrained one of the same class: its means can be read too.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ def silhouette(means: Tensor, classes: Tensor) -> float:
     return float(silhouette_score(means, classes))
 
 
-def _train(probe, means, classes, epochs, batch_size, lr):
+def _train(probe: nn.Module, means: Tensor, classes: Tensor, epochs: int, batch_size: int, lr: float) -> None:
     """Minimise the cross-entropy; the order of the items is drawn from torch's generator."""
     optimizer = torch.optim.Adam(probe.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(means) // batch_size))
@@ -117,7 +118,7 @@ def _train(probe, means, classes, epochs, batch_size, lr):
             schedule.step()
 
 
-def _checked(means, classes, test, test_classes):
+def _checked(means: Tensor, classes: Tensor, test: Tensor, test_classes: Tensor) -> list[Any]:
     """The four as NumPy arrays. Raises ValueError where they do not fit together."""
     if means.ndim != 2 or test.ndim != 2 or means.shape[1] != test.shape[1]:
         raise ValueError(
@@ -132,12 +133,12 @@ def _checked(means, classes, test, test_classes):
     return [tensor.detach().cpu().numpy() for tensor in (means, classes, test, test_classes)]
 
 
-def _some(count, seed):
+def _some(count: int, seed: int) -> Any:
     """Which items C is chosen by: all, or 10,000 at random."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:CHOSEN_ON].numpy()
 
 
-def _accuracy(found, classes):
+def _accuracy(found: Tensor, classes: Tensor) -> Accuracy:
     right = (found.cpu() == torch.as_tensor(classes).cpu()).double()
     share = right.mean().item()
     return Accuracy(share, (share * (1 - share) / len(right)) ** 0.5)

@@ -1,5 +1,8 @@
 """The rate KL(q(z|x) || p(z))."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor
@@ -9,10 +12,19 @@ from ..pairs.evaluation import as_found
 from ..pairs.finite import finite
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Chunk, Pair
+from ..pairs.rows import Inputs
 from .pairwise import factors, flat, unwrapped
 
 
-def rate(model, guide, x, *, posterior_samples: int = 10, site: str | None = None, seed: int = 0) -> Interval:
+def rate(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Inputs,
+    *,
+    posterior_samples: int = 10,
+    site: str | None = None,
+    seed: int = 0,
+) -> Interval:
     """The mean rate E_x KL(q(z|x) || p(z)) in nats per datapoint, with its 95 % interval over x.
 
     Closed form where Pyro has one, else the mean of log q(z|x) - log p(z) over `posterior_samples` draws per x.
@@ -28,7 +40,8 @@ def rate(model, guide, x, *, posterior_samples: int = 10, site: str | None = Non
 def closed_form(q: Distribution, p: Distribution) -> Tensor | None:
     """KL(q || p) per row, (n,), where Pyro or torch has it in closed form, else None."""
     try:
-        return kl_divergence(unwrapped(q), unwrapped(p)).expand(q.batch_shape).double()
+        found = kl_divergence(unwrapped(q), unwrapped(p))  # type: ignore[arg-type]  # Pyro registers kinds of its own
+        return found.expand(q.batch_shape).double()
     except NotImplementedError:
         return None
 

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyro.distributions import constraints
@@ -11,7 +12,7 @@ from ..pairs.conditions import drawn
 from ..pairs.evaluation import precision_of
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Pair
-from ..pairs.rows import Rows, as_rows, count_rows, select_rows
+from ..pairs.rows import Inputs, Rows, as_rows, count_rows, select_rows
 from ..pairs.unavailable import Refused, Unavailable
 from .pairwise import flat
 
@@ -25,7 +26,7 @@ WIDEST_MIXTURE = 64  # a full-covariance mixture beyond this is slow to fit and 
 class Marginal:
     """A Gaussian mixture over standardised z."""
 
-    mixture: object
+    mixture: Any
     loc: Tensor
     scale: Tensor
     reference: str
@@ -37,7 +38,7 @@ class Marginal:
         return torch.cat(scores) - self.scale.log().sum()
 
 
-def fit_marginal(pair: Pair, z: Tensor, fit_on, seed: int) -> tuple[Marginal, Tensor]:
+def fit_marginal(pair: Pair, z: Tensor, fit_on: Inputs | None, seed: int) -> tuple[Marginal, Tensor]:
     """r(z), and the indices of x at which it may be evaluated; z (N, *event) is one draw per x.
 
     Fitted to one draw per row of `fit_on`, of 10,000 random rows at most, or, without it, to those of a random half of x,
@@ -84,7 +85,7 @@ def marginal_bound(marginal: Marginal, z: Tensor, log_q: Tensor) -> Interval:
     return mean_interval((log_q.double().cpu() - log_r).mean(0))
 
 
-def _is_surface(support) -> bool:
+def _is_surface(support: Any) -> bool:
     while isinstance(support, type(constraints.independent(constraints.real, 1))):
         support = support.base_constraint
     return support in (constraints.simplex, constraints.sphere)
@@ -95,16 +96,17 @@ def _fit(z: Tensor, source: str, seed: int) -> Marginal:
     if len(z) < 20:
         raise Unavailable(f"a marginal r(z) cannot be fitted to {len(z)} points")
     loc, scale = z.mean(0), z.std(0).clamp(min=1e-12)  # a constant dimension keeps a finite scale
-    z, last = ((z - loc) / scale).numpy(), len(z) // 5
+    standard, last = ((z - loc) / scale).numpy(), len(z) // 5
     candidates = [mixture for mixture in MIXTURES if mixture[0] == 1 or (mixture[0] < last and z.shape[1] <= WIDEST_MIXTURE)]
-    best = max(candidates, key=lambda mixture: _mixture(z[last:], *mixture, seed).score(z[:last]))
+    best = max(candidates, key=lambda mixture: _mixture(standard[last:], mixture, seed).score(standard[:last]))
     reference = f"mixture of {best[0]} normals, {best[1]} covariance, fitted to {source}"
-    return Marginal(_mixture(z, *best, seed), loc, scale, reference)
+    return Marginal(_mixture(standard, best, seed), loc, scale, reference)
 
 
-def _mixture(z, components: int, covariance: str, seed: int):
+def _mixture(z: Any, kind: tuple[int, str], seed: int) -> Any:
     from sklearn.mixture import GaussianMixture  # a second of import that only this bound needs
 
+    components, covariance = kind
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one that has not converged is a valid r(z) all the same
         return GaussianMixture(components, covariance_type=covariance, random_state=seed % 2**32).fit(z)

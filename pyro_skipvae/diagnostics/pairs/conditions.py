@@ -1,5 +1,7 @@
 """What a model and a guide must fulfil to have numbers per datapoint."""
 
+from typing import Any
+
 import torch
 from pyro.distributions import (
     Delta,
@@ -25,7 +27,7 @@ class DropoutWatch(TorchFunctionMode):
 
     active = False
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if "dropout" in getattr(function, "__name__", ""):
             # F.dropout arrives with `training` named, torch.dropout with it in place.
@@ -39,7 +41,7 @@ def drawn(distribution: Distribution) -> Tensor:
     return distribution() if callable(distribution) else distribution.sample()
 
 
-def shared_latents(model_trace, guide_trace) -> tuple[list[str], list[str]]:
+def shared_latents(model_trace: Any, guide_trace: Any) -> tuple[list[str], list[str]]:
     """The latent sites, which model and guide share, and the missing values of observations that only the model has."""
     in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
     imputed = [name for name in imputed_sites(model_trace) if name not in in_guide]
@@ -63,7 +65,7 @@ def chosen_site(site: str | None, latents: list[str]) -> str:
     return candidates[0]
 
 
-def largest_call(trace, rows: int) -> int:
+def largest_call(trace: Any, rows: int) -> int:
     """How many rows fit into one call: a plate that stands for N points takes at most N of them."""
     largest = []
     for node in sample_sites(trace).values():

@@ -1,7 +1,8 @@
 """Evaluating a model and a guide without leaving a trace: modes, random numbers and stores stay as found."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pyro
 import torch
@@ -11,11 +12,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_skipvae.random_numbers import forked
 
-from .rows import Rows, as_rows, count_rows, values
+from .rows import Inputs, Rows, as_rows, count_rows, values
 
 
 @contextmanager
-def evaluation_mode(*callables) -> Iterator[None]:
+def evaluation_mode(*callables: Callable[..., Any]) -> Iterator[None]:
     """Every module that runs inside, runs in evaluation mode; the flags are restored afterwards, also on an exception.
 
     A global hook switches a module before its first forward, so not even one batch updates a BatchNorm statistic.
@@ -24,7 +25,7 @@ def evaluation_mode(*callables) -> Iterator[None]:
     """
     switched = []
 
-    def switch(module: nn.Module, _inputs=None) -> None:
+    def switch(module: nn.Module, _inputs: Any = None) -> None:
         # Only `training` is set: an overridden train() or eval() may do more, which could not be undone.
         training = [part for part in module.modules() if part.training] if module.training else []
         switched.extend(training)
@@ -43,7 +44,7 @@ def evaluation_mode(*callables) -> Iterator[None]:
             part.training = True
 
 
-def forked_random(x: Rows, seed: int, *callables):
+def forked_random(x: Rows, seed: int, *callables: Callable[..., Any]) -> AbstractContextManager[None]:
     """The random numbers of the CPU, and of the devices of x and of the callables' modules, start at `seed` inside.
 
     They continue as found afterwards.
@@ -52,18 +53,18 @@ def forked_random(x: Rows, seed: int, *callables):
     return forked({tensor.device for tensor in tensors}, seed)
 
 
-def parameters_of(*callables) -> list[nn.Parameter]:
+def parameters_of(*callables: Callable[..., Any]) -> list[nn.Parameter]:
     """The parameters of the modules that the callables are, or are methods of."""
     return [p for owner in map(_owner, callables) if isinstance(owner, nn.Module) for p in owner.parameters()]
 
 
-def precision_of(*callables) -> Tensor | None:
+def precision_of(*callables: Callable[..., Any]) -> Tensor | None:
     """A parameter in whose precision, and on whose device, the callables compute; None where they have none."""
     return next((parameter for parameter in parameters_of(*callables) if parameter.is_floating_point()), None)
 
 
 @contextmanager
-def kept_prototypes(*callables) -> Iterator[None]:
+def kept_prototypes(*callables: Callable[..., Any]) -> Iterator[None]:
     """An EasyGuide that has not run yet is new again afterwards: its first run sets it up for the rows of that run."""
     fresh = [guide for guide in map(_owner, callables) if isinstance(guide, EasyGuide) and guide.prototype_trace is None]
     known = [set(guide._pyro_params) for guide in fresh]
@@ -78,7 +79,7 @@ def kept_prototypes(*callables) -> Iterator[None]:
                 found.clear()
 
 
-def _owner(function):
+def _owner(function: Any) -> Any:
     return getattr(function, "__self__", function)
 
 
@@ -95,7 +96,7 @@ def kept_param_store() -> Iterator[None]:
 
 
 @contextmanager
-def as_found(*callables, x, seed: int, samples: tuple[int, ...]) -> Iterator[Rows]:
+def as_found(*callables: Callable[..., Any], x: Inputs, seed: int, samples: tuple[int, ...]) -> Iterator[Rows]:
     """Evaluation mode, no gradients, random numbers from `seed`; the caller's state is as found afterwards.
 
     Yields the rows of x; they are read inside, since a lazy view may draw what it returns. `samples` are the

@@ -1,7 +1,8 @@
 """A Pyro model and guide, read through their traces: q(z|x), p(z) and log p(x|z) per datapoint."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
@@ -22,7 +23,7 @@ from .conditions import (
     same_distribution,
     shared_latents,
 )
-from .rows import Rows, as_rows, call, count_rows, named_rows, select_rows, traced
+from .rows import Inputs, Rows, as_rows, call, count_rows, named_rows, select_rows, traced
 from .sites import (
     auxiliary_sites,
     is_masked,
@@ -41,6 +42,7 @@ from .unavailable import FAILURES, Refused, told
 
 ENCODER_ROWS = 256
 PROBE_ROWS = 3
+Progress = Callable[[str, int, int], object]  # called with the stage, what is done, and the total
 
 
 @dataclass
@@ -54,7 +56,8 @@ class Chunk:
     def draws(self, samples: int) -> tuple[Tensor, Tensor]:
         """z (S, n, *event) and log q(z|x) (S, n): one draw at a time, since inverse flows know only their last one."""
         pairs = [(z := drawn(self.q), self.q.log_prob(z)) for _ in range(samples)]
-        return tuple(torch.stack(part) for part in zip(*pairs, strict=True))
+        z, log_q = (torch.stack(part) for part in zip(*pairs, strict=True))
+        return z, log_q
 
 
 class Pair:
@@ -71,7 +74,7 @@ class Pair:
     asked of a pair is asked at all rows.
     """
 
-    def __init__(self, model, guide, x, *, site: str | None = None):
+    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], x: Inputs, *, site: str | None = None) -> None:
         self.model, self.guide, self.x = model, guide, as_rows(x)
         if isinstance(guide, AutoGuide):  # even one look at three rows would set it up for three rows
             raise Refused(
@@ -103,11 +106,11 @@ class Pair:
         """The other latent sites."""
         return [name for name in self.latents if name != self.site]
 
-    def rows(self, index) -> Rows:
+    def rows(self, index: slice | Tensor) -> Rows:
         """The rows of x at a slice or an index tensor, as arguments for the model and the guide."""
         return select_rows(self.x, index)
 
-    def chunks(self, progress=None) -> Iterator[Chunk]:
+    def chunks(self, progress: Progress | None = None) -> Iterator[Chunk]:
         """All rows with their posteriors, about 256 rows at a time."""
         size = min(ENCODER_ROWS, self.largest)
         starts = list(range(0, self.points, size))
@@ -140,7 +143,7 @@ class Pair:
                     raise
             return q
 
-    def support(self):
+    def support(self) -> Any:
         """Where q(z|x) lies, a constraint of torch, or None where it does not say."""
         with torch.random.fork_rng():
             try:
@@ -148,7 +151,7 @@ class Pair:
             except (NotImplementedError, AttributeError):
                 return None
 
-    def prior(self, rows: Rows, values: dict | None = None) -> Distribution:
+    def prior(self, rows: Rows, values: dict[str, Any] | None = None) -> Distribution:
         """p(z) at these rows, batch (n,); the model stops at z, so the decoder does not run."""
         model = poutine.condition(self.model, data=values or {})
         try:
@@ -170,7 +173,7 @@ class Pair:
                 self._refuse_prior()
         return p
 
-    def draw(self, chunk: Chunk, points: int) -> tuple[dict, dict]:
+    def draw(self, chunk: Chunk, points: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """One draw of every latent site at the first `points` rows of a chunk, and its log q per site, (points,).
 
         Log q has the factors and observed sites of the guide too, by their names.
@@ -184,7 +187,7 @@ class Pair:
         log_q = [log_prob_by_row(node, points) for node in nodes]
         return values, dict(zip([*self.latents, *self.guide_terms], log_q, strict=True))
 
-    def log_joint(self, index: Tensor, values: dict, *, rows: int) -> tuple[Tensor, dict]:
+    def log_joint(self, index: Tensor, values: dict[str, Any], *, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         """log p(x|z) (R,) and log p per latent site (R,), at the rows `index` (R,) of x and values (R, ...)."""
         pieces = []
         # Even pieces: a last piece of one row is a trap for networks that squeeze.
@@ -192,20 +195,21 @@ class Pair:
             trace = self._model_trace(self.rows(index[part]), {name: value[part] for name, value in values.items()})
             pieces.append({name: log_prob_by_row(trace.nodes[name], len(part)) for name in self.observed + self.latents})
         joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-        return sum(joined[name] for name in self.observed), {name: joined[name] for name in self.latents}
+        log_x: Any = sum(joined[name] for name in self.observed)
+        return log_x, {name: joined[name] for name in self.latents}
 
-    def _guide_trace(self, rows: Rows):
+    def _guide_trace(self, rows: Rows) -> Any:
         trace = traced(self.guide, rows)
         self._check_sites("guide", trace, self._in_guide, count_rows(rows))
         return trace
 
-    def _model_trace(self, rows: Rows, values: dict):
+    def _model_trace(self, rows: Rows, values: dict[str, Any]) -> Any:
         """A run of the model at given values of the latent sites."""
         trace = call(self.model, rows, poutine.trace(poutine.condition(self.model, data=values)).get_trace)
         self._check_sites("model", trace, self._in_model, count_rows(rows))
         return trace
 
-    def _check_sites(self, where: str, trace, expected: set, rows: int) -> None:
+    def _check_sites(self, where: str, trace: Any, expected: set[str], rows: int) -> None:
         """Every run has the sites of the first, with one scale at all rows."""
         sites = sample_sites(trace)
         if set(sites) != expected:
@@ -216,7 +220,7 @@ class Pair:
         for node in sites.values():
             self._check_scale(where, node, rows)
 
-    def _check_scale(self, where: str, node, rows: int) -> None:
+    def _check_scale(self, where: str, node: Any, rows: int) -> None:
         """A scale per row has no mean per datapoint; one number for all rows is left out."""
         scale = own_scale(node, rows)
         if scale.dim() == 0:
@@ -237,7 +241,7 @@ class Pair:
                 "so the rate may be negative and bounds no mutual information"
             )
 
-    def _check_guide(self, trace, rows: int) -> None:
+    def _check_guide(self, trace: Any, rows: int) -> None:
         others = [name for name in auxiliary_sites(trace) if name != posterior_node(trace, self.site)["name"]]
         check_posterior(self.site, posterior_at(trace, self.site, rows), others)
         if others:
@@ -248,7 +252,7 @@ class Pair:
         if plate_scale(posterior_node(trace, self.site), rows) != 1:
             raise Refused(f"expected {self.site!r} outside plates that subsample, got one inside: a part of z has no rate")
 
-    def _note_terms(self, guide_trace, model_trace, rows: int) -> None:
+    def _note_terms(self, guide_trace: Any, model_trace: Any, rows: int) -> None:
         """What a reader should know of factors, scales and missing values, of which the numbers are made."""
         if self.guide_terms:
             self.notes.append(
@@ -259,7 +263,7 @@ class Pair:
             self.notes.append(f"the guide does not draw {self.imputed}: missing values are integrated out, not imputed")
         self._note_scales({"model": model_trace, "guide": guide_trace}, rows)
 
-    def _note_scales(self, traces: dict, rows: int) -> None:
+    def _note_scales(self, traces: dict[str, Any], rows: int) -> None:
         """One scale of everything cancels per datapoint; scales that differ between the sites are left out."""
         scales = {
             f"{scale:.3g} of {node['name']!r} in the {where}": scale
@@ -271,7 +275,7 @@ class Pair:
             words = ", ".join(words for words, scale in scales.items() if abs(scale - 1) > 1e-5)
             self.notes.append(f"poutine.scale is left out ({words}): the numbers are those of the unscaled model and guide")
 
-    def _probe(self):
+    def _probe(self) -> tuple[Rows, Any, Any]:
         """A few rows, and the traces of guide and model there: the first, or the first with a sound q(z|x)."""
         rows = self.rows(slice(0, PROBE_ROWS))
         try:
@@ -302,11 +306,11 @@ class Pair:
             raise Refused(f"expected a guide whose draws have a finite density, got none at {named_rows(bad)}")
         return (~bad).nonzero().flatten()[:PROBE_ROWS] if bad.any() else None
 
-    def _traces(self, rows: Rows):
+    def _traces(self, rows: Rows) -> tuple[Any, Any]:
         guide_trace = traced(self.guide, rows)
         return guide_trace, call(self.model, rows, poutine.trace(poutine.replay(self.model, guide_trace)).get_trace)
 
-    def _check_repeatable(self, rows: Rows, guide_trace) -> None:
+    def _check_repeatable(self, rows: Rows, guide_trace: Any) -> None:
         """The same z must give the same log-densities twice; a dropout that stays on, or a nuisance, breaks that."""
         values = {name: guide_trace.nodes[name]["value"] for name in self.latents}
         index = torch.arange(count_rows(rows))
@@ -323,7 +327,7 @@ class Pair:
         if self.nuisance:
             self._check_prior(rows, values, {name: again.nodes[name]["value"] for name in self.latents})
 
-    def _is_repeatable(self, index: Tensor, values: dict) -> bool:
+    def _is_repeatable(self, index: Tensor, values: dict[str, Any]) -> bool:
         try:
             return equal(*(self.log_joint(index, values, rows=len(index))[0] for _ in range(2)))
         except Refused:
@@ -347,9 +351,9 @@ class Pair:
             "its rate and mutual information are not defined by one distribution per x"
         )
 
-    def _check_prior(self, rows: Rows, first: dict, second: dict) -> None:
-        others = [{name: values[name] for name in self.nuisance} for values in (first, second)]
-        if not same_distribution(*(self.prior(rows, values) for values in others), rows):
+    def _check_prior(self, rows: Rows, first: dict[str, Any], second: dict[str, Any]) -> None:
+        one, other = (self.prior(rows, {name: values[name] for name in self.nuisance}) for values in (first, second))
+        if not same_distribution(one, other, rows):
             self._refuse_prior()
 
     def _refuse_prior(self) -> None:

@@ -1,27 +1,43 @@
 """The rows of x, as arguments of a model and a guide: a tuple for `*x`, or a dict for `**x`, of tensors of equal length."""
 
 import inspect
+from typing import Any, Protocol
 
 import numpy
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-Rows = tuple | dict
+Rows = tuple[Any, ...] | dict[str, Any]
 
 
-def as_rows(x, like: Tensor | None = None) -> Rows:
+class View(Protocol):
+    """An array that is read when it is sliced."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+Inputs = Tensor | numpy.ndarray[Any, Any] | View | list[Any] | Rows  # what `as_rows` takes
+
+
+def as_rows(x: Inputs, like: Tensor | None = None) -> Rows:
     """x as the arguments that the model and the guide take: a tensor or a list as a tuple; lazy views are read whole.
 
     A NumPy array becomes a tensor where `like` is, floating-point numbers in its precision. Raises ValueError for what has
     no rows, or tensors of different numbers of rows.
     """
+    rows: Rows
+    leading: Any
     if isinstance(x, dict):
         rows = {name: _read(item, like) for name, item in x.items()}
         leading, named = next(filter(_has_rows, rows.values()), None), all(isinstance(name, str) for name in rows)
     else:
-        rows = tuple(_read(item, like) for item in (x if _is_several(x) else (x,)))
-        leading, named = rows[0] if rows else None, True
+        several: Any = x if _is_several(x) else (x,)
+        rows = tuple(_read(item, like) for item in several)
+        leading, named = next(iter(rows), None), True
     if not (named and _has_rows(leading) and len(leading) > 0):
         raise ValueError(
             "expected x to be a tensor with rows, a tuple or list that starts with one, or a dict of them by name, "
@@ -33,7 +49,7 @@ def as_rows(x, like: Tensor | None = None) -> Rows:
     return rows
 
 
-def values(rows: Rows) -> tuple:
+def values(rows: Rows) -> tuple[Any, ...]:
     """What is in the rows, without names."""
     return tuple(rows.values()) if isinstance(rows, dict) else rows
 
@@ -48,14 +64,14 @@ def count_rows(rows: Rows) -> int:
     return len(leading(rows))
 
 
-def select_rows(rows: Rows, index) -> Rows:
+def select_rows(rows: Rows, index: slice | Tensor) -> Rows:
     """The rows at a slice or an index tensor; what is not a tensor with rows is passed on as it is."""
     if isinstance(rows, dict):
         return {name: item[index] if _has_rows(item) else item for name, item in rows.items()}
     return tuple(item[index] if _has_rows(item) else item for item in rows)
 
 
-def call(function, rows: Rows, run=None):
+def call(function: Any, rows: Rows, run: Any = None) -> Any:
     """function(*rows), or function(**rows): a dict is passed whole where the function has no arguments of these names.
 
     `run` is called in its place, a handler of the function that hides its arguments.
@@ -66,7 +82,7 @@ def call(function, rows: Rows, run=None):
     return run(**rows) if _has_arguments(function, rows) else run(rows)
 
 
-def traced(function, rows: Rows):
+def traced(function: Any, rows: Rows) -> Any:
     """The trace of a model or a guide at these rows."""
     return call(function, rows, poutine.trace(function).get_trace)
 
@@ -80,7 +96,7 @@ def named_rows(bad: Tensor) -> str:
     return f"row {shown} of x" if len(found) == 1 else f"rows {shown}{', ...' * (len(found) > 5)} of x ({len(found)} rows)"
 
 
-def _has_arguments(function, rows: dict) -> bool:
+def _has_arguments(function: Any, rows: dict[str, Any]) -> bool:
     function = inspect.unwrap(function)
     try:
         inspect.signature(function.forward if isinstance(function, nn.Module) else function).bind(**rows)
@@ -89,11 +105,11 @@ def _has_arguments(function, rows: dict) -> bool:
     return True
 
 
-def _is_several(x) -> bool:
+def _is_several(x: Any) -> bool:
     return isinstance(x, tuple) or (isinstance(x, list) and len(x) > 0 and hasattr(x[0], "shape"))
 
 
-def _read(item, like: Tensor | None):
+def _read(item: Any, like: Tensor | None) -> Any:
     if isinstance(item, numpy.ndarray | numpy.generic) and item.dtype.kind in "biuf":
         tensor = torch.from_numpy(numpy.array(item))
         return tensor if like is None else tensor.to(like.device, like.dtype if tensor.is_floating_point() else tensor.dtype)
@@ -101,18 +117,18 @@ def _read(item, like: Tensor | None):
     return item[:] if lazy else item
 
 
-def _is_sliced_to_tensor(item) -> bool:
+def _is_sliced_to_tensor(item: Any) -> bool:
     try:
         return isinstance(item[:], Tensor)
     except (TypeError, KeyError, IndexError, ValueError):  # a table, which is not sliced by rows
         return False
 
 
-def _has_rows(item) -> bool:
+def _has_rows(item: Any) -> bool:
     return isinstance(item, Tensor) and item.dim() > 0
 
 
-def _kind(x, leading) -> str:
+def _kind(x: Any, leading: Any) -> str:
     if isinstance(x, dict):
         return f"a dict of {', '.join(f'{name!r}: {_kind(item, item)}' for name, item in x.items())}" if x else "an empty dict"
     if isinstance(x, tuple) and not x:

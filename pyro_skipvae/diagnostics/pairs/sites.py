@@ -1,6 +1,7 @@
 """Sample sites of a Pyro trace, read per datapoint."""
 
 import math
+from typing import Any
 
 import torch
 from pyro.distributions import Delta, Distribution, ExpandedDistribution, MaskedDistribution
@@ -12,7 +13,7 @@ from torch.distributions import Independent
 from .unavailable import Refused, Unavailable, told
 
 
-def sample_sites(trace) -> dict:
+def sample_sites(trace: Any) -> dict[str, Any]:
     """The sample sites of a trace in order: without subsampling and `pyro.deterministic`."""
     return {
         name: node
@@ -21,30 +22,30 @@ def sample_sites(trace) -> dict:
     }
 
 
-def latent_sites(trace) -> list[str]:
+def latent_sites(trace: Any) -> list[str]:
     """The names of the latent sites of a trace, without a guide's auxiliary ones."""
     sites = sample_sites(trace).items()
     return [name for name, node in sites if not node["is_observed"] and not node["infer"].get("is_auxiliary")]
 
 
-def auxiliary_sites(trace) -> list[str]:
+def auxiliary_sites(trace: Any) -> list[str]:
     """The names of a guide's auxiliary latent sites: the model does not have them."""
     sites = sample_sites(trace).items()
     return [name for name, node in sites if not node["is_observed"] and node["infer"].get("is_auxiliary")]
 
 
-def imputed_sites(trace) -> list[str]:
+def imputed_sites(trace: Any) -> list[str]:
     """The latent sites of `pyro.sample(name, ..., obs=x, obs_mask=mask)`: they stand for the values that are missing."""
     names = [name.removesuffix("_unobserved") for name in latent_sites(trace) if name.endswith("_unobserved")]
     return [f"{name}_unobserved" for name in names if f"{name}_observed" in trace.nodes and name in trace.nodes]
 
 
-def observed_sites(trace) -> list[str]:
+def observed_sites(trace: Any) -> list[str]:
     """The names of the observed sites of a trace, factors too."""
     return [name for name, node in sample_sites(trace).items() if node["is_observed"]]
 
 
-def likelihood_sites(trace) -> list[str]:
+def likelihood_sites(trace: Any) -> list[str]:
     """The names of a model's observed sites, which make up log p(x|z); ValueError where there are none."""
     names = observed_sites(trace)
     if not names:
@@ -52,7 +53,7 @@ def likelihood_sites(trace) -> list[str]:
     return names
 
 
-def data_dim(node, rows: int) -> int:
+def data_dim(node: Any, rows: int) -> int:
     """The (negative) batch dimension of a site's data plate; ValueError where the rows are not in a plate."""
     shape = node["fn"].batch_shape
     frames = [frame for frame in node["cond_indep_stack"] if frame.vectorized]
@@ -75,7 +76,7 @@ def data_dim(node, rows: int) -> int:
     return min(dims)
 
 
-def posterior_node(trace, site: str):
+def posterior_node(trace: Any, site: str) -> Any:
     """The node that draws a latent site of a guide: its own, or the auxiliary one whose value an EasyGuide hands on."""
     node, auxiliary = trace.nodes[site], auxiliary_sites(trace)
     if isinstance(node["fn"], Delta) and len(auxiliary) == 1:
@@ -85,7 +86,7 @@ def posterior_node(trace, site: str):
     return node
 
 
-def posterior_at(trace, site: str, rows: int) -> Distribution:
+def posterior_at(trace: Any, site: str, rows: int) -> Distribution:
     """q(z|x) from a guide's trace, batch (rows,); ValueError where a mask leaves out some of it."""
     node = posterior_node(trace, site)
     q = _without_full_masks(node)
@@ -94,17 +95,17 @@ def posterior_at(trace, site: str, rows: int) -> Distribution:
     return _by_row(node, q, rows)
 
 
-def prior_at(node, rows: int) -> Distribution:
+def prior_at(node: Any, rows: int) -> Distribution:
     """p(z) from its node in the model, batch (rows,); both spellings of a mask, on the site or in its distribution, count."""
     return _by_row(node, _without_full_masks(node), rows)
 
 
-def likelihood_at(node, rows: int) -> Distribution:
+def likelihood_at(node: Any, rows: int) -> Distribution:
     """p(x|z) from its node in the model, batch (rows,), without masks and scales around it."""
     return _by_row(node, node["fn"], rows)
 
 
-def log_prob_by_row(node, rows: int) -> Tensor:
+def log_prob_by_row(node: Any, rows: int) -> Tensor:
     """log p of a site's value per datapoint, (rows,): scaled as plates inside the data plate ask for, masks kept."""
     try:
         log_prob = scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"])
@@ -115,13 +116,13 @@ def log_prob_by_row(node, rows: int) -> Tensor:
     return log_prob.reshape(rows, -1).sum(1) * plate_scale(node, rows)
 
 
-def plate_scale(node, rows: int) -> float:
+def plate_scale(node: Any, rows: int) -> float:
     """The scale of a site by plates inside the data plate: size / subsample size, where they draw or take a part."""
     dim = data_dim(node, rows)
     return math.prod(_stands_for(frame) for frame in node["cond_indep_stack"] if frame.dim != dim)
 
 
-def own_scale(node, rows: int) -> Tensor:
+def own_scale(node: Any, rows: int) -> Tensor:
     """The scale of a site by `poutine.scale`, without those of its plates: (), or one per element of its batch."""
     scale = torch.as_tensor(node["scale"], dtype=torch.float64)
     return scale / math.prod(_stands_for(frame) for frame in node["cond_indep_stack"])
@@ -136,11 +137,11 @@ def is_masked(distribution: Distribution) -> bool:
     return False
 
 
-def _stands_for(frame) -> float:
+def _stands_for(frame: Any) -> float:
     return (frame.full_size or frame.size) / frame.size
 
 
-def _by_row(node, distribution: Distribution, rows: int) -> Distribution:
+def _by_row(node: Any, distribution: Distribution, rows: int) -> Distribution:
     """Plates to the right of the data plate become event dimensions."""
     dim = data_dim(node, rows)
     if distribution.batch_shape != node["fn"].batch_shape:
@@ -149,7 +150,7 @@ def _by_row(node, distribution: Distribution, rows: int) -> Distribution:
     return distribution.to_event(-dim - 1) if dim < -1 else distribution
 
 
-def _without_full_masks(node) -> Distribution:
+def _without_full_masks(node: Any) -> Distribution:
     """The distribution of a site under all its masks; those that leave nothing out are taken off: they hide closed forms."""
     masked = node["fn"] if node["mask"] is None else node["fn"].mask(node["mask"])
     return masked if is_masked(masked) else _unmasked(masked)

@@ -1,10 +1,13 @@
 """Pairs and estimates that are refused, each with its reason."""
 
 import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 # What a model, a guide or a distribution of others may raise where it cannot do what is asked of it.
 FAILURES = (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError)
 LONGEST = 300
+Found = TypeVar("Found")
 # What torch says of values and parameters, before it shows them in full.
 OUTSIDE = re.compile(r"Expected value argument .* to be within the support .* of the distribution (\w+)", re.DOTALL)
 INVALID = re.compile(r"Expected parameter (\w+) .* of distribution (\w+).* to satisfy the constraint", re.DOTALL)
@@ -18,7 +21,9 @@ class Unavailable(ValueError):
     """An estimate that this model and guide do not admit; the text is the reason, as printed in the card."""
 
 
-def attempt(reasons: dict[str, str], names: str | tuple[str, ...], estimate, *args, **options):
+def attempt(
+    reasons: dict[str, str], names: str | tuple[str, ...], estimate: Callable[..., Found], *args: Any, **options: Any
+) -> Found | None:
     """The estimate, or None with its reason noted under its name, or names, where it fails; a refused pair raises."""
     try:
         return estimate(*args, **options)

@@ -1,8 +1,10 @@
 """What a report costs, and holding what needs the decoder to a number of seconds."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -10,7 +12,7 @@ from ..estimates.elbo import draw_all
 from ..estimates.model_mutual_information import ancestral_cost
 from ..pairs.evaluation import as_found
 from ..pairs.pair import Chunk, Pair
-from ..pairs.rows import count_rows, select_rows
+from ..pairs.rows import Inputs, count_rows, select_rows
 from ..pairs.unavailable import Unavailable
 from .sizes import Sizes
 
@@ -30,7 +32,7 @@ class Budget:
 
     def left(self) -> float:
         """Seconds that are left."""
-        return self.seconds - (time.perf_counter() - self.started)
+        return (math.inf if self.seconds is None else self.seconds) - (time.perf_counter() - self.started)
 
     def points(self, what: str, points: int, rows_per_point: float, share: float | None = None) -> int:
         """How many of `points` fit into a share (None: what is left); the smallest step of the ladder at least."""
@@ -93,7 +95,14 @@ def row_seconds(pair: Pair, chunks: list[Chunk], rows: int) -> float:
 
 
 def expected_seconds(
-    model, guide, x, *, sizes: Sizes, importance_samples: int = 200, posterior_samples: int = 10, rows: int = 256
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Inputs,
+    *,
+    sizes: Sizes,
+    importance_samples: int = 200,
+    posterior_samples: int = 10,
+    rows: int = 256,
 ) -> float:
     """About how many seconds a report of these sizes takes on this machine, from one batch of the guide and of the decoder."""
     with as_found(model, guide, x=x, seed=0, samples=(posterior_samples, importance_samples)) as x:
@@ -102,7 +111,7 @@ def expected_seconds(
         chunks = list(pair.chunks())
         encoding = (time.perf_counter() - start) * points / pair.points
         elbo_points = min(points, sizes.elbo_points)
-        decoded = elbo_points * (min(posterior_samples, sizes.elbo_samples) + 1)
+        decoded: float = elbo_points * (min(posterior_samples, sizes.elbo_samples) + 1)
         decoded += min(elbo_points, sizes.log_likelihood_points) * importance_samples
         largest, cost = ancestral_cost(pair)
         decoded += cost(min(largest, points, sizes.model_points))

@@ -5,6 +5,7 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 # Changes with an estimator or a field. 2: the interval of aggregate_kl has the error over points, factors and masks count as in
 # Pyro's ELBO, the numbers of points do not depend on the machine.
@@ -39,14 +40,14 @@ FIELDS = {
 }
 
 
-def check_extra(extra: dict | None) -> None:
+def check_extra(extra: dict[str, Any] | None) -> None:
     """Raises ValueError where a caller's field has the name of one of `FIELDS`."""
     clash = sorted(set(FIELDS) & set(extra or {}))
     if clash:
         raise ValueError(f"expected card= to add fields of its own, got {clash}, which the report fills in")
 
 
-def evaluation_card(extra: dict | None, **fields) -> dict:
+def evaluation_card(extra: dict[str, Any] | None, **fields: Any) -> dict[str, Any]:
     """The fields of this evaluation, the versions that it ran with, and the caller's own fields, in one flat dict."""
     card = {"schema": SCHEMA, **fields, "code": code(), "versions": versions()}
     return {name: card[name] for name in FIELDS} | (extra or {})

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import NoneType
+from typing import Any
 
 from torch import Tensor
 
@@ -21,8 +23,8 @@ from ..estimates.perplexity import checked_tokens, perplexities
 from ..pairs.evaluation import as_found
 from ..pairs.finite import check_draws, finite
 from ..pairs.interval import Interval, cycle_standard_error, mean_interval, standard_error
-from ..pairs.pair import Pair
-from ..pairs.rows import count_rows, select_rows
+from ..pairs.pair import Pair, Progress
+from ..pairs.rows import Inputs, count_rows, select_rows
 from ..pairs.unavailable import Unavailable, attempt
 from .budget import ELBO_SHARE, Budget, measured_budget
 from .card import check_extra, evaluation_card
@@ -89,8 +91,8 @@ class CollapseReport:
     mi_marginal: Interval | None
     mi_ceiling: float
     saturated: bool | None
-    mi_dieng_2019: dict | None
-    mi_he_2019_batch_32: dict | None
+    mi_dieng_2019: dict[str, Any] | None
+    mi_he_2019_batch_32: dict[str, Any] | None
     aggregate_kl: Interval | None
     model_mutual_information: MutualInformation | None
     active_units: int | None
@@ -99,9 +101,9 @@ class CollapseReport:
     shuffled_latent_loss: float | None
     standard_errors: dict[str, float]
     verdict: Verdict
-    card: dict
-    perplexity: dict | None = None
-    amortized: dict | None = None
+    card: dict[str, Any]
+    perplexity: dict[str, Any] | None = None
+    amortized: dict[str, Any] | None = None
     elbo_on_log_likelihood_points: float | None = None
 
     def __str__(self) -> str:
@@ -117,11 +119,11 @@ class CollapseReport:
         """The table and the verdict as escaped HTML, for notebooks."""
         return html(self)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values with the attributes' names as keys; the verdict is {kind, sentence, amounts}."""
         return dataclasses.asdict(self) | {"verdict": self.verdict.to_dict()}
 
-    def to_frame(self):
+    def to_frame(self) -> Any:
         """A pandas DataFrame of the estimates: index `estimate`; columns value, low, high (95 % interval) and points.
 
         Raises ImportError where pandas is not installed.
@@ -160,21 +162,21 @@ class CollapseReport:
 
 
 def collapse_report(
-    model,
-    guide,
-    x,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Inputs,
     *,
     importance_samples: int = 200,
     posterior_samples: int = 10,
-    fit_on=None,
+    fit_on: Inputs | None = None,
     site: str | None = None,
     seed: int = 0,
     budget: float | None = None,
     sizes: Sizes | None = None,
     rows: int = 256,
-    tokens=None,
-    card: dict | None = None,
-    progress=None,
+    tokens: Tensor | None = None,
+    card: dict[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> CollapseReport:
     """Says whether the latent variables of a Pyro model and guide are used, by the encoder and by the decoder.
 
@@ -201,7 +203,8 @@ def collapse_report(
         if count_rows(x) > sizes.points:
             x, tokens = select_rows(x, slice(0, sizes.points)), None if tokens is None else tokens[: sizes.points]
         pair = Pair(model, guide, x, site=site)
-        facts, reasons = {"seed": seed, "budget_seconds": budget}, {}
+        facts: dict[str, Any] = {"seed": seed, "budget_seconds": budget}
+        reasons: dict[str, str] = {}
         encoded = encode(pair, posterior_samples, progress)
         fields = _rates(encoded, reasons)
         fields |= _information(pair, encoded, fit_on, seed, reasons, facts, progress)
@@ -221,7 +224,7 @@ def collapse_report(
     return _concluded(fields, made, pair)
 
 
-def _concluded(fields: dict, card: dict, pair: Pair) -> CollapseReport:
+def _concluded(fields: dict[str, Any], card: dict[str, Any], pair: Pair) -> CollapseReport:
     """The report from its fields, whose plain numbers are still one per point, (n,)."""
     known = {name: fields[name] for name in PLAIN if fields[name] is not None}
     errors = {name: (cycle_standard_error if name == "shuffled_latent_loss" else standard_error)(known[name]) for name in known}
@@ -255,7 +258,7 @@ def aggregate_kl(rate: Tensor, bounds: Sandwich, marginal: Interval | None) -> I
     return Interval(value, low.low, max(high.high, value))
 
 
-def _rates(encoded: Encoded, reasons: dict) -> dict:
+def _rates(encoded: Encoded, reasons: dict[str, Any]) -> dict[str, Any]:
     """`rate` per point (N,), and per dimension."""
     per_dimension = encoded.rate_per_dimension
     if per_dimension is None:
@@ -266,7 +269,15 @@ def _rates(encoded: Encoded, reasons: dict) -> dict:
     return {"rate": found, "rate_per_dimension": None if per_dimension is None else per_dimension.tolist()}
 
 
-def _information(pair: Pair, encoded: Encoded, fit_on, seed: int, reasons: dict, facts: dict, progress) -> dict:
+def _information(
+    pair: Pair,
+    encoded: Encoded,
+    fit_on: Inputs | None,
+    seed: int,
+    reasons: dict[str, Any],
+    facts: dict[str, Any],
+    progress: Progress | None,
+) -> dict[str, Any]:
     """The bounds on I_q(x; z), the aggregate KL and the papers' conventions."""
     found, components, bounds = all_bounds(
         pair, encoded.chunks, encoded.z, encoded.log_q, fit_on=fit_on, seed=seed, progress=progress
@@ -287,7 +298,7 @@ def _information(pair: Pair, encoded: Encoded, fit_on, seed: int, reasons: dict,
     }
 
 
-def _dieng_2019(components: Components, encoded: Encoded, bounds: Sandwich) -> dict:
+def _dieng_2019(components: Components, encoded: Encoded, bounds: Sandwich) -> dict[str, Any]:
     return dieng_2019(components, encoded.rate, encoded.log_ratio[0], bounds)
 
 
@@ -301,14 +312,25 @@ def _aggregate_kl(pair: Pair, encoded: Encoded, bounds: Sandwich, found: MutualI
     return aggregate_kl(encoded.rate, bounds, found.marginal)
 
 
-def _units(encoded: Encoded, reasons: dict) -> dict:
+def _units(encoded: Encoded, reasons: dict[str, Any]) -> dict[str, Any]:
     variances = mean_variances(encoded.halves)
     counts = {"active_units": 0.01, "active_units_0_02": 0.02}
     found = {name: attempt(reasons, name, units_above, encoded.halves, threshold) for name, threshold in counts.items()}
     return found | {"active_unit_variances": variances.tolist()}
 
 
-def _elbo(pair, encoded: Encoded, budget: Budget, sizes: Sizes, samples: int, rows: int, seed: int, reasons, facts, progress):
+def _elbo(
+    pair: Pair,
+    encoded: Encoded,
+    budget: Budget,
+    sizes: Sizes,
+    samples: int,
+    rows: int,
+    seed: int,
+    reasons: dict[str, str],
+    facts: dict[str, Any],
+    progress: Progress | None,
+) -> dict[str, Any]:
     """`elbo`, `distortion` and `shuffled_latent_loss` per point (n,)."""
     points = budget.points("the ELBO", min(pair.points, sizes.elbo_points), 2, ELBO_SHARE)
     samples = budget.samples(points, 1 if encoded.dimensions == 0 else min(samples, sizes.elbo_samples), ELBO_SHARE)
@@ -327,7 +349,7 @@ def _elbo(pair, encoded: Encoded, budget: Budget, sizes: Sizes, samples: int, ro
     }
 
 
-def _on_the_same_points(fields: dict, reasons: dict, points: int) -> Tensor | None:
+def _on_the_same_points(fields: dict[str, Any], reasons: dict[str, Any], points: int) -> Tensor | None:
     """The ELBO on the points of the log-likelihood, (points,), to compare the two."""
     missing = next((name for name in ("elbo", "log_likelihood") if fields[name] is None), None)
     if missing:
@@ -336,7 +358,9 @@ def _on_the_same_points(fields: dict, reasons: dict, points: int) -> Tensor | No
     return fields["elbo"][:points]
 
 
-def _under_the_model(pair: Pair, encoded: Encoded, budget: Budget, sizes: Sizes, rows: int, reasons: dict, facts: dict) -> dict:
+def _under_the_model(
+    pair: Pair, encoded: Encoded, budget: Budget, sizes: Sizes, rows: int, reasons: dict[str, Any], facts: dict[str, Any]
+) -> dict[str, Any]:
     found = attempt(reasons, "model_mutual_information", _ancestral_bounds, pair, encoded, budget, sizes, rows)
     facts["model_mutual_information_points"] = found.points if found else 0
     return {"model_mutual_information": found}
@@ -353,7 +377,17 @@ def _ancestral_bounds(pair: Pair, encoded: Encoded, budget: Budget, sizes: Sizes
     return ancestral_bounds(pair.model, pair.x, samples=points, site=pair.site, rows=min(rows, pair.largest))
 
 
-def _log_likelihood(pair, encoded: Encoded, budget: Budget, sizes: Sizes, samples: int, rows: int, reasons, facts, progress):
+def _log_likelihood(
+    pair: Pair,
+    encoded: Encoded,
+    budget: Budget,
+    sizes: Sizes,
+    samples: int,
+    rows: int,
+    reasons: dict[str, str],
+    facts: dict[str, Any],
+    progress: Progress | None,
+) -> dict[str, Any]:
     """`log_likelihood` and `log_likelihood_tenth` per point (n,), and the effective sample size of their weights."""
     samples = 1 if encoded.dimensions == 0 else samples  # p(x|z) is p(x) then
     most = min(facts["elbo_points"], sizes.log_likelihood_points)  # the ELBO stands on these points too
@@ -372,7 +406,7 @@ def _log_likelihood(pair, encoded: Encoded, budget: Budget, sizes: Sizes, sample
     }
 
 
-def _importance(pair: Pair, encoded: Encoded, **settings) -> ImportanceEstimate:
+def _importance(pair: Pair, encoded: Encoded, **settings: Any) -> ImportanceEstimate:
     """Raises Unavailable, with the rows, where log p(x) is not finite, or the draws are no draws of a density."""
     if encoded.dimensions:
         check_draws(encoded.z, encoded.log_q)
@@ -381,7 +415,7 @@ def _importance(pair: Pair, encoded: Encoded, **settings) -> ImportanceEstimate:
     return found
 
 
-def _about(pair: Pair, encoded: Encoded) -> dict:
+def _about(pair: Pair, encoded: Encoded) -> dict[str, Any]:
     """The card's fields on the pair and the estimators."""
     exact = encoded.exact_rate is not None
     rate = "closed form" if exact else "Monte Carlo"
@@ -404,7 +438,7 @@ def _about(pair: Pair, encoded: Encoded) -> dict:
     }
 
 
-def finite_or_none(value):
+def finite_or_none(value: Any) -> Any:
     """Plain values for JSON, in which what is not finite is None."""
     if isinstance(value, dict):
         return {key: finite_or_none(item) for key, item in value.items()}
@@ -413,5 +447,5 @@ def finite_or_none(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _interval(fields: dict | None) -> Interval | None:
-    return fields and Interval(**{name: math.nan if end is None else end for name, end in fields.items()})
+def _interval(fields: dict[str, Any] | None) -> Interval | None:
+    return None if fields is None else Interval(**{name: math.nan if end is None else end for name, end in fields.items()})

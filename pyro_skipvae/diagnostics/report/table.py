@@ -2,11 +2,15 @@
 
 import io
 from html import escape
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ..pairs.interval import Interval
+
+if TYPE_CHECKING:
+    from .report import CollapseReport
 
 GROUPS = {
     "fit": (
@@ -27,7 +31,7 @@ _SAME = ("elbo_on_log_likelihood_points",)  # said where it differs from the ELB
 FEW_SAMPLES = 10  # effective importance samples, median over points: with fewer, log p(x) is a lower bound only
 
 
-def table(report) -> str:
+def table(report: "CollapseReport") -> str:
     """The report as aligned text, in nats per datapoint: estimates with 95 % intervals, notes, the verdict."""
     text = io.StringIO()
     console = Console(file=text, width=100, color_system=None, force_terminal=False, emoji=False, highlight=False)
@@ -38,7 +42,7 @@ def table(report) -> str:
     return text.getvalue().rstrip()
 
 
-def html(report) -> str:
+def html(report: "CollapseReport") -> str:
     """The same as HTML, escaped: a caption, the rows, the verdict, the notes."""
     grid = _grid(report)
     columns = [list(column.cells) for column in grid.columns]
@@ -61,7 +65,7 @@ def few_samples(effective: float | None, importance_samples: int) -> str | None:
     )
 
 
-def _grid(report) -> Table:
+def _grid(report: "CollapseReport") -> Table:
     grid = Table(title="Is it collapsed? (nats per datapoint, 95 % intervals)", title_justify="left", show_header=False)
     if report.perplexity:
         _perplexities(grid, report.perplexity)
@@ -83,24 +87,25 @@ def _grid(report) -> Table:
         grid.add_row("generative model", "I_p(x; z), lower bound", *_bound(under.lower))
         grid.add_row("", "I_p(x; z), upper bound", *_bound(under.upper))
         grid.add_section()
-    if report.mi_dieng_2019:
-        papers, batch = report.mi_dieng_2019, report.mi_he_2019_batch_32
+    papers, batch = report.mi_dieng_2019, report.mi_he_2019_batch_32
+    if papers:
         grid.add_row("papers' conventions", f"Dieng 2019, N = {papers['N']}", *_convention(papers))
-        grid.add_row("", f"He 2019, batches of {batch['batch']}", *_convention(batch))
+    if batch:
+        grid.add_row("" if papers else "papers' conventions", f"He 2019, batches of {batch['batch']}", *_convention(batch))
     return grid
 
 
-def _perplexities(grid: Table, perplexity: dict) -> None:
+def _perplexities(grid: Table, perplexity: dict[str, Any]) -> None:
     for position, (key, name) in enumerate(_bounds(perplexity).items()):
         grid.add_row("" if position else "perplexity per token", name, *_measured(perplexity[key]))
     grid.add_section()
 
 
-def _bounds(perplexity: dict) -> dict[str, str]:
+def _bounds(perplexity: dict[str, Any]) -> dict[str, str]:
     return {"ppl_iw": f"ppl_iw{perplexity['importance_samples']}", "ppl_elbo": "ppl_elbo"}
 
 
-def _amortized(grid: Table, amortized: dict) -> None:
+def _amortized(grid: Table, amortized: dict[str, Any]) -> None:
     """What the encoder alone reaches, and the gap of its bound in two parts."""
     labels = {"elbo": "ELBO", "rate": "rate", "mi_lower": "I_q(x; z), lower bound", "mi_upper": "I_q(x; z), upper bound",
               "active_units": "active units (0.01)", "amortization_gap": "amortization gap, refined - amortized ELBO",
@@ -110,7 +115,7 @@ def _amortized(grid: Table, amortized: dict) -> None:
     grid.add_section()
 
 
-def _measured(value) -> tuple[str, str]:
+def _measured(value: Any) -> tuple[str, str]:
     if isinstance(value, dict):
         return _number(value["value"]), f"{_number(value['low'])} to {_number(value['high'])}"
     if value is None:
@@ -118,7 +123,7 @@ def _measured(value) -> tuple[str, str]:
     return (str(value) if isinstance(value, int) else _number(value)), ""
 
 
-def _cells(report, attribute: str) -> tuple[str, str]:
+def _cells(report: "CollapseReport", attribute: str) -> tuple[str, str]:
     value = getattr(report, attribute)
     if attribute == "effective_sample_size":
         return _effective(value, report.card["importance_samples"])
@@ -134,13 +139,13 @@ def _bound(value: Interval | None) -> tuple[str, str]:
     return ("-", "not available") if value is None else (_number(value.value), _range(value))
 
 
-def _effective(effective: dict | None, samples: int) -> tuple[str, str]:
+def _effective(effective: dict[str, Any] | None, samples: int) -> tuple[str, str]:
     if effective is None or effective.get("median") is None:
         return "-", "not available"
     return f"{effective['median']:.1f}", f"of {samples}; least {effective['min']:.1f}"
 
 
-def _convention(convention: dict) -> tuple[str, str]:
+def _convention(convention: dict[str, Any]) -> tuple[str, str]:
     return _number(convention["value"]), f"ceiling {_number(convention['ceiling'])}"
 
 
@@ -152,7 +157,7 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
-def _notes(report) -> list[str]:
+def _notes(report: "CollapseReport") -> list[str]:
     notes = []
     if report.saturated:
         notes.append("Saturated: the lower bound is within 2 nats of its ceiling ln N and may be far too low. Use more points.")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 # Numbers of points and draws in the card -> the estimates that stand on them.
 STANDING_ON = {
@@ -30,18 +31,19 @@ class Estimate:
     points: int | None
 
 
-def estimates_of(report: dict) -> dict[str, Estimate]:
+def estimates_of(report: dict[str, Any]) -> dict[str, Estimate]:
     """The estimates of a report as plain values (report.json, or `to_dict`), by name; what was not available is absent."""
-    card, found = report["card"], {}
+    card = report["card"]
+    found: dict[str, Estimate] = {}
     points = {name: card.get(what) for what, names in STANDING_ON.items() if what.endswith("points") for name in names}
     for name in PLAIN:
         if report.get(name) is not None:
             half = 1.96 * _number(report["standard_errors"].get(name))
-            ends = (report[name] - half, report[name] + half) if math.isfinite(half) else (None, None)
-            found[name] = Estimate(report[name], *ends, points.get(name, card["points"]))
+            low, high = (report[name] - half, report[name] + half) if math.isfinite(half) else (None, None)
+            found[name] = Estimate(report[name], low, high, points.get(name, card["points"]))
     for name, ends in (report.get("perplexity") or {}).items():
         if name in PERPLEXITIES and ends:
-            found[name] = Estimate(*(ends[end] for end in ("value", "low", "high")), points.get(name, card["points"]))
+            found[name] = Estimate(ends["value"], ends["low"], ends["high"], points.get(name, card["points"]))
     for name in COUNTS:
         if report.get(name) is not None:
             found[name] = Estimate(report[name], None, None, card["points"])

@@ -1,6 +1,8 @@
 """The verdict: is it collapsed, as a kind, the amounts behind it, and one sentence."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 from ..pairs.interval import Interval
 
@@ -30,14 +32,14 @@ class Verdict(str):
     """
 
     kind: str
-    amounts: dict
+    amounts: dict[str, Any]
 
-    def __new__(cls, sentence: str, kind: str, amounts: dict | None = None) -> "Verdict":
+    def __new__(cls, sentence: str, kind: str, amounts: dict[str, Any] | None = None) -> "Verdict":
         verdict = super().__new__(cls, sentence)
         verdict.kind, verdict.amounts = kind, amounts or {}
         return verdict
 
-    def __getnewargs__(self) -> tuple:
+    def __getnewargs__(self) -> tuple[Any, ...]:
         return self.sentence, self.kind, self.amounts
 
     @property
@@ -50,12 +52,12 @@ class Verdict(str):
         """The sentence without its conclusion."""
         return self.rpartition(":")[0] or self.sentence
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Kind, sentence and amounts as plain values."""
         return {"kind": self.kind, "sentence": self.sentence, "amounts": self.amounts}
 
     @classmethod
-    def from_stored(cls, stored: "str | dict | Verdict") -> "Verdict":
+    def from_stored(cls, stored: "str | dict[str, Any] | Verdict") -> "Verdict":
         """The verdict that `to_dict` wrote, or that of an older report, which is a sentence alone."""
         if isinstance(stored, dict):
             return cls(stored["sentence"], stored["kind"], stored["amounts"])
@@ -112,10 +114,10 @@ def _kind(lost: Interval, low: float | None, high: float | None, part: float | N
         return DEAF if low is not None and low >= NOTHING else COLLAPSED
     if not lost.low > NOTHING:
         return UNDECIDED
-    return WEAK if part is not None and part < SMALL_SHARE and high < FEW_NATS else USED
+    return WEAK if part is not None and part < SMALL_SHARE and high is not None and high < FEW_NATS else USED
 
 
-def _part(high: float | None, share: dict | None, elements: int | None) -> float | None:
+def _part(high: float | None, share: dict[str, Any] | None, elements: int | None) -> float | None:
     """The largest part of x that z can say: of its nats, or else of its variance; None where it is not known."""
     if high is None:
         return None
@@ -139,19 +141,20 @@ def _ordered(low: float | None, high: float | None) -> tuple[float | None, float
     return (min(low, high) if low is not None and high is not None else low), high
 
 
-def _share(low: float | None, high: float | None, nats_of_x: float | None) -> dict | None:
+def _share(low: float | None, high: float | None, nats_of_x: float | None) -> dict[str, Any] | None:
     if nats_of_x is None or not math.isfinite(nats_of_x) or nats_of_x <= 0:
         return None
     return {"low": None if low is None else low / nats_of_x, "high": None if high is None else high / nats_of_x}
 
 
-def _said(low: float | None, high: float | None, share: dict | None, nats_of_x: float | None) -> str:
+def _said(low: float | None, high: float | None, share: dict[str, Any] | None, nats_of_x: Any) -> str:
     if low is None and high is None:
         return "What z says of x is not known"
     said = f"z says {_range(low, high, _nats)} nats of x"
     if share is None:
         return said
-    percent = _range(*(None if end is None else 100 * end for end in share.values()), _percent)
+    low_share, high_share = (None if end is None else 100 * end for end in share.values())
+    percent = _range(low_share, high_share, _percent)
     return f"{said} ({percent} % of its {_nats(nats_of_x)} nats, -log p(x))"
 
 
@@ -179,7 +182,7 @@ def _why(kind: str, lost: Interval, active: int | None) -> list[str]:
     return []
 
 
-def _range(low: float | None, high: float | None, written) -> str:
+def _range(low: Any, high: Any, written: Callable[[float], str]) -> str:
     if low is None or high is None:
         return f"at most {written(high)}" if low is None else f"at least {written(low)}"
     if low < high / 100:
