@@ -78,8 +78,10 @@ def train(
     SIGTERM, Ctrl-C and a closed terminal end the step, write a checkpoint and exit with 143, 130 or 129; SIGUSR1 writes
     one and goes on.
     """
-    if resume and out:
+    if resume is not None and out is not None:
         raise click.UsageError("expected --resume RUN or --out RUN, got both")
+    if "" in (resume, out):  # as from a variable of the shell that is not set
+        raise click.UsageError("expected the name of a run folder, got an empty one")
     if resume:
         check_run(resume)
     with Signals() as signals:

@@ -104,6 +104,7 @@ class Run:
         """Raises RunError for a folder with anything but what a run that was killed at its start leaves."""
         if not self.path.exists():
             return
+        _check_free(self.path / ".lock")  # first: that a run is going on there says more than that there is one
         self._check_no_run()
         ours = {".lock", "checkpoints", *(path.name for path in checkpoint.abandoned(self.path))}
         if (self.path / ".lock").is_file():
@@ -365,6 +366,16 @@ def _open(path):
         os.close(lock)
         raise _not_ours(path)
     return lock
+
+
+def _check_free(path):
+    """Raises RunError for a lock file that another process holds, or that is none of ours; it is only looked at."""
+    if path.is_file() and not path.is_symlink():
+        lock = os.open(path, os.O_RDONLY)
+        try:
+            _lock(lock, path)
+        finally:
+            os.close(lock)
 
 
 def _not_ours(path):
