@@ -8,7 +8,7 @@ from . import reproduction
 from .commands import datasets, evaluate, sample, train
 from .doctor import completion, doctor
 from .echo import flush, open_streams
-from .errors import report_errors
+from .errors import check_working_folder, report_errors
 from .gradients import check_gradients
 from .models import encode, export
 from .notes import say_as_asked
@@ -41,6 +41,7 @@ def main():
     """Run the command line; every mistake of the user's is one line on stderr and a fixed exit code."""
     open_streams()
     with report_errors():
+        check_working_folder()
         code = cli.main(standalone_mode=False)
         flush()
         sys.exit(code)

@@ -6,6 +6,7 @@
 
 import contextlib
 import errno
+import os
 import signal
 import sys
 
@@ -100,6 +101,14 @@ def written(target, what="a file"):
         yield
     except OSError as error:
         raise UserError(f"expected {what} that can be written, got {target}: {error.strerror or error}") from None
+
+
+def check_working_folder():
+    """Raises UserError where the working folder was removed: no library finds its own files from there."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("expected a working folder that exists, but it was removed; change to another one") from None
 
 
 @contextlib.contextmanager

@@ -101,7 +101,12 @@ class Run:
             )
 
     def _check_new(self):
-        """Raises RunError for a folder with anything but what a run that was killed at its start leaves."""
+        """Raises RunError for a folder with anything but what a run that was killed at its start leaves.
+
+        Also for a name that is not UTF-8: safetensors, which reads the checkpoints back, opens no such file.
+        """
+        if not _is_utf_8(self.path):
+            raise RunError(f"expected a run folder whose name is UTF-8, got {self.path}; choose another with --out")
         if not self.path.exists():
             return
         _check_free(self.path / ".lock")  # first: that a run is going on there says more than that there is one
@@ -376,6 +381,14 @@ def _check_free(path):
             _lock(lock, path)
         finally:
             os.close(lock)
+
+
+def _is_utf_8(path):
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:  # Python stands in for other bytes by surrogates
+        return False
+    return True
 
 
 def _not_ours(path):

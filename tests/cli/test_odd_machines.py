@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -108,6 +109,26 @@ def test_odd_names_for_a_new_run_are_refused(path, tmp_path):
     told(skipvae("train", *FAST, "--out", path, cwd=tmp_path), 2, 4)
 
 
+NAMES = ("red\x1b[31m", "two\nlines", "\u202egnp", "<b>&amp;|*`")
+
+
+@pytest.mark.parametrize("name", NAMES, ids=repr)
+def test_a_run_of_any_name_is_trained_and_used(name, tmp_path):
+    done = skipvae("train", *FAST, "--out", name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for command in ("sample", "report", "evaluate"):
+        done = skipvae(command, name, cwd=tmp_path)
+        assert done.returncode == 0 and not {"\x1b", "\u202e"} & set(done.stdout + done.stderr), done.stderr
+    done = skipvae("export", name, "model", cwd=tmp_path)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert done.returncode == 0 and not {"\x1b", "\u202e"} & set(card) and "<b>" not in card and "two\nlines" not in card
+
+
+def test_a_run_of_a_name_that_is_not_utf_8_is_refused_at_the_start(tmp_path):
+    assert "name is UTF-8" in told(skipvae("train", *FAST, "--out", "\udcff\udc80", cwd=tmp_path), 4)
+    assert not list(tmp_path.iterdir())
+
+
 def test_data_of_a_name_that_is_not_utf_8_are_refused(tmp_path):
     import numpy as np
 
@@ -124,12 +145,31 @@ def started(*words, cwd, before="", **environment):
     return subprocess.run(arguments, cwd=cwd, env=known, capture_output=True, text=True, timeout=120)
 
 
+MACHINES = {  # several at once: each start of a process takes seconds
+    "no HOME, C, dumb": ("", {"HOME": None, "TMPDIR": "/nowhere", "LANG": "C", "LC_ALL": "C", "TERM": "dumb", "COLUMNS": "1"}),
+    "read-only HOME, clock going back": (
+        "import time; now = time.time; time.time = lambda: 4e9 - now(); os.umask(0o077)",
+        {"HOME": "/proc"},
+    ),
+    "all closed": ("os.close(0); os.close(1); os.close(2)", {}),
+    "stderr full": ("os.close(0); os.dup2(os.open('/dev/full', os.O_WRONLY), 2)", {}),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_training_ends_well_on(machine, tmp_path):
+    before, environment = MACHINES[machine]
+    done = started("train", *FAST, "--out", "run", cwd=tmp_path, before=before, **environment)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "run" / "report.html").exists()
+
+
 FULL = "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
 BROKEN = "r, w = os.pipe(); os.close(r); os.dup2(w, 1)"
 
 
 TRAIN = ("train", *FAST, "--out", "run")
-PRINTED = ((FULL, TRAIN), (BROKEN, TRAIN), (FULL, ("datasets",)), (BROKEN, ("datasets",)))
+PRINTED = ((FULL, TRAIN), (BROKEN, TRAIN), (FULL, ("datasets",)), (BROKEN, ("datasets",)), (FULL, ("--help",)))
 
 
 @pytest.mark.parametrize(("stdout", "words"), PRINTED)
@@ -137,3 +177,56 @@ def test_a_result_that_cannot_be_printed_is_told(stdout, words, tmp_path):
     done = started(*words, cwd=tmp_path, before=stdout)
     assert "stdout, which cannot be written" in told(done, 2) and "Exception ignored" not in done.stderr
     assert words[0] != "train" or (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("words", [("train", *FAST), ("sample", "run"), ("datasets",)], ids=lambda words: words[0])
+def test_a_working_folder_that_is_gone_is_told(words, tmp_path):
+    done = started(*words, cwd=tmp_path, before="os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')")
+    assert "working folder that exists" in told(done, 2)
+
+
+@pytest.mark.parametrize("error", ["EROFS", "ENOSPC", "EIO", "EDQUOT"])
+@pytest.mark.parametrize("at", [1, 9])
+def test_a_disk_that_fails_in_a_training_is_told(error, at, tmp_path, monkeypatch):
+    import errno
+
+    from pyro_skipvae.runs import checkpoint
+
+    done, sync = [], os.fsync
+
+    def failing(descriptor):
+        done.append(descriptor)
+        if len(done) >= at:
+            raise OSError(getattr(errno, error), os.strerror(getattr(errno, error)))
+        return sync(descriptor)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", failing)
+    said = told(skipvae("train", *FAST, "--epochs", 3, "--out", "run", cwd=tmp_path), 4)
+    assert os.strerror(getattr(errno, error)) in said and not list(tmp_path.rglob("*.tmp"))
+
+
+ODD = ("", "[" * 100_000, b"\xff\xfe\x00", None)  # None: a folder of that name
+SMALL = ("config.toml", "nonfinite.json", "metrics.jsonl", "vocabulary.txt", "data.json")
+NUMBERED = '{"epoch": 1, "train_loss": 1%s, "beta": 1, "valid_elbo": 1, "valid_rate": 1, "active_units": 1, "seconds": 1}\n'
+ODD_FILES = (
+    *((name, content) for name in SMALL for content in ODD),
+    *(("report.json", '{"card": 1}'), ("report.json", "1e999"), ("data.json", "null"), ("config.toml", "a = " + "[" * 100_000)),
+    *(("metrics.jsonl", NUMBERED % ("0" * 400)), ("metrics.jsonl", NUMBERED % "e999"), ("metrics.jsonl", "[]\n")),
+)
+
+
+@pytest.mark.parametrize(("name", "content"), ODD_FILES, ids=lambda value: repr(value)[:20])
+def test_odd_small_files_are_told(name, content, tmp_path):
+    run = shutil.copytree(tiny_run(), tmp_path / "run")
+    (run / name).unlink(missing_ok=True)
+    if content is None:
+        (run / name).mkdir()
+    else:
+        (run / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    needed = {"config.toml": {"report", "sample", "train", "compare"}, "data.json": {"sample"}}
+    if content not in ODD[:2]:  # a last line without an end is one that a crash cut off
+        needed["metrics.jsonl"] = {"train"}
+    for words in (("report", "run"), ("sample", "run"), ("train", "--resume", "run", "--epochs", 2), ("compare", "run", "run")):
+        done = skipvae(*words, cwd=tmp_path)
+        refused = done.returncode != 0 and told(done, 2, 3, 4)
+        assert refused or words[0] not in needed.get(name, ()), done.stdout
