@@ -111,7 +111,7 @@ def _free_bits(nats: float, floored: Callable[[Tensor], Tensor]) -> Objective:
             raise ValueError(f"expected one latent site for free bits, got {latents}")
         model_trace.compute_log_prob()
         fit = sum(site["log_prob_sum"] for _, site in _sites(model_trace) if site["is_observed"])
-        site = guide_trace.nodes[latents[0]]
+        site: Any = guide_trace.nodes[latents[0]]
         kl = _rate_per_dimension(site["fn"], model_trace.nodes[latents[0]]["fn"])
         return beta * plate_scale(site) * floored(kl) - fit
 

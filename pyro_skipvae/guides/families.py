@@ -12,7 +12,7 @@ import torch
 from pyro.distributions.transforms import conditional_affine_autoregressive
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import latent_shape
+from pyro_skipvae.blocks import LatentDim, latent_shape
 
 
 class DiagonalNormal(nn.Module):
@@ -42,7 +42,7 @@ class MinimumRateNormal(nn.Module):
     Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 2, independent dimensions; the sign is ours.
     """
 
-    def __init__(self, features, latent_dim, *, rate):
+    def __init__(self, features: int, latent_dim: LatentDim, *, rate: float) -> None:
         super().__init__()
         self.event_shape = latent_shape(latent_dim)
         D = math.prod(self.event_shape)
@@ -52,7 +52,7 @@ class MinimumRateNormal(nn.Module):
         self.variances = variances_within(self.delta)
         self.parameters_of = nn.Linear(features, 2 * D)
 
-    def forward(self, features):
+    def forward(self, features: Tensor) -> dist.Distribution:
         halves = self.parameters_of(features).chunk(2, dim=-1)
         free, place = (half.unflatten(-1, self.event_shape) for half in halves)
         low, high = self.variances
@@ -63,10 +63,10 @@ class MinimumRateNormal(nn.Module):
         return dist.Normal(loc, variance.sqrt()).to_event(len(self.event_shape))
 
 
-def variances_within(delta):
+def variances_within(delta: float) -> tuple[float, float]:
     """The two variances v at which N(0, v) has a KL of `delta` nats from N(0, 1): (low, high), by bisection."""
 
-    def bisect(inside, outside):
+    def bisect(inside: float, outside: float) -> float:
         while (middle := (inside + outside) / 2) not in (inside, outside):
             near = (middle - math.log(middle) - 1) / 2 < delta
             inside, outside = (middle, outside) if near else (inside, middle)
