@@ -33,7 +33,7 @@ lint: setup
 
 # the wings that are annotated throughout; settings in pyproject.toml
 TYPED := $(addprefix pyro_skipvae/,model.py skip.py blocks.py likelihoods.py objectives.py schedules.py priors decoders distributions guides encoders training \
-	diagnostics)
+	diagnostics data runs/folder.py runs/loaded.py)
 types: setup
 	$(VENV)/bin/python -m mypy $(TYPED)
 

@@ -1,9 +1,12 @@
 """Batches of a split: re-iterable, one epoch each time, and able to go on in the middle of an epoch."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from torch import Tensor
 
-from .binarisation import DynamicallyBinarised
+from .binarisation import DynamicallyBinarised, Items
 
 
 class Batches:
@@ -15,7 +18,7 @@ class Batches:
     its last batch.
     """
 
-    def __init__(self, items, size, *, seed, shuffle):
+    def __init__(self, items: Items, size: int, *, seed: int, shuffle: bool) -> None:
         if size < 1:
             raise ValueError(f"expected a batch size of at least 1, got {size!r}")
         if seed < 0:
@@ -28,10 +31,10 @@ class Batches:
         self.position = 0
         self._start = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.items) // self.size)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tensor]:
         start, self._start = self._start, 0
         order = self.order(self.epoch)
         for number in range(start, len(self)):
@@ -39,29 +42,29 @@ class Batches:
             yield self._batch(order, number)
         self.epoch, self.position = self.epoch + 1, 0
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> Tensor:
         """Return the indices (N,) of the items in the order of that epoch; batch b holds those from b * size on."""
         if not self.shuffle:
             return torch.arange(len(self.items))
         return torch.randperm(len(self.items), generator=self._generator(epoch, 0))
 
-    def _batch(self, order, number):
+    def _batch(self, order: Tensor, number: int) -> Tensor:
         index = order[number * self.size : (number + 1) * self.size]
         if isinstance(self.items, DynamicallyBinarised):
             return self.items.draw(index, self._generator(self.epoch, number + 1))
         return self.items[index]
 
-    def _generator(self, epoch, stream):
+    def _generator(self, epoch: int, stream: int) -> torch.Generator:
         # Mixed by SeedSequence, since sums or products of small numbers would repeat; stream 0 is the order, 1 + b the
         # noise of batch b.
         state = np.random.SeedSequence([self.seed, epoch, stream]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0] >> 1))
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, int]:
         """Return {"epoch": epochs completed, "position": batches yielded in the current one}."""
         return {"epoch": self.epoch, "position": self.position}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a state of batches with the same items, size and seed.
 
         Raises ValueError for a state that cannot be one of these batches.

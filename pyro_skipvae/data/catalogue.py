@@ -3,12 +3,18 @@
 Nothing here imports torch before data are loaded, so that a table of the data sets costs no start-up time.
 """
 
+import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .folder import DataError
 from .text import LONGEST, Texts, encoded
+
+if TYPE_CHECKING:
+    from .dataset import Data
 
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
 _DOWNLOADS = {"auto": True, "never": False, True: True, False: False}
@@ -30,11 +36,11 @@ class DatasetInfo:
     family: str
 
 
-def _text(title, sizes, source, licence, family="corpora"):
+def _text(title: str, sizes: tuple[int, int, int], source: str, licence: str, family: str = "corpora") -> DatasetInfo:
     return DatasetInfo(title, (LONGEST + 1,), sizes, "given", source, licence, family)
 
 
-def _mnist_like(title, source, licence):
+def _mnist_like(title: str, source: str, licence: str) -> DatasetInfo:
     return DatasetInfo(title, (28, 28), (50_000, 10_000, 10_000), "dynamic", source, licence, "mnist")
 
 
@@ -134,7 +140,16 @@ DATASETS = {
 }
 
 
-def load_data(name, *, root=None, binarisation="dynamic", download="auto", seed=0, vocabulary_size=None, max_words=None):
+def load_data(
+    name: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    binarisation: str = "dynamic",
+    download: str | bool = "auto",
+    seed: int = 0,
+    vocabulary_size: int | None = None,
+    max_words: int | None = None,
+) -> "Data":
     """Return the `Data` of a data set: found on disk, verified, split as always, and binarised as asked.
 
     name: one of `DATASETS`, or the path of a user's own file or folder: arrays (see `arrays.py`), tables (`table.py`), sparse
@@ -168,7 +183,7 @@ def load_data(name, *, root=None, binarisation="dynamic", download="auto", seed=
     return import_module(f"{__package__}.dataset").from_contents(contents, binarisation, seed)
 
 
-def locate(name, root=None):
+def locate(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> tuple[Any, list[Path]]:
     """Return (the file or folder that `load_data` would read, or None; the list of all places looked at).
 
     Raises ValueError for an unknown name.
@@ -176,7 +191,7 @@ def locate(name, root=None):
     return _family(name).find(str(name), root)
 
 
-def _family(name):
+def _family(name: str | os.PathLike[str]) -> Any:
     if str(name) in DATASETS:
         return import_module(f"{__package__}.{DATASETS[str(name)].family}")
     own = import_module(f"{__package__}.own_file")

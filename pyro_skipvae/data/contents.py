@@ -1,12 +1,16 @@
 """The values of a data set as its files give them: split, with labels, before any binarisation."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pyro_skipvae.text.vocabulary import Vocabulary
 
+Array = np.ndarray[Any, Any]
 SPLITS = ("train", "valid", "test")
 
 
@@ -21,11 +25,11 @@ class Contents:
     """
 
     name: str
-    train: np.ndarray
-    valid: np.ndarray
-    test: np.ndarray
+    train: Array
+    valid: Array
+    test: Array
     split: str
-    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: dict[str, Array] = field(default_factory=dict)
     kind: str = "grey"
     levels: int | None = 256
     vocabulary: Vocabulary | None = None
@@ -33,19 +37,19 @@ class Contents:
     how_read: str = ""
 
 
-def cut(name, values, labels, indices, split, **about):
+def cut(name: str, values: Array, labels: Array | None, indices: Mapping[str, Any], split: str, **about: Any) -> Contents:
     """Return the `Contents` of one array (N, *event_shape) and its labels (N,), or None, cut by {split: indices}."""
     parts = {part: values[index] for part, index in indices.items()}
     classes = {} if labels is None else {part: labels[index] for part, index in indices.items()}
     return Contents(name, **parts, split=split, labels=classes, **about)
 
 
-def shuffled(indices, seed=0):
+def shuffled(indices: Any, seed: int = 0) -> Any:
     """Return the indices in an order that is the same in every release of NumPy, which freezes this old stream."""
     return np.random.RandomState(seed).permutation(indices)
 
 
-def read_arrays(path, names):
+def read_arrays(path: Path, names: Sequence[str]) -> list[Array]:
     """Return the arrays of those names in a .npz file of plain arrays."""
     from .arrays import members  # which checks sizes before anything is read
 
@@ -53,7 +57,7 @@ def read_arrays(path, names):
     return [found[name] for name in names]
 
 
-def checksum(*arrays):
+def checksum(*arrays: Array) -> str:
     """Return the SHA-256 of the shapes, types and values of the arrays, in their order."""
     digest = hashlib.sha256()
     for array in arrays:

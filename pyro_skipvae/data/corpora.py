@@ -5,7 +5,10 @@ from: none of them has a licence that would allow one.
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,14 +86,14 @@ CORPORA = {
 }
 
 
-def find(name, root=None):
+def find(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Path | None, list[Path]]:
     """Return (the folder that holds every file of the text, or None; the folders looked at)."""
     corpus = CORPORA[name]
     places = [place for above in folder.search_folders(root) for place in (above / corpus.folder, above)]
     return next((place for place in places if all(_file(place, file) for file in corpus.files)), None), places
 
 
-def load(name, *, root=None, download=False):
+def load(name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False) -> Texts:
     """Return the `Texts`. Raises DataError where files are missing, damaged or not to be read."""
     corpus = CORPORA[name]
     place, places = find(name, root)
@@ -98,8 +101,9 @@ def load(name, *, root=None, download=False):
         raise folder.missing(
             name, places, f"put {', '.join(corpus.files)} (or .gz of them) into one of these folders{corpus.advice}"
         )
-    files = [_lines(name, _file(place, file), md5) for file, md5 in corpus.files.items()]
-    parts = {part: files[number][cut] for part, (number, cut) in corpus.cuts.items()}
+    paths = [(path, md5) for file, md5 in corpus.files.items() if (path := _file(place, file))]
+    files = [_lines(name, path, md5) for path, md5 in paths]
+    parts: dict[str, Any] = {part: files[number][cut] for part, (number, cut) in corpus.cuts.items()}
     labels = {}
     if name == "short-yelp":
         labels = {part: np.array([int(words[0]) for words in lines]) for part, lines in parts.items()}
@@ -107,11 +111,11 @@ def load(name, *, root=None, download=False):
     return Texts(name, **parts, split=corpus.split, labels=labels, vocabulary_size=corpus.vocabulary_size)
 
 
-def _file(place, file):
+def _file(place: Path, file: str) -> Path | None:
     return next((path for path in (place / file, place / f"{file}.gz") if path.is_file()), None)
 
 
-def _lines(name, path, md5):
+def _lines(name: str, path: Path, md5: str) -> list[tuple[str, ...]]:
     """Return the lines of a file, each as its words; tuples, which the garbage collector need not follow."""
     try:
         content = file_content.content(path)

@@ -1,6 +1,7 @@
 """`Data`: a data set ready for use, split, binarised, and able to say what it is."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 from pyro_skipvae.text.vocabulary import PAD, UNK, Vocabulary
 
 from .batches import Batches
-from .binarisation import DynamicallyBinarised, fixed_draw, probabilities
-from .contents import SPLITS, checksum, shuffled
+from .binarisation import DynamicallyBinarised, Items, fixed_draw, probabilities
+from .contents import SPLITS, Contents, checksum, shuffled
 from .length_bucketed import LengthBucketed
 from .text import COUNTED, compact
 
@@ -49,15 +50,15 @@ class Data:
     class_names: tuple[str, ...] = ()
     how_read: str = ""
 
-    def batches(self, split, size, *, seed, shuffle=None):
+    def batches(self, split: str, size: int, *, seed: int, shuffle: bool | None = None) -> Batches:
         """Return the batches of a split; train is shuffled and the others are not, unless `shuffle` says otherwise.
 
         A text's are `LengthBucketed`: x (B, T) is cut to the longest row of the batch.
         """
-        make = LengthBucketed if self.kind == "text" else Batches
+        make: Any = LengthBucketed if self.kind == "text" else Batches
         return make(self._items(split), size, seed=seed, shuffle=split == "train" if shuffle is None else shuffle)
 
-    def limit(self, train=None, eval=None):
+    def limit(self, train: int | None = None, eval: int | None = None) -> "Data":
         """Return the data with at most `train` training items and `eval` of valid and of test.
 
         Training items are chosen at random, always the same, and fewer are among more; the others are the first, and of
@@ -71,11 +72,11 @@ class Data:
             if most is not None and most < count:
                 order = shuffled(np.arange(count)) if split == "train" and self.kind != "text" else np.arange(count)
                 kept[split], limits[split] = torch.from_numpy(order[:most]), most
-        items = {split: _take(self._items(split), index) for split, index in kept.items()}
+        items: dict[str, Any] = {split: _take(self._items(split), index) for split, index in kept.items()}
         labels = {split: classes[kept[split]] if split in kept else classes for split, classes in self.labels.items()}
         return replace(self, **items, labels=labels, limits=limits)
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
         """Return what a result must say about its data, as plain values."""
         about = {
             "name": self.name,
@@ -93,23 +94,25 @@ class Data:
         classes = {"class_names": list(self.class_names)} if self.class_names else {}
         return about | classes | ({} if self.vocabulary is None else self._describe_text())
 
-    def _describe_text(self):
-        counts = {split: [int((self._items(split) == mark).sum()) for mark in (PAD, UNK)] for split in SPLITS}
-        tokens = {split: self._items(split).numel() - padding for split, (padding, _) in counts.items()}
+    def _describe_text(self) -> dict[str, Any]:
+        rows: dict[str, Any] = {split: self._items(split) for split in SPLITS}
+        vocabulary: Any = self.vocabulary
+        counts = {split: [int((rows[split] == mark).sum()) for mark in (PAD, UNK)] for split in SPLITS}
+        tokens = {split: rows[split].numel() - padding for split, (padding, _) in counts.items()}
         return {
-            "vocabulary": {"size": len(self.vocabulary), "checksum": self.vocabulary.checksum},
+            "vocabulary": {"size": len(vocabulary), "checksum": vocabulary.checksum},
             "tokens": tokens,
             "unknown_rate": {split: unknown / tokens[split] for split, (_, unknown) in counts.items()},
             "tokens_counted": COUNTED,
         }
 
-    def _items(self, split):
+    def _items(self, split: str) -> Items:
         if split not in SPLITS:
             raise ValueError(f"expected a split out of {', '.join(SPLITS)}, got {split!r}")
         return getattr(self, split)
 
 
-def from_contents(contents, binarisation, seed):
+def from_contents(contents: Contents, binarisation: str, seed: int) -> "Data":
     """Return the `Data` of some `Contents`, binarised.
 
     Raises ValueError where real values or counts are to be binarised.
@@ -121,9 +124,10 @@ def from_contents(contents, binarisation, seed):
             f"expected binarisation 'none' for the {contents.kind} values of {contents.name}, got {binarisation!r}"
         )
     values = {split: torch.from_numpy(np.ascontiguousarray(getattr(contents, split))) for split in SPLITS}
+    items: dict[str, Any] = {split: _binarised(values[split], contents, binarisation, seed, split) for split in SPLITS}
     return Data(
         name=contents.name,
-        **{split: _binarised(items, contents, binarisation, seed, split) for split, items in values.items()},
+        **items,
         event_shape=tuple(values["train"].shape[1:]),
         labels={split: torch.from_numpy(labels.astype(np.int64)) for split, labels in contents.labels.items()},
         kind="binary" if binarisation in ("dynamic", "static", "threshold") else contents.kind,
@@ -138,10 +142,10 @@ def from_contents(contents, binarisation, seed):
     )
 
 
-def _how_read(contents, binarisation):
+def _how_read(contents: Contents, binarisation: str) -> str:
     """A sentence that says what the values were taken for, and what the reader of a file decided."""
     decided = f"; {contents.how_read}" if contents.how_read else ""
-    if contents.kind == "text":
+    if contents.vocabulary is not None:
         return f"Read as text: one text a row, {len(contents.vocabulary):,} words and marks{decided}."
     drawn = {
         "dynamic": "; every reading draws each pixel as 0 or 1, with its grey level as the probability of 1",
@@ -160,15 +164,15 @@ def _how_read(contents, binarisation):
     return f"Read as {values} from {low:,.6g} to {high:,.6g}{decided}."
 
 
-def _checksum(contents):
+def _checksum(contents: Contents) -> str:
     arrays = [getattr(contents, split) for split in SPLITS]
-    if contents.kind != "text":
+    if contents.vocabulary is None:
         return checksum(*arrays)
     words = np.frombuffer(contents.vocabulary.text().encode(), np.uint8)
     return checksum(*(part for rows in arrays for part in compact(rows)), words)
 
 
-def _binarised(items, contents, binarisation, seed, split):
+def _binarised(items: Tensor, contents: Contents, binarisation: str, seed: int, split: str) -> Items:
     if contents.kind == "text":
         return items
     if binarisation == "given" or contents.kind in ("real", "count"):
@@ -182,7 +186,7 @@ def _binarised(items, contents, binarisation, seed, split):
     return fixed_draw(items, contents.levels, seed=seed, split=split)
 
 
-def _take(items, index):
+def _take(items: Items, index: Tensor) -> Items:
     if isinstance(items, DynamicallyBinarised):
         return DynamicallyBinarised(items.grey[index], items.levels)
     return items[index]

@@ -1,22 +1,25 @@
 """The 1,797 handwritten digits of 8x8 pixels and 17 grey levels that scikit-learn carries: always there, no network."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .contents import cut, shuffled
+from .contents import Array, Contents, cut, shuffled
 
 VALID, TEST = 180, 360
 
 
-def find(name, root=None):
+def find(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Path | None, list[Path]]:
     """Return (the file inside scikit-learn, [that file])."""
-    path = Path(find_spec("sklearn").origin).parent / "datasets" / "data" / "digits.csv.gz"
+    installed: Any = find_spec("sklearn")  # which is required
+    path = Path(installed.origin).parent / "datasets" / "data" / "digits.csv.gz"
     return path, [path]
 
 
-def load(name, *, root=None, download=False):
+def load(name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False) -> Contents:
     """Return the `Contents`: train 1,257, valid 180, test 360, each with the ten classes in their proportions."""
     from sklearn.datasets import load_digits
 
@@ -31,7 +34,7 @@ def load(name, *, root=None, download=False):
     )
 
 
-def stratified(labels):
+def stratified(labels: Array) -> dict[str, Array]:
     """Return {split: ascending indices} in which every class has its share, rounded up or down.
 
     Items evenly spaced along the list sorted by class hold the classes in their proportions.
@@ -43,6 +46,6 @@ def stratified(labels):
     return {"train": np.sort(train), "valid": np.sort(valid), "test": np.sort(test)}
 
 
-def _every(items, count):
+def _every(items: Array, count: int) -> tuple[Array, Array]:
     taken = np.arange(count) * len(items) // count
     return items[taken], np.delete(items, taken)

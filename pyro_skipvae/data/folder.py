@@ -3,10 +3,12 @@
 import os
 import threading
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from .contents import checksum
+from .contents import Array, checksum
 from .file_content import user_path
 
 CACHE = Path("~/.cache/pyro-skipvae")
@@ -20,29 +22,29 @@ class DataError(Exception):
     """Data are missing, damaged, or could not be fetched; the message says where was looked and what to do."""
 
 
-def search_folders(root=None):
+def search_folders(root: str | os.PathLike[str] | None = None) -> list[Path]:
     """Return the folders in which data sets are looked for, the first one first."""
     folders = [root, os.environ.get("SKIPVAE_DATA"), CACHE]
     return [user_path(folder) for folder in folders if folder]
 
 
-def download_folder(root=None):
+def download_folder(root: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder that receives downloads: the user's own, never the shared one that `$SKIPVAE_DATA` names."""
     return user_path(root or CACHE)
 
 
-def find_file(root, below, file):
+def find_file(root: str | os.PathLike[str] | None, below: str, file: str) -> tuple[Path | None, list[Path]]:
     """Return (the file, in a folder `below` those looked at or in these themselves, or None; the places looked at)."""
     places = [path for above in search_folders(root) for path in (above / below / file, above / file)]
     return next((path for path in places if path.is_file()), None), places
 
 
-def missing(name, places, advice):
+def missing(name: str, places: Sequence[Path], advice: str) -> DataError:
     """Return the DataError that says where a data set was looked for and what to do."""
     return DataError(f"{name} was not found; looked at {', '.join(map(str, places))}; {advice}")
 
 
-def damaged(name, paths):
+def damaged(name: str, paths: Sequence[Path]) -> DataError:
     """Return the DataError that names files whose contents are not those of the data set."""
     return DataError(
         f"{name} is damaged: {', '.join(map(str, paths))} does not hold the known contents; "
@@ -50,7 +52,9 @@ def damaged(name, paths):
     )
 
 
-def first_good(name, paths, read, known_checksum):
+def first_good(
+    name: str, paths: Sequence[Path], read: Callable[[Path], Sequence[Array]], known_checksum: str
+) -> Sequence[Array]:
     """Return the arrays `read(path)` of the first path that gives those of the known checksum.
 
     So one good copy heals a damaged one. Raises DataError that names the paths.
@@ -67,7 +71,7 @@ def first_good(name, paths, read, known_checksum):
     raise damaged(name, paths) from cause
 
 
-def fetch(name, file, urls, known_hash, folder, places):
+def fetch(name: str, file: str, urls: Sequence[str], known_hash: str, folder: Path, places: Sequence[Path]) -> Path:
     """Put `folder/file` there, whole or not at all, from the first address whose bytes have the known hash ("md5:...").
 
     Raises DataError that names the places looked at before, the addresses tried, and where to put the file by hand.
@@ -76,9 +80,7 @@ def fetch(name, file, urls, known_hash, folder, places):
 
     reason = "no address is known"
     for url in urls:
-        fetcher = pooch.create(
-            folder, base_url="", registry={file: known_hash}, urls={file: url}, retry_if_failed=TRIES - 1
-        )
+        fetcher = pooch.create(folder, base_url="", registry={file: known_hash}, urls={file: url}, retry_if_failed=TRIES - 1)
         try:
             return Path(fetcher.fetch(file, downloader=partial(_download, end=time.monotonic() + DEADLINE)))
         except (ValueError, OSError) as error:  # requests' own errors are OSErrors; the hash mismatch is a ValueError
@@ -89,13 +91,13 @@ def fetch(name, file, urls, known_hash, folder, places):
     )
 
 
-def _download(url, output_file, _pooch, *, end):
+def _download(url: str, output_file: Any, _pooch: Any, *, end: float) -> None:
     """Write what an address gives to a file, until `end` on the monotonic clock.
 
     In a thread of its own: a server that drips its headers, or a chain of redirects, holds the caller of requests for ever.
     A thread that is given up ends with its connection, and writes to a file that pooch has removed.
     """
-    outcome = {}
+    outcome: dict[str, Exception] = {}
     thread = threading.Thread(target=_receive, args=(url, output_file, end, outcome), daemon=True)
     thread.start()
     thread.join(max(0.0, end - time.monotonic()))
@@ -105,14 +107,14 @@ def _download(url, output_file, _pooch, *, end):
         raise outcome["error"]
 
 
-def _receive(url, output_file, end, outcome):
+def _receive(url: str, output_file: Any, end: float, outcome: dict[str, Exception]) -> None:
     try:
         _receive_whole(url, output_file, end)
     except Exception as error:  # told in the thread that waits
         outcome["error"] = error
 
 
-def _receive_whole(url, output_file, end):
+def _receive_whole(url: str, output_file: Any, end: float) -> None:
     import requests
     from urllib3.exceptions import HTTPError
 

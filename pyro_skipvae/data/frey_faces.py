@@ -1,20 +1,23 @@
 """Frey faces, 1,965 grey pictures of one face in film order, 28 rows of 20 pixels."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 
 from . import folder
-from .contents import cut, read_arrays
+from .contents import Contents, cut, read_arrays
 
 FILE = "frey_faces_20x28.npz"
 CHECKSUM = "b7fb6085f5ce7b09b14cd0136165a2993a9b98bd3adb24cbc2fa62267b0c3886"
 
 
-def find(name, root=None):
+def find(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Path | None, list[Path]]:
     """Return (the file, or None; the places looked at)."""
     return folder.find_file(root, "frey_faces", FILE)
 
 
-def load(name, *, root=None, download=False):
+def load(name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False) -> Contents:
     """Return the `Contents` in contiguous blocks, since neighbours in the film are near duplicates.
 
     Raises DataError where the file is missing or damaged; there is no address to fetch it from.

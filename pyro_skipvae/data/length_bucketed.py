@@ -1,6 +1,7 @@
 """Batches of sentences of like length, cut to the longest one, so that hardly anything is computed for padding."""
 
 import torch
+from torch import Tensor
 
 from pyro_skipvae.text.vocabulary import PAD
 
@@ -16,11 +17,11 @@ class LengthBucketed(Batches):
     smaller one, of any length, stays the last. Unshuffled, the rows keep their order.
     """
 
-    def __init__(self, items, size, *, seed, shuffle):
+    def __init__(self, items: Tensor, size: int, *, seed: int, shuffle: bool) -> None:
         super().__init__(items, size, seed=seed, shuffle=shuffle)
-        self.lengths = (items != PAD).sum(1)
+        self.lengths = items.ne(PAD).sum(1)
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> Tensor:
         """Return the indices (N,) of the rows in the order of that epoch; batch b holds those from b * size on."""
         order = super().order(epoch)
         if not self.shuffle:
@@ -36,6 +37,6 @@ class LengthBucketed(Batches):
         mixed = torch.randperm(len(batches), generator=generator).tolist()
         return torch.cat([*(batches[number] for number in mixed), last])
 
-    def _batch(self, order, number):
+    def _batch(self, order: Tensor, number: int) -> Tensor:
         index = order[number * self.size : (number + 1) * self.size]
         return self.items[index, : self.lengths[index].max()]

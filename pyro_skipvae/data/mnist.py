@@ -5,13 +5,17 @@ The files lie as torchvision lays them, `MNIST/raw/train-images-idx3-ubyte.gz` a
 
 import gzip
 import hashlib
+import os
 import zlib
+from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from . import folder
-from .contents import Contents
+from .contents import Array, Contents
 
 TRAIN, TEST = 60_000, 10_000
 LARGEST = 16 + TRAIN * 28 * 28  # bytes of the largest file, unpacked: a damaged archive is read no further
@@ -25,23 +29,21 @@ MNIST_SHA256 = {
 }
 
 
-def find(name, root=None):
+def find(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Path | None, list[Path]]:
     """Return (the folder that holds all four files, or None; the folders looked at)."""
     places = [base / CLASSES[name] / "raw" for above in folder.search_folders(root) for base in (above / name, above)]
     complete = [place for place in places if all(_copies(name, place, file) for file in FILES)]
     return (complete[0] if complete else None), places
 
 
-def load(name, *, root=None, download=False):
+def load(name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False) -> Contents:
     """Return the `Contents`: the first 50,000 training images, the last 10,000 of them as valid, and the test images.
 
     Raises DataError where files are missing, damaged or not to be had.
     """
     place, places = find(name, root)
     if place is None and not download:
-        raise folder.missing(
-            name, places, f"put its four files into one of these, as {FILES[0]}.gz, or allow the download"
-        )
+        raise folder.missing(name, places, f"put its four files into one of these, as {FILES[0]}.gz, or allow the download")
     place = place or _fetched(name, root, places)
     images, labels, test_images, test_labels = (idx(_content(name, place, file)) for file in FILES)
     cut = TRAIN - TEST
@@ -55,20 +57,20 @@ def load(name, *, root=None, download=False):
     )
 
 
-def idx(content):
+def idx(content: bytes) -> Array:
     """Return the uint8 array that the bytes of an idx file hold: images (N, rows, columns) or labels (N,)."""
     dimensions = content[3]
     shape = np.frombuffer(content, ">u4", dimensions, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()  # bytes are read-only
 
 
-def _copies(name, place, file):
+def _copies(name: str, place: Path, file: str) -> list[Path]:
     # Only .gz files have a published checksum; the unpacked ones are known for MNIST alone, and others prove nothing.
     paths = [place / f"{file}.gz", place / file] if name == "mnist" else [place / f"{file}.gz"]
     return [path for path in paths if path.is_file()]
 
 
-def _content(name, place, file):
+def _content(name: str, place: Path, file: str) -> bytes:
     """Return the bytes of the first copy of the known checksum: a good one beside a damaged one heals it."""
     copies = _copies(name, place, file)
     for path in copies:
@@ -78,7 +80,7 @@ def _content(name, place, file):
     raise folder.damaged(name, copies)
 
 
-def _verified(name, path, file):
+def _verified(name: str, path: Path, file: str) -> bytes | None:
     """Return the bytes of a copy, unpacked, or None where they are not those of the data set."""
     if path.stat().st_size > LARGEST:
         return None
@@ -90,7 +92,7 @@ def _verified(name, path, file):
     return _unpacked(raw) if hashlib.md5(raw, usedforsecurity=False).hexdigest() == published[path.name] else None
 
 
-def _unpacked(raw):
+def _unpacked(raw: bytes) -> bytes:
     try:
         with gzip.open(BytesIO(raw)) as archive:
             return archive.read(LARGEST + 1)
@@ -98,7 +100,7 @@ def _unpacked(raw):
         return b""  # has none of the known checksums, so the file is refused by name
 
 
-def _torchvision_class(name):
+def _torchvision_class(name: str) -> Any:
     from .torchvision_shim import load_torchvision
 
     load_torchvision()
@@ -107,7 +109,7 @@ def _torchvision_class(name):
     return getattr(datasets, CLASSES[name])
 
 
-def _fetched(name, root, places):
+def _fetched(name: str, root: str | os.PathLike[str] | None, places: Sequence[Path]) -> Path:
     place = folder.download_folder(root) / CLASSES[name] / "raw"
     source = _torchvision_class(name)
     for file, md5 in source.resources:

@@ -1,6 +1,7 @@
 """20 Newsgroups as counts of 2,000 words, in the preprocessing of the neural variational document model (Miao et al. 2016)."""
 
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
@@ -15,12 +16,12 @@ SHA256 = "09b37cd9a4e02a42ad84f7141c2b7431ffd07abb2b50585af81efbf35de66c48"
 WORDS, TRAIN, VALID = 2_000, 11_268, 1_000
 
 
-def find(name: str, root: str | None = None) -> tuple[Path | None, list[Path]]:
+def find(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Path | None, list[Path]]:
     """Return (the archive, or None; the places looked at)."""
     return folder.find_file(root, "newsgroups20", FILE)
 
 
-def load(name: str, *, root: str | None = None, download: bool = False) -> Contents:
+def load(name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False) -> Contents:
     """Return the `Contents`, (2,000,) counts of words with the newsgroup, 0 to 19, as label.
 
     Valid is 1,000 of the 11,268 training documents. Raises DataError where the archive is missing or damaged.

@@ -37,13 +37,13 @@ def is_path(name: str | os.PathLike[str]) -> bool:
     return bool(text) and (any(mark in text for mark in "/.~\\") or os.path.lexists(text))
 
 
-def find(name: str, root: str | None = None) -> tuple[Path | None, list[Path]]:
+def find(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Path | None, list[Path]]:
     """Return (the file or folder, or None; [its path]): a user's own file is looked for nowhere else."""
     path = file_content.user_path(name)
     return (path if path.exists() else None), [path]
 
 
-def load(name: str, *, root: str | None = None, download: bool = False) -> Contents | Texts:
+def load(name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False) -> Contents | Texts:
     """Return the `Contents`, or the `Texts`, of a user's file or folder, named as the file.
 
     Raises DataError where there is nothing, ValueError with one line for what is not as its reader describes.

@@ -9,14 +9,22 @@ not change when those do. `synthetic_oracle()` is the same model as an `LSTMDeco
 Reference: Kim et al. 2018, section 5.1 and appendix A (there other sizes, and sentences of one length).
 """
 
+import os
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyro_skipvae.text.vocabulary import BOS, EOS, MARKS, PAD, UNK, Vocabulary
 
-from .contents import SPLITS
+from .contents import SPLITS, Array
 from .text import LONGEST, Texts
+
+if TYPE_CHECKING:
+    import torch
+
+    from pyro_skipvae.decoders.lstm import LSTMDecoder
 
 WORDS = tuple(f"w{number}" for number in range(1, 1001))
 SIZES = {"train": 5_000, "valid": 1_000, "test": 1_000}
@@ -24,21 +32,21 @@ EMBEDDING, WIDTH, SEED = 16, 32, 2018
 EDGE = 6.5  # radius of the quadrature: beyond it lies a prior mass of 7e-10
 
 
-def find(name, root=None):
+def find(name: str, root: str | os.PathLike[str] | None = None) -> tuple[str, list[Path]]:
     """Return ("made when asked for", []): there is no file."""
     return "made when asked for", []
 
 
-def load(name, *, root=None, download=False):
+def load(name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False) -> Texts:
     """Return the `Texts`: 5,000 / 1,000 / 1,000 sentences, with the oracle's vocabulary."""
     vocabulary = Vocabulary(WORDS)
     texts = iter(vocabulary.decode(row).split() for row in draws(sum(SIZES.values())))
-    parts = {part: [next(texts) for _ in range(SIZES[part])] for part in SPLITS}
+    parts: dict[str, Any] = {part: [next(texts) for _ in range(SIZES[part])] for part in SPLITS}
     return Texts(name, **parts, split="5,000 / 1,000 / 1,000 draws of one model, seeded", vocabulary=vocabulary)
 
 
 @cache
-def weights():
+def weights() -> dict[str, Array]:
     """Return the oracle's weights by their names in the docstring above, and `g`, the bias of the gates.
 
     They are uniform, and marks are never said. Unit 0 counts the words, h = tanh(t / 4) or nearly, and it alone makes the
@@ -46,7 +54,7 @@ def weights():
     """
     random = np.random.RandomState(SEED)
     size = 4 + len(WORDS)
-    scales = {"E": (1, size, EMBEDDING), "U": (1, 4 * WIDTH, EMBEDDING + 2), "V": (0.3, 4 * WIDTH, WIDTH)}
+    scales: dict[str, Any] = {"E": (1, size, EMBEDDING), "U": (1, 4 * WIDTH, EMBEDDING + 2), "V": (0.3, 4 * WIDTH, WIDTH)}
     scales |= {"A": (1, WIDTH, 2), "a": (1, WIDTH), "W": (2, size, WIDTH)}
     known = {name: random.uniform(-scale, scale, shape) for name, (scale, *shape) in scales.items()}
     known |= {"g": np.zeros(4 * WIDTH), "b": np.zeros(size)}
@@ -59,11 +67,12 @@ def weights():
     return {name: array.astype(np.float32).astype(np.float64) for name, array in known.items()}  # exact in both
 
 
-def draws(count):
+def draws(count: int) -> list[list[int]]:
     """Return `count` rows of numbers, each up to and with EOS; a row that goes on for ever would be an error."""
     random = np.random.RandomState(SEED + 1)
     z = random.normal(size=(count, 2))
-    rows, going = [[] for _ in range(count)], np.arange(count)
+    rows: list[list[int]] = [[] for _ in range(count)]
+    going = np.arange(count)
     word, state = np.full(count, BOS), _start(z)
     for _ in range(LONGEST + 1):
         scores, state = _step(word, z[going], state)
@@ -78,7 +87,7 @@ def draws(count):
     raise RuntimeError("expected every sentence to end")
 
 
-def true_log_likelihood(x, *, step=1 / 6):
+def true_log_likelihood(x: Any, *, step: float = 1 / 6) -> Array:
     """Return log p(x) (N,) in nats of rows x (N, T) of words, EOS and PAD, float64.
 
     log p(x) = log int N(z; 0, I) p(x|z) dz by the trapezoid rule on a grid of z, whose error falls like exp(-c / step^2):
@@ -91,9 +100,9 @@ def true_log_likelihood(x, *, step=1 / 6):
     return np.array([np.logaddexp.reduce(prior + _log_prob(row[row != PAD], z)) for row in np.asarray(x)])
 
 
-def _log_prob(row, z):
+def _log_prob(row: Array, z: Array) -> Array:
     """log p(x|z) of one sentence, at each z (N, 2)."""
-    total, state = 0.0, _start(z)
+    total, state = np.zeros(len(z)), _start(z)
     for before, word in zip([BOS, *row[:-1]], row, strict=True):
         scores, state = _step(np.full(len(z), before), z, state)
         highest = scores.max(1)
@@ -101,12 +110,12 @@ def _log_prob(row, z):
     return total
 
 
-def _start(z):
+def _start(z: Array) -> tuple[Array, Array]:
     known = weights()
     return z @ known["A"].T + known["a"], np.zeros((len(z), WIDTH))
 
 
-def _step(word, z, state):
+def _step(word: Array, z: Array, state: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
     """The scores (N, words) of what follows `word` (N,), and the state after it."""
     known, (h, c) = weights(), state
     gates = np.concatenate([known["E"][word], z], 1) @ known["U"].T + h @ known["V"].T + known["g"]
@@ -118,11 +127,11 @@ def _step(word, z, state):
     return scores, (h, c)
 
 
-def _sigmoid(x):
+def _sigmoid(x: Any) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
-def oracle_state():
+def oracle_state() -> "dict[str, torch.Tensor]":
     """Return the weights under the names of a one-layer `LSTMDecoder` without skips."""
     import torch
 
@@ -140,7 +149,7 @@ def oracle_state():
     }
 
 
-def synthetic_oracle():
+def synthetic_oracle() -> "LSTMDecoder":
     """Return the model of the data as an `LSTMDecoder` z (..., 2) -> p(x|z), its prior the standard normal one."""
     from pyro_skipvae.decoders.lstm import LSTMDecoder
 

@@ -246,7 +246,7 @@ def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array
     def kept(number: int) -> Callable[[str], float]:
         return lambda cell: cells[number].append(cell.strip()) or 0.0  # type: ignore[func-returns-value]
 
-    converters: dict[int, Callable[[str], float]] = {number: kept(number) for number in cells}
+    converters: dict[int | str, Callable[[str], float]] = {number: kept(number) for number in cells}
     _, first = next(_rows(text, layout))
     for number in set(range(len(first))) - set(cells):
         if first[number].strip().lower() in TRUTH:
@@ -265,7 +265,7 @@ def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array
             quotechar='"',
             comments=None,
             ndmin=2,
-            converters=converters,  # type: ignore[arg-type]  # NumPy takes int keys alone, too
+            converters=converters,
             encoding=None,
         )
     except ValueError as error:

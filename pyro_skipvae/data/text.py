@@ -6,12 +6,13 @@ Tokens that count are the words, known or not, and the end of each sentence; the
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from pyro_skipvae.text.vocabulary import EOS, PAD, UNK, UNKNOWN, Vocabulary
 
-from .contents import SPLITS, Contents
+from .contents import SPLITS, Array, Contents
 
 LONGEST = 200  # words, unless `max_words` says otherwise
 LARGEST = 20_001  # the usual size of a vocabulary, the marks included, as in Yang et al. 2017
@@ -30,18 +31,18 @@ class Texts:
     """
 
     name: str
-    train: list
-    valid: list
-    test: list
+    train: list[Any]
+    valid: list[Any]
+    test: list[Any]
     split: str
-    labels: dict = field(default_factory=dict)
+    labels: dict[str, Array] = field(default_factory=dict)
     vocabulary_size: int | None = LARGEST
     vocabulary: Vocabulary | None = None
-    places: dict = field(default_factory=dict)
+    places: dict[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
 
 
-def encoded(texts, vocabulary_size=None, max_words=None):
+def encoded(texts: Texts, vocabulary_size: int | None = None, max_words: int | None = None) -> Contents:
     """Return the `Contents` of `Texts`: int64 rows (N, max_words + 1) of words, EOS and PAD, and their vocabulary.
 
     Without max_words the longest sentence has 200 words: a longer line of a user's own text is refused, a longer
@@ -60,7 +61,9 @@ def encoded(texts, vocabulary_size=None, max_words=None):
     if empty:
         raise ValueError(f"expected sentences of at most {longest} words in {texts.name}, got none for {' and '.join(empty)}")
     vocabulary, once = _vocabulary(texts, sentences, vocabulary_size)
-    rows = {part: padded([vocabulary.encode(words) for words in sentences[part]], longest + 1) for part in SPLITS}
+    rows: dict[str, Any] = {
+        part: padded([vocabulary.encode(words) for words in sentences[part]], longest + 1) for part in SPLITS
+    }
     _refuse_unknown_lines(texts, rows, kept)
     return Contents(
         texts.name,
@@ -74,7 +77,7 @@ def encoded(texts, vocabulary_size=None, max_words=None):
     )
 
 
-def _vocabulary(texts, sentences, size):
+def _vocabulary(texts: Texts, sentences: Any, size: int | None) -> tuple[Vocabulary, str]:
     """(the vocabulary, what the phrase says of it).
 
     Where every word of a user's training text would be known, those that occur once become UNK, so that a model can learn the
@@ -95,7 +98,7 @@ def _vocabulary(texts, sentences, size):
     return (smaller, "; words that occur once are unknown") if rare else (whole, "")
 
 
-def padded(rows, length):
+def padded(rows: Any, length: int) -> Array:
     """Return lists of numbers as one int64 array (N, length), PAD behind them."""
     lengths = np.array([len(row) for row in rows])
     array = np.full((len(rows), length), PAD, np.int64)
@@ -103,13 +106,13 @@ def padded(rows, length):
     return array
 
 
-def compact(rows):
+def compact(rows: Any) -> tuple[Array, Array]:
     """Return (the numbers without PAD, the lengths), int32: what a checksum needs to see of rows (N, T)."""
     words = rows != PAD
     return rows[words].astype(np.int32), words.sum(1, dtype=np.int32)
 
 
-def _refuse_long_lines(texts):
+def _refuse_long_lines(texts: Texts) -> None:
     for part, (path, lines) in texts.places.items():
         for words, line in zip(getattr(texts, part), lines, strict=True):
             if len(words) > LONGEST:
@@ -119,7 +122,7 @@ def _refuse_long_lines(texts):
                 )
 
 
-def _refuse_unknown_lines(texts, rows, kept):
+def _refuse_unknown_lines(texts: Texts, rows: Any, kept: dict[str, list[int]]) -> None:
     for part, (path, lines) in texts.places.items():
         unknown = ((rows[part] == UNK) | (rows[part] == EOS) | (rows[part] == PAD)).all(1).nonzero()[0]
         if len(unknown):
@@ -133,7 +136,7 @@ def _refuse_unknown_lines(texts, rows, kept):
             )
 
 
-def _left_out(texts, kept, longest):
+def _left_out(texts: Texts, kept: dict[str, list[int]], longest: int) -> str:
     counts = [len(getattr(texts, part)) - len(kept[part]) for part in SPLITS]
     if not any(counts):
         return ""

@@ -9,13 +9,14 @@ the other splits; where one is absent, a tenth of the lines is cut off for it. E
 import json
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pyro_skipvae.text.vocabulary import MARKS, UNK, UNKNOWN
 
 from . import file_content
-from .contents import SPLITS, shuffled
+from .contents import SPLITS, Array, shuffled
 from .text import Texts
 
 FEWEST = 2  # lines of a split
@@ -86,7 +87,7 @@ def _record(line: str, where: str) -> tuple[str, str | int | None]:
     return text, label if isinstance(label, str | int) else None
 
 
-def _classes(places, labels):
+def _classes(places: Any, labels: Any) -> tuple[dict[str, Array], tuple[str, ...]]:
     """({split: (N,) classes}, their names where the labels are words); none where a line has no label."""
     if not all(labels[file].keys() >= set(lines) for file, lines in places.values()):
         return {}, ()
@@ -97,7 +98,7 @@ def _classes(places, labels):
     return {part: np.searchsorted(names, list(map(str, row))) for part, row in rows.items()}, tuple(names)
 
 
-def _refuse_strange_words(words, file):
+def _refuse_strange_words(words: list[tuple[str, ...]], file: Path) -> None:
     """Raise for a mark that would count as an unknown word: a sentence gets its begin, end and padding here."""
     for line, row in enumerate(words, start=1):
         if mark := next((word for word in row if word in MARKS[:UNK]), None):
@@ -111,7 +112,7 @@ def _refuse_strange_words(words, file):
         raise ValueError(f"expected words, got numbers only in {file}; rename a table of numbers to end in .dat or .csv")
 
 
-def _is_number(word):
+def _is_number(word: str) -> bool:
     try:
         float(word)
     except ValueError:
@@ -119,18 +120,18 @@ def _is_number(word):
     return True
 
 
-def _stem(path):
+def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".txt").removesuffix(".jsonl")
 
 
-def _beside(path, part):
+def _beside(path: Path, part: str) -> Path | None:
     ending = ".jsonl" if _is_json(path) else ".txt"
     names = (f"{_stem(path)}.{part}{ending}", f"{_stem(path)}{ending}.{part}")
     files = (path.with_name(name + ending) for name in names for ending in ("", ".gz"))
     return next((file for file in files if file.exists()), None)
 
 
-def _with_all_splits(path, sentences, places):
+def _with_all_splits(path: Path, sentences: Any, places: Any) -> tuple[Any, Any, str]:
     absent = [part for part in SPLITS if part not in sentences]
     if not absent:
         return sentences, places, "as in the files"
@@ -154,7 +155,7 @@ def _with_all_splits(path, sentences, places):
     return sentences | cuts, places | where, split + (f", but for {moved} without a word of the rest" if moved else "")
 
 
-def _move_strangers(index, absent, lines):
+def _move_strangers(index: Any, absent: list[str], lines: Any) -> int:
     """Put lines that were cut, but share no word with the training text, back into it; returns how many. Some lines stay."""
     known, moved = set(chain.from_iterable(lines[i] for i in index["train"])) - UNKNOWN, 0
     for part in absent:

@@ -14,7 +14,7 @@ import types
 _REGISTRATIONS = ("torchvision._meta_registrations", "torchvision._autograd_registrations")
 
 
-def load_torchvision():
+def load_torchvision() -> types.ModuleType:
     """Return the module torchvision, imported without its compiled operators where they do not match this torch.
 
     Where torchvision imports normally nothing else is executed. Afterwards `import torchvision` works anywhere in the
@@ -29,7 +29,7 @@ def load_torchvision():
     return _without_operators()
 
 
-def _without_operators():
+def _without_operators() -> types.ModuleType:
     # The failed import leaves submodules behind that the next one would not bind as attributes of the package.
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]

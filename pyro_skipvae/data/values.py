@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from .contents import SPLITS, Contents, shuffled
+from .contents import SPLITS, Array, Contents, shuffled
 
 FEWEST = 2  # items of a split
 BLOCK = 2**22  # numbers that are looked at together, so that no check makes a copy of everything
 LARGEST_COUNT = 2**24  # float32 is exact up to there
 LARGEST_CLASS = 2**31
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +42,13 @@ def contents(path: Path, values: Values) -> Contents:
     labels, class_names = _classes(path, values)
     kind, levels, dtype = _kind(path, values.arrays)
     indices, split = _splits(path, values.arrays)
-    arrays = {part: _taken(values.arrays[source], index, dtype) for part, (source, index) in indices.items()}
+    arrays: dict[str, Any] = {part: _taken(values.arrays[source], index, dtype) for part, (source, index) in indices.items()}
     classes = {
         part: labels[source] if index is None else labels[source][index]
         for part, (source, index) in indices.items()
         if source in labels
     }
-    about = {"kind": kind, "levels": levels, "class_names": class_names, "how_read": values.how_read}
+    about: dict[str, Any] = {"kind": kind, "levels": levels, "class_names": class_names, "how_read": values.how_read}
     return Contents(path.name, **arrays, split=split, labels=classes, **about)
 
 

@@ -17,6 +17,7 @@ import shutil
 import socket
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from .training_state import check_state, check_weights
 
 if TYPE_CHECKING:
     from pyro_skipvae.data.dataset import Data
+    from pyro_skipvae.diagnostics import CollapseReport
     from pyro_skipvae.model import VAE
 
     from .loaded import LoadedRun
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 try:
     import fcntl
 except ImportError:  # Windows, where a second run in a folder is not noticed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 CHECKPOINTS = ("best", "last", "prev")
 EPOCH = {"epoch": int} | dict.fromkeys(("train_loss", "beta", "valid_elbo", "valid_rate", "active_units", "seconds"), NUMBER)
@@ -61,10 +63,10 @@ class Run:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._last_is_whole = False
-        self._lock = None  # the descriptor of the lock file while the folder is held
+        self._lock: int | None = None  # the descriptor of the lock file while the folder is held
 
     @contextlib.contextmanager
-    def locked(self, *, new=False):
+    def locked(self, *, new: bool = False) -> Iterator["Run"]:
         """Hold the folder, made if need be, for this process. Raises RunError with pid and host if another one does.
 
         With `new` also for a folder that holds anything, before it is touched. The kernel drops the lock of a process that
@@ -93,14 +95,14 @@ class Run:
             self.write("data.json", stored(data))
         self.write("config.toml", config.to_toml())
 
-    def _check_no_run(self):
+    def _check_no_run(self) -> None:
         if (self.path / "config.toml").exists():
             raise RunError(
                 f"expected a new folder for the run, but {self.path} holds one; choose another with --out, "
                 f"or go on with --resume {self.path}"
             )
 
-    def _check_new(self):
+    def _check_new(self) -> None:
         """Raises RunError for a folder with anything but what a run that was killed at its start leaves.
 
         Also for a name that is not UTF-8: safetensors, which reads the checkpoints back, opens no such file.
@@ -176,14 +178,14 @@ class Run:
             raise RunError(f"expected the settings of a run in {file}, got some without a decoder: parts of it are lost")
         return replace(found, scaling=found.scaling or "none")  # a run of before there was a scaling
 
-    def check_space(self, size):
+    def check_space(self, size: int) -> None:
         """Raises RunError unless the disk has room for three checkpoints of `size` bytes: last, prev and best."""
         free = shutil.disk_usage(self.path).free
         if free < 3 * size:
             wanted = f"{3 * size / 1e6:,.0f} MB for three checkpoints"
             raise RunError(f"expected {wanted} free at {self.path}, got {free / 1e6:,.0f} MB")
 
-    def log(self, **metrics):
+    def log(self, **metrics: float) -> None:
         """Append one line to metrics.jsonl, and see that it is on the disk; what is not finite becomes null."""
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         with self._writing(), open(self._place("metrics.jsonl"), "a", encoding="utf-8") as file:
@@ -191,7 +193,7 @@ class Run:
             file.flush()
             os.fsync(file.fileno())
 
-    def metrics(self):
+    def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl as dicts; a last line that a crash cut off is left out.
 
         Raises RunError, with the line, for one that is not of an epoch.
@@ -203,19 +205,19 @@ class Run:
             raise RunError(f"expected the numbers of epochs in {file}, which cannot be read: {error}") from None
         return [_epoch(line, file, i) for i, line in enumerate(text.split("\n")[:-1], 1)]
 
-    def cut_metrics(self, epochs):
+    def cut_metrics(self, epochs: int) -> None:
         """Drop the lines of metrics.jsonl after an epoch: a run that goes on from there writes them again."""
         kept = [line for line in self.metrics() if line["epoch"] <= epochs]
         self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
-    def save(self, name, state):
+    def save(self, name: str, state: dict[str, Any]) -> None:
         """Write a checkpoint; the `last` that was there becomes `prev`, if it is known to be whole."""
         keep = self._checkpoint("prev") if name == "last" and self._last_is_whole else None
         with self._writing():
             checkpoint.save(self._place(f"checkpoints/{name}.safetensors"), state, keep=keep)
         self._last_is_whole = self._last_is_whole or name == "last"
 
-    def load(self, which="best"):
+    def load(self, which: str = "best") -> tuple[dict[str, Any], str]:
         """(state, name) of the checkpoint `which`, "best" or "last", or, where it is absent, of the next of best, last, prev.
 
         One that is damaged is refused by a CheckpointError, as is a run that has none.
@@ -238,7 +240,7 @@ class Run:
         vae.load_state_dict(state["vae"])
         return {**state, "checksum": checksum}, name
 
-    def latest(self):
+    def latest(self) -> tuple[dict[str, Any] | None, str | None]:
         """(state, None) of `last`; (state of `prev`, why) where last cannot be read; (None, None) where there is neither."""
         trouble = None
         for name in ("last", "prev"):
@@ -252,35 +254,35 @@ class Run:
                 trouble = trouble or error
                 continue
             self._last_is_whole = name == "last"
-            return state, trouble and str(trouble)
+            return state, None if trouble is None else str(trouble)
         if trouble:
             raise trouble
         return None, None
 
-    def write_report(self, report):
+    def write_report(self, report: "CollapseReport") -> None:
         self.write("report.json", report.to_json() + "\n")
 
-    def write(self, name, text):
+    def write(self, name: str, text: str | bytes) -> None:
         """Write a file of the folder, whole or not at all."""
         with self._writing():
             checkpoint.write_whole(self._place(name), text)
 
-    def remove(self, name):
+    def remove(self, name: str) -> None:
         """Remove a file of the folder, if it is there."""
         with self._writing():
             self._place(name).unlink(missing_ok=True)
 
-    def checksum(self, which="best"):
+    def checksum(self, which: str = "best") -> str | None:
         """The checksum of the checkpoint that `load` would read; None where there is none."""
         names = CHECKPOINTS[CHECKPOINTS.index(which) :]
         return next((found for name in names if (found := checkpoint.checksum(self._checkpoint(name)))), None)
 
-    def is_current(self, report):
+    def is_current(self, report: dict[str, Any]) -> bool:
         """Whether a report, as plain values, is of a checkpoint that is there; those of older versions do not say."""
         named = report.get("card", {}).get("checkpoint_sha256")
         return named is None or named in (self.checksum("best"), self.checksum("last"))
 
-    def _check_held(self):
+    def _check_held(self) -> None:
         """Raises RunError if another folder is now where the one is that this process holds."""
         if self._lock is not None and not _is_at(self._lock, self.path / ".lock"):
             raise RunError(
@@ -288,7 +290,7 @@ class Run:
                 "nothing more is written"
             )
 
-    def _place(self, name):
+    def _place(self, name: str) -> Path:
         """Where a file of the folder is written. Raises RunError where it is not ours: a link, or a folder that was moved."""
         self._check_held()
         path = self.path / name
@@ -296,7 +298,7 @@ class Run:
             raise RunError(f"expected a file of the run at {path}, got a link, a folder or a device, which is left as it is")
         return path
 
-    def _read(self, which):
+    def _read(self, which: str) -> tuple[dict[str, Any], str, str]:
         """(state, name, checksum) of the checkpoint that `load` reads."""
         if which not in CHECKPOINTS[:2]:
             raise ValueError(f"expected the checkpoint best or last, got {which!r}")
@@ -309,17 +311,17 @@ class Run:
                 return state, name, checksum
         raise CheckpointError(f"expected a checkpoint in {path.parent}, got none")
 
-    def _checkpoint(self, name):
+    def _checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
-    def _remove_leftovers(self):
+    def _remove_leftovers(self) -> None:
         """Remove what a killed process of this host had not finished to write, and no other file."""
         for folder in (self.path, self.path / "checkpoints"):
             for path in checkpoint.abandoned(folder):
                 path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _writing(self):
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -327,7 +329,7 @@ class Run:
             raise RunError(f"expected a run folder that can be written, got {self.path}: {reason}") from error
 
 
-def _epoch(line, file, number):
+def _epoch(line: str, file: Path, number: int) -> dict[str, Any]:
     try:
         found = loads(line)
         check(found, EPOCH, "it")
@@ -336,7 +338,7 @@ def _epoch(line, file, number):
     return found
 
 
-def _acquire(path):
+def _acquire(path: Path) -> int:
     """Lock a file and write pid and host into it; returns its descriptor, which holds the lock while it is open.
 
     Raises RunError for what is no lock of ours: a link, or a file that holds something else.
@@ -358,7 +360,7 @@ def _acquire(path):
     return lock
 
 
-def _open(path):
+def _open(path: Path) -> int:
     """Open or make a lock file; a link is not followed, and a pipe is not waited for."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
@@ -373,7 +375,7 @@ def _open(path):
     return lock
 
 
-def _check_free(path):
+def _check_free(path: Path) -> None:
     """Raises RunError for a lock file that another process holds, or that is none of ours; it is only looked at."""
     if path.is_file() and not path.is_symlink():
         lock = os.open(path, os.O_RDONLY)
@@ -383,7 +385,7 @@ def _check_free(path):
             os.close(lock)
 
 
-def _is_utf_8(path):
+def _is_utf_8(path: Path) -> bool:
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:  # Python stands in for other bytes by surrogates
@@ -391,11 +393,11 @@ def _is_utf_8(path):
     return True
 
 
-def _not_ours(path):
+def _not_ours(path: Path) -> RunError:
     return RunError(f"expected the lock of a run at {path}, got something else; remove it, or use another folder")
 
 
-def _is_at(lock, path):
+def _is_at(lock: int, path: Path) -> bool:
     """Whether an open lock file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(lock), os.lstat(path))
@@ -403,7 +405,7 @@ def _is_at(lock, path):
         return False
 
 
-def _release(lock, path):
+def _release(lock: int, path: Path) -> None:
     """Remove a lock file while it is locked, so that nobody else does, unless another one is in its place.
 
     Windows removes none that is open.
@@ -418,7 +420,7 @@ def _release(lock, path):
         os.close(lock)
 
 
-def _lock(lock, path):
+def _lock(lock: int, path: Path) -> None:
     if fcntl is None:
         return
     try:
@@ -437,7 +439,7 @@ def _lock(lock, path):
         )
 
 
-def _holder(lock):
+def _holder(lock: int) -> tuple[int | None, str | None]:
     """(pid, host) out of a lock file; its holder may be about to write them, over those of one that was killed."""
     end = time.monotonic() + 1.0
     while True:
@@ -447,7 +449,7 @@ def _holder(lock):
         time.sleep(0.01)
 
 
-def _written_holder(lock, path):
+def _written_holder(lock: int, path: Path) -> tuple[int | None, str | None]:
     """(pid, host) out of a lock file that is free, both None for an empty one. Raises RunError for a file of others."""
     found = _read_holder(lock)
     if found is None:
@@ -455,7 +457,7 @@ def _written_holder(lock, path):
     return found
 
 
-def _read_holder(lock):
+def _read_holder(lock: int) -> tuple[int | None, str | None] | None:
     """(pid, host) out of a lock file, both None where it is empty or cut off; None if it holds something else."""
     os.lseek(lock, 0, os.SEEK_SET)
     content = os.read(lock, HOLDER_BYTES + 1).rstrip(b"\0")  # what a power cut leaves
@@ -487,7 +489,7 @@ def load_run(
     return LoadedRun.read(Run(path), device=device, which=which, dataset=dataset)
 
 
-def new_folder(config):
+def new_folder(config: Config) -> Path:
     """A folder under runs/ named after the settings that people change, not yet in use."""
     data = Path(config.dataset).stem
     name = f"{data}-{config.model}-{config.decoder}-{config.layers}-seed{config.seed}"
