@@ -78,3 +78,46 @@ def test_what_is_installed_prints_a_table_of_the_paper_from_anywhere(tmp_path):
     assert re.search(r"4 layers +skip, ours +3 +-92\.04", done.stdout) and not list(elsewhere.iterdir())
     where = [sys.executable, "-c", "import pyro_skipvae; print(pyro_skipvae.__file__)"]
     assert str(built) in subprocess.run(where, cwd=elsewhere, env=environment, capture_output=True, text=True).stdout
+
+
+USE = """
+import torch
+from pyro.optim import ClippedAdam  # the others are made at run time, which mypy does not see
+
+from pyro_skipvae import VAE, collapse_report, fit, load_data, load_run, svi_step
+from pyro_skipvae.decoders import LSTMDecoder, MLPDecoder
+from pyro_skipvae.diagnostics import CollapseReport, Interval, active_units, mutual_information
+from pyro_skipvae.encoders import MLPEncoder
+from pyro_skipvae.objectives import elbo
+from pyro_skipvae.priors import AR1, MixtureOfNormals, StandardNormal, VampPrior
+from pyro_skipvae.schedules import linear
+
+data = load_data("digits", root="data", download=False)
+vae = VAE(StandardNormal(10), MLPDecoder(10, data.event_shape, layers=2), MLPEncoder(data.event_shape, 10))
+priors = [MixtureOfNormals(10, components=5), VampPrior(vae.encoder, data.valid[:50]), AR1(7, 2, correlation=0.9)]
+step = svi_step(vae.model, vae.guide, elbo, ClippedAdam({"lr": 1e-3}), max_norm=5.0)
+losses: list[float] = [e.loss for e in fit(step, data.batches("train", 64, seed=0), epochs=2, beta=linear(0.1, 1.0, 9))]
+report: CollapseReport = collapse_report(vae.model, vae.guide, data.test, fit_on=data.train, tokens=torch.ones(360))
+print(report.rate + 1, report.mi_upper.high - report.mi_lower.low, report.verdict.upper(), report.to_dict()["elbo"])
+units: int = active_units(vae.model, vae.guide, data.test)
+bounds: Interval | None = mutual_information(vae.model, vae.guide, (data.test,)).upper
+run = load_run("runs/digits", which="last")
+print(run.config.seed + 1, run.data.describe()["name"], run.vae.posterior(data.test), repr(data.to_frame()))
+"""
+MISUSE = """
+from pyro_skipvae import load_data, load_run
+size: str = len(load_data("digits").valid)
+load_run(3)
+"""
+
+
+def checked(script, text):
+    script.write_text(text)
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(script)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+
+
+def test_a_users_script_passes_strict_types(tmp_path):
+    assert "Success" in (found := checked(tmp_path / "use.py", USE)), found
+    wrong = checked(tmp_path / "misuse.py", MISUSE)
+    assert "Found 2 errors" in wrong and "misuse.py:3" in wrong and "misuse.py:4" in wrong, wrong

@@ -1,6 +1,7 @@
 """`Data`: a data set ready for use, split, binarised, and able to say what it is."""
 
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from .length_bucketed import LengthBucketed
 from .text import COUNTED, compact
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Data:
     """The splits of a data set, float32 (N, *event_shape); dynamic train is a `DynamicallyBinarised` view.
 
@@ -93,6 +94,51 @@ class Data:
         }
         classes = {"class_names": list(self.class_names)} if self.class_names else {}
         return about | classes | ({} if self.vocabulary is None else self._describe_text())
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `describe` returns."""
+        return self.describe()
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame: index `split`; columns items, classes (None without labels), of texts tokens and unknown_rate.
+
+        Raises ImportError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError("expected pandas for to_frame(); install pandas (pip install pandas), or use to_dict()") from None
+        about = self.describe()
+        columns = [name for name in ("tokens", "unknown_rate") if name in about]
+        rows = [
+            {
+                "split": split,
+                "items": about["sizes"][split],
+                "classes": len(self.labels[split].unique()) if split in self.labels else None,
+                **{name: about[name][split] for name in columns},
+            }
+            for split in SPLITS
+        ]
+        return pandas.DataFrame(rows).set_index("split")
+
+    def __repr__(self) -> str:
+        """One line: name, kind, sizes, event shape and binarisation."""
+        return f"Data({', '.join(f'{name}={value!r}' for name, value in self._shown().items())})"
+
+    def _repr_html_(self) -> str:
+        """The same as an escaped HTML table, with the phrases on the split and on how the values were read, for notebooks."""
+        shown = self._shown() | {"split": self.split, "how_read": self.how_read}
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in shown.items())
+        return f"<table><tbody>{rows}</tbody></table>"
+
+    def _shown(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "sizes": {split: len(self._items(split)) for split in SPLITS},
+            "event_shape": self.event_shape,
+            "binarisation": self.binarisation,
+        }
 
     def _describe_text(self) -> dict[str, Any]:
         rows: dict[str, Any] = {split: self._items(split) for split in SPLITS}

@@ -1,5 +1,6 @@
 """Data: what every data set gives, known answers on real files, and every way in which files can be wrong."""
 
+import dataclasses
 import gzip
 import hashlib
 import http.server
@@ -10,6 +11,7 @@ import sys
 import threading
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -873,3 +875,37 @@ def test_every_mutation_of_a_users_file_is_refused_or_changes_nothing(tmp_path):
 def test_a_users_file_that_is_absent_is_missing_data(tmp_path):
     with pytest.raises(DataError, match="absent.npz was not found"):
         load_data(tmp_path / "absent.npz")
+
+
+def test_data_say_in_one_line_what_they_are():
+    shown = repr(load_data("digits"))
+    assert shown == (
+        "Data(name='digits', kind='binary', sizes={'train': 1257, 'valid': 180, 'test': 360}, event_shape=(8, 8), "
+        "binarisation='dynamic')"
+    )
+
+
+def test_data_in_a_notebook_are_an_escaped_table():
+    data = dataclasses.replace(load_data("digits"), name="<i>&")
+    shown = data._repr_html_()
+    assert "<i>" not in shown and "&lt;i&gt;&amp;" in shown and "stratified by class" in shown and shown.count("<tr>") == 7
+
+
+def test_data_as_plain_values_and_as_a_frame(monkeypatch):
+    class Frame:
+        def __init__(self, rows):
+            self.rows = rows
+
+        def set_index(self, name):
+            return {row.pop(name): row for row in self.rows}
+
+    digits, text = load_data("digits"), load_data("synthetic-text").limit(train=100, eval=10)
+    assert digits.to_dict() == digits.describe()
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=Frame))
+    assert digits.to_frame()["valid"] == {"items": 180, "classes": 10}
+    row = text.to_frame()["train"]
+    assert list(row) == ["items", "classes", "tokens", "unknown_rate"]
+    assert row["items"] == 100 and row["classes"] is None and row["tokens"] == text.describe()["tokens"]["train"]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"install pandas .*, or use to_dict\(\)"):
+        digits.to_frame()

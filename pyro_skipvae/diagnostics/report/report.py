@@ -33,6 +33,7 @@ from .table import html, table
 from .values import Estimate, estimates_of
 from .verdict import Verdict, verdict
 
+MaybeNone = Any  # None where the pair does not admit an estimate: most do, and who uses one need not ask each time
 CONVENTION = ({"value": NUMBER, "ceiling": NUMBER}, NoneType)
 STORED = {  # the shape of a report in JSON
     **dict.fromkeys(("elbo", "distortion", "rate", "log_likelihood", "log_likelihood_tenth", "shuffled_latent_loss"), NUMBER),
@@ -79,32 +80,32 @@ class CollapseReport:
     `perplexity` is there for texts; `amortized`, for a guide that refines, holds what its encoder alone reaches.
     """
 
-    elbo: float | None
-    distortion: float | None
-    rate: float | None
-    rate_per_dimension: list[float] | None
-    log_likelihood: float | None
-    log_likelihood_tenth: float | None
-    effective_sample_size: dict[str, float] | None
-    mi_lower: Interval | None
-    mi_upper: Interval | None
-    mi_marginal: Interval | None
+    elbo: float | MaybeNone
+    distortion: float | MaybeNone
+    rate: float | MaybeNone
+    rate_per_dimension: list[float] | MaybeNone
+    log_likelihood: float | MaybeNone
+    log_likelihood_tenth: float | MaybeNone
+    effective_sample_size: dict[str, float] | MaybeNone
+    mi_lower: Interval | MaybeNone
+    mi_upper: Interval | MaybeNone
+    mi_marginal: Interval | MaybeNone
     mi_ceiling: float
-    saturated: bool | None
-    mi_dieng_2019: dict[str, Any] | None
-    mi_he_2019_batch_32: dict[str, Any] | None
-    aggregate_kl: Interval | None
-    model_mutual_information: MutualInformation | None
-    active_units: int | None
-    active_units_0_02: int | None
+    saturated: bool | MaybeNone
+    mi_dieng_2019: dict[str, Any] | MaybeNone
+    mi_he_2019_batch_32: dict[str, Any] | MaybeNone
+    aggregate_kl: Interval | MaybeNone
+    model_mutual_information: MutualInformation | MaybeNone
+    active_units: int | MaybeNone
+    active_units_0_02: int | MaybeNone
     active_unit_variances: list[float]
-    shuffled_latent_loss: float | None
+    shuffled_latent_loss: float | MaybeNone
     standard_errors: dict[str, float]
     verdict: Verdict
     card: dict[str, Any]
     perplexity: dict[str, Any] | None = None
     amortized: dict[str, Any] | None = None
-    elbo_on_log_likelihood_points: float | None = None
+    elbo_on_log_likelihood_points: float | MaybeNone = None
 
     def __str__(self) -> str:
         return table(self)
@@ -151,7 +152,7 @@ class CollapseReport:
         for field in dataclasses.fields(cls):
             if field.name in PLAIN and fields.get(field.name, 0) is None and field.name not in fields["card"]["unavailable"]:
                 fields[field.name] = math.nan
-            elif field.type == Interval | None:
+            elif field.type == Interval | MaybeNone:
                 fields[field.name] = _interval(fields[field.name])
         if fields["model_mutual_information"]:
             under = fields["model_mutual_information"]
