@@ -1,6 +1,8 @@
 """Commands that write pages of finished runs, and compare them."""
 
 
+import math
+
 import click
 
 from .commands import DATASET, DEVICE, JSON, examples
@@ -13,10 +15,8 @@ from .options import Duration, RunFolder, Whole
 RUNS = click.argument("runs", nargs=-1, required=True, type=RunFolder())
 BUDGET = click.option(
     "--budget",
-    default=60.0,
-    show_default=True,
     type=Duration(),
-    help="seconds for differences on the same test points; 0: none",
+    help="seconds for differences on the same test points; 0: none  [default: as many points as in the reports]",
 )
 DRAWS = click.option(
     "--posterior-samples", default=1, show_default=True, type=Whole(1), help="draws of z for each point"
@@ -98,7 +98,7 @@ def _page(run, out, dataset, device):
 
 
 def _comparison(runs, budget, samples, importance_samples, allowed, device):
-    from pyro_skipvae.reports.comparison import check_comparable, compare, grouped, paired_values, read_record
+    from pyro_skipvae.reports.comparison import check_comparable, compare, grouped, paired_points, paired_values, read_record
     from pyro_skipvae.runs.build import choose_device
 
     from .terminal import progress
@@ -106,7 +106,7 @@ def _comparison(runs, budget, samples, importance_samples, allowed, device):
     with user_errors():
         records, values, device = [read_record(run) for run in runs], None, choose_device(device)
         check_comparable(records, allowed)  # before minutes are spent
-        if budget and len(grouped(records)) > 1:
+        if budget != 0 and len(grouped(records)) > 1:
             with progress() as bar:
                 task = bar.add_task("comparing", total=1, status="")
 
@@ -114,7 +114,8 @@ def _comparison(runs, budget, samples, importance_samples, allowed, device):
                     bar.update(task, completed=done, total=total)
 
                 about = {"samples": samples, "importance_samples": importance_samples, "device": device, "progress": show}
-                values = paired_values(records, seconds=budget, **about)
+                points = None if budget else paired_points(records, importance_samples)
+                values = paired_values(records, points=points, seconds=budget or math.inf, **about)
         return records, compare(records, values=values, allowed=allowed)
 
 

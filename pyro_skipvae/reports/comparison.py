@@ -268,6 +268,15 @@ def paired_values(
     return {path: {name: torch.cat([part[name] for part in found]) for name in found[0]} for path, found in parts.items()}
 
 
+def paired_points(records, importance_samples=None):
+    """On how many points runs are compared: as many as their reports have for the ELBO, or for log p(x); None: on all.
+
+    So the number does not depend on the speed of the machine.
+    """
+    name = "log_likelihood_points" if importance_samples else "elbo_points"
+    return min((n for record in records if (n := record.report.get("card", {}).get(name))), default=None)
+
+
 def spread(x, points):
     """So many rows of x, evenly spread: data lie in files in an order of their own."""
     return x if points is None or points >= len(x) else x[torch.arange(points) * len(x) // points]

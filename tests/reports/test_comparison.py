@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyro.distributions as dist
 import pytest
@@ -232,6 +233,12 @@ def test_the_budget_limits_the_points_and_zero_leaves_the_pairs_out(trained, mon
     assert len(compare.paired_values(records, seconds=0)[records[0].path]["elbo"]) == 10
     done = skipvae("compare", "skip", "plain", "--budget", "0", cwd=trained)
     assert done.returncode == 0 and "better" not in done.stdout and "ELBO" in done.stdout
+
+
+def test_without_a_budget_the_points_are_as_many_as_in_the_reports():
+    records = [SimpleNamespace(report={"card": {"elbo_points": n, "log_likelihood_points": n // 10}}) for n in (90, 70)]
+    assert compare.paired_points(records) == 70 and compare.paired_points(records, importance_samples=5) == 7
+    assert compare.paired_points([SimpleNamespace(report={})]) is None
 
 
 def test_text_gives_the_answer_first_and_the_page_too(trained):
