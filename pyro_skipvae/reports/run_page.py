@@ -17,7 +17,7 @@ from pyro_skipvae.reports import figures
 from pyro_skipvae.runs.build import settled
 from pyro_skipvae.runs.checkpoint import write_whole
 from pyro_skipvae.runs.config import MODELS, Config
-from pyro_skipvae.runs.folder import Run
+from pyro_skipvae.runs.folder import Run, RunError
 
 from .captions import COLOURS, IDLE, MEANING, MODEL_PICTURES, MODEL_TEXTS, ORDER, about_picture
 from .comparison import LABELS, estimates_of, read_record
@@ -266,9 +266,15 @@ def model_picture(record, name, drawn):
 
 
 def model_text(record, name, drawn):
-    """What a text model says, just made or found in the folder: title, caption, headings and rows; None in neither."""
+    """What a text model says, just made or found in the folder: title, caption, headings and rows; None in neither.
+
+    Raises RunError if the file there cannot be read.
+    """
     file = record.path / name
-    lines = drawn.get(name) or (file.read_text(encoding="utf-8") if file.is_file() else "")
+    try:
+        lines = drawn.get(name) or (file.read_text(encoding="utf-8") if file.is_file() else "")
+    except (OSError, ValueError) as error:
+        raise RunError(f"expected what a model of texts says in {file}, which cannot be read: {error}") from None
     title, headings, caption = MODEL_TEXTS[name]
-    rows = [line.split("\t") for line in lines.splitlines()]
+    rows = [line.split("\t", len(headings) - 1) for line in lines.splitlines()]
     return {"title": title, "caption": caption, "headings": headings, "rows": rows} if rows else None

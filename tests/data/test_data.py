@@ -267,6 +267,22 @@ def test_the_fixed_draw_of_an_item_does_not_depend_on_how_many_follow():
     assert long.train.mean().item() == pytest.approx(100 / 255, abs=5 * (0.24 / 36000) ** 0.5)  # 5 standard errors
 
 
+@pytest.mark.parametrize("binarisation", ["static", "dynamic"])
+def test_validation_and_test_have_draws_of_their_own(binarisation):
+    grey = np.full((50, 4, 4), 100, np.uint8)
+    data = from_contents(Contents("flat", grey, grey, grey, ""), binarisation, 0)
+    assert not data.valid.equal(data.test)
+    assert not any(data.train[:].equal(own) for own in (data.valid, data.test))
+    for seed in (0, 1):  # of the training; neither its draws nor the number of its items move those of the others
+        list(data.batches("train", 10, seed=seed))
+        for count in (1, 50):
+            again = from_contents(Contents("flat", grey[:count], grey, grey, ""), binarisation, 0)
+            assert again.valid.equal(data.valid) and again.test.equal(data.test)
+    for split in ("valid", "test"):
+        read = [torch.cat(list(data.batches(split, 10, seed=seed))) for seed in (0, 1)]
+        assert all(x.equal(getattr(data, split)) for x in read)
+
+
 def test_dynamic_draws_are_fresh_and_have_the_right_mean():
     data = grey_data()
     torch.manual_seed(0)
