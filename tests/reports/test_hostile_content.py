@@ -17,6 +17,7 @@ from pyro_skipvae.reports.comparison import compare, read_record
 from pyro_skipvae.reports.comparison_page import comparison_page
 from pyro_skipvae.reports.export import model_card
 from pyro_skipvae.reproduction import page as reproduction_page
+from pyro_skipvae.reproduction import words as reproduction_words
 from pyro_skipvae.reproduction.tables import committed_results, entry_for, load_table, read_results
 from pyro_skipvae.runs.folder import RunError
 
@@ -154,9 +155,14 @@ def test_markup_is_text_in_a_model_card(record):
 
 def test_markup_in_results_is_text_on_the_page_of_a_reproduction(without_pictures):
     table = load_table("table3", seeds=1)
-    entries = read_results(committed_results() / "table3.json")
-    (run, entry), *_ = [(run, found) for run in table.runs if (found := entry_for(run, entries))]
-    assert run and check_pages(lambda entry: reproduction_page.page_of(table, [entry]), entry) > 1
+    stored = read_results(committed_results() / "table3.json")
+    made = [found for run in table.runs if run.row == table.runs[0].row and (found := entry_for(run, stored))]
+    assert len(made) > 1
+    entry = {**made[0], "report": {**made[0]["report"], "active_unit_variances": [0.5]}}
+    assert check_pages(lambda entry: reproduction_page.page_of(table, [entry, *made[1:]]), entry) > 1
+    named = changed(entry, ("report", "card", "data", "name"), MARKUP)
+    told = [note for note in reproduction_words.notes(table, [named, *made[1:]]) if "of different data" in note]
+    assert "<script>" in told[0]  # so that a sentence holds it, too
 
 
 def test_markup_in_a_report_is_text_in_a_notebook(record):
