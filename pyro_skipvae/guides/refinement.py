@@ -42,6 +42,8 @@ class Descent:
     clip: float | None = None
 
 
+DIVERGED = "expected a refinement that stays finite, got one that diverged: take a smaller lr, or fewer steps"
+
 Method = Callable[["Bound", Values, Noise, Descent], Values]
 
 
@@ -80,7 +82,10 @@ class Bound:
         self.first: Tensor | None = None
 
     def __call__(self, values: Values, noise: Any) -> Tensor:
-        z, q = self._by_site(self.family.draw(values, noise)), self.distributions(values)
+        try:
+            z, q = self._by_site(self.family.draw(values, noise)), self.distributions(values)
+        except torch.linalg.LinAlgError as error:  # of a covariance that the steps have made singular
+            raise ValueError(DIVERGED) from error
         check_finite(*z.values())
         seed_generators([self.device], self.seed)  # one dropout mask
         with poutine.block(), _ModelTerms(z) as terms:
@@ -144,7 +149,7 @@ class Bound:
 def check_finite(*tensors: Tensor) -> None:
     """Raises ValueError where local parameters, z or f are not finite; only while Pyro checks distributions."""
     if pyro.settings.get("validate_distributions_pyro") and not all(part.isfinite().all() for part in tensors):
-        raise ValueError("expected a refinement that stays finite, got one that diverged: take a smaller lr, or fewer steps")
+        raise ValueError(DIVERGED)
 
 
 def latent_sites(trace: Any) -> list[Site]:

@@ -142,6 +142,22 @@ def test_arrays_follow_the_precision_of_the_module():
     assert report(lambda x: model(x.float()), lambda x: guide(x.float()), codes).card["points"] == 60
 
 
+def test_arrays_for_plain_functions_take_the_default_precision():
+    """What scikit-learn and NumPy give is in double precision, where the weights of a function's network are not."""
+    weight = torch.eye(3)
+
+    def found(x):
+        return report(lambda x: model(x @ weight), lambda x: guide(x @ weight), x).elbo
+
+    assert found(X.double().numpy()) == found(X)
+    torch.set_default_dtype(torch.float64)
+    try:
+        weight = torch.eye(3)
+        assert found(X.numpy()) == found(X.double())
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 class Table:
     """As a table of pandas: with a shape, and slices that are tables."""
 

@@ -307,6 +307,15 @@ def test_a_context_that_neighbours_share_is_noticed():
         model_mutual_information(conditional, (draw(600, 3), context), samples=600)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_decoder_that_breaks_at_some_draws_is_not_said_to_read_x(bad):
+    def decoder(z):
+        return normal(torch.where(z[:, :1] > 0.5, bad, z), validate_args=False)
+
+    with pytest.raises(ValueError, match=r"log p\(x\|z\) is nan at \d+ of 60 draws of z and x from the model"):
+        model_mutual_information(model_of(decoder), X)
+
+
 def test_what_is_wrong_with_fit_on_is_said_of_it():
     with pytest.raises(ValueError, match="fit_on: expected a model and a guide that run"):
         collapse_report(lambda x: model_of()(x), lambda x: guide_of()(x @ torch.eye(3)), X, fit_on=draw(60, 4))

@@ -689,6 +689,26 @@ def test_steps_that_diverge_are_told_as_such():
         pyro.enable_validation(True)
 
 
+def test_a_covariance_that_diverges_is_told_as_such():
+    """Its Cholesky factor fails before a number is infinite; a smaller lr, as the message says, is the remedy."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(4 * z, 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        factor, diagonal = torch.full((len(x), 2, 1), 0.1), torch.full((len(x), 2), 0.2)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.LowRankMultivariateNormal(0.05 * x, factor, diagonal))
+
+    x = torch.linspace(-9.0, 9.0, 40).reshape(20, 2)
+    for steps in (2, 3, 6):
+        with pytest.raises(ValueError, match="got one that diverged: take a smaller lr"):
+            elbo(model, SemiAmortized(model, guide, steps=steps, lr=1.0), x)
+    assert elbo(model, SemiAmortized(model, guide, steps=6, lr=1e-3), x) < elbo(model, guide, x)
+
+
 def test_what_a_guide_does_besides_its_latent_site_is_refused():
     vae, x = make()
 

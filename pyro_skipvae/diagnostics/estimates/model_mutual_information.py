@@ -55,7 +55,7 @@ class Ancestors:
         """Where p(x|z) reads its input x (teacher forcing, a context) there is no ancestral sample to be had this way."""
         index = torch.arange(self.points)
         for part in self._parts():  # far from their own rows too: neighbours may share a context
-            own = self._log_likelihood(part, part, part)
+            own = _sound(self._log_likelihood(part, part, part))
             for inputs in (index.roll(1)[part], index.roll(self.points // 2)[part]):
                 if not torch.allclose(own, self._at_other(inputs, part), rtol=1e-4, atol=1e-4):
                     raise Unavailable("p(x|z) also reads the x that it is given (teacher forcing or a context)")
@@ -89,6 +89,14 @@ class Ancestors:
         x_index, z_index = index.repeat_interleave(len(part)), part.repeat(len(index))
         pieces = zip(x_index.split(self.rows), z_index.split(self.rows), strict=True)
         return torch.cat([self._log_likelihood(z, x, z) for x, z in pieces]).double().view(len(index), len(part))
+
+
+def _sound(log_likelihood: Tensor) -> Tensor:
+    bad = ~log_likelihood.isfinite()
+    if bad.any():
+        kinds = " or ".join(sorted({str(value) for value in log_likelihood[bad].tolist()}))
+        raise Unavailable(f"log p(x|z) is {kinds} at {int(bad.sum())} of {len(bad)} draws of z and x from the model")
+    return log_likelihood
 
 
 def _decodes_once(nodes: list[Any], rows: int) -> bool:

@@ -26,8 +26,8 @@ Inputs = Tensor | numpy.ndarray[Any, Any] | View | list[Any] | Rows  # what `as_
 def as_rows(x: Inputs, like: Tensor | None = None) -> Rows:
     """x as the arguments that the model and the guide take: a tensor or a list as a tuple; lazy views are read whole.
 
-    A NumPy array becomes a tensor where `like` is, floating-point numbers in its precision. Raises ValueError for what has
-    no rows, or tensors of different numbers of rows.
+    A NumPy array becomes a tensor where `like` is, floating-point numbers in its precision, or in torch's default one.
+    Raises ValueError for what has no rows, or tensors of different numbers of rows.
     """
     rows: Rows
     leading: Any
@@ -112,7 +112,9 @@ def _is_several(x: Any) -> bool:
 def _read(item: Any, like: Tensor | None) -> Any:
     if isinstance(item, numpy.ndarray | numpy.generic) and item.dtype.kind in "biuf":
         tensor = torch.from_numpy(numpy.array(item))
-        return tensor if like is None else tensor.to(like.device, like.dtype if tensor.is_floating_point() else tensor.dtype)
+        tensor = tensor if like is None else tensor.to(like.device)
+        precision = torch.get_default_dtype() if like is None else like.dtype
+        return tensor.to(precision) if tensor.is_floating_point() else tensor
     lazy = hasattr(item, "shape") and not isinstance(item, Tensor | numpy.ndarray) and _is_sliced_to_tensor(item)
     return item[:] if lazy else item
 
