@@ -45,12 +45,12 @@ def examples(*lines):
 @DEVICE
 @click.option("--out", type=click.Path(file_okay=False), help="run folder  [default: runs/<name of the settings>]")
 @click.option("--resume", type=click.Path(file_okay=False), help="go on with this run folder, exactly where it stopped")
-@click.option("--checkpoint-minutes", default=10.0, show_default=True, type=Duration(), help="a checkpoint that often, too")
+@click.option("--checkpoint-minutes", default=10.0, show_default=True, type=Duration(), help="minutes between two checkpoints")
 @click.option("--on-nan", default="stop", show_default=True, type=OnNan(), help="stop, or skip:N to leave out N steps at most")
 @click.option(
     "--report-budget",
     type=Duration(),
-    help="seconds for what in the report needs the decoder; as many points as fit  [default: fixed numbers of points]",
+    help="seconds for the estimates that need the decoder  [default: fixed numbers of points]",
 )
 @click.option("--tensorboard", is_flag=True, help="write event files for TensorBoard, too")
 @click.option("--print-config", is_flag=True, help="print the settings that would be used, as TOML, and stop")
@@ -121,7 +121,7 @@ def train(
 @click.option(
     "--report-budget",
     type=Duration(),
-    help="seconds for what needs the decoder; as many points as fit  [default: fixed numbers of points]",
+    help="seconds for the estimates that need the decoder  [default: fixed numbers of points]",
 )
 @click.option("--svi-steps", type=Whole(0), help="refine q(z|x) by so many steps  [default: as in training]")
 @DATASET

@@ -13,7 +13,7 @@ from .echo import echo
 @click.argument("path", required=False, type=click.Path(exists=True))
 @JSON
 def doctor(path, as_json):
-    """What this machine has: versions, devices, torchvision, data. Or what the file or run at PATH is."""
+    """Show versions, devices, torchvision and data of this machine; with PATH, what that file or run is."""
     found = _about_path(path) if path else _about_machine()
     echo(json.dumps({"schema": 1, **found}, indent=2) if as_json else _lines(found), nl=as_json)
 

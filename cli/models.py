@@ -18,8 +18,8 @@ from .errors import user_errors, written
 def encode(run, out, new, dataset, seed, device):
     """Write mean and scale of q(z|x) of all data of RUN: arrays train_loc, train_scale, train_labels, and so on.
 
-    Of new items, in any file that `train` reads: data_loc, data_scale, and data_labels where the file has labels. Then the data
-    of RUN are not needed.
+    With --data it encodes new items instead, from any file that `train` reads, and writes data_loc, data_scale and, where the
+    file has labels, data_labels. It then needs no data of RUN.
     """
     import io
 

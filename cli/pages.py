@@ -72,7 +72,7 @@ def report(runs, out, dataset, budget, posterior_samples, importance_samples, al
 @DEVICE
 @JSON
 def compare(runs, budget, posterior_samples, importance_samples, allow, device, as_json):
-    """What RUNs differ in: settings, estimates, and the ELBO on the same test points.
+    """Compare RUNs: their settings, their estimates, and the ELBO on the same test points.
 
     The first run is what the others are compared with. Runs that differ in the seed alone count as one model, and with
     two seeds of each there is a standard error over seeds. Runs whose evaluation cards disagree are refused.

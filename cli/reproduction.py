@@ -42,7 +42,7 @@ PART, LONG_SECONDS = 4, 0.1
     default="default",
     show_default=True,
     type=click.Choice(["default", "paper"]),
-    help="what we hold right, or what the paper and its authors' code did",
+    help="our own settings, or those of the paper and its authors' code",
 )
 @click.option("--full", is_flag=True, help="the paper's size where a table is scaled down for CPUs; takes days on a CPU")
 @click.option("--epochs", type=Whole(1), help="scale down: epochs of every run  [default: as the table says]")
@@ -55,7 +55,7 @@ PART, LONG_SECONDS = 4, 0.1
 @click.option(
     "--report-budget",
     type=Duration(),
-    help="seconds for what in a report needs the decoder; as many points as fit  [default: fixed numbers of points]",
+    help="seconds for the estimates that need the decoder  [default: fixed numbers of points]",
 )
 @click.option("--runs", "folder", default="runs/reproduce", show_default=True, help="where run folders go")
 @click.option(

@@ -33,7 +33,7 @@ def picture(name):
 @DEVICE
 @JSON
 def reconstruct(run, count, own, decoding, beam_width, seed, dataset, out, device, as_json):
-    """Show test items of RUN, and what the model makes of them: mean and sample of p(x|z), of a text its decoding."""
+    """Show test items of RUN, and how the model reconstructs them: mean and sample of p(x|z), or a decoded text."""
     from pyro_skipvae.reports import model_pictures
     from pyro_skipvae.text import generation as texts
 
@@ -102,7 +102,7 @@ def interpolate(run, from_text, from_item, to_text, to_item, points, decoding, b
 def traverse(run, item, dimensions, seed, dataset, out, device):
     """Show what each latent dimension of RUN does: one at a time is moved through the prior, in standard deviations.
 
-    Texts are greedy decodings.
+    Texts are decoded greedily.
     """
     from pyro_skipvae.reports import model_pictures
     from pyro_skipvae.text import generation as texts

@@ -41,7 +41,9 @@ def find_file(root: str | os.PathLike[str] | None, below: str, file: str) -> tup
 
 def missing(name: str, places: Sequence[Path], advice: str) -> DataError:
     """Return the DataError that says where a data set was looked for and what to do."""
-    return DataError(f"{name} was not found; looked at {', '.join(map(str, places))}; {advice}")
+    others = [str(place) for place in places if place != Path(name)]
+    looked = f"; looked at {', '.join(others)}" if others else ""
+    return DataError(f"{name} was not found{looked}; {advice}")
 
 
 def damaged(name: str, paths: Sequence[Path]) -> DataError:

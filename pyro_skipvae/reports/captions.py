@@ -76,7 +76,7 @@ MODEL_TEXTS = {
 ORDER = ("reconstructions.png", "samples.png", "traversals.png", "rates", "units", "tsne.png", "pca.png", "training", "bound")
 BESIDE = ("Rate of each dimension", "Reconstructions", "Samples from the model", "Posterior means, t-SNE")
 MEANING = {  # kind of verdict -> what it means
-    "collapsed": "z carries next to nothing about x into the decoder: the model generates as if it had no z.",
+    "collapsed": "z says next to nothing of x: q(z|x) is nearly the same for every x.",
     "collapsed on the decoder's side": "The encoder puts information about x into z, and the decoder does not use it.",
     "weakly used": "The decoder uses z, but z says little: its nats tell at most ten groups of x apart, and are less than a "
     "tenth of what there is to say of x. The rest is modelled without z.",

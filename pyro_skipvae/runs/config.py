@@ -84,11 +84,11 @@ class Config:
         None, "how grey becomes 0 and 1", BINARISATIONS, usual="dynamic; none for frey-faces and cifar10"
     )
     max_words: int | None = option(
-        None, "leave out sentences of more words", usual="200; longer lines of a file of your own are refused", least=1
+        None, "leave out sentences with more words", usual="200; longer lines of a file of your own are refused", least=1
     )
     vocabulary_size: int | None = option(
         None,
-        "words kept at most, the most frequent, with four marks; of a file of your own none that occurs once",
+        "most words to keep, the most frequent, with four marks; a file of your own loses words that occur once",
         usual="20001, pydoc 1501, ptb all",
         least=5,
     )
@@ -136,7 +136,7 @@ class Config:
         SCALINGS,
         usual="standard for grey and real values, log for counts, else none",
     )
-    initialisation: str = option("torch", "how maps start; text models have a start of their own", INITIALISATIONS)
+    initialisation: str = option("torch", "how weights start; text models have their own start", INITIALISATIONS)
     prior: str = option("standard-normal", "p(z)", PRIORS)
     rate: float | None = option(
         None, "nats that the prior ar1, or the guide minimum-rate, commits: no rate is below", usual="10", least=0.0

@@ -500,7 +500,8 @@ def test_an_unknown_ending_is_refused_without_a_guess(name, tmp_path):
 def test_a_path_that_is_absent_is_not_taken_for_the_name_of_a_data_set(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(DataError, match="was not found; looked at .*; give the path of an existing file or folder$"):
+    looked = "; looked at .*" if name.startswith("~") else ""  # a path is not said twice
+    with pytest.raises(DataError, match=f"was not found{looked}; give the path of an existing file or folder$"):
         load_data(name)
     assert is_path(name) and own_file.is_path(name) and Config(dataset=name).dataset == name
 
