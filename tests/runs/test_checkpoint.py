@@ -201,3 +201,16 @@ def test_what_is_wrong_with_a_state_is_named(change, named):
     change(state)
     with pytest.raises(RunError, match=named):
         states.new_job().restore(state)
+
+
+@pytest.mark.parametrize("name", ["step", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("value", [torch.zeros(()), torch.zeros(0), torch.zeros((), dtype=torch.bool), torch.zeros(1, 1)])
+def test_what_an_optimizer_remembers_has_the_shape_of_its_parameter(name, value):
+    value = torch.zeros((), dtype=torch.long) if name == "step" and value.dtype == torch.float32 and not value.dim() else value
+    job = states.new_job()
+    for x in job.batches:
+        job.progress.add(job.step(x), len(x))
+    state = states.plain(copy.deepcopy(job.state()))
+    next(iter(state["optimizer"].values()))["optimizer"]["state"][0][name] = value  # torch's kernel would read beyond its end
+    with pytest.raises(RunError, match=rf"optimizer\..*\.{name} has the shape"):
+        states.new_job().restore(state)
