@@ -79,3 +79,11 @@ def test_settings_without_effect_are_known(flags, told):
     from pyro_skipvae.runs.build import without_effect
 
     assert without_effect(make_config(TINY | flags, resume=None)[0]) == told
+
+
+def test_an_estimated_rate_below_0_stops_no_training_without_a_committed_rate():
+    from pyro_skipvae_cli.training import _check_committed
+
+    _check_committed({"valid_rate": -0.005})  # no_committed_rate: by draws, under a mixture of normals
+    with pytest.raises(RuntimeError, match="committed 3.0 nats, got 2.9"):
+        _check_committed({"valid_rate": 2.9, "committed_rate": 3.0})
