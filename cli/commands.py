@@ -9,7 +9,7 @@ from pyro_skipvae.runs.config import PRESETS, Config
 from . import text
 from .echo import echo
 from .errors import user_errors
-from .options import Duration, Grouped, OnNan, RunFolder, Seed, Whole, check_run, config_options, settings
+from .options import Duration, Grouped, OnNan, RunFolder, Seed, Whole, check_run, config_options, home_path, settings
 from .signals import Signals
 
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto (CUDA, else CPU), or a torch device")
@@ -84,6 +84,7 @@ def train(
         raise click.UsageError("expected the name of a run folder, got an empty one")
     if resume:
         check_run(resume)
+    out = out and home_path(out)
     with Signals() as signals:
         flags = settings(preset, file, options)
         if not resume:

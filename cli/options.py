@@ -13,7 +13,7 @@ import click
 
 from pyro_skipvae.runs.config import LARGEST, Config, check_names
 
-from .errors import NoRun, user_errors
+from .errors import NoRun, UserError, user_errors
 
 PREFIX = "SKIPVAE_"
 # The first field of Config under each heading of the help.
@@ -66,6 +66,14 @@ def check_run(path):
     """Tell that a folder is no run before torch is imported."""
     if not (Path(path) / "config.toml").exists():
         raise NoRun(f"expected a run folder with a config.toml, got {path}")
+
+
+def home_path(path):
+    """A path to write to, `~` replaced as a shell does it; a `~user` that is not there is told, not made a folder of."""
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise UserError(f"expected a user that there is, got {path}; write ./{path} for a folder of that name")
+    return found
 
 
 class RunFolder(click.Path):

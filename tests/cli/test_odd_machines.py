@@ -230,3 +230,13 @@ def test_odd_small_files_are_told(name, content, tmp_path):
         done = skipvae(*words, cwd=tmp_path)
         refused = done.returncode != 0 and told(done, 2, 3, 4)
         assert refused or words[0] not in needed.get(name, ()), done.stdout
+
+
+def test_a_home_folder_is_found_and_one_of_nobody_is_told(tmp_path, monkeypatch):
+    said = told(skipvae("train", *FAST, "--out", "~nouser/run", cwd=tmp_path), 2)
+    assert "write ./~nouser/run for a folder of that name" in said and not list(tmp_path.iterdir())
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    for out, place in (("~/run", "home/run"), ("./~nouser/run", "~nouser/run")):  # the second is what was advised
+        assert skipvae("train", *FAST, "--out", out, cwd=tmp_path).returncode == 0
+        assert (tmp_path / place / "config.toml").exists()
