@@ -45,6 +45,7 @@ PART, LONG_SECONDS = 4, 0.1
     help="our own settings, or those of the paper and its authors' code",
 )
 @click.option("--full", is_flag=True, help="the paper's size where a table is scaled down for CPUs; takes days on a CPU")
+@click.option("--full-data", is_flag=True, help="all data, fewer epochs, where a table is scaled down for CPUs; takes hours")
 @click.option("--epochs", type=Whole(1), help="scale down: epochs of every run  [default: as the table says]")
 @click.option("--limit-train", type=Whole(1), help="scale down: training items  [default: as the table says]")
 @click.option("--limit-eval", type=Whole(2), help="scale down: test items  [default: as the table says]")

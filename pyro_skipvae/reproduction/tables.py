@@ -120,10 +120,11 @@ def table_names():
     return sorted(file.name.removesuffix(".toml") for file in (files("pyro_skipvae") / "reproduction" / "presets").iterdir())
 
 
-def load_table(name, *, seeds=None, protocol="default", full=False, **scale):
+def load_table(name, *, seeds=None, protocol="default", full=False, full_data=False, **scale):
     """The table of a name, with `seeds` seeds in place of its own numbers, scaled down where `scale` says so.
 
-    Runs that take a day on a CPU are scaled down by the table itself, unless `full`.
+    Runs that take a day on a CPU are scaled down by the table itself: to a part of the data, or with `full_data` to fewer
+    epochs of all of it; with `full` not at all.
 
     `protocol` is "default", what we hold right, or "paper", what the paper and the authors' code did.
 
@@ -131,10 +132,12 @@ def load_table(name, *, seeds=None, protocol="default", full=False, **scale):
     """
     if name not in table_names():
         raise ConfigError(f"unknown table {name!r}: expected {', '.join(table_names())}")
+    if full and full_data:
+        raise ConfigError("expected --full or --full-data, got both")
     content = tomllib.loads((files("pyro_skipvae") / "reproduction" / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
     published, runs, parts = {}, [], []
     for part in content.get("tables", ()):
-        other = load_table(part["name"], seeds=seeds, protocol=protocol, full=full, **scale)
+        other = load_table(part["name"], seeds=seeds, protocol=protocol, full=full, full_data=full_data, **scale)
         parts.append(other.name)
         name_of = {row: f"{part['row']}, {row}" for row, _ in other.published}
         for (row, arm), found in other.published.items():
@@ -144,6 +147,7 @@ def load_table(name, *, seeds=None, protocol="default", full=False, **scale):
     for cell in content.get("runs", ()):
         published[cell["row"], cell["arm"]] = cell.get("published", {})
         own = {} if full else cell.get("scaled", content.get("scaled", {}))
+        own = content["full_data"] if own and full_data and "full_data" in content else own
         runs += _planned(cell, content, seeds, protocol, own | {name: v for name, v in scale.items() if v is not None})
     if protocol != "default" and not any(run.quirks for run in runs):
         raise ConfigError(f"expected --protocol default for {name}, which has no settings of the paper, got {protocol}")

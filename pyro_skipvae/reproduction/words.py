@@ -179,8 +179,10 @@ def _small(table, row, arm):
 
 def label(table, row, arm):
     """What is added to our name of a row whose runs are scaled down: by what."""
-    scaled = next(run.scaled for run in table.runs if (run.row, run.arm) == (row, arm))
-    return f" (scaled down: {', '.join(f'{name} {value:,}' for name, value in scaled.items())})" if scaled else ""
+    run = next(run for run in table.runs if (run.row, run.arm) == (row, arm))
+    if set(run.scaled) == {"epochs"} and "epochs" in run.flags and not run.flags.get("limit_train"):
+        return f" (scaled down: all data, {run.scaled['epochs']:,} of {run.flags['epochs']:,} epochs)"
+    return f" (scaled down: {', '.join(f'{name} {value:,}' for name, value in run.scaled.items())})" if run.scaled else ""
 
 
 def scaled_words(table):
@@ -214,6 +216,8 @@ def notes(table, entries):
         found.append(f"PPL is ppl_iw{draws}, per token by importance sampling with {draws} draws of z. Tokens: {COUNTED}.")
     if any(run.scaled for run in table.runs):
         found.append("Rows marked scaled down cannot be compared with what was published; --train --full trains in full.")
+    if any("limit_train" in run.scaled for run in table.runs):
+        found.append("The few images of a scaled-down table check that it runs; --full-data stands for all images, fewer epochs.")
     if any(e["settings"].get("limit_train") and not e["scaled"] for e in own):
         found.append("Trained on a part of the data, as the settings say.")
     if "units_between" in table.columns and own:

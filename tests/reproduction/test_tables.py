@@ -74,6 +74,20 @@ def test_tables_for_a_gpu_are_scaled_down_unless_in_full():
     assert not any("--full" in note for note in reproduction_words.notes(load_table("table3"), []))
 
 
+def test_full_data_is_all_images_for_fewer_epochs_and_says_so():
+    table = load_table("table2-mnist", full_data=True)
+    assert {(run.config.limit_train, run.config.limit_eval, run.config.epochs) for run in table.runs} == {(None, None, 30)}
+    assert reproduction_words.label(table, "9 layers", "skip") == " (scaled down: all data, 30 of 100 epochs)"
+    assert not reproduction_words.is_comparable(table, "9 layers", "skip")
+    mixed = load_table("classification", full_data=True)
+    assert {run.row: run.config.epochs for run in mixed.runs} == {"MLP": 100, "PixelCNN, 9 layers": 30}
+    arms = {(run.row, run.arm): run.config for run in load_table("table2-arms").runs if not run.seed}
+    pair = {run.arm: run.config for run in table.runs if run.row == "9 layers"}
+    assert all(arms["KL warm-up", arm] == pair[arm] for arm in ("plain", "skip"))  # trained once, for both tables
+    with pytest.raises(ConfigError, match="--full or --full-data"):
+        load_table("table1", full=True, full_data=True)
+
+
 def entry(run, elbo=-80.0, rate=1.0, units=3):
     perplexity = {"value": 100.0, "low": 90.0, "high": 110.0}
     counts = ("points", "elbo_points", "log_likelihood_points", "importance_samples", "importance_samples_tenth")
