@@ -217,7 +217,7 @@ def notes(table, entries):
     if any(run.scaled for run in table.runs):
         found.append("Rows marked scaled down cannot be compared with what was published; --train --full trains in full.")
     if any("limit_train" in run.scaled for run in table.runs):
-        found.append("The few images of a scaled-down table check that it runs; --full-data stands for all images, fewer epochs.")
+        found.append("Tables of few images check that they run; --full-data stands for all images and fewer epochs.")
     if any(e["settings"].get("limit_train") and not e["scaled"] for e in own):
         found.append("Trained on a part of the data, as the settings say.")
     if "units_between" in table.columns and own:
