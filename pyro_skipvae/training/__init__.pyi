@@ -4,4 +4,8 @@ from .loop import Epoch as Epoch
 from .loop import Progress as Progress
 from .loop import evaluate_loss as evaluate_loss
 from .loop import fit as fit
+from .ranks import AveragingOptim as AveragingOptim
+from .ranks import RankLost as RankLost
+from .ranks import Ranks as Ranks
+from .ranks import join_ranks as join_ranks
 from .step import svi_step as svi_step

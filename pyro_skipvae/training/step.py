@@ -1,7 +1,8 @@
 """A training step: Pyro's SVI on one batch, with the whole gradient clipped, and without steps that are not finite."""
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyro_skipvae.objectives import Batch, Objective, as_arguments, plate_scale, weighted
 
 from .param_store import check_store_tensors
+from .ranks import Ranks, check_same, digest
 
 
 def svi_step(
@@ -27,6 +29,7 @@ def svi_step(
     optim: PyroOptim,
     *,
     max_norm: float | None = None,
+    ranks: Ranks | None = None,
 ) -> "SVIStep":
     """A step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, a tensor (), with the parameters updated.
 
@@ -41,8 +44,11 @@ def svi_step(
 
     The first step raises ValueError if Pyro's parameter store holds other tensors than the modules of this pair under
     the same names: it would then train those and leave the modules as they are.
+
+    With the `ranks` of several processes each is given the same batches, computes rows of its own, and makes the step that one
+    process would make of the whole batch (`pyro_skipvae.training.ranks`). Loss, clipping and what is not finite are of it, too.
     """
-    return SVIStep(model, guide, objective, optim, max_norm)
+    return SVIStep(model, guide, objective, optim, max_norm, ranks)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class SVIStep:
         objective: Objective | ELBO,
         optim: PyroOptim,
         max_norm: float | None,
+        ranks: Ranks | None = None,
     ) -> None:
         if not isinstance(optim, PyroOptim):
             raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
@@ -72,7 +79,7 @@ class SVIStep:
                 "expected a learning-rate schedule of the step alone, got ReduceLROnPlateau, which wants to be told a loss; "
                 "use pyro.optim.LambdaLR, with pyro_skipvae.schedules.Halving for one that follows the validation"
             )
-        self.objective, self.optim, self.max_norm = objective, optim, max_norm
+        self.objective, self.optim, self.max_norm, self.ranks = objective, optim, max_norm, ranks
         self.svi = SVI(model, guide, optim, loss=self._loss, loss_and_grads=self._loss_and_grads)
         self.svi.optim = self._update
         self.steps, self._checked = 0, False
@@ -114,28 +121,49 @@ class SVIStep:
         self.optim.set_state(copy.deepcopy(state["optimizer"]))  # they would go on in the tensors of `state`
 
     def _loss(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch) -> Tensor:
-        with _PlateScale() as plate:
+        with self._own_rows(x) as rows, _PlateScale() as plate:
             if isinstance(self.objective, ELBO):
-                loss = self.objective.loss(model, guide, *as_arguments(x))  # type: ignore[attr-defined]  # every ELBO has it
+                loss = self.objective.loss(model, guide, *as_arguments(rows))  # type: ignore[attr-defined]  # every ELBO has it
             else:
-                loss = self.objective(model, guide, x)
-        return loss / (batch_size(x) * plate.scale)
+                loss = self.objective(model, guide, rows)
+        return self._of_all(x, torch.as_tensor(loss / (batch_size(rows) * plate.scale)))
 
     def _loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float) -> float:
         """What SVI calls before the optimizer: the mean loss, its clipped gradients, and whether they may be used."""
         with poutine.trace(param_only=True) as capture:
-            loss = _mean_loss_and_grads(self.objective, model, guide, x, beta)
+            with self._own_rows(x) as rows:
+                loss = _mean_loss_and_grads(self.objective, model, guide, rows, beta)
         if not self._checked:
             check_store_tensors(_sites(capture))
-            self._checked = True
         # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
         self._parameters = list(dict.fromkeys(site["value"].unconstrained() for site in _sites(capture).values()))
+        loss, self._checked = self._of_all(x, torch.as_tensor(loss).detach(), _sites(capture)), True
         norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
         if self.max_norm is not None:
             clip_grads_with_norm_(self._parameters, self.max_norm, norm)
-        self._last_loss = torch.as_tensor(loss).detach()
+        self._last_loss = loss
         self._skip_step_unless(self._is_finite(x, self._last_loss, norm))
         return 0.0  # SVI would make a number of the loss, and so wait for the device
+
+    @contextlib.contextmanager
+    def _own_rows(self, x: Batch) -> Iterator[Batch]:
+        """The rows of x that this process computes, with their part of the noise for x; alone it computes all."""
+        if self.ranks is None:
+            yield x
+        else:
+            with self.ranks.noise(batch_size(x), self.steps):
+                yield self.ranks.share(x)
+
+    def _of_all(self, x: Batch, loss: Tensor, sites: dict[str, Any] | None = None) -> Tensor:
+        """The mean loss of the rows of all processes, and, with parameter sites, their gradients on the parameters."""
+        if self.ranks is None:
+            return loss
+        if sites is not None and not self._checked:
+            check_same(self.ranks, {name: digest(site["value"]) for name, site in sites.items()})
+            self._names = set(sites)
+        if sites is not None and (other := set(sites) ^ self._names):
+            raise ValueError(f"expected the same parameters in each step of several processes, {min(other)} is not in all")
+        return self.ranks.add_gradients([] if sites is None else self._parameters, loss, self.ranks.weight(batch_size(x)))
 
     def _update(self, parameters: Any) -> None:
         """What SVI calls as its optimizer: the `PyroOptim`, or one torch optimizer that does the work of all that it has.
