@@ -106,7 +106,7 @@ def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, **sampl
 
         card = {**extra, "data": data.describe(), **_committed(vae)}
         tokens = (x != PAD).sum(-1) if data.kind == "text" else None
-        about = {"fit_on": other, "budget": budget, "sizes": sizes, "tokens": tokens, "progress": show}
+        about = {"fit_on": other, "budget": budget, "sizes": sizes, "tokens": tokens, "levels": _levels(data), "progress": show}
         report = collapse_report(vae.model, vae.guide, x, card=card, **about, **samples)
         if auxiliary_prior is not None:
             found = auxiliary.measured(vae, auxiliary_prior, x, distortion=report.distortion)
@@ -118,6 +118,11 @@ def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, **sampl
     for sentence in report.card.get("beyond_budget", ()):
         note(f"Not measured: {sentence}")
     return report
+
+
+def _levels(data):
+    """Of how many levels each value of an image is one; None for other data."""
+    return data.levels if data.kind == "grey" and len(data.event_shape) in (2, 3) else None
 
 
 def _committed(vae):

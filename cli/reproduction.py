@@ -274,7 +274,7 @@ def _rows(wanted, entries):
         count = max((cell.seeds for cell in found.values()), default=0)
         published = any(found[column].published is not None for column in shown)
         if published:
-            rows.append([row, f"{arm}, published", "", *(_number(found[column].published) for column in shown)])
+            rows.append([row, f"{arm}, published", "", *(_published(found[column]) for column in shown)])
         rows.append([row, f"{arm}, ours" + label(wanted, row, arm), str(count), *(_ours(found[column]) for column in shown)])
         if published and count and is_comparable(wanted, row, arm):
             rows.append([row, "difference", "", *(_number(found[column].difference, "+") for column in shown)])
@@ -285,16 +285,20 @@ def _text(wanted, entries):
     from pyro_skipvae.reproduction.words import premise
 
     before = "".join(f"{paragraph}\n\n" for paragraph in (wanted.title, *premise(wanted)))
+    if not wanted.runs:
+        return before.rstrip("\n") + "\n"
     return before + table(*_rows(wanted, entries)) + "\n" + "".join(f"{s}\n" for s in _sentences(wanted, entries))
 
 
 def _markdown(wanted, entries):
     from pyro_skipvae.reproduction.words import premise
 
+    before = "".join(f"{paragraph}\n\n" for paragraph in (f"**{wanted.title}**", *premise(wanted)))
+    if not wanted.runs:
+        return before.rstrip("\n") + "\n"
     header, rows = _rows(wanted, entries)
     lines = [header, ["---"] * len(header), *rows]
     grid = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    before = "".join(f"{paragraph}\n\n" for paragraph in (f"**{wanted.title}**", *premise(wanted)))
     return f"{before}{grid}\n" + "".join(f"- {s}\n" for s in _sentences(wanted, entries))
 
 
@@ -304,12 +308,18 @@ def _sentences(wanted, entries):
     return [*orderings(wanted, entries), *([wanted.note] if wanted.note else []), *notes(wanted, entries)]
 
 
+def _published(cell):
+    inside = cell.bracketed and cell.bracketed.published
+    return _number(cell.published) + (f" ({_number(inside)})" if inside is not None else "")
+
+
 def _ours(cell):
     from pyro_skipvae.reports.rendering import decimals
 
+    inside = f" ({_number(cell.bracketed.ours)})" if cell.bracketed and cell.ours is not None else ""
     if cell.deviation is None:
-        return _number(cell.ours)
-    return f"{_number(cell.ours)} ± {cell.deviation:.{decimals(cell.ours)}f}"
+        return _number(cell.ours) + inside
+    return f"{_number(cell.ours)} ± {cell.deviation:.{decimals(cell.ours)}f}{inside}"
 
 
 def _number(value, sign=""):

@@ -17,6 +17,7 @@ from pyro_skipvae.diagnostics import log_likelihood_per_point
 from pyro_skipvae.diagnostics.estimates.perplexity import COUNTED
 from pyro_skipvae.diagnostics.report.report import STORED, finite_or_none
 from pyro_skipvae.diagnostics.report.values import (
+    BITS,
     COUNTS,
     INTERVALS,
     PERPLEXITIES,
@@ -49,6 +50,10 @@ NOT_COMPARED = ("seed", "data_dir", "download")  # settings that make no other m
 LABELS = {
     "ppl_iw": "perplexity, importance-weighted",
     "ppl_elbo": "perplexity, by the ELBO",
+    "bits_per_dimension": "bits per dimension",
+    "bits_iw": "bits per dimension, importance-weighted",
+    "bits_elbo": "bits per dimension, by the ELBO",
+    "bits_rate": "bits per dimension, the rate alone",
     "elbo": "ELBO",
     "distortion": "distortion -E log p(x|z)",
     "log_likelihood": "log p(x), importance-weighted",
@@ -207,7 +212,8 @@ def compare(records, *, values=None, allowed=()):
     check_comparable(records, allowed)
     records = _named_apart(records)
     found = [estimates_of(record.report) for record in records]
-    names = [name for name in (*PERPLEXITIES, *PLAIN, *COUNTS, *INTERVALS, *UNDER_THE_MODEL) if any(name in f for f in found)]
+    known = (*PERPLEXITIES, *BITS, *PLAIN, *COUNTS, *INTERVALS, *UNDER_THE_MODEL)
+    names = [name for name in known if any(name in f for f in found)]
     notes = [f"The cards differ in {name}, which was allowed." for name in CARD if _disagreement(records, name)]
     for field_name, standing in STANDING_ON.items():
         standing = [name for name in standing if name in names]

@@ -270,6 +270,123 @@ def rate_distortion(points, *, ax=None):
 
 
 @_styled
+def rate_planes(groups, *, accuracy="accuracy of a linear probe (%)", figure=None):
+    """Families of runs over rates: distortion with dashed lines of equal ELBO above, what a probe reads out of z below.
+
+        ELBO = -(rate + distortion)
+
+    `groups` are {family: points}, a point a dict of `rate`, `distortion` and `accuracy` (or None), each (value, half of its
+    95 % interval), `name`, its setting, and perhaps `auxiliary`, its rate against an auxiliary prior: a hollow mark. Draws
+    two axes into `figure`. Raises ValueError for no points.
+
+    Reference: Razavi et al. 2019, figure 4; Alemi et al. 2018, figure 1.
+    """
+    if not any(groups.values()):
+        raise ValueError("expected at least one run, got none")
+    figure = Figure(figsize=(6.4, 8.2), layout="constrained") if figure is None else figure
+    panels = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    for ax, quantity in zip(panels, ("distortion", "accuracy"), strict=True):
+        _axes(ax)
+        for i, (family, points) in enumerate(groups.items()):
+            _family(ax, family, points, quantity, colour=PALETTE[i % len(PALETTE)], marker="osD^vP*"[i % 7])
+    points = [("", p["rate"][0], p["distortion"][0], p["rate"][1] / 1.96, p["distortion"][1] / 1.96)
+              for own in groups.values() for p in own]  # fmt: skip
+    _widen(panels[0], points)
+    _iso_elbo_lines(panels[0], points)
+    panels[0].set_ylabel("distortion (nats)")
+    panels[1].set(xlabel="rate (nats)", ylabel=accuracy)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _family(ax, family, points, quantity, *, colour, marker):
+    """Points of one family by increasing rate, a thin line through them, each with the name of its setting."""
+    own = sorted((point for point in points if point[quantity] is not None), key=lambda point: point["rate"][0])
+    if not own:
+        return
+    style = {"color": colour, "marker": marker, "markersize": 5, "zorder": 3}
+    rates, values = ([point[name][0] for point in own] for name in ("rate", quantity))
+    bars = {"xerr": [point["rate"][1] for point in own], "yerr": [point[quantity][1] for point in own]}
+    ax.errorbar(rates, values, **bars, **style, linewidth=0.8, elinewidth=1, label=family)
+    for point in own:
+        place, white = (point["rate"][0], point[quantity][0]), [withStroke(linewidth=2, foreground="white")]
+        ax.annotate(point["name"], place, (4, 4), textcoords="offset points", fontsize=7, color=colour, path_effects=white)
+        if point.get("auxiliary"):
+            ax.plot(point["auxiliary"][0], point[quantity][0], **style, mfc="white")
+
+
+@_styled
+def committed_rates(by_correlation, by_length, *, published=(), ceiling=None, figure=None):
+    """The rate that an AR(1) prior commits: against the correlation above, of a step against the length below.
+
+    `by_correlation` and `by_length` are {label: (xs, nats of one channel)}; `published` are points (correlation, nats);
+    `ceiling` is what a step of a long sequence commits at most. Raises ValueError for no curves.
+
+    Reference: Razavi et al. 2019, figure 1.
+    """
+    if not by_correlation or not by_length:
+        raise ValueError("expected at least one curve in each panel, got none")
+    figure = Figure(figsize=(6.4, 6.4), layout="constrained") if figure is None else figure
+    above, below = map(_axes, figure.subplots(2))
+    for ax, curves in ((above, by_correlation), (below, by_length)):
+        for i, (label, (xs, nats)) in enumerate(curves.items()):
+            ax.plot(xs, nats, color=PALETTE[i % len(PALETTE)], label=label)
+    if published:
+        above.plot(*zip(*published, strict=True), "x", color=INK, label="published")
+    above.set(xlabel="correlation of neighbouring steps", ylabel="nats a channel", ylim=(0, None))
+    below.set(xlabel="steps", ylabel="nats a step and channel", xscale="log", ylim=(0, None))
+    _plain_log_labels(below.xaxis)
+    if ceiling is not None:
+        _level(below, ceiling, "(ln 2)/2", side="center")
+    for ax in (above, below):
+        ax.legend(loc="upper left", bbox_to_anchor=(1.12, 1.02))
+    return figure
+
+
+@_styled
+def normal_contours(panels, *, reach=3.0, figure=None):
+    """Contours of two normals in the plane, at one and two standard deviations, one panel for each pair.
+
+    `panels` are tuples (title, covariance of the prior (2, 2), covariance of the posterior (2, 2)), both with mean 0. Raises
+    ValueError for none. Reference: Razavi et al. 2019, figure 1.
+    """
+    if not panels:
+        raise ValueError("expected at least one panel, got none")
+    figure = Figure(figsize=(6.4, 6.4), layout="constrained") if figure is None else figure
+    columns = 2 if len(panels) > 1 else 1
+    axes = np.ravel(figure.subplots(-(-len(panels) // columns), columns, sharex=True, sharey=True))
+    angle = np.linspace(0, 2 * np.pi, 200)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    for ax, (title, prior, posterior) in zip(axes, panels, strict=False):
+        _axes(ax).set(title=title, aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+        named = ((prior, PALETTE[0], "prior"), (posterior, PALETTE[1], "nearest independent posterior"))
+        for covariance, colour, name in named:
+            root = np.linalg.cholesky(_array(covariance, "covariances"))
+            for deviations in (1, 2):
+                label = name if ax is axes[0] and deviations == 1 else None
+                ax.plot(*(deviations * root @ circle), color=colour, label=label, linewidth=1.6 / deviations)
+    figure.supxlabel("first step of z", fontsize=9)
+    figure.supylabel("second step of z", fontsize=9)
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+@_styled
+def draws_of_latents(same, different, *, columns):
+    """Two grids of images: a row of draws of x for each z above, a draw of x for each of as many other z below.
+
+    Each (N, H, W) or (N, C, H, W). Reference: Razavi et al. 2019, figure 3.
+    """
+    same, different = _tiles(same, 1), _tiles(different, 1)
+    blank = np.broadcast_to(np.array(GAP), (columns, *same.shape[1:]))
+    ax, (rows, _) = _mosaic(None, np.concatenate([same, blank, different]), columns)
+    count = len(same) // columns
+    ax.set_yticks([rows[:count].mean(), rows[count + 1 :].mean()], ["one z\na row", "other z\neach"])
+    return ax.figure
+
+
+@_styled
 def training_curves(metrics, *, figure=None):
     """The epochs of a run, from the lines of metrics.jsonl: loss, rate, active units and beta over one axis.
 

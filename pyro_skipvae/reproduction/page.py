@@ -12,13 +12,18 @@ from pyro_skipvae.reports.rendering import picture, render
 from pyro_skipvae.reports.run_page import train_command
 from pyro_skipvae.runs.checkpoint import write_whole
 
+from . import committed_rate_study
+from .analyses import unpacked
 from .tables import (
     BESIDE,
     BETWEEN,
+    BRACKETED,
     CEILING,
     COLUMNS,
+    auxiliary_interval,
     cells,
     entry_for,
+    interval_of,
     shown_columns,
 )
 from .words import is_comparable, label, notes, orderings, premise, scaled_words
@@ -42,6 +47,7 @@ def page_of(table, entries):
         done=len(own),
         published=any(table.published.values()),
         premise=premise(table),
+        compared=bool(table.compared),
         scaled=scaled_words(table),
         headings=[heading(column) for column in shown_columns(table)],
         rows=[_row(table, place, found[place]) for place in found],
@@ -60,7 +66,7 @@ def heading(column):
 def columns(table, entries):
     """A picture for each column that has numbers: published and ours, place by place."""
     found, drawn = cells(table, entries), []
-    for column in table.columns:
+    for column in (column for column in table.columns if column not in BRACKETED.values()):
         places = []
         for (row, arm), cell in ((place, columns[column]) for place, columns in found.items()):
             if cell.published is not None or cell.ours is not None:
@@ -133,7 +139,64 @@ def variances(table, entries):
     return drawn
 
 
-PICTURES = {"columns": columns, "depth": depth, "planes": planes, "variances": variances}
+def committed(table, entries):
+    """The rate that an AR(1) prior commits, and the posteriors that attain it."""
+    rates, contours = committed_rate_study.rates_figure(), committed_rate_study.contours_figure()
+    alt = "Committed rate: it rises with correlation and length; per step it stays below (ln 2)/2 in long sequences"
+    nearest = "Ellipses of the prior and circles of the nearest independent posterior, further apart as the correlation grows"
+    return _narrow([
+        picture("Committed rate", alt, "Nats of one channel.", rates),
+        picture("Two steps", nearest, "At one and two standard deviations. No independent posterior is nearer.", contours),
+    ])  # fmt: skip
+
+
+def plane(table, entries):
+    """All runs in the plane of rate and distortion, and of rate and probe, by family."""
+    groups = {}
+    for run in table.runs:
+        if entry := entry_for(run, entries):
+            family, _, name = run.row.partition(", ")
+            point = {quantity: interval_of(entry, column) for quantity, column in PLANE.items()}
+            point["auxiliary"] = auxiliary_interval(entry)
+            groups.setdefault(FAMILIES.get((family, run.arm), family), []).append(point | {"name": _setting(name)})
+    if not groups:
+        return []
+    alt = "; ".join(f"{family}, {p['name']}: rate {_said(p['rate'][0])}, distortion {_said(p['distortion'][0])}"
+                    for family, own in groups.items() for p in own)  # fmt: skip
+    caption = (
+        "Bars: 95 % over test points of one trained model. Numbers beside marks: nats that are committed or free, or beta. "
+        "Hollow marks: the rate against the auxiliary prior."
+    )
+    words = scaled_words(table)
+    title = "Rate, distortion and linear probe" + (f" ({words})" if words else "")
+    return _narrow([picture(title, alt, caption, figures.rate_planes(groups))])
+
+
+def grids(table, entries):
+    """Images from the auxiliary prior of each run: several x for one z, and one x for each of several z."""
+    drawn = []
+    for run in table.runs:
+        if entry := entry_for(run, entries):
+            numbers = entry["analysis"]["auxiliary-draws"]
+            images = [unpacked(numbers[name], numbers["width"]) for name in ("same", "different")]
+            figure = figures.draws_of_latents(*images, columns=numbers["columns"])
+            name = f"{run.row}, {run.arm}" + (" (scaled down)" if run.scaled else "")
+            alt = f"{numbers['rows']} rows of {numbers['columns']} images, one z a row; below as many, each from another z"
+            drawn.append(picture(name, alt, "What a row has in common is what z says.", figure))
+    return _narrow(drawn)
+
+
+PLANE = {"rate": "kl", "distortion": "distortion", "accuracy": "linear_probe"}
+FAMILIES = {("delta-VAE", "skip"): "skip-delta-VAE", ("beta-VAE", "skip"): "Skip-VAE, over beta"}
+PICTURES = {
+    "columns": columns,
+    "committed": committed,
+    "depth": depth,
+    "grids": grids,
+    "plane": plane,
+    "planes": planes,
+    "variances": variances,
+}
 
 
 def _row(table, place, found):
@@ -149,6 +212,10 @@ def _run(run, entry):
     about = {"row": run.row, "arm": run.arm, "seed": run.seed}
     about |= {name: entry[name] for name in ("epochs", "seconds")}
     return {**about, "card": entry["report"]["card"], "command": train_command(run.config, changed)}
+
+
+def _setting(name):
+    return name.removeprefix("beta ").removesuffix(" nats")
 
 
 def curve(found, decoder, arm, column):

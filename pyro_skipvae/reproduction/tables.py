@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
+from pyro_skipvae.diagnostics.estimates.bits import bits_per_dimension
 from pyro_skipvae.diagnostics.report.report import STORED
 from pyro_skipvae.reports.comparison import BOUNDS, estimates_of, paired_values, read_record
 from pyro_skipvae.runs.build import choose_device
@@ -35,6 +36,8 @@ ENTRY = {  # the shape of an entry of results
     "elbo_per_point?": [(int, float)],
     "log_likelihood_per_point?": [(int, float)],
     "tokens_per_point?": [int],
+    "committed_rate?": (int, float),
+    "rates?": [(int, float)],  # validated, of each epoch, where a rate is committed
     "analysis?": {...: {...: (*NUMBER, [(int, float)])}},
 }
 ELSEWHERE = ("seed", "data_dir", "download")  # settings that do not make a run what it is
@@ -59,10 +62,18 @@ COLUMNS = {
     "neighbours": ("10 nearest training items, %", "neighbours"),
     "test_neighbours": ("10 nearest test items, %", "test_neighbours"),
     "silhouette": ("silhouette", "silhouette"),
+    "distortion": ("distortion", "distortion"),
+    "log_likelihood": ("log p(x)", "log_likelihood"),
+    "auxiliary_rate": ("KL, auxiliary prior", "auxiliary_rate"),
+    "bits": ("bits/dim (KL part)", "bits"),
+    "bits_kl": ("KL part", "bits_kl"),
+    "auxiliary_bits": ("with the auxiliary prior", "auxiliary_bits"),
+    "auxiliary_bits_kl": ("KL part", "auxiliary_bits_kl"),
     "random_mlp_probe": ("random encoder, MLP probe, %", "random_mlp_probe"),
     "random_linear_probe": ("random encoder, linear probe, %", "random_linear_probe"),
 }
 CEILING = math.log(10_000)  # of the paper's MI: it has 10,000 test images
+BRACKETED = {"bits": "bits_kl", "auxiliary_bits": "auxiliary_bits_kl"}  # what stands in brackets behind a number
 BESIDE = {"mi_upper": "MI, upper bound", "mi_marginal": "MI, fitted marginal"}  # what stands beside a column at its ceiling
 
 
@@ -97,6 +108,7 @@ class Table:
 
     `pictures` names what is drawn of it on its page, beside its numbers; `study` what says more than numbers;
     `comparable` is False where the published numbers are of other data, so that only orderings can be compared;
+    `compared` are pairs of places, [row, arm, row, arm], whose differences are told in place of published orderings;
     `parts` are the tables that it takes runs from; `counted_otherwise` maps rows of ours to the published ones that they are
     if layers are counted in another way.
     """
@@ -113,6 +125,7 @@ class Table:
     counted_otherwise: dict = field(default_factory=dict)
     protocol: str = "default"
     parts: list[str] = field(default_factory=list)
+    compared: list[list[str]] = field(default_factory=list)
 
 
 def table_names():
@@ -151,7 +164,11 @@ def load_table(name, *, seeds=None, protocol="default", full=False, full_data=Fa
         runs += _planned(cell, content, seeds, protocol, own | {name: v for name, v in scale.items() if v is not None})
     if protocol != "default" and not any(run.quirks for run in runs):
         raise ConfigError(f"expected --protocol default for {name}, which has no settings of the paper, got {protocol}")
-    named = {key: content[key] for key in ("note", "pictures", "study", "comparable", "counted_otherwise") if key in content}
+    changed = [name for name, value in {"seeds": seeds, "full": full, **scale}.items() if value]
+    if not runs and changed:
+        raise ConfigError(f"expected no --{changed[0].replace('_', '-')} for {name}, which trains nothing")
+    keys = ("note", "pictures", "study", "comparable", "counted_otherwise", "compared")
+    named = {key: content[key] for key in keys if key in content}
     return Table(name, content["title"], content["columns"], published, runs, protocol=protocol, parts=parts, **named)
 
 
@@ -251,7 +268,16 @@ def entry_of(planned, path, *, device="cpu"):
         "report": report,
         **{f"{name}_per_point": [round(v, 2) for v in values[name].tolist()] for name in BOUNDS if name in values},
         **({"tokens_per_point": values["tokens"].tolist()} if "tokens" in values else {}),
+        **_committed(record.metrics),
     } | ({"analysis": {planned.analysis: analyse(planned.analysis, path, device=device)}} if planned.analysis else {})
+
+
+def _committed(metrics):
+    """The committed rate of a run, and the rate that every epoch was validated with; {} where none is committed."""
+    found = [line for line in metrics if line.get("committed_rate") is not None]
+    if not found:
+        return {}
+    return {"committed_rate": found[0]["committed_rate"], "rates": [round(line["valid_rate"], 4) for line in found]}
 
 
 def agrees(config, recorded):
@@ -293,6 +319,7 @@ class Cell:
     ours: float | None
     deviation: float | None
     seeds: int
+    bracketed: "Cell | None" = None
 
     @property
     def difference(self):
@@ -310,7 +337,8 @@ def cell_at(table, entries, place, column):
     values = [v for e in entries_at(table, entries, *place) if (v := value_of(e, column)) is not None]
     deviation = statistics.stdev(values) if len(values) > 1 else None
     mean = statistics.fmean(values) if len(values) > 1 else next(iter(values), None)  # one count is a whole number
-    return Cell(table.published[place].get(column), mean, deviation, len(values))
+    inner = cell_at(table, entries, place, BRACKETED[column]) if column in BRACKETED else None
+    return Cell(table.published[place].get(column), mean, deviation, len(values), inner)
 
 
 def value_of(entry, column):
@@ -323,8 +351,29 @@ def value_of(entry, column):
         return 100 * statistics.fmean(BETWEEN[0] <= v <= BETWEEN[1] for v in report["active_unit_variances"])
     if name == "mi_dieng_2019":
         return (report.get(name) or {}).get("value")
+    if name in DERIVED:
+        return DERIVED[name](report)
     estimate = estimates_of(report).get(name)
     return estimate and estimate.value
+
+
+def _bits(nats, report):
+    shape = report["card"]["data"]["event_shape"]
+    return None if nats is None else bits_per_dimension(nats, math.prod(shape))
+
+
+def _with_auxiliary(report, name):
+    found = report["card"].get("auxiliary_prior")
+    return found and {"elbo": -found["elbo"], "rate": found["rate"]["value"]}[name]
+
+
+DERIVED = {  # numbers that no report has under a name of their own
+    "bits": lambda report: _bits(report["elbo"] and -report["elbo"], report),
+    "bits_kl": lambda report: _bits(report["rate"], report),
+    "auxiliary_bits": lambda report: _bits(_with_auxiliary(report, "elbo"), report),
+    "auxiliary_bits_kl": lambda report: _bits(_with_auxiliary(report, "rate"), report),
+    "auxiliary_rate": lambda report: _with_auxiliary(report, "rate"),
+}
 
 
 def interval_of(entry, column):
@@ -337,7 +386,13 @@ def interval_of(entry, column):
     return None if estimate is None or estimate.low is None else (estimate.value, (estimate.high - estimate.low) / 2)
 
 
+def auxiliary_interval(entry):
+    """(rate against the auxiliary prior, half of its 95 % interval) of an entry, or None where it has none."""
+    found = entry["report"]["card"].get("auxiliary_prior")
+    return found and (found["rate"]["value"], (found["rate"]["high"] - found["rate"]["low"]) / 2)
+
+
 def shown_columns(table):
     """The columns of the table, and those that stand beside an MI at its ceiling."""
-    return [*table.columns, *(BESIDE if "mi" in table.columns else ())]
-
+    own = [column for column in table.columns if column not in BRACKETED.values()]
+    return [*own, *(BESIDE if "mi" in table.columns else ())]

@@ -1,10 +1,11 @@
 """What the numbers of a table say, in words: whether a published ordering holds, and what a reader has to know beside it."""
 
 import statistics
+from dataclasses import asdict
 
 from pyro_skipvae.diagnostics.estimates.perplexity import COUNTED
 from pyro_skipvae.reports.comparison import estimates_of
-from pyro_skipvae.reproduction import side_claims, theorem_study
+from pyro_skipvae.reproduction import binarisation, committed_rate_study, side_claims, theorem_study
 
 from .intervals import intervals
 from .tables import (
@@ -13,15 +14,23 @@ from .tables import (
     BURDA,
     CEILING,
     COLUMNS,
+    cell_at,
     cells,
     entries_at,
     entry_for,
     shown_columns,
 )
 
-STUDIES = {"theorem": theorem_study, "side-claims": side_claims}
+STUDIES = {
+    "theorem": theorem_study,
+    "side-claims": side_claims,
+    "binarisation": binarisation,
+    "committed-rate": committed_rate_study,
+}
+DIFFERENCES = ("ppl", "elbo", "kl", "linear_probe")  # columns in which compared places are told
 UNORDERED = ("au_authors_code", "units_between", "random_mlp_probe", "random_linear_probe")  # no claim of skip against plain
 INFORMATION = ("mi", "mi_lower", "mi_upper", "model_mi_lower", "model_mi_upper")  # ordered by bounds, not by differences
+ROUNDING = 1e-3  # nats, of rates that are kept with four decimals
 NEAR = 0.05  # nats: of published MIs, which are without intervals, those that stand at their ceiling itself order nothing
 
 
@@ -43,6 +52,8 @@ def orderings(table, entries):
     if table.study:
         small = f"Scaled down ({words}). " if (words := scaled_words(table)) else ""
         return [small + sentence for sentence in STUDIES[table.study].findings(table, entries)]
+    if table.compared:
+        return _compared(table, entries)
     for row in dict.fromkeys(row for row, arm in found if arm == "plain" and (row, "skip") in found):
         plain, skip = found[row, "plain"], found[row, "skip"]
         small = _small(table, row, "skip")
@@ -153,6 +164,25 @@ def _difference(table, entries, row, first, second, of):
     return ", ".join(parts) + f"; seeds: {counts}"
 
 
+def _compared(table, entries):
+    """A sentence for each pair of places that the table compares, as far as both have been run: differences and verdicts."""
+    told = []
+    for pair in table.compared:
+        first, second = tuple(pair[:2]), tuple(pair[2:])
+        parts = []
+        for column in (c for c in DIFFERENCES if c in table.columns):
+            one, other = (cell_at(table, entries, place, column).ours for place in (first, second))
+            if None not in (one, other):
+                sure = intervals(table, entries, column, first, second)
+                shown = len({d.sign for d in sure}) == 1 and sure[0].sign
+                verdict = "" if shown else ", not shown"
+                parts.append(f"{COLUMNS[column][0]} {_signed(one - other)}{_in_brackets(sure)}{verdict}")
+        if parts:
+            names = (f"{row}, {arm}{_small(table, row, arm)}" for row, arm in (first, second))
+            told.append(f"{' - '.join(names)}: {'; '.join(parts)}.")
+    return told
+
+
 def _counted_otherwise(table, found):
     """Our numbers beside those published for one layer more, where a paper may have counted another layer than we do."""
     told = []
@@ -204,7 +234,7 @@ def notes(table, entries):
     """What a reader of the table has to know: settings of the data, ceilings, and what stands on fewer points."""
     own = [e for run in table.runs if (e := entry_for(run, entries))]
     ceilings = sorted({round(e["report"]["mi_ceiling"], 2) for e in own if e["report"].get("mi_ceiling")})
-    found = [_protocol(table)]
+    found = [_protocol(table)] if table.runs else []
     if "mi" in table.columns and ceilings:
         stated = " and ".join(f"{ceiling:.2f}" for ceiling in ceilings)
         found.append(
@@ -224,6 +254,7 @@ def notes(table, entries):
         found += _two_kinds(table, entries)
     found += [sentence for e in own for column in ("ppl", "elbo") if column in table.columns if (sentence := _fewer(e, column))]
     found += _different_data(table, entries)
+    found += _held(own)
     older = sum("code" not in e["report"]["card"] for e in own)
     if older:
         found.append(
@@ -235,6 +266,17 @@ def notes(table, entries):
     if errors:
         found.append(f"Standard errors of accuracies over test items: at most {max(errors):.2f} percentage points.")
     return found
+
+
+def _held(entries):
+    """A sentence on the committed rates: in how many epochs of how many runs they were held, and by how much at least."""
+    own = [entry for entry in entries if entry.get("rates")]
+    if not own:
+        return []
+    excess = [rate - entry["committed_rate"] for entry in own for rate in entry["rates"]]
+    held = sum(nats >= -ROUNDING for nats in excess)
+    epochs = f"{held} of {len(excess)} epochs of {len(own)} runs"
+    return [f"Rate at least the committed one: in {epochs}; it was above by {min(excess):.2f} nats at least."]
 
 
 def _different_data(table, entries):
@@ -287,7 +329,7 @@ def as_json(table, entries):
     found = {}
     for (row, arm), columns in cells(table, entries).items():
         comparable = is_comparable(table, row, arm)
-        plain = {c: vars(cell) | {"difference": cell.difference if comparable else None} for c, cell in columns.items()}
+        plain = {c: asdict(cell) | {"difference": cell.difference if comparable else None} for c, cell in columns.items()}
         found.setdefault(row, {})[arm] = plain
     own = [e for run in table.runs if (e := entry_for(run, entries))]
     about = {"schema": 1, "reproduction": table.name, "title": table.title, "protocol": table.protocol}

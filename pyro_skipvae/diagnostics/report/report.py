@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_skipvae.stored import INTERVAL, NUMBER, check, loads
 
 from ..estimates.active_units import mean_variances, units_above
+from ..estimates.bits import BOUNDS, bits
 from ..estimates.elbo import elbo_terms, shuffled_latent_loss
 from ..estimates.encoder import Encoded, encode
 from ..estimates.log_likelihood import ImportanceEstimate, importance_estimate
@@ -48,6 +49,7 @@ STORED = {  # the shape of a report in JSON
     "verdict": (str, {"kind": str, "sentence": str, "amounts": dict}),  # older reports have the sentence alone
     "elbo_on_log_likelihood_points?": NUMBER,
     "perplexity?": ({"ppl_iw": INTERVAL, "ppl_elbo": INTERVAL, "importance_samples": int}, NoneType),
+    "bits_per_dimension?": ({**dict.fromkeys(BOUNDS, INTERVAL), "dimensions": int, "levels": int}, NoneType),
     "amortized?": ({...: (NUMBER, {...: (NUMBER, str)})}, NoneType),
     "card": {
         **dict.fromkeys(("points", "elbo_points", "log_likelihood_points"), int),
@@ -77,7 +79,8 @@ class CollapseReport:
     `card["elbo_points"]` and `card["log_likelihood_points"]`. `elbo_on_log_likelihood_points` is the ELBO on the points of the
     log-likelihood, to compare the two. `standard_errors` holds those of the plain numbers. `verdict` is a string, its sentence,
     with a `kind` and `amounts`.
-    `perplexity` is there for texts; `amortized`, for a guide that refines, holds what its encoder alone reaches.
+    `perplexity` is there for texts, `bits_per_dimension` for images with levels; `amortized`, for a guide that refines, holds
+    what its encoder alone reaches.
     """
 
     elbo: float | MaybeNone
@@ -106,6 +109,7 @@ class CollapseReport:
     perplexity: dict[str, Any] | None = None
     amortized: dict[str, Any] | None = None
     elbo_on_log_likelihood_points: float | MaybeNone = None
+    bits_per_dimension: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         return table(self)
@@ -176,6 +180,7 @@ def collapse_report(
     sizes: Sizes | None = None,
     rows: int = 256,
     tokens: Tensor | None = None,
+    levels: int | None = None,
     card: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> CollapseReport:
@@ -185,7 +190,8 @@ def collapse_report(
     the callable has no arguments of these names); fit_on: data like x that the fitted marginal r(z) is fitted to
     (None: a random half of x); site: the latent site of interest where there are several, the others are nuisance;
     rows: how many rows the decoder runs at a time; tokens: for texts, how many each row of x has, (N,), of which come
-    the perplexities; card: fields that the evaluation card gets in addition;
+    the perplexities; levels: for images, of how many levels each value is one, from which come the bits per dimension, where
+    p(x|z) gives probabilities and no densities; card: fields that the evaluation card gets in addition;
     progress(stage, done, total) is called along the way. Two calls with one seed agree, unless there is a budget.
 
     Rate, mutual information and active units use every row of x and run the guide only, with posterior_samples N^2
@@ -218,6 +224,8 @@ def collapse_report(
         fields["elbo_on_log_likelihood_points"] = _on_the_same_points(fields, reasons, facts["log_likelihood_points"])
         if tokens is not None:
             fields["perplexity"] = perplexities(fields, tokens, facts["importance_samples"])
+        if levels is not None:
+            fields["bits_per_dimension"] = attempt(reasons, "bits_per_dimension", _bits, fields, pair, levels)
     facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
     notes = pair.notes + [PRIOR_NOTE] * (not encoded.one_prior and not pair.prior_masked) + [BUDGET_NOTE] * (budget is not None)
     facts |= {"notes": notes}
@@ -357,6 +365,12 @@ def _on_the_same_points(fields: dict[str, Any], reasons: dict[str, Any], points:
         reasons["elbo_on_log_likelihood_points"] = reasons[missing]
         return None
     return fields["elbo"][:points]
+
+
+def _bits(fields: dict[str, Any], pair: Pair, levels: int) -> dict[str, Any]:
+    if not pair.discrete_x:
+        raise Unavailable("p(x|z) is a density, whose nats depend on the unit of x")
+    return bits(fields, pair.elements, levels)
 
 
 def _under_the_model(

@@ -69,6 +69,8 @@ def _grid(report: "CollapseReport") -> Table:
     grid = Table(title="Is it collapsed? (nats per datapoint, 95 % intervals)", title_justify="left", show_header=False)
     if report.perplexity:
         _perplexities(grid, report.perplexity)
+    if report.bits_per_dimension:
+        _bits(grid, report.bits_per_dimension, report.card["importance_samples"])
     for name, rows in GROUPS.items():
         for position, (label, attribute) in enumerate(rows):
             if attribute not in _SAME or report.card["log_likelihood_points"] < report.card["elbo_points"]:
@@ -98,6 +100,13 @@ def _grid(report: "CollapseReport") -> Table:
 def _perplexities(grid: Table, perplexity: dict[str, Any]) -> None:
     for position, (key, name) in enumerate(_bounds(perplexity).items()):
         grid.add_row("" if position else "perplexity per token", name, *_measured(perplexity[key]))
+    grid.add_section()
+
+
+def _bits(grid: Table, bits: dict[str, Any], samples: int) -> None:
+    labels = {"bits_iw": f"importance sampling, {samples} draws", "bits_elbo": "ELBO", "bits_rate": "  of which the rate"}
+    for position, (key, label) in enumerate(labels.items()):
+        grid.add_row("" if position else "bits per dimension", label, *_measured(bits[key]))
     grid.add_section()
 
 

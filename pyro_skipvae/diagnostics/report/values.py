@@ -6,12 +6,13 @@ from typing import Any
 
 # Numbers of points and draws in the card -> the estimates that stand on them.
 STANDING_ON = {
-    "elbo_points": ("elbo", "distortion", "shuffled_latent_loss", "ppl_elbo"),
-    "elbo_posterior_samples": ("elbo", "distortion", "ppl_elbo", "elbo_on_log_likelihood_points"),
-    "log_likelihood_points": ("log_likelihood", "log_likelihood_tenth", "ppl_iw", "elbo_on_log_likelihood_points"),
+    "elbo_points": ("elbo", "distortion", "shuffled_latent_loss", "ppl_elbo", "bits_elbo"),
+    "elbo_posterior_samples": ("elbo", "distortion", "ppl_elbo", "bits_elbo", "elbo_on_log_likelihood_points"),
+    "log_likelihood_points": ("log_likelihood", "log_likelihood_tenth", "ppl_iw", "bits_iw", "elbo_on_log_likelihood_points"),
     "model_mutual_information_points": ("model_mi_lower", "model_mi_upper"),
 }
 PERPLEXITIES = ("ppl_iw", "ppl_elbo")
+BITS = ("bits_iw", "bits_elbo", "bits_rate")
 PLAIN = (
     "elbo", "distortion", "log_likelihood", "elbo_on_log_likelihood_points", "log_likelihood_tenth", "rate",
     "shuffled_latent_loss",
@@ -41,8 +42,9 @@ def estimates_of(report: dict[str, Any]) -> dict[str, Estimate]:
             half = 1.96 * _number(report["standard_errors"].get(name))
             low, high = (report[name] - half, report[name] + half) if math.isfinite(half) else (None, None)
             found[name] = Estimate(report[name], low, high, points.get(name, card["points"]))
-    for name, ends in (report.get("perplexity") or {}).items():
-        if name in PERPLEXITIES and ends:
+    in_units = (report.get("perplexity") or {}) | (report.get("bits_per_dimension") or {})
+    for name, ends in in_units.items():
+        if name in (*PERPLEXITIES, *BITS) and ends:
             found[name] = Estimate(ends["value"], ends["low"], ends["high"], points.get(name, card["points"]))
     for name in COUNTS:
         if report.get(name) is not None:
