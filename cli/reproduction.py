@@ -97,6 +97,7 @@ def reproduce(
     with user_errors():
         _check_flags(train, show=show, jobs=jobs > 1, minutes=minutes is not None, force=force)
         wanted = reproduction.load_table(name, **which)
+        _check_runs(wanted, train=train, **which)
         if results != "results" and not train and not Path(results).is_dir():
             raise ValueError(f"expected a folder of results, got {results}")
         file, (entries, others) = Path(results) / f"{name}.json", _stored(reproduction, wanted, results)
@@ -139,6 +140,13 @@ def _check_flags(train, **given):
     idle = [f"--{name}" for name, value in given.items() if value and name != "show" and not train]
     if idle:
         raise ValueError(f"expected --train with {' and '.join(idle)}: nothing is trained without it")
+
+
+def _check_runs(wanted, **flags):
+    """Raises ValueError for flags that say how to train, of a table that has no runs."""
+    given = [flag for flag, value in flags.items() if value not in (None, False, "default")]
+    if given and not wanted.runs:
+        raise ValueError(f"expected no --{given[0].replace('_', '-')} for {wanted.name}, which is computed and trains nothing")
 
 
 def _stored(reproduction, wanted, results):

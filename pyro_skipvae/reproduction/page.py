@@ -25,6 +25,7 @@ from .tables import (
     entry_for,
     interval_of,
     shown_columns,
+    value_of,
 )
 from .words import is_comparable, label, notes, orderings, premise, scaled_words
 
@@ -156,9 +157,10 @@ def plane(table, entries):
     for run in table.runs:
         if entry := entry_for(run, entries):
             family, _, name = run.row.partition(", ")
-            point = {quantity: interval_of(entry, column) for quantity, column in PLANE.items()}
-            point["auxiliary"] = auxiliary_interval(entry)
-            groups.setdefault(FAMILIES.get((family, run.arm), family), []).append(point | {"name": _setting(name)})
+            point = {quantity: _with_error(entry, column) for quantity, column in PLANE.items()}
+            point |= {"auxiliary": auxiliary_interval(entry), "name": _setting(name)}
+            if None not in (point["rate"], point["distortion"]):
+                groups.setdefault(FAMILIES.get((family, run.arm), family), []).append(point)
     if not groups:
         return []
     alt = "; ".join(f"{family}, {p['name']}: rate {_said(p['rate'][0])}, distortion {_said(p['distortion'][0])}"
@@ -212,6 +214,12 @@ def _run(run, entry):
     about = {"row": run.row, "arm": run.arm, "seed": run.seed}
     about |= {name: entry[name] for name in ("epochs", "seconds")}
     return {**about, "card": entry["report"]["card"], "command": train_command(run.config, changed)}
+
+
+def _with_error(entry, column):
+    """(number, half of its 95 % interval, 0 where that is not known) of an entry, or None without a number."""
+    value = value_of(entry, column)
+    return interval_of(entry, column) or (None if value is None else (value, 0.0))
 
 
 def _setting(name):

@@ -164,9 +164,6 @@ def load_table(name, *, seeds=None, protocol="default", full=False, full_data=Fa
         runs += _planned(cell, content, seeds, protocol, own | {name: v for name, v in scale.items() if v is not None})
     if protocol != "default" and not any(run.quirks for run in runs):
         raise ConfigError(f"expected --protocol default for {name}, which has no settings of the paper, got {protocol}")
-    changed = [name for name, value in {"seeds": seeds, "full": full, **scale}.items() if value]
-    if not runs and changed:
-        raise ConfigError(f"expected no --{changed[0].replace('_', '-')} for {name}, which trains nothing")
     keys = ("note", "pictures", "study", "comparable", "counted_otherwise", "compared")
     named = {key: content[key] for key in keys if key in content}
     return Table(name, content["title"], content["columns"], published, runs, protocol=protocol, parts=parts, **named)

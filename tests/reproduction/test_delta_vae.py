@@ -37,8 +37,9 @@ def test_figure_1_is_computed_and_has_the_published_numbers_beside(tmp_path):
         assert number in done.stdout
     page = (tmp_path / "page.html").read_text()
     assert page.count("<img") == 2 and "0 of 0" not in plain(page) and "seeds" not in done.stdout
-    refused = skipvae("reproduce", "delta-vae-figure1", "--epochs", 2, cwd=tmp_path)
-    assert refused.returncode == 2 and "no --epochs for delta-vae-figure1, which trains nothing" in refused.stderr
+    for flags in (("--epochs", 2), ("--train",)):
+        refused = skipvae("reproduce", "delta-vae-figure1", *flags, cwd=tmp_path)
+        assert refused.returncode == 2 and f"no {flags[0]} for delta-vae-figure1, which is computed" in refused.stderr
 
 
 def test_the_contours_are_of_the_posterior_that_attains_the_bound():

@@ -700,9 +700,15 @@ def test_every_reproduction_has_a_page_with_and_without_results(name, monkeypatc
     monkeypatch.setattr(reproduction_page, "premise", lambda table: ["What is claimed."])  # its own takes a while
     table = load_table(name, seeds=1)
     planar = {"clusters": {"test_neighbours": 90.0, "silhouette": 0.1, "x": [0.0, 1.0], "y": [1.0, 0.0], "classes": [0, 1]}}
-    entries = [entry(run) | {"analysis": {"classification": {"mlp_probe": 97.0}, **planar}} for run in table.runs]
+    planar |= {"auxiliary-draws": {"rows": 1, "columns": 2, "width": 2, "same": [0, 1, 2, 3], "different": [3, 2, 1, 0]}}
+    planar |= {"classification": {"mlp_probe": 97.0}, "linear-probe": {"linear_probe": 90.0, "linear_probe_error": 0.3}}
+    entries = [entry(run) | {"analysis": planar} for run in table.runs]
+    for found in entries:
+        found["report"]["distortion"] = 79.0
+        found["report"]["card"]["data"] = {"name": "", "checksum": "0", "event_shape": [2, 2]}
     empty, full = (reproduction_page.page_of(table, found) for found in ([], entries))
-    assert "0 of" in empty and f"{len(table.runs)} of {len(table.runs)}" in full
+    done = f"{len(table.runs)} of {len(table.runs)}"
+    assert done in full and "0 of" in empty if table.runs else "0 of" not in empty
     assert full.count("<img") >= 1 and all(f" {column} " not in full for column in ("None", "nan"))
 
 
