@@ -91,7 +91,8 @@ def user_errors():
     try:
         yield
     except ValueError as error:
-        raise UserError(str(error).partition("\nTrace Shapes:")[0]) from error  # Pyro adds those to what is raised in a trace
+        # Pyro adds the shapes of a trace to what is raised in it.
+        raise UserError(str(error).partition("Trace Shapes:")[0].rstrip()) from error
 
 
 @contextlib.contextmanager

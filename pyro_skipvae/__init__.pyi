@@ -1,3 +1,4 @@
+from .callables import as_pair as as_pair
 from .data import load_data as load_data
 from .diagnostics import collapse_report as collapse_report
 from .model import VAE as VAE

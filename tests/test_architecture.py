@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # The floors of the house, from the ground up: a noun may import those of its own floor and of those below it.
 FLOORS = [
     {"distributions", "skip", "blocks", "likelihoods", "schedules", "stored", "random_numbers"},
-    {"objectives", "diagnostics", "model"},
+    {"objectives", "diagnostics", "model", "callables"},
     {"guides", "training", "text"},
     {"data", "encoders", "decoders", "priors"},
     {"runs"},
@@ -20,7 +20,7 @@ FLOORS = [
     {"reproduction"},
 ]
 COMPONENTS = {"data", "encoders", "decoders", "priors", "guides"}
-WITHOUT_COMPONENTS = ("diagnostics", "model", "objectives", "training")  # so that any Pyro pair can be used
+WITHOUT_COMPONENTS = ("diagnostics", "model", "objectives", "training", "callables")  # so that any Pyro pair can be used
 
 
 def modules():

@@ -22,6 +22,7 @@ SIGNATURES = {
     "fit": "step batches / epochs beta",
     "load_data": "name / root binarisation download",
     "load_run": "path",
+    "as_pair": "encode decode / prior likelihood",
     "data.Data.batches": "self split size / seed",
     "priors.StandardNormal": "latent_dim",
     "priors.MixtureOfNormals": "latent_dim / components",

@@ -324,6 +324,8 @@ class Pair:
             again = self._guide_trace(rows)
         if not same_distribution(q, posterior_at(again, self.site, len(index)), rows):
             self._random_guide(watch.active)
+        else:
+            self._check_alone(rows, values, q)
         if self.nuisance:
             self._check_prior(rows, values, {name: again.nodes[name]["value"] for name in self.latents})
 
@@ -334,6 +336,34 @@ class Pair:
             raise
         except FAILURES:  # what needs log p(x|z) fails too, and says why
             return True
+
+    def _check_alone(self, rows: Rows, values: dict[str, Any], q: Distribution) -> None:
+        """What belongs to a row must not change with the rows that run beside it."""
+        count, z = count_rows(rows), values[self.site]
+        if count < PROBE_ROWS or self.nuisance:
+            return
+        few, index = select_rows(rows, slice(0, count - 1)), torch.arange(count)
+        fewer = {name: value[:-1] for name, value in values.items()}
+        self._compare_alone(f"q({self.site}|x)", lambda: (q.log_prob(z)[:-1], self.posterior(few).log_prob(z[:-1])))
+        self._compare_alone(
+            f"p(x|{self.site})",
+            lambda: (
+                self.log_joint(index, values, rows=count)[0][:-1],
+                self.log_joint(index[:-1], fewer, rows=count)[0],
+            ),
+        )
+
+    def _compare_alone(self, what: str, densities: Callable[[], tuple[Tensor, Tensor]]) -> None:
+        try:
+            together, alone = densities()
+        except FAILURES:  # what needs these densities fails too, and says why
+            return
+        if not torch.allclose(together, alone, rtol=1e-2, atol=1e-2, equal_nan=True):
+            raise Refused(
+                f"expected {what} of a row that depends on that row alone, got one that changes with the other rows of the "
+                "batch: a batch normalisation by the statistics of the batch does that, also in evaluation mode where it keeps "
+                "none (track_running_stats=False)"
+            )
 
     def _random_guide(self, dropout: bool) -> None:
         if dropout:

@@ -16,6 +16,9 @@ INVALID = re.compile(r"Expected parameter (\w+) .* of distribution (\w+).* to sa
 class Refused(ValueError):
     """A model and guide without numbers per datapoint; no estimate is made of such a pair."""
 
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence.partition("Trace Shapes:")[0].rstrip())  # Pyro adds those to what is raised in a trace
+
 
 class Unavailable(ValueError):
     """An estimate that this model and guide do not admit; the text is the reason, as printed in the card."""

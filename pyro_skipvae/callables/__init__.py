@@ -1,0 +1,5 @@
+"""Is it collapsed? Rate, mutual information, active units, likelihood and decoder use of any Pyro model and guide."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .pair import as_pair as as_pair
