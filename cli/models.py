@@ -18,6 +18,8 @@ from .errors import user_errors, written
 def encode(run, out, new, dataset, seed, device):
     """Write mean and scale of q(z|x) of all data of RUN: arrays train_loc, train_scale, train_labels, and so on.
 
+    Each is (N, D), and (N, steps, channels) of a delta-VAE.
+
     With --data it encodes new items instead, from any file that `train` reads, and writes data_loc, data_scale and, where the
     file has labels, data_labels. It then needs no data of RUN.
     """

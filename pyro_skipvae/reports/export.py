@@ -4,6 +4,7 @@
     config.toml         the settings of the run
     README.md           the model card
     vocabulary.txt      the words of a text model, one a line
+    auxiliary.safetensors   the auxiliary prior of a delta-VAE
 
 `load_exported` reads it back, without the data.
 """
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pyro_skipvae.diagnostics.report.verdict import Verdict
+from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import build_blank
 from pyro_skipvae.runs.checkpoint import (
     CheckpointError,
@@ -38,7 +40,7 @@ from .run_page import changed_settings, notes, train_command
 FORMAT = "pyro_skipvae export 2"
 VOCABULARY = "vocabulary.txt"
 UNSAID = {"name": "", "levels": None, "binarisation": "given", "checksum": ""}  # in exports of before
-FILES = ("model.safetensors", "config.toml", "README.md", VOCABULARY)
+FILES = ("model.safetensors", "config.toml", "README.md", VOCABULARY, auxiliary.FILE)
 
 
 def export_run(path, folder):
@@ -59,6 +61,9 @@ def export_run(path, folder):
     }
     if run.about.vocabulary is not None:
         files[VOCABULARY] = run.about.vocabulary.text()
+    if auxiliary.exists(path):
+        auxiliary.load(path)  # refuses one that is damaged
+        files[auxiliary.FILE] = (record.path / auxiliary.FILE).read_bytes()
     with _unfinished(folder):
         for name, content in files.items():
             write_whole(folder / name, content)
@@ -87,8 +92,14 @@ def _unfinished(folder):
     mark.unlink()
 
 
-def load_exported(folder, *, device="cpu"):
-    """(vae in evaluation mode, config) of an exported model; needs no data. Raises CheckpointError if it is not one."""
+def load_exported(folder, *, prior="model", device="cpu"):
+    """(vae in evaluation mode, config) of an exported model; needs no data. Raises CheckpointError if it is not one.
+
+    `prior` "auxiliary" puts the auxiliary prior of a delta-VAE in the place of its AR(1), to draw from; ValueError where the
+    folder has none.
+    """
+    if prior not in ("model", "auxiliary"):
+        raise ValueError(f"expected prior 'model' or 'auxiliary', got {prior!r}")
     weights, settings = Path(folder) / "model.safetensors", Path(folder) / "config.toml"
     try:
         with safe_open(weights, framework="pt") as file:
@@ -111,6 +122,10 @@ def load_exported(folder, *, device="cpu"):
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"expected {settings} to be that of the weights, got another: {reason}") from None
+    if prior == "auxiliary":
+        if not auxiliary.exists(folder):
+            raise ValueError(f"expected an exported delta-VAE with {auxiliary.FILE} for prior 'auxiliary', got {folder}")
+        vae.prior = auxiliary.load(folder)
     return vae.to(torch.device(device)).eval(), config
 
 
@@ -122,6 +137,7 @@ def model_card(record, numbers):
         name=record.name,
         config=record.config,
         text=(record.path / VOCABULARY).exists(),
+        auxiliary=auxiliary.exists(record.path),
         report=report,
         verdict=Verdict.from_stored(report["verdict"]).sentence if report else "",
         card=report.get("card", {}),

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import skipvae
 from page_text import plain
 
 from pyro_skipvae.priors import committed_rate
+from pyro_skipvae.runs.auxiliary import load as load_auxiliary
 from pyro_skipvae_cli.training import _check_committed
 
 SMALL = "--epochs 3 --decoder mlp --width 8 --layers 1 --limit-train 80 --limit-eval 40 --report-budget 2".split()
@@ -87,6 +89,32 @@ def test_an_exported_model_of_sequences_is_read_back(run, tmp_path):
     assert skipvae("export", str(run), "model", cwd=tmp_path).returncode == 0
     vae = load_exported(tmp_path / "model")[0]
     assert vae.prior.committed_rate() == pytest.approx(7, rel=1e-5)
+    assert 'prior="auxiliary"' in (tmp_path / "model/README.md").read_text()
+    auxiliary = load_exported(tmp_path / "model", prior="auxiliary")[0]
+    torch.manual_seed(0)
+    z = auxiliary.prior().sample((3,))
+    assert z.shape == (3, 8, 8) and auxiliary.decoder(z).sample().shape == (3, 8, 8)
+    kept = load_auxiliary(run)
+    assert torch.equal(kept().log_prob(z), auxiliary.prior().log_prob(z))
+    (tmp_path / "model/auxiliary.safetensors").unlink()
+    with pytest.raises(ValueError, match="with auxiliary.safetensors for prior 'auxiliary'"):
+        load_exported(tmp_path / "model", prior="auxiliary")
+
+
+def test_codes_keep_steps_and_channels_and_are_the_same_at_each_call(run, tmp_path):
+    for name in ("one.npz", "two.npz"):
+        done = skipvae("encode", str(run), "--out", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, two = (np.load(tmp_path / name) for name in ("one.npz", "two.npz"))
+    assert one["test_loc"].shape == one["test_scale"].shape == (40, 8, 8) and (one["test_scale"] > 0).all()
+    assert all((one[name] == two[name]).all() for name in one.files) and set(one["test_labels"]) <= set(range(10))
+
+
+def test_the_rate_of_each_step_adds_up_to_the_rate(run):
+    report = json.loads((run / "report.json").read_text())
+    rates = report["rate_per_dimension"]
+    assert len(rates) == 64 and min(rates) >= 0 and sum(rates) == pytest.approx(report["rate"], rel=1e-5)
+    assert "given the step before" in plain((run / "report.html").read_text())
 
 
 @pytest.mark.parametrize(

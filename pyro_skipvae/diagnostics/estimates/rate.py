@@ -8,6 +8,8 @@ from pyro.distributions import Distribution
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_skipvae.distributions.ar1 import AR1, normal_factors, rate_per_step
+
 from ..pairs.evaluation import as_found
 from ..pairs.finite import finite
 from ..pairs.interval import Interval, mean_interval
@@ -47,7 +49,13 @@ def closed_form(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL per row and dimension (n, D) of a factorised q against a factorised p, else None."""
+    """KL per row and dimension (n, D) of a factorised q against a factorised p, or against an AR(1) sequence, else None.
+
+    Of a sequence (T, C), D = T C: what each step and channel adds, given the step before (see `rate_per_step`).
+    """
+    sequence, normals = unwrapped(p), normal_factors(unwrapped(q))
+    if isinstance(sequence, AR1):
+        return None if normals is None else flat(rate_per_step(*normals, sequence).double())
     (q_base, q_event), (p_base, p_event) = factors(q), factors(p)
     if not q_event == p_event == q.event_shape:
         return None
