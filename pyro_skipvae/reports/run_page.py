@@ -238,7 +238,7 @@ def rate_picture(record):
     alt = f"Rate of each of {len(rates)} dimensions, sorted: from {max(rates):.2f} down to {min(rates):.4f} nats"
     caption = "KL(q(z|x) || p(z)) of each dimension. One at 0 says nothing of x."
     if record.config.prior == "ar1":
-        caption = "What each step and channel adds to the rate, given the step before. A part of it is committed and says nothing of x."
+        caption = "What each step and channel adds to the rate, given the step before. A part is committed, whatever x is."
     return picture("Rate of each dimension", alt, caption, figures.rate_per_dimension(rates))
 
 
