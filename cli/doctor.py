@@ -9,11 +9,11 @@ from .commands import JSON, examples
 from .echo import echo
 
 
-@click.command(epilog=examples("doctor", "doctor runs/digits/checkpoints/last.safetensors", "doctor runs/digits --json"))
+@click.command(epilog=examples("doctor", "doctor runs/digits/checkpoints/last.safetensors", "doctor my.npy"))
 @click.argument("path", required=False, type=click.Path(exists=True))
 @JSON
 def doctor(path, as_json):
-    """Show versions, devices, torchvision and data of this machine; with PATH, what that file or run is."""
+    """Show versions, devices, torchvision and data of this machine; with PATH, what that file, run or data is."""
     found = _about_path(path) if path else _about_machine()
     echo(json.dumps({"schema": 1, **found}, indent=2) if as_json else _lines(found), nl=as_json)
 
@@ -72,7 +72,40 @@ def _about_path(path):
     from pathlib import Path
 
     path = Path(path)
+    if _is_data(path):
+        return _about_data(path)
     return _about_run(path) if path.is_dir() else _about_file(path)
+
+
+def _is_data(path):
+    """Whether a path is meant as data: the ending of one of its files, or a folder that is no run."""
+    from pyro_skipvae.data import own_file
+    from pyro_skipvae.data.own_folder import RUN_FILES
+
+    if path.is_dir():
+        return not any((path / name).exists() for name in (*RUN_FILES, "checkpoints"))
+    return path.name.lower().endswith((*own_file.READERS, *own_file.TEXTS))
+
+
+def _about_data(path):
+    """What a file or folder of data holds, how it is read, and what memory that takes."""
+    from pyro_skipvae.data import load_data
+
+    from .errors import user_errors
+    from .terminal import looking
+
+    with user_errors(), looking() as told:
+        data = load_data(path, binarisation="none", progress=told)
+    sizes = " / ".join(f"{size:,}" for size in data.describe()["sizes"].values())
+    return {
+        "data": {
+            "items": f"{sizes} (train / valid / test) of shape {tuple(data.event_shape)}",
+            "values": data.how_read,
+            "read": data.where,
+            "memory_bytes": data.memory,
+            "checksum": data.checksum,
+        }
+    }
 
 
 def _about_run(path):

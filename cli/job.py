@@ -24,7 +24,7 @@ from pyro_skipvae.skip import parameter_count
 from pyro_skipvae.training import Progress
 
 from .errors import user_errors
-from .terminal import duration
+from .terminal import duration, looking
 
 MEASURED = 32  # batches, of which one of mean size tells what a step costs
 FREE = ("epochs", "data_dir", "download", "dataset")  # may change on resume: how long, and where the data lie
@@ -36,7 +36,8 @@ def make_config(flags, *, resume):
         flags = {**flags, "dataset": str(Path(os.path.expanduser(flags["dataset"])).absolute())}
     with user_errors():
         config = _continued(Run(resume), flags) if resume else Config.from_flags(flags)
-        data = build_data(config)
+        with looking() as told:
+            data = build_data(config, told)
         if resume and (about := Run(resume).description()):
             Run(resume).check_data(about.checksum, data)  # before anything else is asked of other data
         return resolve(config, data), data
@@ -187,6 +188,8 @@ def trial(job):
     return {
         "parameters": parameter_count(job.vae),
         "memory_bytes": memory,
+        "data": job.data.where,
+        "data_memory_bytes": job.data.memory,
         "checkpoint_bytes": job.checkpoint_size,
         "steps_per_epoch": len(job.batches),
         "seconds_per_epoch": seconds * len(job.batches),
@@ -199,6 +202,7 @@ def trial_text(costs):
     return (
         f"{costs['parameters']:,} parameters, {costs['memory_bytes'] / 1e6:,.0f} MB of memory, "
         f"{costs['checkpoint_bytes'] / 1e6:,.1f} MB a checkpoint\n"
+        f"{costs['data']}\n"
         f"{costs['steps_per_epoch']:,} steps an epoch, about {duration(costs['seconds_per_epoch'])}; "
         f"{costs['epochs']} epochs, about {duration(costs['seconds'])}"
     )

@@ -1,5 +1,6 @@
 """What is shown on a terminal: tables on stdout; notes on stderr, and progress there only if that is a terminal."""
 
+import contextlib
 import io
 
 from rich.console import Console
@@ -8,7 +9,7 @@ from rich.table import Table
 
 from pyro_skipvae.text.printable import printable
 
-from .notes import quiet
+from .notes import note, quiet
 
 
 def table(header, rows):
@@ -35,6 +36,22 @@ def progress():
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=console, disable=quiet() or not console.is_terminal)
+
+
+@contextlib.contextmanager
+def looking():
+    """What a look at large data is told by, show(what, items so far, items in all): a bar, or a note where there is none."""
+    tasks = {}
+    with progress() as bar:
+
+        def show(what, done, total):
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total, status="")
+                if bar.disable:
+                    note(f"{what.capitalize()}: {total:,} items.")
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield show
 
 
 def duration(seconds):

@@ -7,6 +7,7 @@ import time
 
 import torch
 
+from pyro_skipvae.data.on_disk import OnDisk
 from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
 from pyro_skipvae.diagnostics.estimates.active_units import half_means, mean_variances
 from pyro_skipvae.diagnostics.estimates.rate import per_dimension
@@ -15,7 +16,7 @@ from pyro_skipvae.reports.captions import values_read
 from pyro_skipvae.reports.comparison import PARTS, values_per_point
 from pyro_skipvae.reports.figures import can_draw
 from pyro_skipvae.runs import auxiliary
-from pyro_skipvae.runs.build import USUAL_SCALING, without_effect
+from pyro_skipvae.runs.build import USUAL_SCALING, statistics_items, without_effect
 from pyro_skipvae.runs.committed import committed_by
 from pyro_skipvae.runs.folder import Run, new_folder
 from pyro_skipvae.schedules import unfinished
@@ -29,6 +30,7 @@ from .notes import note, warn
 from .terminal import duration, progress
 
 ACTIVE = 0.01  # variance of the posterior mean from which on a unit counts
+VALIDATED = 50_000  # validation points at most: their standard error is far below what epochs differ by
 ROUNDING = 1e-4  # of a rate in float32, relative
 LOOK_EVERY = 50  # steps between looks at what the device knows: what was not finite, and, for a terminal, the loss
 
@@ -113,6 +115,10 @@ def _announce(job, run):
         f"on {data.name} ({sizes}, {data.binarisation}), {job.device}, seed {config.seed}; into {run.path}"
     )
     note(values_read(config, data))
+    note(data.where)
+    if isinstance(data.train, OnDisk) and config.scaling not in (None, "none"):
+        counted = len(statistics_items(data.train))
+        note(f"Mean and deviation of the values are those of {counted:,} training items, evenly spread.")
     committed = committed_by(job.vae)
     if committed is not None:
         bits = committed / math.log(2)
@@ -322,21 +328,27 @@ def _validate(job):
 
     The ELBO and its parts from one draw of z for each point; where another bound is trained, that bound is the first number.
     """
-    x = job.data.valid[: max(500, len(job.data.train) // 5)]
+    count = min(len(job.data.valid), VALIDATED, max(500, len(job.data.train) // 5))
     job.vae.eval()
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(job.config.seed)
-        batches, values, means = [part.to(job.device) for part in x.split(job.config.batch_size)], [], []
-        for part in batches:
+        values, means = [], []
+        for part in _valid(job, count):
             q = job.vae.posterior(part)
             values.append(values_per_point(job.vae, part, q=q))
             means.append(half_means(Chunk(0, (part,), q)))
         elbo, nats, distortion = (torch.cat([value[name] for value in values]).mean().item() for name in PARTS)
-        bound = -evaluate_loss(job.step, batches) if job.config.particles > 1 else elbo
+        bound = -evaluate_loss(job.step, _valid(job, count)) if job.config.particles > 1 else elbo
     job.vae.train()
     units = int((mean_variances(torch.cat(means, 1)) >= ACTIVE).sum())
     measured = {"valid_elbo": bound, "valid_rate": nats, "valid_distortion": distortion}
-    return {**measured, "active_units": units, "valid_points": len(x)}
+    return {**measured, "active_units": units, "valid_points": count}
+
+
+def _valid(job, count):
+    """The first validation items in batches."""
+    for start in range(0, count, job.config.batch_size):
+        yield job.data.valid[start : min(count, start + job.config.batch_size)].to(job.device)
 
 
 def _committed(job):

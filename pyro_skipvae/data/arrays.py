@@ -4,7 +4,9 @@ In a .npz the names say what an array is: a split (`train`, `valid` or `val`, `t
 and the like; with `y`, `labels`, `targets` and the like they are the labels of that split. One array of any name is train.
 """
 
+import math
 import re
+import struct
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from . import conversions, file_content
+from . import conversions, file_content, rows
+from .rows import RowFile, Rows
 from .values import Array, Values
 
 SPLIT_WORDS = {
@@ -27,12 +30,15 @@ CHANNELS = (1, 3, 4)
 
 
 def read_npy(path: Path) -> Values:
-    """Return what a `.npy` file holds; it stays on disk until its items are taken."""
+    """Return what a `.npy` file holds; it stays on disk until its items are taken, for good where there are many."""
     file_content.check_regular(path)
     try:
         with open(path, "rb") as stream:
-            _check_header(stream, path.stat().st_size)
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+            header = _check_header(stream, path.stat().st_size)
+        large = _is_large([header])
+        array = _rows(path, header) if large else np.load(path, mmap_mode="r", allow_pickle=False)
+    except _ByColumns:
+        raise
     except Exception as error:  # damaged headers raise nearly anything
         raise ValueError(
             f"expected a .npy file of one numeric array, got {path}, which cannot be read: {_said(error)}"
@@ -55,10 +61,11 @@ def read_npz(path: Path) -> Values:
 
         return sparse.read_npz(path)
     roles = _roles(path, names)
-    arrays = members(path, {name for part in roles.values() for name in part.values()})
+    stored, note = _stored(path, set(roles["values"].values()))
+    arrays = stored | members(path, {name for part in roles.values() for name in part.values()} - set(stored))
     values = {split: arrays[name] for split, name in roles["values"].items()}
     labels = {split: arrays[name] for split, name in roles["labels"].items()}
-    return channels_first(Values(values, labels, sources=roles["values"], label_sources=roles["labels"]))
+    return channels_first(Values(values, labels, sources=roles["values"], label_sources=roles["labels"], note=note))
 
 
 def channels_first(values: Values) -> Values:
@@ -66,9 +73,13 @@ def channels_first(values: Values) -> Values:
     arrays = values.arrays
     train = arrays["train"]
     if train.ndim == 4 and train.shape[-1] in CHANNELS and train.shape[1] not in CHANNELS and min(train.shape[1:3]) > 4:
-        arrays = {split: np.moveaxis(array, -1, 1) if array.ndim == 4 else array for split, array in arrays.items()}
+        arrays = {split: _moved(array) if array.ndim == 4 else array for split, array in arrays.items()}
         return replace(values, arrays=arrays, how_read=f"the last axis, {train.shape[-1]}, was read as the channels")
     return values
+
+
+def _moved(array: Any) -> Any:
+    return array.channels_first() if isinstance(array, Rows) else np.moveaxis(array, -1, 1)
 
 
 def role(name: str) -> tuple[str, str] | None:
@@ -127,18 +138,101 @@ def members(path: Path, wanted: set[str]) -> dict[str, Array]:
     return arrays
 
 
-def _check_header(stream: IO[bytes], size: int, what: str = "it") -> None:
-    """Raise ValueError unless there are as many bytes as the header announces: else they would be allocated first."""
+def _stored(path: Path, wanted: set[str]) -> tuple[dict[str, Any], str]:
+    """({name: rows} of members that are too large to be held; or nothing, and a sentence where that is for compression)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = [info for info in archive.infolist() if info.filename.removesuffix(".npy") in wanted]
+            headers = []
+            for info in infos:
+                with archive.open(info) as stream:
+                    headers.append(_check_header(stream, info.file_size, f"its member {info.filename.removesuffix('.npy')!r}"))
+        if not _is_large(headers):
+            return {}, ""
+        if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+            return {}, _packed(path)
+        pairs = zip(infos, headers, strict=True)
+        return {info.filename.removesuffix(".npy"): _rows(path, header, _start(path, info)) for info, header in pairs}, ""
+    except _ByColumns:
+        raise
+    except Exception as error:  # a damaged zip raises nearly anything
+        raise _unreadable(path, error) from error
+
+
+def _start(path: Path, info: zipfile.ZipInfo) -> int:
+    """The byte of a file at which the content of a member begins: the lengths in its own header may differ from the list's."""
+    with open(path, "rb") as file:
+        file.seek(info.header_offset)
+        head = file.read(30)
+    if head[:4] != b"PK\x03\x04":
+        raise ValueError(f"its member {info.filename!r} has no header of its own")
+    name, extra = struct.unpack("<HH", head[26:30])
+    return int(info.header_offset + 30 + name + extra)
+
+
+def _packed(path: Path) -> str:
+    new = path.with_name(f"{path.stem}-plain.npz")
+    line = (
+        f"import shutil, zipfile; a = zipfile.ZipFile({str(path)!r}); b = zipfile.ZipFile({str(new)!r}, 'w'); "
+        "[shutil.copyfileobj(a.open(n), w) or w.close() for n in a.namelist() for w in [b.open(n, 'w', force_zip64=True)]]; "
+        "b.close()"
+    )
+    return (
+        f"{path.name} is compressed, and so is read into memory as a whole; this writes {new.name}, of which only the items of "
+        f"a batch are read: {conversions.python_command(line)}"
+    )
+
+
+def _is_large(headers: list[Any]) -> bool:
+    """Whether the items of arrays take more memory as float32 than is held."""
+    return 4 * sum(math.prod(shape) for shape, *_ in headers if len(shape) > 1) > rows.LARGEST_IN_MEMORY
+
+
+def _rows(path: Path, header: tuple[tuple[int, ...], bool, np.dtype[Any], int], start: int = 0) -> Rows:
+    shape, by_columns, dtype, offset = header
+    if by_columns:
+        raise _by_columns(path)
+    return Rows(RowFile(path), start + offset, shape[0], (dtype, shape[1:]))
+
+
+class _ByColumns(ValueError):
+    pass
+
+
+def _by_columns(path: Path) -> _ByColumns:
+    new = path.with_name(f"{path.stem}-rows.npy")
+    if path.suffix.lower() == ".npz":
+        return _ByColumns(
+            f"expected items that lie together in {path}, got an array in Fortran order, too large to be held; write it anew "
+            "with numpy.ascontiguousarray"
+        )
+    line = (
+        f"import numpy; a = numpy.load({str(path)!r}, mmap_mode='r'); "
+        f"b = numpy.lib.format.open_memmap({str(new)!r}, 'w+', a.dtype, a.shape); "
+        "[b.__setitem__(slice(i, i + 8192), a[i:i + 8192]) for i in range(0, len(a), 8192)]"
+    )
+    return _ByColumns(
+        f"expected items that lie together in {path}, got an array in Fortran order, too large to be held; this writes "
+        f"{new.name}, which can be read: {conversions.python_command(line)}"
+    )
+
+
+def _check_header(stream: IO[bytes], size: int, what: str = "it") -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """(shape, whether in Fortran order, type, bytes before the values) of an array.
+
+    Raises ValueError unless there are as many bytes as the header announces: else they would be allocated first.
+    """
     if stream.read(6) != b"\x93NUMPY":
         raise ValueError(f"{what} is not an array")
     major, minor = stream.read(2)
     read_header: Any = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
+    shape, by_columns, dtype = read_header(stream)
     if dtype.hasobject:
         raise ValueError(f"{what} holds objects; Object arrays are not read, since that would run code")
     expected = stream.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if min(shape, default=0) < 0 or expected != size:
         raise ValueError(f"{what} announces shape {shape} of {dtype}, {expected:,} bytes, and has {size:,}")
+    return shape, by_columns, dtype, stream.tell()
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:

@@ -15,6 +15,7 @@ from .text import LONGEST, Texts, encoded
 
 if TYPE_CHECKING:
     from .dataset import Data
+    from .survey import Progress
 
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
 _DOWNLOADS = {"auto": True, "never": False, True: True, False: False}
@@ -149,6 +150,7 @@ def load_data(
     seed: int = 0,
     vocabulary_size: int | None = None,
     max_words: int | None = None,
+    progress: "Progress | None" = None,
 ) -> "Data":
     """Return the `Data` of a data set: found on disk, verified, split as always, and binarised as asked.
 
@@ -162,6 +164,7 @@ def load_data(
     False) does not.
     seed: fixes the one draw and nothing else.
     vocabulary_size, max_words: of texts only (see `text.encoded`); each set has its usual vocabulary, and 200 words.
+    progress: called as progress(what, items so far, items in all) while a large file of the user's is looked at.
     Raises ValueError for an argument or a user's file that is not as described, DataError for data missing, damaged or
     not to be had.
     """
@@ -173,7 +176,8 @@ def load_data(
         raise ValueError(f"expected a seed in 0..{2**32 - 1}, got {seed!r}")
     family = _family(name)
     try:
-        contents = family.load(str(name), root=root, download=_DOWNLOADS[download])
+        told = {} if str(name) in DATASETS else {"progress": progress}
+        contents = family.load(str(name), root=root, download=_DOWNLOADS[download], **told)
     except OSError as error:
         raise DataError(f"{name} could not be read: {error}") from error
     if isinstance(contents, Texts):

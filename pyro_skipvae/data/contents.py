@@ -22,6 +22,9 @@ class Contents:
     `count` or `text` (int64 rows of words, with their `vocabulary`).
     split: one phrase that says which items are in which split. class_names: of the classes 0, 1, ..., where the labels are
     words. how_read: what a reader of a user's file decided, as a phrase, or empty.
+
+    Of a file that is too large to be held the splits are `Rows`, and known of them are their checksum, the range of all values,
+    and where what is made of them can be `kept`. note: a sentence on how it is read, or empty.
     """
 
     name: str
@@ -35,6 +38,10 @@ class Contents:
     vocabulary: Vocabulary | None = None
     class_names: tuple[str, ...] = ()
     how_read: str = ""
+    checksum: str = ""
+    value_range: tuple[float, float] | None = None
+    kept: Any = None
+    note: str = ""
 
 
 def cut(name: str, values: Array, labels: Array | None, indices: Mapping[str, Any], split: str, **about: Any) -> Contents:
@@ -61,6 +68,11 @@ def checksum(*arrays: Array) -> str:
     """Return the SHA-256 of the shapes, types and values of the arrays, in their order."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array_head(array.dtype, array.shape))
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def array_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return what a checksum sees of an array before its values."""
+    return f"{dtype.str}{shape}".encode()

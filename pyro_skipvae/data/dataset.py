@@ -1,6 +1,8 @@
 """`Data`: a data set ready for use, split, binarised, and able to say what it is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -11,9 +13,11 @@ from torch import Tensor
 from pyro_skipvae.text.vocabulary import PAD, UNK, Vocabulary
 
 from .batches import Batches
-from .binarisation import DynamicallyBinarised, Items, fixed_draw, probabilities
+from .binarisation import DynamicallyBinarised, Items, above_half, fixed_draw, kept_draw, probabilities
 from .contents import SPLITS, Contents, checksum, shuffled
 from .length_bucketed import LengthBucketed
+from .on_disk import OnDisk
+from .rows import Rows
 from .text import COUNTED, compact
 
 
@@ -21,6 +25,7 @@ from .text import COUNTED, compact
 class Data:
     """The splits of a data set, float32 (N, *event_shape); dynamic train is a `DynamicallyBinarised` view.
 
+    Those of a large file are `OnDisk`: an index gives a tensor, and the rest stays in the file.
     A text is int64 (N, max_length), each row the words, EOS and PAD.
     kind: what the values are: `binary`, `grey` (in [0, 1]), `real`, `count` or `text`.
     levels: grey levels of the source (256 for 8 bits), 2 for binary sources, None for real values, counts, continuous
@@ -31,13 +36,13 @@ class Data:
     binarisation; of a text over its words and numbers.
     seed: of the one draw. split: a phrase that says which items are where. limits: split -> items kept, where `limit`
     cut some off. vocabulary: of a text, else None. class_names: of the classes 0, 1, ..., where the labels are words.
-    how_read: a sentence that says how the values were read.
+    how_read: a sentence that says how the values were read. note: what else there is to say on where they are, or empty.
     """
 
     name: str
-    train: Tensor | DynamicallyBinarised
-    valid: Tensor
-    test: Tensor
+    train: Items
+    valid: Tensor | OnDisk
+    test: Tensor | OnDisk
     event_shape: tuple[int, ...]
     labels: dict[str, Tensor]
     kind: str
@@ -50,6 +55,22 @@ class Data:
     vocabulary: Vocabulary | None = None
     class_names: tuple[str, ...] = ()
     how_read: str = ""
+    note: str = ""
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the items, of their order and of their labels that are held in memory while they are used."""
+        held = sum(_held(self._items(split)) for split in SPLITS) + sum(each.nbytes for each in self.labels.values())
+        return held + 8 * len(self.train)  # the order of an epoch
+
+    @property
+    def where(self) -> str:
+        """A sentence that says where the items are: in memory or in their file; and how much memory they take."""
+        files = {path for split in SPLITS if (path := _file(self._items(split)))}
+        file = next(iter(files)) if len(files) == 1 else next((path.parent for path in files), None)
+        items = f"stay in {file}, and each batch is read from there" if file else "are in memory"
+        said = f"The items {items}; items, order and labels take {self.memory / 1e6:,.0f} MB of memory."
+        return f"{said} {self.note}".strip()
 
     def batches(self, split: str, size: int, *, seed: int, shuffle: bool | None = None) -> Batches:
         """Return the batches of a split; train is shuffled and the others are not, unless `shuffle` says otherwise.
@@ -169,7 +190,7 @@ def from_contents(contents: Contents, binarisation: str, seed: int) -> "Data":
         raise ValueError(
             f"expected binarisation 'none' for the {contents.kind} values of {contents.name}, got {binarisation!r}"
         )
-    values = {split: torch.from_numpy(np.ascontiguousarray(getattr(contents, split))) for split in SPLITS}
+    values = {split: _as_items(getattr(contents, split)) for split in SPLITS}
     items: dict[str, Any] = {split: _binarised(values[split], contents, binarisation, seed, split) for split in SPLITS}
     return Data(
         name=contents.name,
@@ -180,11 +201,12 @@ def from_contents(contents: Contents, binarisation: str, seed: int) -> "Data":
         levels=contents.levels,
         binarisation=binarisation,
         seed=seed,
-        checksum=_checksum(contents),
+        checksum=contents.checksum or _checksum(contents),
         split=contents.split,
         vocabulary=contents.vocabulary,
         class_names=contents.class_names,
         how_read=_how_read(contents, binarisation),
+        note=contents.note,
     )
 
 
@@ -204,10 +226,13 @@ def _how_read(contents: Contents, binarisation: str) -> str:
     if contents.kind == "grey":
         values = f"whole numbers 0 to {contents.levels - 1}" if contents.levels else "numbers in [0, 1]"
         return f"Read as grey levels: {values}{drawn[binarisation]}{decided}."
-    arrays = [getattr(contents, split) for split in SPLITS]
-    low, high = min(array.min() for array in arrays), max(array.max() for array in arrays)
+    low, high = contents.value_range or _range([getattr(contents, split) for split in SPLITS])
     values = {"count": "counts: whole numbers", "real": "real values: numbers"}[contents.kind]
     return f"Read as {values} from {low:,.6g} to {high:,.6g}{decided}."
+
+
+def _range(arrays: list[Any]) -> tuple[Any, Any]:
+    return min(array.min() for array in arrays), max(array.max() for array in arrays)
 
 
 def _checksum(contents: Contents) -> str:
@@ -218,21 +243,42 @@ def _checksum(contents: Contents) -> str:
     return checksum(*(part for rows in arrays for part in compact(rows)), words)
 
 
-def _binarised(items: Tensor, contents: Contents, binarisation: str, seed: int, split: str) -> Items:
+def _as_items(values: Any) -> Tensor | OnDisk:
+    return OnDisk(values) if isinstance(values, Rows) else torch.from_numpy(np.ascontiguousarray(values))
+
+
+def _binarised(items: Tensor | OnDisk, contents: Contents, binarisation: str, seed: int, split: str) -> Items:
     if contents.kind == "text":
         return items
     if binarisation == "given" or contents.kind in ("real", "count"):
-        return items.float()
+        return _changed(items, Tensor.float)
     if binarisation == "none":
-        return probabilities(items, contents.levels)
+        return _changed(items, partial(probabilities, levels=contents.levels))
     if binarisation == "threshold":
-        return (probabilities(items, contents.levels) > 0.5).float()
+        return _changed(items, partial(above_half, levels=contents.levels))
     if binarisation == "dynamic" and split == "train":
         return DynamicallyBinarised(items, contents.levels)
+    if isinstance(items, OnDisk):
+        return kept_draw(items, contents.levels, seed=seed, split=split, kept=contents.kept)
     return fixed_draw(items, contents.levels, seed=seed, split=split)
 
 
-def _take(items: Items, index: Tensor) -> Items:
+def _changed(items: Tensor | OnDisk, change: Callable[[Tensor], Tensor]) -> Tensor | OnDisk:
+    return items.then(change) if isinstance(items, OnDisk) else change(items)
+
+
+def _take(items: Any, index: Tensor) -> Any:
     if isinstance(items, DynamicallyBinarised):
-        return DynamicallyBinarised(items.grey[index], items.levels)
-    return items[index]
+        return DynamicallyBinarised(_take(items.grey, index), items.levels)
+    return items.take(index) if isinstance(items, OnDisk) else items[index]
+
+
+def _held(items: Any) -> int:
+    if isinstance(items, OnDisk):
+        return 0 if items.rows.index is None else int(items.rows.index.nbytes)
+    return int(getattr(items, "grey", items).nbytes) if isinstance(getattr(items, "grey", items), Tensor) else _held(items.grey)
+
+
+def _file(items: Any) -> Any:
+    items = getattr(items, "grey", items)
+    return items.rows.file.path if isinstance(items, OnDisk) else None

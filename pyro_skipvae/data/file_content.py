@@ -103,6 +103,17 @@ def check_archive(path: Path) -> None:
         )
 
 
+def check_sums(path: Path) -> None:
+    """Raise ValueError where a member of a zip archive is damaged; every member is read once, some KiB at a time."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"expected a whole .npz file, got {path}, which cannot be read: {error}") from error
+    if damaged:
+        raise ValueError(f"expected a whole .npz file, got {path}, whose member {damaged.removesuffix('.npy')!r} is damaged")
+
+
 def _size(count: int) -> str:
     for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if count >= size:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from . import arrays, conversions, file_content, folder, image_folder, own_folder, sparse, table, text_file, values
 from .contents import Contents
+from .survey import Progress
 from .text import Texts
 
 READERS = {
@@ -43,9 +44,16 @@ def find(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Path | 
     return (path if path.exists() else None), [path]
 
 
-def load(name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False) -> Contents | Texts:
+def load(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> Contents | Texts:
     """Return the `Contents`, or the `Texts`, of a user's file or folder, named as the file.
 
+    root: the folder of downloads, which also keeps what is made of large files. progress: told how far the look at one is.
     Raises DataError where there is nothing, ValueError with one line for what is not as its reader describes.
     """
     path, places = find(name)
@@ -53,7 +61,7 @@ def load(name: str, *, root: str | os.PathLike[str] | None = None, download: boo
         raise folder.missing(name, places, "give the path of an existing file or folder")
     if path.is_file() and _ending(path) in TEXTS:
         return text_file.read(path)
-    return values.contents(path, read_values(path))
+    return values.contents(path, read_values(path), root=root, progress=progress)
 
 
 def read_values(path: Path) -> values.Values:

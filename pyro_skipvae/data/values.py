@@ -4,6 +4,9 @@ All 0 and 1 are binary; uint8, 256 grey levels; other integers, counts; floats i
 binarised; other floats, real values. Where valid or test is absent, a tenth of train is cut off for it.
 """
 
+import json
+import os
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from . import file_content
 from .contents import SPLITS, Array, Contents, shuffled
+from .kept import Kept
+from .rows import BLOCK, Rows
+from .survey import NotFinite, Progress, kept_type, survey
 
 FEWEST = 2  # items of a split
-BLOCK = 2**22  # numbers that are looked at together, so that no check makes a copy of everything
 LARGEST_COUNT = 2**24  # float32 is exact up to there
 LARGEST_CLASS = 2**31
 
@@ -23,33 +29,77 @@ LARGEST_CLASS = 2**31
 class Values:
     """What a file holds: split -> (N, *event_shape) numbers, split -> (N,) labels, numbers or strings.
 
-    how_read: what the reader decided, as a phrase, or empty. sources, label_sources: split -> the name in the file.
+    Arrays that are too large to be held are `Rows`. how_read: what the reader decided, as a phrase, or empty. sources,
+    label_sources: split -> the name in the file. note: a sentence on how it is read, or empty. kept: where what is made of the
+    file is kept, if its reader has made something.
     """
 
-    arrays: dict[str, Array]
+    arrays: dict[str, Any]
     labels: dict[str, Array] = field(default_factory=dict)
     how_read: str = ""
     sources: dict[str, str] = field(default_factory=dict)
     label_sources: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+    kept: Kept | None = None
 
 
-def contents(path: Path, values: Values) -> Contents:
+def contents(
+    path: Path, values: Values, *, root: str | os.PathLike[str] | None = None, progress: Progress | None = None
+) -> Contents:
     """Return the `Contents` of what was read from a file, named as the file.
 
-    Raises ValueError, in one line with the path, for what is not as described above.
+    root: the folder of downloads, where what a look at a large file found is kept. Raises ValueError, in one line with the
+    path, for what is not as described above.
     """
+    large = any(isinstance(array, Rows) for array in values.arrays.values())
     _check_arrays(path, values)
     labels, class_names = _classes(path, values)
-    kind, levels, dtype = _kind(path, values.arrays)
     indices, split = _splits(path, values.arrays)
-    arrays: dict[str, Any] = {part: _taken(values.arrays[source], index, dtype) for part, (source, index) in indices.items()}
+    if large:
+        found = _on_disk(path, values, indices, root, progress)
+    else:
+        kind, levels, dtype = _kind(path, values.arrays)
+        arrays = {part: _taken(values.arrays[source], index, dtype) for part, (source, index) in indices.items()}
+        found = {**arrays, "kind": kind, "levels": levels, "note": values.note}
     classes = {
         part: labels[source] if index is None else labels[source][index]
         for part, (source, index) in indices.items()
         if source in labels
     }
-    about: dict[str, Any] = {"kind": kind, "levels": levels, "class_names": class_names, "how_read": values.how_read}
-    return Contents(path.name, **arrays, split=split, labels=classes, **about)
+    about: dict[str, Any] = {"class_names": class_names, "how_read": values.how_read}
+    return Contents(path.name, split=split, labels=classes, **found, **about)
+
+
+def _on_disk(path: Path, values: Values, indices: Any, root: Any, progress: Progress | None) -> dict[str, Any]:
+    """What `Contents` has of arrays that stay in their file: rows, kind, levels, checksum, range, and where things are kept."""
+    parts = {part: _selected(values.arrays[source], index) for part, (source, index) in indices.items()}
+    file = next(rows.file for rows in parts.values() if isinstance(rows, Rows))
+    kept = values.kept or Kept(path, file.state, root)
+    facts, note = kept.facts(), values.note
+    if facts is None:
+        facts = _looked_at(path, values, parts, progress)
+        if not kept.keep_facts(json.dumps(facts)):
+            note = f"{note} {kept.folder} cannot be written: the values are looked at anew in every run.".strip()
+    dtype = parts["train"].dtype
+    kind, levels, _ = _kind_of(path, dtype, facts["binary"], facts["low"], facts["high"])
+    rows = {part: each.astype(kept_type(dtype, binary=facts["binary"])) for part, each in parts.items()}
+    known = {"checksum": facts["checksum"], "value_range": (facts["low"], facts["high"]), "kept": kept, "note": note}
+    return {**rows, "kind": kind, "levels": levels, **known}
+
+
+def _looked_at(path: Path, values: Values, parts: Any, progress: Progress | None) -> dict[str, Any]:
+    if zipfile.is_zipfile(path):
+        file_content.check_sums(path)
+    try:
+        return survey(parts, progress)
+    except NotFinite:
+        for split, array in values.arrays.items():
+            _check_finite(array, _where(path, values, split))
+        raise
+
+
+def _selected(rows: Rows, index: Array | None) -> Rows:
+    return rows if index is None else rows.take(index)
 
 
 def _where(path: Path, values: Values, split: str) -> str:
@@ -75,17 +125,17 @@ def _check_arrays(path: Path, values: Values) -> None:
             raise ValueError(f"expected items of the same shape as train's, {train.shape[1:]}, got {array.shape[1:]} {where}")
         if array.dtype != train.dtype:
             raise ValueError(f"expected the type of train, {train.dtype}, got {array.dtype} {where}")
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" and not isinstance(array, Rows):
             _check_finite(array, where)
 
 
-def _blocks(array: Array) -> Iterator[tuple[int, Array]]:
+def _blocks(array: Any) -> Iterator[tuple[int, Array]]:
     rows = max(1, BLOCK // max(1, int(np.prod(array.shape[1:], dtype=object))))
     for start in range(0, len(array), rows):
         yield start, array[start : start + rows]
 
 
-def _check_finite(array: Array, where: str) -> None:
+def _check_finite(array: Any, where: str) -> None:
     largest = np.finfo(np.float32).max
     for start, block in _blocks(array):
         wrong = np.argwhere(~(np.abs(block) <= largest))
@@ -94,7 +144,7 @@ def _check_finite(array: Array, where: str) -> None:
             count = sum(int((~(np.abs(part) <= largest)).sum()) for _, part in _blocks(array))
             more = f" (and {count - 1:,} more)" if count > 1 else ""
             raise ValueError(
-                f"expected finite values that float32 can hold, got {array[tuple(index)]} at {index}{more} {where}; "
+                f"expected finite values that float32 can hold, got {block[tuple(wrong[0])]} at {index}{more} {where}; "
                 "rows are counted from 0"
             )
 
@@ -140,11 +190,17 @@ def _kind(path: Path, arrays: dict[str, Array]) -> tuple[str, int | None, Any]:
     """(kind, levels, the type that we keep), decided over all splits together."""
     dtype = arrays["train"].dtype
     if all(((block == 0) | (block == 1)).all() for array in arrays.values() for _, block in _blocks(array)):
+        return _kind_of(path, dtype, True, 0, 1)
+    low = min(array.min() for array in arrays.values())
+    high = max(array.max() for array in arrays.values())
+    return _kind_of(path, dtype, False, low, high)
+
+
+def _kind_of(path: Path, dtype: np.dtype[Any], binary: bool, low: Any, high: Any) -> tuple[str, int | None, Any]:
+    if binary:
         return "binary", 2, np.uint8
     if dtype == np.uint8:
         return "grey", 256, np.uint8
-    low = min(array.min() for array in arrays.values())
-    high = max(array.max() for array in arrays.values())
     if dtype.kind == "f":
         return ("grey" if low >= 0 and high <= 1 else "real"), None, np.float32
     if low < 0 or high > LARGEST_COUNT:

@@ -11,6 +11,7 @@ import torch
 from pyro_skipvae import guides, likelihoods, objectives, priors, schedules
 from pyro_skipvae.blocks import Standardise, mean_and_scale
 from pyro_skipvae.data import DATASETS, load_data
+from pyro_skipvae.data.on_disk import OnDisk
 from pyro_skipvae.decoders import (
     ConvolutionalDecoder,
     DilatedCNNDecoder,
@@ -77,10 +78,10 @@ LIKELIHOODS = {  # of the data, and whether in their units
     "colour-logistics": lambda data, scaled: likelihoods.colour_logistics(_levels(data)),
     "discretised-logistic": lambda data, scaled: likelihoods.discretised_logistic(_levels(data)),
     "normal": lambda data, scaled: (
-        likelihoods.normal_in_units(*mean_and_scale(data.train)) if scaled else likelihoods.normal
+        likelihoods.normal_in_units(*mean_and_scale(statistics_items(data.train))) if scaled else likelihoods.normal
     ),
     "normal-shared-scale": lambda data, scaled: likelihoods.normal_shared_scale(
-        *(mean_and_scale(data.train) if scaled else ())
+        *(mean_and_scale(statistics_items(data.train)) if scaled else ())
     ),
     "poisson": lambda data, scaled: likelihoods.poisson_about(*_counts(data)) if scaled else likelihoods.poisson,
 }
@@ -105,6 +106,7 @@ KINDS = {  # the values that each likelihood is a distribution over
 USUAL_LR = {"adam": 1e-3, "sgd": 1.0}
 # fused: one kernel for the whole update; on a CPU it takes about a third of the time of torch's default loop.
 OPTIMIZERS = {"adam": (torch.optim.Adam, {"fused": True}), "sgd": (torch.optim.SGD, {"fused": True})}
+STATISTICS_BYTES = 2**26  # of items of a large file, as float32, that mean and deviation are counted on
 STATISTICS_ITEMS = 512  # of the training data, for the data-dependent start
 OBJECTIVES = {
     "elbo": lambda number: objectives.elbo,
@@ -116,8 +118,8 @@ OBJECTIVES = {
 }
 
 
-def build_data(config):
-    """The data of a config, limited as it says."""
+def build_data(config, progress=None):
+    """The data of a config, limited as it says; `progress(what, done, total)` is told while a large file is looked at."""
     usual = DATASETS[config.dataset].binarisation if config.dataset in DATASETS else None
     if config.text and config.binarisation:
         raise ConfigError(f"expected no --binarisation for text, got --binarisation {config.binarisation}")
@@ -133,6 +135,7 @@ def build_data(config):
         download=config.download,
         vocabulary_size=config.vocabulary_size,
         max_words=config.max_words,
+        progress=progress,
     )
     if len(data.test) < 2:
         raise ConfigError(f"expected at least 2 test items to report on, got {len(data.test)} in {data.name}")
@@ -389,12 +392,20 @@ def _scaled(config):
 
 def _inputs(config, data):
     """What x passes before a network reads it, by the statistics of the training data; None where it is read as it is."""
-    return Standardise.of(data.train, log=config.scaling == "log") if _scaled(config) else None
+    return Standardise.of(statistics_items(data.train), log=config.scaling == "log") if _scaled(config) else None
+
+
+def statistics_items(items):
+    """The training items that mean and deviation are counted on: all; of a large file as many as take 64 MiB, evenly spread."""
+    if not isinstance(items, OnDisk):
+        return items
+    most = max(2, STATISTICS_BYTES // (4 * items.shape[1:].numel()))
+    return items[:] if most >= len(items) else items[torch.arange(most) * len(items) // most]
 
 
 def _counts(data):
     """Mean and deviation of the counts of each feature or channel; half a count more than there is, so that no mean is 0."""
-    mean, deviation = mean_and_scale(data.train)
+    mean, deviation = mean_and_scale(statistics_items(data.train))
     return mean + 0.5 / len(data.train), deviation
 
 
