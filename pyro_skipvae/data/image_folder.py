@@ -1,8 +1,10 @@
 """A folder of images: flat, or one sub-folder for each class; each of these alone or under `train`, `valid` and `test`.
 
 All images have one size. Grey files give (H, W), 8 bits; if one file is in colour all are (3, H, W). Pillow decodes them.
+Where they take too much memory they are decoded once, and their pixels kept in a file.
 """
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -12,12 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from . import conversions, file_content
+from . import conversions, file_content, rows
 from .arrays import SPLIT_WORDS
 from .conversions import PICTURES
+from .kept import Kept
+from .rows import Rows
+from .survey import Progress
 from .values import Array, Values
 
-LARGEST = 2**30  # bytes of all images together, 8 bits a value; training takes about four times as much
+LARGEST = 2**30  # bytes of all images together, 8 bits a value, where one has more values than LARGEST_ITEM
+LARGEST_ITEM = 2**20
+GROUP = 256  # images that are decoded together
+KEPT = {"shape": [int], "deep": bool, "notes": [str]}  # of the pixels in a file
 LARGEST_PICTURE = 2**26  # pixels of one image
 RESIZE = (
     "from pathlib import Path; from PIL import Image; a, b = Path({folder!r}), Path({new!r}); "
@@ -27,22 +35,22 @@ RESIZE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A file with an image, and the class that its folder names, or None."""
 
-    path: Path
+    path: str
     label: str | None
 
 
-def read(path: Path) -> Values:
+def read(path: Path, *, root: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> Values:
     """Return the images of a folder, with the names of their sub-folders as labels.
 
-    Raises ValueError for a folder without images, for images of different sizes, and for files that are no images.
+    root: the folder of downloads, where the pixels of many images are kept. progress: told how many are decoded. Raises
+    ValueError for a folder without images, for images of different sizes, and for files that are no images.
     """
     files, others = _files(path)
-    images = _Images(path, files)
-    arrays = {split: images.array(split) for split in files}
+    arrays, notes, kept = _decoded(path, files, root, progress)
     labels = {
         split: np.array([picture.label for picture in pictures])
         for split, pictures in files.items()
@@ -53,8 +61,35 @@ def read(path: Path) -> Values:
     classes = {label for row in labels.values() for label in row.tolist()}
     said = [f"{sum(map(len, files.values())):,} image files"]
     said += [f"{len(classes):,} classes from the sub-folders"] if classes else []
-    said += images.notes + ([f"{others:,} other files were left out"] if others else [])
-    return Values(arrays, labels, "; ".join(said))
+    said += notes + ([f"{others:,} other files were left out"] if others else [])
+    return Values(arrays, labels, "; ".join(said), kept=kept)
+
+
+def _decoded(path: Path, files: dict[str, list[Picture]], root: Any, progress: Progress | None) -> tuple[Any, list[str], Any]:
+    """({split: array, or rows where the images take too much memory}, notes, where the pixels are kept or None)."""
+    kept = Kept(path, _state(path, files), root)
+    about, images = kept.stored("images.json", KEPT), None
+    if about is None:
+        images = _Images(path, files)
+        if not images.large:
+            return {split: images.array(split) for split in files}, images.notes, None
+        about = {"shape": list(images.shape), "deep": images.deep, "notes": images.notes}
+    opened = images or _Images.known(path, files, about)
+    arrays = {split: opened.on_disk(split, kept, progress) for split in files}
+    if images:
+        kept.store("images.json", about)
+    return arrays, about["notes"], kept
+
+
+def _state(path: Path, files: dict[str, list[Picture]]) -> str:
+    """What tells a folder from another one and from itself when an image was changed: names, sizes and times."""
+    digest = hashlib.sha256()
+    for split, pictures in files.items():
+        for picture in pictures:
+            status = os.stat(picture.path)
+            name = os.path.relpath(picture.path, path)
+            digest.update(f"{split}/{name}:{status.st_size}:{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _files(path: Path) -> tuple[dict[str, list[Picture]], int]:
@@ -74,12 +109,12 @@ def _files(path: Path) -> tuple[dict[str, list[Picture]], int]:
 
 def _pictures(folder: Path) -> tuple[list[Picture], int]:
     entries = _entries(folder)
-    flat = [Picture(Path(entry.path), None) for entry in entries if _is_picture(entry)]
+    flat = [Picture(entry.path, None) for entry in entries if _is_picture(entry)]
     others = sum(not entry.is_dir() for entry in entries) - len(flat)
     nested = []
     for entry in (entry for entry in entries if entry.is_dir()):
         inside = _entries(Path(entry.path))
-        found = [Picture(Path(file.path), entry.name) for file in inside if _is_picture(file)]
+        found = [Picture(file.path, entry.name) for file in inside if _is_picture(file)]
         others += len(inside) - len(found)
         nested += found
     if flat and nested:
@@ -121,43 +156,68 @@ class _Images:
         self.folder = folder
         self.files = files
         self.notes: list[str] = []
-        heads = [(picture.path, *_head(picture.path)) for picture in self._all()]
-        self.modes = {mode for _, _, mode, _ in heads}
-        self.deep = any(mode.startswith("I") for mode in self.modes)
-        self.colour = any(not _is_grey(mode) for mode in self.modes)
-        self._check_sizes({path: size for path, size, _, _ in heads})
-        self.size = heads[0][1]
-        animated = sum(moves for *_, moves in heads)
+        sizes: dict[tuple[int, int], tuple[int, str]] = {}  # size -> how many, the first
+        modes, animated = set(), 0
+        for picture in self._all():
+            size, mode, moves = _head(picture.path)
+            modes.add(mode)
+            count, first = sizes.get(size, (0, picture.path))
+            sizes[size] = (count + 1, first)
+            animated += moves
+        self.deep = any(mode.startswith("I") for mode in modes)
+        self.colour = any(not _is_grey(mode) for mode in modes)
+        self._check_sizes(sizes)
+        self.size = next(iter(sizes))
         self.notes += [f"of {animated:,} animated ones the first picture"] if animated else []
-        self._check_memory(len(heads))
+        self._check_memory()
         self.colour = self.colour and not self._is_grey_throughout()
+
+    @classmethod
+    def known(cls, folder: Path, files: dict[str, list[Picture]], about: dict[str, Any]) -> "_Images":
+        """Those of a folder that was looked at before."""
+        images = cls.__new__(cls)
+        images.folder, images.files, images.notes, images.deep = folder, files, about["notes"], about["deep"]
+        *channels, height, width = about["shape"]
+        images.size, images.colour = (width, height), bool(channels)
+        return images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        width, height = self.size
+        return (3, height, width) if self.colour else (height, width)
+
+    @property
+    def large(self) -> bool:
+        """Whether they take more memory as float32 than is held."""
+        return 4 * self._values() > rows.LARGEST_IN_MEMORY
+
+    def _values(self) -> int:
+        return sum(map(len, self.files.values())) * int(np.prod(self.shape))
 
     def _all(self) -> Iterator[Picture]:
         for pictures in self.files.values():
             yield from pictures
 
-    def _check_sizes(self, sizes: dict[Path, tuple[int, int]]) -> None:
-        counts: dict[tuple[int, int], list[Path]] = {}
-        for path, size in sizes.items():
-            counts.setdefault(size, []).append(path)
-        if len(counts) == 1:
+    def _check_sizes(self, sizes: dict[tuple[int, int], tuple[int, str]]) -> None:
+        if len(sizes) == 1:
             return
-        ranked = sorted(counts.items(), key=lambda pair: -len(pair[1]))
+        ranked = sorted(sizes.items(), key=lambda pair: -pair[1][0])
         shown = ", ".join(
-            f"{width}x{height} ({len(paths):,}, such as {paths[0].name})" for (width, height), paths in ranked[:3]
+            f"{width}x{height} ({count:,}, such as {os.path.basename(first)})" for (width, height), (count, first) in ranked[:3]
         )
         more = f" and {len(ranked) - 3} more sizes" if len(ranked) > 3 else ""
         raise ValueError(f"expected images of one size, got {shown}{more} in {self.folder}; {self._resize(ranked[0][0])}")
 
-    def _check_memory(self, count: int) -> None:
+    def _check_memory(self) -> None:
+        """Refuse photographs, of which hardly a model has ever been made at their size."""
         width, height = self.size
-        total = count * width * height * (3 if self.colour else 1) * (4 if self.deep else 1)
-        if total > LARGEST:
+        count, total = sum(map(len, self.files.values())), self._values() * (4 if self.deep else 1)
+        if total > LARGEST and np.prod(self.shape) > LARGEST_ITEM:
             scale = (LARGEST / 2 / total) ** 0.5
             smaller = (max(1, int(width * scale)), max(1, int(height * scale)))
             raise ValueError(
-                f"expected images that take at most 1 GiB, got {count:,} of {width}x{height}, {total / 2**30:.1f} GiB, in "
-                f"{self.folder}; {self._resize(smaller)}"
+                f"expected images of at most {LARGEST_ITEM:,} values, or at most 1 GiB of them, got {count:,} of "
+                f"{width}x{height}, {total / 2**30:.1f} GiB, in {self.folder}; {self._resize(smaller)}"
             )
 
     def _resize(self, size: tuple[int, int]) -> str:
@@ -176,10 +236,22 @@ class _Images:
         return True
 
     def array(self, split: str) -> Array:
+        return self._group(self.files[split])
+
+    def on_disk(self, split: str, kept: Kept, progress: Progress | None) -> Rows:
+        """The images of a split in a file that is kept: written now, or before."""
+        count, dtype = len(self.files[split]), np.float32 if self.deep else np.uint8
+        return kept.array(f"pixels-{split}", (count, *self.shape), dtype, self._groups(split, progress), "decoded images")
+
+    def _groups(self, split: str, progress: Progress | None) -> Iterator[Array]:
         pictures = self.files[split]
-        width, height = self.size
-        shape = (3, height, width) if self.colour else (height, width)
-        images = np.empty((len(pictures), *shape), np.float32 if self.deep else np.uint8)
+        for start in range(0, len(pictures), GROUP):
+            yield self._group(pictures[start : start + GROUP])
+            if progress:
+                progress(f"decoding the images of {split}", min(start + GROUP, len(pictures)), len(pictures))
+
+    def _group(self, pictures: list[Picture]) -> Array:
+        images = np.empty((len(pictures), *self.shape), np.float32 if self.deep else np.uint8)
         for number, picture in enumerate(pictures):
             images[number] = _pixels(picture.path, colour=self.colour, deep=self.deep)
         return images
@@ -189,7 +261,7 @@ def _is_grey(mode: str) -> bool:
     return mode in ("1", "L") or mode.startswith("I")
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: str) -> Any:
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -197,7 +269,7 @@ def _opened(path: Path) -> Any:
         return Image.open(path)
 
 
-def _head(path: Path) -> tuple[tuple[int, int], str, bool]:
+def _head(path: str) -> tuple[tuple[int, int], str, bool]:
     """(width and height, Pillow's mode, whether it is animated), read without decoding."""
     try:
         with _opened(path) as image:
@@ -211,7 +283,7 @@ def _head(path: Path) -> tuple[tuple[int, int], str, bool]:
     return size, mode, animated
 
 
-def _pixels(path: Path, *, colour: bool, deep: bool) -> Array:
+def _pixels(path: str, *, colour: bool, deep: bool) -> Array:
     """The pixels of a file, (3, H, W) or (H, W), uint8, or of 16 bits in [0, 1]; what is transparent lies on white."""
     from PIL import Image
 
@@ -235,6 +307,6 @@ def _pixels(path: Path, *, colour: bool, deep: bool) -> Array:
     return pixels / np.float32(255) if deep else pixels
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
+def _unreadable(path: str, error: Exception) -> ValueError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return ValueError(f"expected an image, got {path}, which cannot be read: {reason}")

@@ -5,6 +5,7 @@ Each source has a folder of its own there. What is of an older state of the sour
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -22,7 +23,6 @@ from .rows import RowFile, Rows
 
 ABANDONED = 600.0  # seconds after which an unfinished file that nobody writes to is removed
 FULL = (errno.ENOSPC, errno.EDQUOT)
-FACTS = {"low": (int, float), "high": (int, float), "binary": bool, "checksum": str}
 
 
 class Kept:
@@ -34,19 +34,19 @@ class Kept:
         self.folder = download_folder(root) / "own" / f"{source.name[:40]}-{_short(where)}"
         self.state = _short(repr(state))
 
-    def facts(self) -> dict[str, Any] | None:
-        """What the survey of the source found, or None where it is not kept."""
+    def stored(self, name: str, pattern: Any) -> Any:
+        """Plain values that were kept by `store`, or None where there are none of that pattern (see `stored.check`)."""
         try:
-            found = loads(self._path("facts.json").read_text(encoding="utf-8"))
-            check(found, FACTS, "it")
+            found = loads(self._path(name).read_text(encoding="utf-8"))
+            check(found, pattern, "it")
         except (OSError, ValueError):
             return None
         return found
 
-    def keep_facts(self, text: str) -> bool:
-        """Keep what a survey found; whether that was possible."""
+    def store(self, name: str, value: Any) -> bool:
+        """Keep plain values; whether that was possible."""
         try:
-            self._write("facts.json", [text.encode()])
+            self._write(name, [json.dumps(value).encode()])
         except OSError:
             return False
         return True

@@ -50,7 +50,7 @@ def new_items(name: str | os.PathLike[str], about: Described, *, seed: int = 0) 
         if values.arrays[split].shape[1:] != about.event_shape:
             got = values.arrays[split].shape[1:]
             raise ValueError(f"expected items of shape {about.event_shape}, as the model was trained on, got {got} in {path}")
-    array = np.concatenate([values.arrays[split] for split in parts])
+    array = np.concatenate([values.arrays[split][:] for split in parts])
     if array.dtype.kind not in "buif" or not len(array) or not np.isfinite(array).all():
         raise ValueError(f"expected finite numbers in {path}, got others or none")
     labels = np.concatenate([values.labels[split] for split in parts]) if all(p in values.labels for p in parts) else None

@@ -61,14 +61,19 @@ def load(
         raise folder.missing(name, places, "give the path of an existing file or folder")
     if path.is_file() and _ending(path) in TEXTS:
         return text_file.read(path)
-    return values.contents(path, read_values(path), root=root, progress=progress)
+    return values.contents(path, read_values(path, root, progress), root=root, progress=progress)
 
 
-def read_values(path: Path) -> values.Values:
-    """Return the numbers in a user's file or folder, before anything is made of them. Raises ValueError where it is a text."""
+def read_values(
+    path: Path, root: str | os.PathLike[str] | None = None, progress: Progress | None = None
+) -> values.Values:
+    """Return the numbers in a user's file or folder, before anything is made of them; `root` and `progress` as in `load`.
+
+    Raises ValueError where it is a text.
+    """
     if path.is_dir():
         own_folder.check(path)
-        return image_folder.read(path)
+        return image_folder.read(path, root=root, progress=progress)
     file_content.check_regular(path)
     ending = _ending(path)
     if ending in TEXTS:

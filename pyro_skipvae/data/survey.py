@@ -9,6 +9,7 @@ import numpy as np
 from .contents import Array, array_head
 from .rows import Rows
 
+FACTS = {"low": (int, float), "high": (int, float), "binary": bool, "checksum": str}  # what a survey finds
 Progress = Callable[[str, int, int], None]  # (what is done, items so far, items in all)
 
 

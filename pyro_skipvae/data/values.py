@@ -4,7 +4,6 @@ All 0 and 1 are binary; uint8, 256 grey levels; other integers, counts; floats i
 binarised; other floats, real values. Where valid or test is absent, a tenth of train is cut off for it.
 """
 
-import json
 import os
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from . import file_content
 from .contents import SPLITS, Array, Contents, shuffled
 from .kept import Kept
 from .rows import BLOCK, Rows
-from .survey import NotFinite, Progress, kept_type, survey
+from .survey import FACTS, NotFinite, Progress, kept_type, survey
 
 FEWEST = 2  # items of a split
 LARGEST_COUNT = 2**24  # float32 is exact up to there
@@ -75,10 +74,10 @@ def _on_disk(path: Path, values: Values, indices: Any, root: Any, progress: Prog
     parts = {part: _selected(values.arrays[source], index) for part, (source, index) in indices.items()}
     file = next(rows.file for rows in parts.values() if isinstance(rows, Rows))
     kept = values.kept or Kept(path, file.state, root)
-    facts, note = kept.facts(), values.note
+    facts, note = kept.stored("facts.json", FACTS), values.note
     if facts is None:
         facts = _looked_at(path, values, parts, progress)
-        if not kept.keep_facts(json.dumps(facts)):
+        if not kept.store("facts.json", facts):
             note = f"{note} {kept.folder} cannot be written: the values are looked at anew in every run.".strip()
     dtype = parts["train"].dtype
     kind, levels, _ = _kind_of(path, dtype, facts["binary"], facts["low"], facts["high"])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import skipvae
+from PIL import Image
 
 from pyro_skipvae.data import DataError, load_data
 from pyro_skipvae.data.on_disk import OnDisk
@@ -233,6 +234,43 @@ def test_doctor_and_a_dry_run_say_where_the_items_are(grey, all_large):
     assert "are in memory" in found["data"] and found["data_memory_bytes"] > 120 * 20 * 4
     done = skipvae("doctor", "absent.npy", cwd=grey.parent)
     assert done.returncode == 2
+
+
+def write_images(folder, x, ending="png"):
+    for number, pixels in enumerate(x):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / "ab"[number % 2] / f"{number:04}.{ending}")
+
+
+@pytest.mark.parametrize("source", ["grey", "channels-last", "deep", "grey-in-colour"])
+def test_a_folder_of_images_is_decoded_once_and_read_from_disk(source, tmp_path, all_large, monkeypatch):
+    grey = SOURCES["grey"]
+    others = {"deep": grey.astype(np.uint16) * 250, "grey-in-colour": np.stack([grey] * 3, -1)}
+    write_images(tmp_path / "x" / "train", others.get(source, SOURCES.get(source)))
+    write_images(tmp_path / "x" / "test", others.get(source, SOURCES.get(source))[:10])
+    told = []
+    first = load_data(tmp_path / "x", root=tmp_path / "cache", binarisation="none", progress=lambda *args: told.append(args))
+    assert isinstance(first.train, OnDisk) and ("decoding the images of test", 10, 10) in told
+    monkeypatch.setattr(Image, "open", None)  # no image is read again
+    again = load(tmp_path / "x")
+    monkeypatch.undo()
+    all_large()
+    expected = load_data(tmp_path / "x", root=tmp_path / "other", binarisation="none")
+    assert isinstance(expected.train, torch.Tensor)
+    same(first, expected)
+    same(again, expected)
+
+
+def test_a_changed_image_is_decoded_anew(tmp_path, all_large):
+    write_images(tmp_path / "x", SOURCES["grey"])
+    first = load(tmp_path / "x")
+    Image.fromarray(255 - SOURCES["grey"][3]).save(tmp_path / "x" / "b" / "0003.png")
+    other = load(tmp_path / "x")
+    assert other.checksum != first.checksum and len(list((tmp_path / "cache").rglob("*pixels*"))) == 1
+    (tmp_path / "x" / "a" / "0050.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"expected an image, got .*0050.png"):
+        load(tmp_path / "x")
+    assert not list((tmp_path / "cache").rglob("*.part"))
 
 
 MEASURE = """

@@ -358,8 +358,9 @@ def test_what_is_no_image_is_refused_by_name(spoil, message, tmp_path):
 
 def test_too_many_pixels_in_all_are_refused_before_they_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr("pyro_skipvae.data.image_folder.LARGEST", 1000)
+    monkeypatch.setattr("pyro_skipvae.data.image_folder.LARGEST_ITEM", 35)
     write_folder(tmp_path / "x", small_images()[0])
-    with pytest.raises(ValueError, match="at most 1 GiB, got 60 of 6x6"):
+    with pytest.raises(ValueError, match="at most 1 GiB of them, got 60 of 6x6"):
         load_data(tmp_path / "x")
 
 
