@@ -9,11 +9,16 @@ from pyro import poutine
 from pyro_skipvae import VAE
 from pyro_skipvae.decoders import MLPDecoder
 from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder
-from pyro_skipvae.guides import DiagonalNormal, FullCovarianceNormal, InverseAutoregressiveFlow
-from pyro_skipvae.priors import MixtureOfNormals, StandardNormal, VampPrior
+from pyro_skipvae.guides import DiagonalNormal, FullCovarianceNormal, InverseAutoregressiveFlow, VonMisesFisherPosterior
+from pyro_skipvae.priors import MixtureOfNormals, StandardNormal, UniformSphere, VampPrior
 from pyro_skipvae.skip import parameter_count
 
-POSTERIORS = {"diagonal": DiagonalNormal, "full": FullCovarianceNormal, "flow": InverseAutoregressiveFlow}
+POSTERIORS = {
+    "diagonal": DiagonalNormal,
+    "full": FullCovarianceNormal,
+    "flow": InverseAutoregressiveFlow,
+    "sphere": VonMisesFisherPosterior,
+}
 ENCODERS = {
     "mlp": lambda posterior: MLPEncoder((8, 9), 3, hidden=(7, 6), posterior=posterior),
     "resnet": lambda posterior: ResNetEncoder((8, 9), 3, maps=4, posterior=posterior),
@@ -23,6 +28,7 @@ ENCODERS = {
 PRIORS = {
     "standard normal": lambda encoder: StandardNormal(3),
     "mixture": lambda encoder: MixtureOfNormals(3, components=4),
+    "sphere": lambda encoder: UniformSphere(3),
     "vamp": lambda encoder: VampPrior(encoder, torch.rand(5, 8, 9)),
 }
 

@@ -13,6 +13,7 @@ from pyro.distributions.transforms import conditional_affine_autoregressive
 from torch import Tensor, nn
 
 from pyro_skipvae.blocks import LatentDim, latent_shape
+from pyro_skipvae.distributions.von_mises_fisher import VonMisesFisher, check_dimensions, concentration_for, unit
 
 
 class DiagonalNormal(nn.Module):
@@ -73,6 +74,32 @@ def variances_within(delta: float) -> tuple[float, float]:
         return inside
 
     return bisect(1.0, math.exp(-2 * delta - 2)), bisect(1.0, 4 * delta + 4)
+
+
+class VonMisesFisherPosterior(nn.Module):
+    """q(z|x) = von Mises-Fisher on the unit sphere in D dimensions, for a prior that is uniform there: event (D,).
+
+    loc is linear in the features (B, F), put to length one. With `rate` the concentration is the one at which
+    KL(q || uniform) is that many nats for every x: the rate is committed, as a constant. Without it the concentration is
+    1e-3 + softplus of a further linear map. Raises ValueError for fewer than two dimensions or a rate of 0 or less.
+
+    Reference: Xu and Durrett 2018, "Spherical Latent Spaces for Stable Variational Autoencoders" (a fixed concentration);
+    Davidson et al. 2018, "Hyperspherical Variational Auto-Encoders" (a learned one).
+    """
+
+    def __init__(self, features: int, latent_dim: int, *, rate: float | None = None) -> None:
+        super().__init__()
+        _check_one_vector(latent_dim, "VonMisesFisherPosterior")
+        self.latent_dim, self.rate = check_dimensions(latent_dim), rate
+        self.concentration = None if rate is None else concentration_for(rate, latent_dim)
+        self.parameters_of = nn.Linear(features, latent_dim + (rate is None))
+
+    def forward(self, features: Tensor) -> dist.Distribution:
+        parameters = self.parameters_of(features)
+        loc = unit(parameters[..., : self.latent_dim])
+        if self.concentration is not None:
+            return VonMisesFisher(loc, self.concentration)
+        return VonMisesFisher(loc, 1e-3 + nn.functional.softplus(parameters[..., -1]))  # at 0 there is no direction left
 
 
 class FullCovarianceNormal(nn.Module):

@@ -5,4 +5,5 @@ from .auxiliary import AuxiliaryPrior as AuxiliaryPrior
 from .auxiliary import fit_auxiliary as fit_auxiliary
 from .mixture_of_normals import MixtureOfNormals as MixtureOfNormals
 from .standard_normal import StandardNormal as StandardNormal
+from .uniform_sphere import UniformSphere as UniformSphere
 from .vamp_prior import VampPrior as VampPrior

@@ -36,7 +36,7 @@ from pyro_skipvae.skip import parameter_count, parameter_matched
 from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
 from pyro_skipvae.training.step import svi_step
 
-from .config import TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
+from .config import PRIOR_OF, TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
 from .correlations import correlations
 
 TEXT = ("embedding", "dropout", "word_dropout")
@@ -63,6 +63,7 @@ GUIDES = {
     "full-covariance-normal": guides.FullCovarianceNormal,
     "inverse-autoregressive-flow": guides.InverseAutoregressiveFlow,
     "minimum-rate": guides.MinimumRateNormal,
+    "von-mises-fisher": guides.VonMisesFisherPosterior,
 }
 PRIORS = {
     "standard-normal": lambda config, encoder, data: priors.StandardNormal(config.latent_dim),
@@ -70,6 +71,7 @@ PRIORS = {
         config.latent_dim, components=config.components
     ),
     "vamp": lambda config, encoder, data: priors.VampPrior(encoder, _pseudo_inputs(data, config.components)),
+    "uniform-sphere": lambda config, encoder, data: priors.UniformSphere(config.latent_dim),
     "ar1": lambda config, encoder, data: priors.AR1(*latent_dim(config, data), correlation=_correlations(config, data)),
 }
 LIKELIHOODS = {  # of the data, and whether in their units
@@ -367,7 +369,7 @@ def build_blank(config, about):
 
 def _encoder(config, data):
     posterior, size = GUIDES[config.guide], latent_dim(config, data)
-    posterior = partial(posterior, rate=config.rate) if config.guide == "minimum-rate" else posterior
+    posterior = partial(posterior, rate=config.rate) if config.guide in PRIOR_OF else posterior
     if config.prior == "ar1" and config.encoder in DIRECTED:
         return _sequence_encoder(config, data, size, posterior)
     if config.encoder in TEXT_ENCODERS:

@@ -1,6 +1,6 @@
 """What rate a model commits, by its prior or by its guide."""
 
-from pyro_skipvae.guides import MinimumRateNormal
+from pyro_skipvae.guides import MinimumRateNormal, VonMisesFisherPosterior
 from pyro_skipvae.priors import AR1
 
 
@@ -9,4 +9,4 @@ def committed_by(vae):
     if isinstance(vae.prior, AR1):
         return vae.prior.committed_rate()
     posterior = getattr(vae.encoder, "posterior", None)
-    return posterior.rate if isinstance(posterior, MinimumRateNormal) else None
+    return posterior.rate if isinstance(posterior, MinimumRateNormal | VonMisesFisherPosterior) else None

@@ -43,10 +43,11 @@ LIKELIHOODS = (
 )
 SCALINGS = ("none", "standard", "log")
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
-PRIORS = ("standard-normal", "mixture-of-normals", "vamp", "ar1")
+PRIORS = ("standard-normal", "mixture-of-normals", "vamp", "ar1", "uniform-sphere")
 SEQUENCE = ("rate", "correlation", "chunk", "encoder_direction")  # settings of a sequence z, which an AR(1) prior is of
 DIRECTIONS = ("anti-causal", "causal", "full")
-GUIDES = ("diagonal-normal", "full-covariance-normal", "inverse-autoregressive-flow", "minimum-rate")
+GUIDES = ("diagonal-normal", "full-covariance-normal", "inverse-autoregressive-flow", "minimum-rate", "von-mises-fisher")
+PRIOR_OF = {"minimum-rate": "standard-normal", "von-mises-fisher": "uniform-sphere"}  # guides that go with one prior alone
 FREE_BITS = ("free-bits-per-group", "free-bits-per-dimension", "free-bits-total")
 OBJECTIVES = ("elbo", "analytic-elbo", "iwae", *FREE_BITS)
 WRITTEN = ("elbo", "analytic-elbo", "iwae(K)", *(f"{name}(NATS)" for name in FREE_BITS))
@@ -139,7 +140,8 @@ class Config:
     initialisation: str = option("torch", "how weights start; text models have their own start", INITIALISATIONS)
     prior: str = option("standard-normal", "p(z)", PRIORS)
     rate: float | None = option(
-        None, "nats that the prior ar1, or the guide minimum-rate, commits: no rate is below", usual="10", least=0.0
+        None, "nats that the prior ar1, or the guide minimum-rate or von-mises-fisher, commits: no rate is below",
+        usual="10; with von-mises-fisher none, and its concentration is learned", least=0.0
     )
     correlation: str | None = option(
         None, "of neighbouring steps of the prior ar1: a number, or LOW:HIGH over the channels", usual="by the rate"
@@ -233,12 +235,14 @@ class Config:
 
     def _check_sequence(self):
         given = [name for name in SEQUENCE if getattr(self, name) is not None]
-        if self.guide == "minimum-rate":
+        if self.guide in PRIOR_OF:
             given = [name for name in given if name != "rate"]
-            for name, wanted in {"prior": "standard-normal", "inference": "amortized"}.items():
+            for name, wanted in {"prior": PRIOR_OF[self.guide], "inference": "amortized"}.items():
                 if getattr(self, name) != wanted:
                     got = f"{_flag(name)} {getattr(self, name)}"
-                    raise ConfigError(f"expected {_flag(name)} {wanted} for --guide minimum-rate, got {got}")
+                    raise ConfigError(f"expected {_flag(name)} {wanted} for --guide {self.guide}, got {got}")
+        elif self.prior == "uniform-sphere":
+            raise ConfigError(f"expected --guide von-mises-fisher for --prior uniform-sphere, got --guide {self.guide}")
         if self.prior != "ar1":
             if given:
                 raise ConfigError(f"expected --prior ar1 (--model delta-vae) for {_flag(given[0])}, got --prior {self.prior}")

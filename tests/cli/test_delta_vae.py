@@ -157,6 +157,8 @@ def test_models_of_images_and_text(flags, shape, tmp_path):
         ("--guide minimum-rate --prior vamp", "--prior standard-normal for --guide minimum-rate, got --prior vamp"),
         ("--guide minimum-rate --inference svi", "--inference amortized for --guide minimum-rate"),
         ("--guide minimum-rate --chunk 2", "--prior ar1 (--model delta-vae) for --chunk"),
+        ("--guide von-mises-fisher", "--prior uniform-sphere for --guide von-mises-fisher, got --prior standard-normal"),
+        ("--prior uniform-sphere", "--guide von-mises-fisher for --prior uniform-sphere, got --guide diagonal-normal"),
         ("--model vae --encoder pixelcnn", "--prior ar1 for --encoder pixelcnn"),
         ("--model delta-vae --encoder-direction sideways", "unknown encoder-direction 'sideways'"),
     ],
