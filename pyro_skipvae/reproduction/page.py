@@ -153,14 +153,7 @@ def committed(table, entries):
 
 def plane(table, entries):
     """All runs in the plane of rate and distortion, and of rate and probe, by family."""
-    groups = {}
-    for run in table.runs:
-        if entry := entry_for(run, entries):
-            family, _, name = run.row.partition(", ")
-            point = {quantity: _with_error(entry, column) for quantity, column in PLANE.items()}
-            point |= {"auxiliary": auxiliary_interval(entry), "name": _setting(name)}
-            if None not in (point["rate"], point["distortion"]):
-                groups.setdefault(FAMILIES.get((family, run.arm), family), []).append(point)
+    groups = families(table, entries)
     if not groups:
         return []
     alt = "; ".join(f"{family}, {p['name']}: rate {_said(p['rate'][0])}, distortion {_said(p['distortion'][0])}"
@@ -172,6 +165,19 @@ def plane(table, entries):
     words = scaled_words(table)
     title = "Rate, distortion and linear probe" + (f" ({words})" if words else "")
     return _narrow([picture(title, alt, caption, figures.rate_planes(groups))])
+
+
+def families(table, entries):
+    """{family: points} of the rows "FAMILY, setting", as `figures.rate_planes` takes them."""
+    groups = {}
+    for run in table.runs:
+        if entry := entry_for(run, entries):
+            family, _, name = run.row.partition(", ")
+            point = {quantity: _with_error(entry, column) for quantity, column in PLANE.items()}
+            point |= {"auxiliary": auxiliary_interval(entry), "name": _setting(name)}
+            if None not in (point["rate"], point["distortion"]):
+                groups.setdefault(FAMILIES.get((family, run.arm), family), []).append(point)
+    return groups
 
 
 def grids(table, entries):

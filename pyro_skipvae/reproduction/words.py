@@ -252,7 +252,7 @@ def notes(table, entries):
         found.append("Trained on a part of the data, as the settings say.")
     if "units_between" in table.columns and own:
         found += _two_kinds(table, entries)
-    found += [sentence for e in own for column in ("ppl", "elbo") if column in table.columns if (sentence := _fewer(e, column))]
+    found += [sentence for column in ("ppl", "elbo") if column in table.columns for sentence in _on_fewer(own, column)]
     found += _different_data(table, entries)
     found += _held(own)
     older = sum("code" not in e["report"]["card"] for e in own)
@@ -296,13 +296,21 @@ def _protocol(table):
     return f"Protocol: paper, as the paper says or its authors' code did, in these settings: {', '.join(quirks)}."
 
 
+def _on_fewer(entries, column):
+    """What is said of a number that stands on fewer points than the rest of its row: once, where it is so for all rows."""
+    parts = [_fewer(entry, column) for entry in entries]
+    if len(parts) > 1 and parts[0] and len(set(parts)) == 1:
+        return [f"{COLUMNS[column][0]} of all runs: {parts[0]}."]
+    places = (f"{COLUMNS[column][0]} of {entry['row']}, {entry['arm']}, seed {entry['seed']}" for entry in entries)
+    return [f"{place}: {part}." for place, part in zip(places, parts, strict=True) if part]
+
+
 def _fewer(entry, column):
-    """The sentence that a number stands on fewer points than the rest of its row, or None."""
+    """On which points a number stands, where they are fewer than the rest of its row has, or None."""
     estimate, points = estimates_of(entry["report"]).get(COLUMNS[column][1]), entry["report"]["card"]["points"]
     if estimate is None or estimate.points is None or estimate.points >= points:
         return None
-    place = f"{entry['row']}, {entry['arm']}, seed {entry['seed']}"
-    return f"{COLUMNS[column][0]} of {place}: the first {estimate.points:,} of {points:,} points."
+    return f"the first {estimate.points:,} of {points:,} points"
 
 
 def _two_kinds(table, entries):

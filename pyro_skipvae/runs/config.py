@@ -221,7 +221,7 @@ class Config:
             raise ConfigError(
                 f"expected --skip with entries with --model {self.model}, got --skip {self.skip}; use --model {plain}"
             )
-        if self.inference == "sa" and "sa-vae" not in self.model:
+        if self.inference == "sa" and not any(name in self.model for name in ("sa-vae", "delta-vae")):
             named = "skip-sa-vae" if self.model == "skip-vae" else "sa-vae"
             raise ConfigError(f"expected --inference other than sa with --model {self.model}; use --model {named}")
         if self.latent_dim == 0 and self.model not in WITHOUT_LATENTS:
@@ -255,8 +255,6 @@ class Config:
                 f"expected --guide diagonal-normal for --prior ar1, got {self.guide}: only what is independent over the steps "
                 "has a rate that the prior commits"
             )
-        if self.inference != "amortized":
-            raise ConfigError(f"expected --inference amortized for --prior ar1, got {self.inference}")
         if self.rate is not None and self.correlation is not None:
             raise ConfigError("expected --rate or --correlation, of which each decides the other, got both")
         if self.correlation is not None:
@@ -286,7 +284,7 @@ class Config:
     def from_flags(cls, flags):
         """The config of the flags given: defaults < what the model presets < flags. `--skip none` alone means a VAE."""
         check_names(flags)
-        refined = "sa-" if flags.get("inference") == "sa" else "delta-" if flags.get("prior") == "ar1" else ""
+        refined = "delta-" if flags.get("prior") == "ar1" else "sa-" if flags.get("inference") == "sa" else ""
         skips = "" if flags.get("skip") in ("none", "parameter-matched") else "skip-"
         model = flags.get("model", f"{skips}{refined}vae")
         if not isinstance(model, str) or model not in MODELS:

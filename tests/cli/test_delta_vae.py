@@ -122,6 +122,7 @@ def test_the_rate_of_each_step_adds_up_to_the_rate(run):
     [
         ("--model delta-vae --decoder pixelcnn --maps 4 --correlation 0.3:0.6 --chunk 2 --latent-dim 3", [4, 3]),
         ("--prior ar1 --decoder pixelcnn --maps 4 --encoder-direction causal", [8, 8]),
+        ("--prior ar1 --decoder mlp --width 8 --inference sa --svi-steps 2", [8, 8]),
         ("--model skip-delta-vae --dataset pydoc --preset text-small --width 8 --embedding 4 --max-words 15", [2, 8]),
         ("--model delta-vae --dataset pydoc --preset text-small --decoder transformer --width 8 --embedding 4 --heads 2 "
          "--max-words 15 --chunk 2", [8, 8]),
@@ -150,7 +151,6 @@ def test_models_of_images_and_text(flags, shape, tmp_path):
         ("--model vae --prior ar1", "use --model delta-vae"),
         ("--model skip-vae --prior ar1", "use --model skip-delta-vae"),
         ("--model sa-vae --prior ar1", "--prior other than ar1 with --model sa-vae"),
-        ("--model skip-delta-vae --inference svi", "--inference amortized for --prior ar1"),
         ("--model skip-delta-vae --skip none", "use --model delta-vae"),
         ("--model vae --rate 3", "--prior ar1 (--model delta-vae) for --rate, got --prior standard-normal"),
         ("--model delta-vae --encoder mlp --encoder-direction causal", "--encoder pixelcnn for --encoder-direction causal"),
