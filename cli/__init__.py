@@ -1,6 +1,8 @@
 """The command line `skipvae-pyro`. Commands import torch when they run, so that `--help` answers at once."""
 
+import os
 import sys
+import traceback
 
 import click
 
@@ -15,6 +17,7 @@ from .notes import say_as_asked
 from .pages import compare, report
 from .showing import interpolate, reconstruct, traverse
 from .target_rate import target_rate
+from .torchrun import has_joined, is_several, leave
 
 # Words may be written with underscores, as Python writes them.
 CONTEXT = {"help_option_names": ["-h", "--help"], "token_normalize_func": lambda word: word.replace("_", "-")}
@@ -23,8 +26,14 @@ EPILOG = "Everything a run does is written to its folder; evaluate and sample ne
 
 @click.group(epilog=EPILOG, context_settings=CONTEXT)
 @click.version_option(package_name="pyro_skipvae")
-def cli():
+@click.pass_context
+def cli(context):
     """Train latent-variable models on Pyro, and measure whether their latent variables collapsed."""
+    if is_several() and context.invoked_subcommand != "train":
+        raise click.UsageError(
+            f"expected train with torchrun, got {context.invoked_subcommand}, which is one process: start it alone, with RANK "
+            "and WORLD_SIZE unset"
+        )
 
 
 COMMANDS = (
@@ -40,8 +49,17 @@ for command in COMMANDS:
 def main():
     """Run the command line; every mistake of the user's is one line on stderr and a fixed exit code."""
     open_streams()
-    with report_errors():
-        check_working_folder()
-        code = cli.main(standalone_mode=False)
-        flush()
-        sys.exit(code)
+    if is_several() and os.environ["RANK"] != "0":
+        sys.stdout = open(os.devnull, "w")  # results are printed once
+    try:
+        with report_errors():
+            check_working_folder()
+            code = cli.main(standalone_mode=False)
+            flush()
+            sys.exit(code)
+    except BaseException as end:
+        if not has_joined():
+            raise
+        if not isinstance(end, SystemExit):
+            traceback.print_exc()
+        leave(end.code or 0 if isinstance(end, SystemExit) else 1)

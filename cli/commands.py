@@ -91,13 +91,16 @@ def train(
             with user_errors():
                 Config.from_flags(flags)  # so that a mistake is told before torch is imported
         from .job import make_config, make_job, trial, trial_text, without_denormals
+        from .several import join, together
         from .training import train_run
 
         click.get_current_context().with_resource(without_denormals())
-        config, data = make_config(flags, resume=resume)
+        ranks = join()
+        with together(ranks):
+            config, data = make_config(flags, resume=resume)
+            job = None if print_config else make_job(config, data, device=device, ranks=ranks)
         if print_config:
             return echo(config.to_toml(), nl=False)
-        job = make_job(config, data, device=device)
         if dry_run:
             costs = trial(job)
             return echo(json.dumps({"schema": 1, **costs}) if as_json else trial_text(costs))
@@ -111,7 +114,8 @@ def train(
             signals=signals,
             tensorboard=tensorboard,
         )
-    _show(report, as_json, run=str(run.path))
+    if report is not None:
+        _show(report, as_json, run=str(run.path))
 
 
 @click.command(epilog=examples("evaluate runs/digits", "evaluate runs/digits --importance-samples 1000 --json > report.json"))

@@ -1,7 +1,8 @@
 """How mistakes are told: one plain line on stderr, and an exit code that says of which kind it was.
 
 0 done    1 unexpected    2 usage or setting    3 data missing or damaged    4 run or checkpoint
-5 not finite    129 its terminal was closed    130 stopped by Ctrl-C    143 stopped by SIGTERM
+5 not finite    6 another process of the job was lost
+129 its terminal was closed    130 stopped by Ctrl-C    143 stopped by SIGTERM
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import click
 from pyro_skipvae.text.printable import one_line, printable
 
 from .echo import echo, unwritten
+from .torchrun import is_several
 
 ELSEWHERE = {  # our option -> its names in other programs
     "lr": "learning-rate learning_rate step-size eta alpha lrate",
@@ -50,7 +52,7 @@ ELSEWHERE = {  # our option -> its names in other programs
     "dry-run": "summary",
 }
 FULL = (errno.ENOSPC, errno.EPIPE)
-CODES = {"DataError": 3, "RunError": 4, "CheckpointError": 4}
+CODES = {"DataError": 3, "RunError": 4, "CheckpointError": 4, "RankLost": 6}
 
 
 class UserError(click.ClickException):
@@ -83,6 +85,19 @@ class Stopped(BaseException):
     def __init__(self, number, message="what was finished is kept"):
         super().__init__(f"Stopped by {signal.Signals(number).name}: {message}.")
         self.exit_code = 128 + number
+
+
+class Elsewhere(BaseException):
+    """This process of a job ends because of a mistake that another one tells."""
+
+    def __init__(self, exit_code):
+        super().__init__()
+        self.exit_code = exit_code
+
+
+def exit_code_of(error):
+    """The exit code that an error leads to, 1 where it is unexpected."""
+    return getattr(error, "exit_code", CODES.get(type(error).__name__, 1))
 
 
 @contextlib.contextmanager
@@ -119,10 +134,14 @@ def report_errors():
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption):
             error.possibilities = _ours(error) or error.possibilities
-        _show(error)
+        if not _is_told_by_another(error):
+            _show(error)
         sys.exit(error.exit_code)
+    except Elsewhere as elsewhere:
+        sys.exit(elsewhere.exit_code)
     except Stopped as stopped:
-        echo(stopped, err=True)
+        if not _is_told_by_another(stopped):
+            echo(stopped, err=True)
         sys.exit(stopped.exit_code)
     except (click.Abort, KeyboardInterrupt):
         echo("Interrupted.", err=True)
@@ -143,8 +162,21 @@ def report_errors():
             code, said = 2, f"expected a file or folder that this machine can use: {_reason(error)}"
         if code is None:
             raise
-        echo(f"Error: {one_line(said)}", err=True)
+        if not _is_told_by_another(error):
+            echo(f"Error: {one_line(said)}", err=True)
         sys.exit(code)
+
+
+def _is_told_by_another(error):
+    """Whether this is one of several processes of torchrun, and another one says the same."""
+    if not is_several() or getattr(error, "own", False):
+        return False
+    rank, here = os.environ["RANK"], os.environ.get("LOCAL_RANK", "0")
+    if isinstance(error, Stopped | NonfiniteError):
+        return rank != "0"
+    if type(error).__name__ == "RankLost" and error.rank is not None:
+        return rank != ("1" if error.rank == 0 else "0")
+    return here != "0" and (isinstance(error, click.ClickException) or type(error).__name__ == "RankLost")
 
 
 def _ours(error):

@@ -24,6 +24,7 @@ from pyro_skipvae.skip import parameter_count
 from pyro_skipvae.training import Progress
 
 from .errors import user_errors
+from .several import check_in_step, check_several, own_device
 from .terminal import duration, looking
 
 MEASURED = 32  # batches, of which one of mean size tells what a step costs
@@ -43,9 +44,12 @@ def make_config(flags, *, resume):
         return resolve(config, data), data
 
 
-def make_job(config, data, *, device):
+def make_job(config, data, *, device, ranks=None):
     with user_errors():
-        return Job(config, data, choose_device(device))
+        if ranks:
+            check_several(config, ranks)
+            device = own_device(device)
+        return Job(config, data, choose_device(device), ranks)
 
 
 def _continued(run, flags):
@@ -61,16 +65,16 @@ def _continued(run, flags):
 class Job:
     """Data, model, step, schedule and batches of a resolved config, and how far the training is."""
 
-    def __init__(self, config, data, device):
+    def __init__(self, config, data, device, ranks=None):
         check_memory(config, data, device)
-        self.config, self.data, self.device = config, data, device
+        self.config, self.data, self.device, self.ranks = config, data, device, ranks
         pyro.clear_param_store()
         pyro.set_rng_seed(self.config.seed)
         self.vae = build_vae(self.config, self.data).to(device)
         self.batches = self.data.batches("train", self.config.batch_size, seed=self.config.seed)
         self.steps = self.config.epochs * len(self.batches)
         self.halving = Halving(first=self.config.halving_epoch)
-        self.step = build_step(self.config, self.vae, self.steps, self.halving)
+        self.step = build_step(self.config, self.vae, self.steps, self.halving, ranks)
         self.beta = build_beta(self.config, len(self.batches))
         self.progress = Progress()
         self.best = math.inf  # the lowest validation loss at the final beta
@@ -107,6 +111,8 @@ class Job:
         return 3 * sum(tensor.nbytes for tensor in self.vae.state_dict().values()) + 100_000
 
     def state(self):
+        if self.ranks:
+            check_in_step(self)
         step = self.step.state_dict()
         return {
             "vae": self.vae.state_dict(),
@@ -163,7 +169,7 @@ def as_trained():
 def seconds_per_step(job, steps=3):
     """Wall time of a step after the first, on a copy that is thrown away; the random numbers stay as they were."""
     with torch.random.fork_rng(), as_trained():
-        step = build_step(job.config, copy.deepcopy(job.vae), steps)
+        step = build_step(job.config, copy.deepcopy(job.vae), steps, ranks=job.ranks)
         batches = list(itertools.islice(job.data.batches("train", job.config.batch_size, seed=job.config.seed), MEASURED))
         mean = sum(x.numel() for x in batches) / len(batches)  # batches of text differ in length
         x = min(batches, key=lambda x: abs(x.numel() - mean)).to(job.device)

@@ -25,8 +25,9 @@ def note(text):
 
 
 def warn(text):
-    """A warning on stderr, told in any case."""
-    echo(f"Warning: {one_line(str(text))}", err=True)
+    """A warning on stderr, told in any case; of several processes of a job by the first one."""
+    if not _is_asked("silent"):
+        echo(f"Warning: {one_line(str(text))}", err=True)
 
 
 def _remember(context, _, asked):
@@ -41,5 +42,9 @@ def _log(context, _, verbose):
 
 
 def quiet():
+    return _is_asked("quiet") or _is_asked("silent")
+
+
+def _is_asked(what):
     context = click.get_current_context(silent=True)
-    return bool(context and context.meta.get("quiet"))
+    return bool(context and context.meta.get(what))

@@ -3,12 +3,21 @@
 import contextlib
 import os
 import signal
+import sys
 
 from .errors import Stopped
 
 HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 STOPPING = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number)
 SAVING = getattr(signal, "SIGUSR1", None)  # not on Windows
+
+
+def end_with_parent(number=signal.SIGTERM):
+    """Let this process get a signal when the one that started it dies, even of a SIGKILL; on Linux alone."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 class Signals:

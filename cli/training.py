@@ -1,8 +1,10 @@
 """`train`: from a job to a trained model, a report and pictures in a run folder."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import signal
 import time
 
 import torch
@@ -27,6 +29,7 @@ from .errors import NonfiniteError, Stopped, UserError, user_errors
 from .evaluation import pictures, report_on
 from .job import as_trained, seconds_per_step
 from .notes import note, warn
+from .several import SilentRun, start_alike, together
 from .terminal import duration, progress
 
 ACTIVE = 0.01  # variance of the posterior mean from which on a unit counts
@@ -39,11 +42,21 @@ def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboar
     """Train a job in its folder; returns the run and its report. Notes and progress go to stderr.
 
     A checkpoint is written after every epoch, every so many `minutes`, and when `signals` ask for it; `allowed` steps
-    may be left out because something was not finite. `tensorboard` writes event files beside the metrics.
+    may be left out because something was not finite. `tensorboard` writes event files beside the metrics. Of several
+    processes the first one writes and reports; the report of the others is None.
     """
-    run = Run(resume or out or new_folder(job.config))
-    with run.locked(new=not resume):
-        _resume(job, run) if resume else _begin(job, run)
+    first = job.ranks is None or job.ranks.first
+    run = (Run if first else SilentRun)(resume or out or new_folder(job.config))
+    with contextlib.ExitStack() as held:
+        with together(job.ranks):
+            held.enter_context(run.locked(new=not resume))
+            _resume(job, run) if resume else _begin(job, run)
+        if job.ranks:
+            start_alike(job)
+        if not resume and not job.config.epochs:
+            run.save("last", job.state())
+        if job.finished and not first:
+            return run, None
         report = _written_report(run) if job.finished else None
         if report is not None:
             if not (run.path / "report.html").exists():
@@ -56,9 +69,9 @@ def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboar
                 run.remove(name)
             _announce(job, run)
             with signals.deferred(), as_trained(), progress() as bar:
-                board = Board(job, run) if tensorboard else None
+                board = Board(job, run) if tensorboard and first else None
                 Training(job, run, bar, signals, minutes, allowed, board).run_epochs()
-        return run, _report(job, run, budget)
+        return run, _report(job, run, budget) if first else None
 
 
 def _written_report(run):
@@ -81,8 +94,6 @@ def _written_report(run):
 def _begin(job, run):
     run.check_space(job.checkpoint_size)
     run.begin(job.config, job.data)
-    if not job.config.epochs:
-        run.save("last", job.state())
 
 
 def _resume(job, run):
@@ -112,7 +123,7 @@ def _announce(job, run):
     sizes = f"{len(data.train):,} / {len(data.valid):,} / {len(data.test):,}"
     note(
         f"{config.model}: {config.layers}-layer {config.decoder}, {parameter_count(job.vae):,} parameters, "
-        f"on {data.name} ({sizes}, {data.binarisation}), {job.device}, seed {config.seed}; into {run.path}"
+        f"on {data.name} ({sizes}, {data.binarisation}), {job.device}{_by_several(job)}, seed {config.seed}; into {run.path}"
     )
     note(values_read(config, data))
     note(data.where)
@@ -141,6 +152,10 @@ def _announce(job, run):
     warning = unfinished(job.beta, job.steps)
     if warning:
         warn(f"{warning}.")
+
+
+def _by_several(job):
+    return f", {job.ranks.size} processes" if job.ranks else ""
 
 
 def _fitted_auxiliary(job, run):
@@ -184,7 +199,7 @@ class Training:
 
     def __init__(self, job, run, bar, signals, minutes, allowed, board):
         self.job, self.run, self.bar, self.signals, self.board = job, run, bar, signals, board
-        self.minutes, self.allowed, self.left_out = minutes, allowed, 0
+        self.minutes, self.allowed, self.left_out, self.stop = minutes, allowed, 0, None
         self.saved = time.monotonic()
         self.shown, self.measured = -math.inf, ""  # when the bar was last written anew; rate and units of a batch
         self.task = bar.add_task(self._epoch(), total=job.steps, completed=job.step.steps, status="")
@@ -215,6 +230,7 @@ class Training:
             if job.stopped:
                 note(f"Stopped after epoch {epoch.number}: {job.stopped}.")
                 return
+            self.is_save_due()
             self.leave_if_asked()
 
     def after_step(self, x):
@@ -223,11 +239,20 @@ class Training:
             self.check_finite()
         if not self.bar.disable:
             self.show(x)
-        overdue = time.monotonic() - self.saved > 60 * self.minutes
-        if overdue or self.signals.save or self.signals.stop:
+        if self.is_save_due():
             self.check_finite()
             self.save()
         self.leave_if_asked()
+
+    def is_save_due(self):
+        """Whether a checkpoint is to be written now: it is time, or a signal asked for it, or for a stop, in any process."""
+        overdue = time.monotonic() - self.saved > 60 * self.minutes
+        asked = overdue, self.signals.save, self.signals.stop is not None
+        if self.job.ranks:
+            asked = self.job.ranks.any(*asked)
+        if asked[2]:
+            self.stop = self.signals.stop or signal.SIGTERM
+        return any(asked)
 
     def show(self, x):
         """Write epoch and loss on the bar, twice a second at most; rate and active units are measured less often."""
@@ -244,12 +269,14 @@ class Training:
     def save(self):
         self.signals.save = False
         self.run.save("last", self.job.state())
+        if self.job.ranks:
+            self.job.ranks.wait()  # as long as it takes to write
         self.saved = time.monotonic()
 
     def leave_if_asked(self):
-        if self.signals.stop:
+        if self.stop:
             where = f"a checkpoint of step {self.job.step.steps} is written; go on with --resume {self.run.path}"
-            raise Stopped(self.signals.stop, where)
+            raise Stopped(self.stop, where)
 
     def check_finite(self):
         """Write down what was not finite, and raise if it was so in more steps than allowed."""
@@ -334,9 +361,9 @@ def _validate(job):
         torch.manual_seed(job.config.seed)
         values, means = [], []
         for part in _valid(job, count):
-            q = job.vae.posterior(part)
-            values.append(values_per_point(job.vae, part, q=q))
-            means.append(half_means(Chunk(0, (part,), q)))
+            found, halves = _validated(job, part)
+            values.append(found)
+            means.append(halves)
         elbo, nats, distortion = (torch.cat([value[name] for value in values]).mean().item() for name in PARTS)
         bound = -evaluate_loss(job.step, _valid(job, count)) if job.config.particles > 1 else elbo
     job.vae.train()
@@ -349,6 +376,19 @@ def _valid(job, count):
     """The first validation items in batches."""
     for start in range(0, count, job.config.batch_size):
         yield job.data.valid[start : min(count, start + job.config.batch_size)].to(job.device)
+
+
+def _validated(job, x):
+    """(ELBO and its parts of each row of x, two estimates of its mean of z); of several processes each computes some rows."""
+    if job.ranks is None:
+        q = job.vae.posterior(x)
+        return values_per_point(job.vae, x, q=q), half_means(Chunk(0, (x,), q))
+    with job.ranks.noise(len(x)):
+        rows = job.ranks.share(x)
+        q = job.vae.posterior(rows)
+        values, halves = values_per_point(job.vae, rows, q=q), half_means(Chunk(0, (rows,), q))
+    whole = {name: job.ranks.whole(value, len(x)) for name, value in values.items()}
+    return whole, job.ranks.whole(halves.transpose(0, 1), len(x)).transpose(0, 1)
 
 
 def _committed(job):

@@ -431,8 +431,11 @@ def build_decoder(config, data):
     return make(**{width: each * matched}, skip="none")
 
 
-def build_step(config, vae, steps, halving=None):
-    """The SVI step of a config, for a run of `steps` steps; `halving` is the `Halving` that its learning rate follows."""
+def build_step(config, vae, steps, halving=None, ranks=None):
+    """The SVI step of a config, for a run of `steps` steps; `halving` is the `Halving` that its learning rate follows.
+
+    `ranks` are the processes that make it together, if there are several.
+    """
     name = config.objective.partition("(")[0]
     objective = OBJECTIVES[name](config.particles if name == "iwae" else config.free_nats)
     encoder_loss = VARIANTS[config.inference][1] if config.inference != "amortized" else None
@@ -447,7 +450,7 @@ def build_step(config, vae, steps, halving=None):
         "halving": lambda step: halving(step),
     }
     schedule = {"optimizer": torch_optimizer, "optim_args": arguments, "lr_lambda": courses[config.lr_schedule]}
-    return svi_step(vae.model, vae.guide, objective, pyro.optim.LambdaLR(schedule), max_norm=config.max_norm)
+    return svi_step(vae.model, vae.guide, objective, pyro.optim.LambdaLR(schedule), max_norm=config.max_norm, ranks=ranks)
 
 
 def build_beta(config, steps_per_epoch):

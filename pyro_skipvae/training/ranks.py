@@ -29,7 +29,11 @@ WAIT_SECONDS = 3600.0  # while one of them writes or reads what the others wait 
 
 
 class RankLost(Exception):
-    """Another process of the job ended, or does not answer."""
+    """Another process of the job ended, or does not answer; its `rank`, where it is known."""
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 def join_ranks(environ: Mapping[str, str] = os.environ) -> "Ranks | None":
@@ -43,6 +47,10 @@ def join_ranks(environ: Mapping[str, str] = os.environ) -> "Ranks | None":
     address, port = (environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT"))
     if not address or not (port or "").isdigit():
         raise ValueError(f"expected MASTER_ADDR and MASTER_PORT, where process 0 is found, got {address!r} and {port!r}")
+    try:
+        socket.getaddrinfo(address, int(port or 0))  # torch would look for it for minutes, and say so each second
+    except OSError as error:
+        raise ValueError(f"expected in MASTER_ADDR a machine that this one finds, got {address!r}: {error.strerror}") from None
     try:
         dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=JOIN_SECONDS))
         return Ranks(rank, size)
@@ -196,17 +204,20 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            raise RankLost(self._who(_first_line(error))) from error
+            raise self._lost(_first_line(error)) from error
 
-    def _who(self, reason: str) -> str:
+    def _lost(self, reason: str) -> RankLost:
+        """Who is missing: looked up among the processes of this machine."""
         here = [(rank, int(pid)) for rank, (pid, host) in enumerate(self.members) if host == socket.gethostname()]
         end = time.monotonic() + 3  # until whoever started it has taken note of its end
         while time.monotonic() < end:
             for rank, pid in here:
                 if rank != self.rank and _ended(pid):
-                    return f"expected {self.size} processes, but that of rank {rank} (pid {pid} on this machine) ended"
+                    return RankLost(f"expected {self.size} processes, but that of rank {rank} (pid {pid}, here) ended", rank)
             time.sleep(0.1)
-        return f"expected {self.size} processes, but another one ended, or did not answer within {LOST_SECONDS:g} s ({reason})"
+        return RankLost(
+            f"expected {self.size} processes, but another one ended or did not answer within {LOST_SECONDS:g} s ({reason})"
+        )
 
 
 class AveragingOptim(PyroOptim):
