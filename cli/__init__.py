@@ -49,8 +49,10 @@ for command in COMMANDS:
 def main():
     """Run the command line; every mistake of the user's is one line on stderr and a fixed exit code."""
     open_streams()
-    if is_several() and os.environ["RANK"] != "0":
-        sys.stdout = open(os.devnull, "w")  # results are printed once
+    if is_several():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # of a lost connection torch prints its stack
+        if os.environ["RANK"] != "0":
+            sys.stdout = open(os.devnull, "w")  # results are printed once
     try:
         with report_errors():
             check_working_folder()

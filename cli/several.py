@@ -56,12 +56,12 @@ def together(ranks):
 def check_several(config, ranks):
     """Raises UserError for settings under which several processes cannot make the step of one."""
     for name, instead in WHOLE_BATCH.items():
-        value = str(getattr(config, name))
-        if value.partition("(")[0] in instead and (name != "svi_gradient" or config.inference != "amortized"):
-            flag = f"--{name.replace('_', '-')}"
+        value, flag = str(getattr(config, name)), f"--{name.replace('_', '-')}"
+        word = value.partition("(")[0]
+        if word in instead and (name != "svi_gradient" or config.inference != "amortized"):
             raise UserError(
                 f"expected a bound of each row for several processes, got {flag} {value}, which reads its batch as a whole; "
-                f"take {flag} {instead[value.partition('(')[0]]}, or one process"
+                f"take {flag} {value.replace(word, instead[word])}, or one process"
             )
     if config.batch_size < ranks.size:
         raise UserError(

@@ -17,6 +17,10 @@ from pyro_skipvae_cli import evaluation, job, training
 step_once = SVIStep.__call__
 
 
+def environment(variables):
+    os.environ.update({name: str(value) for name, value in variables.items()})
+
+
 def no_report():
     """Leave out report, pictures and the estimate of time: they take longer than a tiny run."""
     training._report = lambda _, run, __: run.write("report.json", "{}")
