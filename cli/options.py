@@ -158,7 +158,8 @@ def _option(entry, group):
     about = entry.metadata
     choices = f" ({', '.join(about['choices'])})" if about["choices"] else ""
     default = entry.default if entry.default is not None else about["usual"]
-    help = f"{about['help']}{choices}  [default: {default}]"
+    help = about["help"] if kind is bool else f"{about['help']}{choices}  [default: {default}]"
     flag, variable = "--" + entry.name.replace("_", "-"), PREFIX + entry.name.upper()
-    about = {"type": kind, "default": None, "help": help, "envvar": variable}
+    about = {"default": None, "help": help, "envvar": variable}
+    about |= {"is_flag": True} if kind is bool else {"type": kind}
     return click.option(flag, entry.name, cls=GroupedOption, group=group, **about)

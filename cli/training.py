@@ -135,6 +135,8 @@ def _announce(job, run):
         bits = committed / math.log(2)
         by = "prior" if job.config.prior == "ar1" else "guide"
         note(f"The {by} commits {committed:.3f} nats ({bits:.2f} bits) for each datapoint: no rate is below.")
+    if config.compile:
+        note("Compiling the step, which may take minutes; the next run of the same model finds most of it done.")
     seconds = seconds_per_step(job)
     note(
         f"An epoch takes about {duration(seconds * len(job.batches))} here, "
@@ -200,7 +202,7 @@ class Training:
     def __init__(self, job, run, bar, signals, minutes, allowed, board):
         self.job, self.run, self.bar, self.signals, self.board = job, run, bar, signals, board
         self.minutes, self.allowed, self.left_out, self.stop = minutes, allowed, 0, None
-        self.saved = time.monotonic()
+        self.saved, self.compiled = time.monotonic(), (0, None)
         self.shown, self.measured = -math.inf, ""  # when the bar was last written anew; rate and units of a batch
         self.task = bar.add_task(self._epoch(), total=job.steps, completed=job.step.steps, status="")
 
@@ -235,6 +237,7 @@ class Training:
 
     def after_step(self, x):
         self.bar.update(self.task, advance=1)
+        self.tell_compilation()
         if self.job.step.steps % LOOK_EVERY == 0:
             self.check_finite()
         if not self.bar.disable:
@@ -253,6 +256,18 @@ class Training:
         if asked[2]:
             self.stop = self.signals.stop or signal.SIGTERM
         return any(asked)
+
+    def tell_compilation(self):
+        """One line for each graph that was made, or why none was."""
+        found = self.job.step.compilation
+        if found is None or (found.graphs, found.refused) == self.compiled:
+            return
+        self.compiled = (found.graphs, found.refused)
+        if found.refused:
+            warn(f"The step is not compiled, since {found.refused}; training goes on as without --compile.")
+        else:
+            sizes = f"{found.graphs} size{'s' * (found.graphs > 1)}"
+            note(f"The step is compiled for batches of {sizes}, in {duration(found.seconds)} so far.")
 
     def show(self, x):
         """Write epoch and loss on the bar, twice a second at most; rate and active units are measured less often."""

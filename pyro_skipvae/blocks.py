@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 LatentDim = int | Sequence[int]
+TRACED: ContextVar[bool] = ContextVar("traced", default=False)  # whether a graph is being made of what runs, to be compiled
 
 
 def latent_shape(latent_dim: int | Sequence[int]) -> tuple[int, ...]:
@@ -104,9 +106,14 @@ def perceptron(sizes: Sequence[int]) -> list[nn.Module]:
     return layers[:-1]
 
 
+def in_full(values: Tensor) -> Tensor:
+    """What a network gives to a distribution: in float32 where torch's autocast has made it shorter, else as it is."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 def gate(features: Tensor) -> Tensor:
     """tanh(a) * sigmoid(b) of the two halves of `features` along dimension 1 (van den Oord et al. 2016, equation 2)."""
-    if torch.compiler.is_compiling():  # the compiler fuses the plain form by itself
+    if TRACED.get() or torch.compiler.is_compiling():  # the compiler fuses the plain form by itself
         return _gate(features)
     return _Gate.apply(features)
 

@@ -13,6 +13,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_skipvae.blocks import in_full
 from pyro_skipvae.distributions.colours import ColourLogistics
 from pyro_skipvae.distributions.grey_levels import DiscretisedLogistic, GreyLevels
 
@@ -38,7 +39,7 @@ class Likelihood:
 
     def __call__(self, eta: Tensor, event_dims: int) -> TorchDistributionMixin:
         """eta (..., *event_shape * parameters as the last dimension) -> Distribution with `event_dims` event dimensions."""
-        elements = self.distribution(eta)
+        elements = self.distribution(in_full(eta))
         return elements.to_event(event_dims - len(elements.event_shape))
 
 

@@ -7,11 +7,12 @@ from inspect import Parameter, signature
 from typing import Any
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.distributions import ExpandedDistribution
-from pyro.distributions.util import is_identically_zero
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from pyro.infer.util import torch_item
+from pyro.infer.util import check_fully_reparametrized, is_validation_enabled, torch_item
 from torch import Tensor, nn
 from torch.distributions import Independent, kl_divergence
 
@@ -62,10 +63,30 @@ class _TraceELBO(Trace_ELBO):
 
 
 class _MeanFieldELBO(TraceMeanField_ELBO):
-    """Pyro's without the number that it makes of the sum beside the tensor, for which it would wait."""
+    """Pyro's in the same manner; its own makes a number of the sum beside the tensor."""
 
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        pass
+        model_trace, guide_trace = next(self._get_traces(model, guide, args, kwargs))
+        latents: dict[str, Any] = dict(_sites(guide_trace))
+        if is_validation_enabled():
+            for site in latents.values():
+                check_fully_reparametrized(site)
+        elbo: Any = 0
+        for name, site in _sites(model_trace):
+            elbo = elbo + site["log_prob_sum"] if site["is_observed"] else elbo - _kl_sum(latents.pop(name), site)
+        return sum(site["score_parts"].entropy_term.sum() for site in latents.values()) - elbo  # auxiliary sites are left
+
+
+def _kl_sum(guide_site: dict[str, Any], model_site: dict[str, Any]) -> Tensor:
+    """The weighed KL of a site, in closed form or from its draw."""
+    try:
+        kl = kl_divergence(guide_site["fn"], model_site["fn"])
+    except NotImplementedError:
+        return guide_site["score_parts"].entropy_term.sum() - model_site["log_prob_sum"]
+    if not isinstance(kl, Tensor):  # a number for each row
+        return torch.as_tensor(kl * guide_site["fn"].batch_shape.numel())
+    total: Tensor = scale_and_mask(kl, scale=guide_site["scale"], mask=guide_site["mask"]).sum()
+    return total
 
 
 def iwae(particles: int) -> Objective:

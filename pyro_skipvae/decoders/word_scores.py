@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from pyro_skipvae.blocks import in_full
 from pyro_skipvae.guides.recurrence import SECOND_DERIVATIVE
 
 PIECE = 400  # places: smaller pieces lose to the sums of the weights' gradients, larger ones leave the cache
@@ -24,6 +25,12 @@ def word_scores(features: Tensor, weight: Tensor, bias: Tensor, words: Tensor) -
 
     features (M, F), weight (V, F), bias (V,) with -inf for words that cannot be, words (M,) -> (M,). Differentiable twice.
     """
+    features = in_full(features)  # the softmax is a density
+    with torch.autocast(features.device.type, enabled=False):
+        return _word_scores(features, weight, bias, words)
+
+
+def _word_scores(features: Tensor, weight: Tensor, bias: Tensor, words: Tensor) -> Tensor:
     refining = SECOND_DERIVATIVE.get() is not None
     most = KEPT_IN_A_REFINEMENT if refining else KEPT
     scores, kept = _forward(features, weight, bias, words, most if torch.is_grad_enabled() else 0)

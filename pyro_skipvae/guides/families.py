@@ -12,7 +12,7 @@ import torch
 from pyro.distributions.transforms import conditional_affine_autoregressive
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import LatentDim, latent_shape
+from pyro_skipvae.blocks import LatentDim, in_full, latent_shape
 from pyro_skipvae.distributions.von_mises_fisher import VonMisesFisher, check_dimensions, concentration_for, unit
 
 
@@ -25,7 +25,7 @@ class DiagonalNormal(nn.Module):
         self.parameters_of = nn.Linear(features, 2 * math.prod(self.event_shape))
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        halves = self.parameters_of(features).chunk(2, dim=-1)
+        halves = in_full(self.parameters_of(features)).chunk(2, dim=-1)
         loc, log_variance = (half.unflatten(-1, self.event_shape) for half in halves)
         return dist.Normal(loc, (log_variance / 2).exp()).to_event(len(self.event_shape))
 
@@ -54,7 +54,7 @@ class MinimumRateNormal(nn.Module):
         self.parameters_of = nn.Linear(features, 2 * D)
 
     def forward(self, features: Tensor) -> dist.Distribution:
-        halves = self.parameters_of(features).chunk(2, dim=-1)
+        halves = in_full(self.parameters_of(features)).chunk(2, dim=-1)
         free, place = (half.unflatten(-1, self.event_shape) for half in halves)
         low, high = self.variances
         variance = low + (high - low) * place.sigmoid()
@@ -95,7 +95,7 @@ class VonMisesFisherPosterior(nn.Module):
         self.parameters_of = nn.Linear(features, latent_dim + (rate is None))
 
     def forward(self, features: Tensor) -> dist.Distribution:
-        parameters = self.parameters_of(features)
+        parameters = in_full(self.parameters_of(features))
         loc = unit(parameters[..., : self.latent_dim])
         if self.concentration is not None:
             return VonMisesFisher(loc, self.concentration)
@@ -113,7 +113,7 @@ class FullCovarianceNormal(nn.Module):
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
         D = self.latent_dim
-        loc, log_variance, below = self.parameters_of(features).split([D, D, D * (D - 1) // 2], dim=-1)
+        loc, log_variance, below = in_full(self.parameters_of(features)).split([D, D, D * (D - 1) // 2], dim=-1)
         scale_tril = torch.diag_embed((log_variance / 2).exp())  # (B, D, D)
         rows, columns = torch.tril_indices(D, D, offset=-1)
         scale_tril[..., rows, columns] = below

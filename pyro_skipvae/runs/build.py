@@ -450,7 +450,8 @@ def build_step(config, vae, steps, halving=None, ranks=None):
         "halving": lambda step: halving(step),
     }
     schedule = {"optimizer": torch_optimizer, "optim_args": arguments, "lr_lambda": courses[config.lr_schedule]}
-    return svi_step(vae.model, vae.guide, objective, pyro.optim.LambdaLR(schedule), max_norm=config.max_norm, ranks=ranks)
+    how = {"max_norm": config.max_norm, "ranks": ranks, "compile": config.compile, "precision": config.precision}
+    return svi_step(vae.model, vae.guide, objective, pyro.optim.LambdaLR(schedule), **how)
 
 
 def build_beta(config, steps_per_epoch):

@@ -54,6 +54,7 @@ WRITTEN = ("elbo", "analytic-elbo", "iwae(K)", *(f"{name}(NATS)" for name in FRE
 SKIPS = ("all", "none", "first", "last", "parameter-matched")
 SCHEDULES = ("constant", "linear", "cyclical")
 LARGEST = 2**31  # of whole numbers; sizes beyond it do not fit into any memory
+PRECISIONS = ("float32", "bf16")
 LR_SCHEDULES = ("cosine", "constant", "halving")
 
 
@@ -188,6 +189,8 @@ class Config:
         least=0.0,
     )
     cycles: int = option(4, "cycles of a cyclical schedule", least=1)
+    compile: bool = option(False, "make one compiled graph of a training step for each size of batch")
+    precision: str = option("float32", "in what the networks multiply while they train; reports are in float32", PRECISIONS)
     seed: int = option(0, "seed of initialisation, data order and all draws", least=0, below=2**32)
 
     def __post_init__(self):
@@ -230,6 +233,8 @@ class Config:
             raise ConfigError(
                 f"expected --svi-gradient with semi-amortized models only, got it with --inference {self.inference}"
             )
+        if self.inference != "amortized" and self.precision != "float32":
+            raise ConfigError(f"expected --precision float32 with --inference {self.inference}, got {self.precision}")
         if self.inference != "amortized" and (self.particles > 1 or self.free_nats is not None):
             raise ConfigError(f"expected --objective elbo with --inference {self.inference}, got {self.objective}")
 
@@ -330,7 +335,7 @@ def _check(entry, value):
     if value is None and NoneType in kinds:
         return
     kind = (int, float) if float in kinds else kinds[0]
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise ConfigError(f"expected {flag} to be {_kind_name(kind)}, got {value!r}")
     if isinstance(value, str) and not _is_unicode(value):
         raise ConfigError(f"expected {flag} as text of Unicode, got {value!r}: rename it, for settings are kept as UTF-8")
@@ -353,7 +358,7 @@ def _is_unicode(text):
 
 
 def _kind_name(kind):
-    return {int: "a whole number", str: "a name"}.get(kind, "a number")
+    return {int: "a whole number", str: "a name", bool: "true or false"}.get(kind, "a number")
 
 
 def _flag(name):
@@ -369,4 +374,4 @@ def _unknown(what, got, names, rest=""):
 def _toml(value):
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's strings are JSON's, but for DEL
-    return repr(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_skipvae.objectives import Batch, Objective, as_arguments, plate_scale, weighted
 
+from .graphs import Compilation, Graphs, run_once
 from .param_store import check_store_tensors
+from .precision import PRECISIONS, in_precision
 from .ranks import Ranks, check_same, digest
 
 
@@ -30,6 +33,8 @@ def svi_step(
     *,
     max_norm: float | None = None,
     ranks: Ranks | None = None,
+    compile: bool = False,
+    precision: str = "float32",
 ) -> "SVIStep":
     """A step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, a tensor (), with the parameters updated.
 
@@ -47,8 +52,14 @@ def svi_step(
 
     With the `ranks` of several processes each is given the same batches, computes rows of its own, and makes the step that one
     process would make of the whole batch (`pyro_skipvae.training.ranks`). Loss, clipping and what is not finite are of it, too.
+
+    `compile` makes one graph of loss and gradients for each shape of x, with the same draws: losses and gradients differ from
+    those of the plain step by rounding alone. What model and guide read besides x, beta, parameters and buffers stays as it was
+    when the graph was made. `compilation` of the step tells what was compiled, and why not where it could not be: the plain
+    step runs then, with a warning. `precision="bf16"` lets the networks multiply in bfloat16; draws, densities, KL and
+    parameters stay in float32, and so does `evaluate`.
     """
-    return SVIStep(model, guide, objective, optim, max_norm, ranks)
+    return SVIStep(model, guide, objective, optim, max_norm, ranks, compile=compile, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,12 @@ class SVIStep:
         optim: PyroOptim,
         max_norm: float | None,
         ranks: Ranks | None = None,
+        *,
+        compile: bool = False,
+        precision: str = "float32",
     ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"expected a precision of {' or '.join(PRECISIONS)}, got {precision!r}")
         if not isinstance(optim, PyroOptim):
             raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
         if getattr(optim, "pt_scheduler_constructor", None) is ReduceLROnPlateau:
@@ -80,6 +96,8 @@ class SVIStep:
                 "use pyro.optim.LambdaLR, with pyro_skipvae.schedules.Halving for one that follows the validation"
             )
         self.objective, self.optim, self.max_norm, self.ranks = objective, optim, max_norm, ranks
+        self.precision, self.compilation = precision, Compilation() if compile else None
+        self._graphs: Graphs | None = None
         self.svi = SVI(model, guide, optim, loss=self._loss, loss_and_grads=self._loss_and_grads)
         self.svi.optim = self._update
         self.steps, self._checked = 0, False
@@ -88,7 +106,8 @@ class SVIStep:
 
     def __call__(self, x: Batch, beta: float = 1.0) -> Tensor:
         try:
-            self.svi.step(x, beta)
+            if not self._step_by_graph(x, beta):
+                self.svi.step(x, beta)
         except _SkipStep:
             _clear_gradients(self._parameters)
         if isinstance(self.optim, PyroLRScheduler):
@@ -132,18 +151,54 @@ class SVIStep:
         """What SVI calls before the optimizer: the mean loss, its clipped gradients, and whether they may be used."""
         with poutine.trace(param_only=True) as capture:
             with self._own_rows(x) as rows:
-                loss = _mean_loss_and_grads(self.objective, model, guide, rows, beta)
+                loss = self._mean_loss_and_grads(rows, beta)
         if not self._checked:
             check_store_tensors(_sites(capture))
         # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
         self._parameters = list(dict.fromkeys(site["value"].unconstrained() for site in _sites(capture).values()))
         loss, self._checked = self._of_all(x, torch.as_tensor(loss).detach(), _sites(capture)), True
+        self._judge(x, loss)
+        return 0.0  # SVI would make a number of the loss, and so wait for the device
+
+    def _step_by_graph(self, x: Batch, beta: float) -> bool:
+        """Whether a compiled graph made the step."""
+        if self.compilation is None or self.compilation.refused:
+            return False
+        loss = self._loss_by_graph(x, beta, self.compilation)
+        if loss is None:
+            warnings.warn(f"the step is not compiled and runs as it would without: {self.compilation.refused}", stacklevel=3)
+            return False
+        self._judge(x, loss)
+        self._update(self._parameters)
+        return True
+
+    def _loss_by_graph(self, x: Batch, beta: float, compilation: Compilation) -> Tensor | None:
+        """The loss, with its gradients left on the parameters; None, with the reason noted, where there is no graph."""
+        if isinstance(self.objective, ELBO):
+            name = type(self.objective).__name__
+            compilation.refused = f"{name} makes numbers of its sums; pyro_skipvae.objectives has the same without"
+        elif self.ranks is not None:
+            compilation.refused = "several processes add up their gradients"
+        else:
+            self._graphs = self._graphs or self._graphs_for(x, beta, compilation)
+            self._parameters = self._graphs.parameters
+            return self._graphs(x, beta)
+        return None
+
+    def _graphs_for(self, x: Batch, beta: float, compilation: Compilation) -> Graphs:
+        with poutine.trace(param_only=True) as capture:
+            modules = run_once(self._mean_loss, x, beta)
+        check_store_tensors(_sites(capture))
+        parameters = dict.fromkeys(site["value"].unconstrained() for site in _sites(capture).values())
+        return Graphs(self._mean_loss, list(parameters), modules, compilation)
+
+    def _judge(self, x: Batch, loss: Tensor) -> None:
+        """Clip the gradients, and keep the optimizer from them where something is not finite."""
         norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
         if self.max_norm is not None:
             clip_grads_with_norm_(self._parameters, self.max_norm, norm)
         self._last_loss = loss
         self._skip_step_unless(self._is_finite(x, self._last_loss, norm))
-        return 0.0  # SVI would make a number of the loss, and so wait for the device
 
     @contextlib.contextmanager
     def _own_rows(self, x: Batch) -> Iterator[Batch]:
@@ -207,27 +262,30 @@ class SVIStep:
             raise _SkipStep
 
 
+    def _mean_loss_and_grads(self, x: Batch, beta: float) -> Tensor:
+        """The loss in nats per datapoint, and its gradients on the parameters."""
+        if not isinstance(self.objective, ELBO):
+            loss = self._mean_loss(x, beta)
+            loss.backward()
+            return loss
+        with poutine.trace(param_only=True) as capture, _PlateScale() as plate, in_precision(self.precision, x):
+            arguments = *weighted(self.svi.model, self.svi.guide, beta), *as_arguments(x)
+            loss = self.objective.loss_and_grads(*arguments)  # type: ignore[attr-defined]  # every ELBO has it
+        for parameter in {site["value"].unconstrained() for site in _sites(capture).values()}:
+            if parameter.grad is not None:
+                parameter.grad.div_(batch_size(x) * plate.scale)
+        return loss / (batch_size(x) * plate.scale)
+
+    def _mean_loss(self, x: Batch, beta: float | Tensor) -> Tensor:
+        """The loss of one of our objectives, differentiable."""
+        with _PlateScale() as plate, in_precision(self.precision, x):
+            objective: Any = self.objective
+            loss: Tensor = objective(self.svi.model, self.svi.guide, x, beta)
+        return loss / (batch_size(x) * plate.scale)
+
+
 class _SkipStep(Exception):
     """Takes SVI out of its step before it calls the optimizer."""
-
-
-def _mean_loss_and_grads(
-    objective: Objective | ELBO, model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float
-) -> Tensor:
-    """The loss in nats per datapoint, and its gradients on the parameters."""
-    if not isinstance(objective, ELBO):
-        with _PlateScale() as plate:
-            loss = objective(model, guide, x, beta)
-        loss = loss / (batch_size(x) * plate.scale)
-        loss.backward()
-        return loss
-    with poutine.trace(param_only=True) as capture, _PlateScale() as plate:
-        arguments = *weighted(model, guide, beta), *as_arguments(x)
-        loss = objective.loss_and_grads(*arguments)  # type: ignore[attr-defined]  # every ELBO has it
-    for parameter in {site["value"].unconstrained() for site in _sites(capture).values()}:
-        if parameter.grad is not None:
-            parameter.grad.div_(batch_size(x) * plate.scale)
-    return loss / (batch_size(x) * plate.scale)
 
 
 def _sites(capture: Any) -> dict[str, Any]:

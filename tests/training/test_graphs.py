@@ -1,0 +1,151 @@
+"""Compiled steps: the same losses, gradients and draws as plain ones; and what cannot be compiled is told."""
+
+import copy
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from pyro.optim import Adam
+from torch import nn
+
+from pyro_skipvae import VAE, svi_step
+from pyro_skipvae.decoders import MLPDecoder, PixelCNNDecoder
+from pyro_skipvae.encoders import MLPEncoder
+from pyro_skipvae.objectives import analytic_elbo, elbo, free_bits_total, iwae
+from pyro_skipvae.priors import StandardNormal
+from pyro_skipvae.training import graphs
+
+SIZES = (6, 6, 4)  # of batches: the last is smaller
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The traced graph as it is, without the seconds of a C++ compiler."""
+    monkeypatch.setattr(graphs, "_compiled", lambda graph, tensors: graph)
+
+
+def small_mlp():
+    return MLPDecoder(2, (3, 3), layers=1, width=4)
+
+
+def small_pixelcnn():
+    return PixelCNNDecoder(2, (3, 3), layers=1, maps=2)
+
+
+def make_vae(decoder=small_mlp):
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    return VAE(StandardNormal(2), decoder(), MLPEncoder((3, 3), 2, hidden=(4,)))
+
+
+def batches():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(size, 3, 3, generator=generator).gt(0.5).float() for size in SIZES]
+
+
+def steps_of(vae, objective=elbo, **options):
+    return svi_step(vae.model, vae.guide, objective, Adam({"lr": 0.01, "fused": True}), max_norm=1.0, **options)
+
+
+def trained(vae, step):
+    """Losses, parameters, buffers, and what the generator gives next."""
+    torch.manual_seed(1)
+    losses = torch.stack([step(x, 0.3 + 0.2 * number) for number, x in enumerate(batches())])
+    return losses, {name: value.clone() for name, value in vae.state_dict().items()}, torch.rand(3)
+
+
+@pytest.mark.parametrize("objective", [elbo, analytic_elbo, iwae(3), free_bits_total(0.5)])
+def test_a_graph_makes_the_step_that_pyro_makes(interpreted, objective):
+    vae = make_vae()
+    plain = trained(vae, steps_of(vae, objective))
+    vae = make_vae()
+    step = steps_of(vae, objective, compile=True)
+    torch.testing.assert_close(trained(vae, step), plain, rtol=1e-6, atol=1e-7)
+    assert step.compilation.graphs == 2 and step.compilation.refused is None  # one a size; none for another beta
+
+
+class Normed(nn.Module):
+    """A decoder with batch normalisation and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 9))
+
+    def forward(self, z):
+        return dist.Bernoulli(logits=self.network(z).unflatten(-1, (3, 3)), validate_args=False).to_event(2)
+
+
+def test_a_norm_dropout_and_frozen_weights_are_in_the_graph(interpreted):
+    def make():
+        vae = make_vae(Normed)
+        vae.encoder.posterior.parameters_of.bias.requires_grad_(False)
+        return vae
+
+    vae = make()
+    plain = trained(vae, steps_of(vae))
+    vae = make()
+    step = steps_of(vae, compile=True)
+    torch.testing.assert_close(trained(vae, step), plain, rtol=1e-5, atol=1e-6)
+    assert step.compilation.graphs == 2
+
+
+def test_the_compiler_keeps_losses_and_draws_and_a_resumed_run_is_the_same_bit_for_bit():
+    vae = make_vae(small_pixelcnn)
+    plain = trained(vae, steps_of(vae))
+    vae = make_vae(small_pixelcnn)
+    step, first = steps_of(vae, compile=True), batches()[0]
+    compiled = trained(vae, step)
+    assert step.compilation.graphs == 2 and step.compilation.seconds > 0
+    torch.testing.assert_close(compiled, plain, rtol=1e-6, atol=1e-6)
+    state, weights = copy.deepcopy(step.state_dict()), copy.deepcopy(vae.state_dict())
+    torch.manual_seed(2)
+    whole = step(first), vae.state_dict()
+
+    vae = make_vae(small_pixelcnn)
+    vae.load_state_dict(weights)
+    other = steps_of(vae, compile=True)
+    other.load_state_dict(state)
+    torch.manual_seed(2)
+    resumed = other(first), vae.state_dict()
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+
+
+class LooksAtValues(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 9))
+
+    def forward(self, z):
+        sign = 1.0 if z.sum() > 0 else -1.0
+        return dist.Bernoulli(logits=(sign * z @ self.weight).unflatten(-1, (3, 3))).to_event(2)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "objective", "reason"),
+    [
+        (LooksAtValues, elbo, r"looks at values .* in forward \(test_graphs.py"),
+        (small_mlp, Trace_ELBO(), "numbers of its sums"),
+    ],
+)
+def test_what_cannot_be_compiled_is_told_and_trained_as_without(decoder, objective, reason):
+    vae = make_vae(decoder)
+    plain = trained(vae, steps_of(vae, objective))
+    vae = make_vae(decoder)
+    step = steps_of(vae, objective, compile=True)
+    with pytest.warns(UserWarning, match=f"the step is not compiled .*{reason}"):
+        compiled = trained(vae, step)
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(batches()[0])  # told once
+
+
+def test_more_shapes_than_are_worth_a_graph_are_told(interpreted, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST", 1)
+    vae = make_vae()
+    step = steps_of(vae, compile=True)
+    with pytest.warns(UserWarning, match="more than 1 shape"):
+        trained(vae, step)
