@@ -48,7 +48,7 @@ def looking():
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=total, status="")
                 if bar.disable:
-                    note(f"{what.capitalize()}: {total:,} items.")
+                    note(f"{what.capitalize()}: {total:,} in all.")
             bar.update(tasks[what], completed=done, total=total)
 
         yield show

@@ -182,6 +182,8 @@ def load_data(
         raise DataError(f"{name} could not be read: {error}") from error
     if isinstance(contents, Texts):
         contents = encoded(contents, vocabulary_size, max_words)
+    elif hasattr(contents, "encoded"):  # a large text
+        contents = contents.encoded(vocabulary_size, max_words)
     elif vocabulary_size is not None or max_words is not None:
         raise ValueError(f"expected a text for a vocabulary size and max_words, got {contents.kind} values of {name}")
     return import_module(f"{__package__}.dataset").from_contents(contents, binarisation, seed)

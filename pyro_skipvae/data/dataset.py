@@ -15,6 +15,7 @@ from pyro_skipvae.text.vocabulary import PAD, UNK, Vocabulary
 from .batches import Batches
 from .binarisation import DynamicallyBinarised, Items, above_half, fixed_draw, kept_draw, probabilities
 from .contents import SPLITS, Contents, checksum, shuffled
+from .large_text import TextRows
 from .length_bucketed import LengthBucketed
 from .on_disk import OnDisk
 from .rows import Rows
@@ -164,8 +165,8 @@ class Data:
     def _describe_text(self) -> dict[str, Any]:
         rows: dict[str, Any] = {split: self._items(split) for split in SPLITS}
         vocabulary: Any = self.vocabulary
-        counts = {split: [int((rows[split] == mark).sum()) for mark in (PAD, UNK)] for split in SPLITS}
-        tokens = {split: rows[split].numel() - padding for split, (padding, _) in counts.items()}
+        counts = {split: _token_counts(rows[split]) for split in SPLITS}
+        tokens = {split: words for split, (words, _) in counts.items()}
         return {
             "vocabulary": {"size": len(vocabulary), "checksum": vocabulary.checksum},
             "tokens": tokens,
@@ -210,6 +211,14 @@ def from_contents(contents: Contents, binarisation: str, seed: int) -> "Data":
     )
 
 
+def _token_counts(rows: Any) -> tuple[int, int]:
+    """(words and ends, unknown words) of the rows of a text."""
+    if isinstance(rows, OnDisk):
+        text: Any = rows.rows
+        return int(text.lengths.sum()), text.unknown()
+    return rows.numel() - int((rows == PAD).sum()), int((rows == UNK).sum())
+
+
 def _how_read(contents: Contents, binarisation: str) -> str:
     """A sentence that says what the values were taken for, and what the reader of a file decided."""
     decided = f"; {contents.how_read}" if contents.how_read else ""
@@ -244,7 +253,7 @@ def _checksum(contents: Contents) -> str:
 
 
 def _as_items(values: Any) -> Tensor | OnDisk:
-    return OnDisk(values) if isinstance(values, Rows) else torch.from_numpy(np.ascontiguousarray(values))
+    return OnDisk(values) if isinstance(values, Rows | TextRows) else torch.from_numpy(np.ascontiguousarray(values))
 
 
 def _binarised(items: Tensor | OnDisk, contents: Contents, binarisation: str, seed: int, split: str) -> Items:
@@ -275,7 +284,7 @@ def _take(items: Any, index: Tensor) -> Any:
 
 def _held(items: Any) -> int:
     if isinstance(items, OnDisk):
-        return 0 if items.rows.index is None else int(items.rows.index.nbytes)
+        return items.rows.held
     return int(getattr(items, "grey", items).nbytes) if isinstance(getattr(items, "grey", items), Tensor) else _held(items.grey)
 
 

@@ -60,12 +60,21 @@ class Kept:
         header = _header(shape, np.dtype(dtype))
         size = len(header) + int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
         if not path.is_file() or path.stat().st_size != size:
-            try:
-                self._check_space(size, what)
-                self._write(f"{name}.npy", _contents(header, blocks))
-            except OSError as error:
-                raise self._unwritable(error, size, what) from error
+            self.write(f"{name}.npy", _contents(header, blocks), size, what)
         return Rows(RowFile(path), len(header), shape[0], (np.dtype(dtype), shape[1:]))
+
+    def write(self, name: str, parts: Iterable[bytes | memoryview], size: int, what: str) -> None:
+        """Write a file of at most so many bytes, whole or not at all. Raises DataError as `array`."""
+        try:
+            self._check_space(size, what)
+            self._write(name, parts)
+        except OSError as error:
+            raise self._unwritable(error, size, what) from error
+
+    def open(self, name: str, size: int) -> RowFile | None:
+        """The file of that name, or None where it is not kept or has another size."""
+        path = self._path(name)
+        return RowFile(path) if path.is_file() and path.stat().st_size == size else None
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{self.state}-{name}"

@@ -6,17 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .large_text import TextRows
 from .rows import Rows
 
 
 class OnDisk:
-    """Items (N, *event_shape) of a file: indexing reads those asked for and gives a tensor, float32 in `Data`.
+    """Items (N, *event_shape) of a file: indexing reads those asked for and gives a tensor, float32 in `Data`, int64 of a text.
 
     Takes a number, a slice, numbers (B,) or a mask (N,), as a tensor does; `take` gives the items of an index without reading.
     Raises DataError where the file was changed or cut short.
     """
 
-    def __init__(self, rows: Rows, then: tuple[Callable[[Tensor], Tensor], ...] = ()) -> None:
+    def __init__(self, rows: Rows | TextRows, then: tuple[Callable[[Tensor], Tensor], ...] = ()) -> None:
         self.rows = rows
         self._then = then
 

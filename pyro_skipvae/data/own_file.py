@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from . import arrays, conversions, file_content, folder, image_folder, own_folder, sparse, table, text_file, values
+from . import arrays, conversions, file_content, folder, image_folder, large_text, own_folder, sparse, table, text_file, values
 from .contents import Contents
 from .survey import Progress
 from .text import Texts
@@ -50,7 +50,7 @@ def load(
     root: str | os.PathLike[str] | None = None,
     download: bool = False,
     progress: Progress | None = None,
-) -> Contents | Texts:
+) -> Contents | Texts | large_text.LargeTexts:
     """Return the `Contents`, or the `Texts`, of a user's file or folder, named as the file.
 
     root: the folder of downloads, which also keeps what is made of large files. progress: told how far the look at one is.
@@ -60,6 +60,8 @@ def load(
     if path is None:
         raise folder.missing(name, places, "give the path of an existing file or folder")
     if path.is_file() and _ending(path) in TEXTS:
+        if text_file.is_large(path):
+            return large_text.read(path, root=root, progress=progress)
         return text_file.read(path)
     return values.contents(path, read_values(path, root, progress), root=root, progress=progress)
 

@@ -120,27 +120,21 @@ class Rows:
         return (len(self), event[-1], *event[:-1]) if self.channels_last else (len(self), *event)
 
     @property
+    def held(self) -> int:
+        """Bytes that are held in memory."""
+        return 0 if self.index is None else int(self.index.nbytes)
+
+    @property
     def ndim(self) -> int:
         return len(self.shape)
 
     def __getitem__(self, index: Any) -> Array:
         """The rows of a slice, of numbers (B,) or of a mask (N,). Raises DataError for a changed file."""
-        chosen = self._numbers(index)
+        chosen = row_numbers(index, len(self))
         chosen = chosen if self.index is None else self.index[chosen].astype(np.int64)
         self.file.check()
         found = self._read(chosen).astype(self.dtype)
         return np.moveaxis(found, -1, 1) if self.channels_last else found
-
-    def _numbers(self, index: Any) -> Array:
-        """The numbers of the rows, from 0 on, that an index asks for."""
-        count = len(self)
-        if isinstance(index, slice):
-            return np.arange(*index.indices(count))
-        index = np.asarray(index)
-        chosen = index.nonzero()[0] if index.dtype == bool and index.shape == (count,) else index.astype(np.int64)
-        if chosen.ndim != 1 or len(chosen) and not -count <= chosen.min() <= chosen.max() < count:
-            raise IndexError(f"expected a row of numbers in {-count}..{count - 1}, got {index}")
-        return np.where(chosen < 0, chosen + count, chosen)
 
     def _read(self, chosen: Array) -> Array:
         dtype, event = self.stored
@@ -160,6 +154,17 @@ class Rows:
         rows = max(1, BLOCK // max(1, int(np.prod(self.shape[1:], dtype=object))))
         for start in range(0, len(self), rows):
             yield start, self[start : start + rows]
+
+
+def row_numbers(index: Any, count: int) -> Array:
+    """The numbers of the rows, from 0 on, that an index asks for: a slice, numbers (B,) or a mask (count,)."""
+    if isinstance(index, slice):
+        return np.arange(*index.indices(count))
+    index = np.asarray(index)
+    chosen = index.nonzero()[0] if index.dtype == bool and index.shape == (count,) else index.astype(np.int64)
+    if chosen.ndim != 1 or len(chosen) and not -count <= chosen.min() <= chosen.max() < count:
+        raise IndexError(f"expected a row of numbers in {-count}..{count - 1}, got {index}")
+    return np.where(chosen < 0, chosen + count, chosen)
 
 
 def _is_range(chosen: Array) -> bool:

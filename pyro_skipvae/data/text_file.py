@@ -7,6 +7,7 @@ the other splits; where one is absent, a tenth of the lines is cut off for it. E
 """
 
 import json
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from .contents import SPLITS, Array, shuffled
 from .text import Texts
 
 FEWEST = 2  # lines of a split
+FIRST = 50  # lines by which a table of numbers is known
+LARGEST_IN_MEMORY = 2**24  # bytes of a text that is held as words; as rows of numbers it takes up to a hundred times as much
 LONGEST_WORD = 1_000  # characters
 
 
@@ -28,21 +31,36 @@ def read(path: Path) -> Texts:
 
     Raises ValueError with one line for a file that is not as described above.
     """
-    paths = {"train": path} | {part: beside for part in SPLITS[1:] if (beside := _beside(path, part))}
+    paths = paths_of(path)
     sentences, places, labels, skipped = {}, {}, {}, 0
     for part, file in paths.items():
         texts, labels[file] = _texts(file)
         words = [tuple(text.split()) for text in texts]
         lines = [number for number, line in enumerate(words, start=1) if line]
-        _refuse_strange_words(words, file)
-        if len(lines) < FEWEST:
-            raise ValueError(f"expected at least {FEWEST} lines with words, got {len(lines)} in {file}")
+        for number, line in enumerate(words, start=1):
+            check_words(line, number, file)
+        check_not_numbers(words[:FIRST], file)
+        check_count(len(lines), file)
         sentences[part], places[part] = [words[number - 1] for number in lines], (file, lines)
         skipped += len(words) - len(lines) - (not words[-1])  # what follows the last newline is no line
     sentences, places, split = _with_all_splits(path, sentences, places)
     split += f"; {skipped} empty lines skipped" if skipped else ""
     classes, class_names = _classes(places, labels)
     return Texts(path.name, **sentences, split=split, labels=classes, class_names=class_names, places=places)
+
+
+def paths_of(path: Path) -> dict[str, Path]:
+    """{split: file} of a text and of the files beside it."""
+    return {"train": path} | {part: beside for part in SPLITS[1:] if (beside := _beside(path, part))}
+
+
+def is_large(path: Path) -> bool:
+    """Whether a text is too large to be held as words; a packed one is held, whatever its size."""
+    paths = paths_of(path).values()
+    for file in paths:
+        file_content.check_regular(file)
+    packed = any(file.name.lower().endswith(".gz") for file in paths)
+    return not packed and sum(file.stat().st_size for file in paths) > LARGEST_IN_MEMORY
 
 
 def lines(path: Path) -> list[str]:
@@ -56,22 +74,23 @@ def lines(path: Path) -> list[str]:
 def _texts(file: Path) -> tuple[list[str], dict[int, str | int]]:
     """(the text of each line, {number of a line: its label})."""
     lines = file_content.text(file).split("\n")
-    if not _is_json(file):
+    if not is_json(file):
         return lines, {}
     texts, labels = [], {}
     for number, line in enumerate(lines, start=1):
-        text, label = _record(line, f"in line {number} of {file}") if line.strip() else ("", None)
+        text, label = record(line, f"in line {number} of {file}") if line.strip() else ("", None)
         texts.append(text)
         if label is not None:
             labels[number] = label
     return texts, labels
 
 
-def _is_json(file: Path) -> bool:
+def is_json(file: Path) -> bool:
+    """Whether the lines of a file are objects of JSON."""
     return file.name.lower().removesuffix(".gz").endswith(".jsonl")
 
 
-def _record(line: str, where: str) -> tuple[str, str | int | None]:
+def record(line: str, where: str) -> tuple[str, str | int | None]:
     """(the text, the label or None) of a line of JSON. Raises ValueError, with the line, where there is no text."""
     try:
         record = json.loads(line)
@@ -91,24 +110,38 @@ def _classes(places: Any, labels: Any) -> tuple[dict[str, Array], tuple[str, ...
     """({split: (N,) classes}, their names where the labels are words); none where a line has no label."""
     if not all(labels[file].keys() >= set(lines) for file, lines in places.values()):
         return {}, ()
-    rows = {part: [labels[file][line] for line in lines] for part, (file, lines) in places.items()}
+    return class_rows({part: [labels[file][line] for line in lines] for part, (file, lines) in places.items()})
+
+
+def class_rows(rows: dict[str, list[Any]]) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """({split: (N,) classes}, their names where the labels are words) of labels."""
     if all(isinstance(label, int) for row in rows.values() for label in row):
         return {part: np.array(row, np.int64) for part, row in rows.items()}, ()
     names = sorted({str(label) for row in rows.values() for label in row})
     return {part: np.searchsorted(names, list(map(str, row))) for part, row in rows.items()}, tuple(names)
 
 
-def _refuse_strange_words(words: list[tuple[str, ...]], file: Path) -> None:
-    """Raise for a mark that would count as an unknown word: a sentence gets its begin, end and padding here."""
-    for line, row in enumerate(words, start=1):
-        if mark := next((word for word in row if word in MARKS[:UNK]), None):
-            raise ValueError(f"expected sentences without marks of begin, end or padding, got {mark} in line {line} of {file}")
-        if (longest := max(map(len, row), default=0)) > LONGEST_WORD:
-            raise ValueError(
-                f"expected words of at most {LONGEST_WORD:,} characters between blanks, got one of {longest:,} in line {line} "
-                f"of {file}"
-            )
-    if words[0] and all(_is_number(word) for row in words[:50] for word in row):
+def check_words(row: Sequence[str], line: int, file: Path) -> None:
+    """Raise for a mark that would count as an unknown word, as a sentence gets its begin, end and padding here, and for what
+    is too long to be a word."""
+    if mark := next((word for word in row if word in MARKS[:UNK]), None):
+        raise ValueError(f"expected sentences without marks of begin, end or padding, got {mark} in line {line} of {file}")
+    if (longest := max(map(len, row), default=0)) > LONGEST_WORD:
+        raise ValueError(
+            f"expected words of at most {LONGEST_WORD:,} characters between blanks, got one of {longest:,} in line {line} "
+            f"of {file}"
+        )
+
+
+def check_count(count: int, file: Path) -> None:
+    """Raise for fewer lines with words than a split has."""
+    if count < FEWEST:
+        raise ValueError(f"expected at least {FEWEST} lines with words, got {count} in {file}")
+
+
+def check_not_numbers(first: Sequence[Sequence[str]], file: Path) -> None:
+    """Raise where the first lines of a file are a table of numbers."""
+    if first and first[0] and all(_is_number(word) for row in first for word in row):
         raise ValueError(f"expected words, got numbers only in {file}; rename a table of numbers to end in .dat or .csv")
 
 
@@ -125,7 +158,7 @@ def _stem(path: Path) -> str:
 
 
 def _beside(path: Path, part: str) -> Path | None:
-    ending = ".jsonl" if _is_json(path) else ".txt"
+    ending = ".jsonl" if is_json(path) else ".txt"
     names = (f"{_stem(path)}.{part}{ending}", f"{_stem(path)}{ending}.{part}")
     files = (path.with_name(name + ending) for name in names for ending in ("", ".gz"))
     return next((file for file in files if file.exists()), None)
@@ -135,10 +168,19 @@ def _with_all_splits(path: Path, sentences: Any, places: Any) -> tuple[Any, Any,
     absent = [part for part in SPLITS if part not in sentences]
     if not absent:
         return sentences, places, "as in the files"
-    count = len(sentences["train"])
+    index = cut_parts(path, len(sentences["train"]), absent)
+    lines, (file, numbers) = sentences["train"], places["train"]
+    moved = _move_strangers(index, absent, lines)
+    cuts = {part: [lines[i] for i in chosen] for part, chosen in index.items()}
+    where = {part: (file, [numbers[i] for i in chosen]) for part, chosen in index.items()}
+    return sentences | cuts, places | where, cut_phrase(absent, moved)
+
+
+def cut_parts(path: Path, count: int, absent: list[str]) -> dict[str, Array]:
+    """{split: which of `count` lines}: a tenth for each that is absent, the rest for train. Raises for too few lines."""
     tenth = max(FEWEST, count // 10)
     if count < FEWEST + len(absent) * tenth:
-        ending = ".jsonl" if _is_json(path) else ".txt"
+        ending = ".jsonl" if is_json(path) else ".txt"
         files = " and ".join(f"{_stem(path)}.{part}{ending}" for part in absent)
         raise ValueError(
             f"expected at least {FEWEST * (1 + len(absent))} lines, of which {' and '.join(absent)} are cut, got {count} in "
@@ -147,20 +189,27 @@ def _with_all_splits(path: Path, sentences: Any, places: Any) -> tuple[Any, Any,
     order = shuffled(np.arange(count))
     index = {part: np.sort(order[start * tenth : (start + 1) * tenth]) for start, part in enumerate(absent)}
     index["train"] = np.sort(order[len(absent) * tenth :])
-    lines, (file, numbers) = sentences["train"], places["train"]
-    moved = _move_strangers(index, absent, lines)
-    cuts = {part: [lines[i] for i in chosen] for part, chosen in index.items()}
-    where = {part: (file, [numbers[i] for i in chosen]) for part, chosen in index.items()}
+    return index
+
+
+def cut_phrase(absent: list[str], moved: int) -> str:
+    """The phrase that says which lines are where."""
     split = f"{' and '.join(absent)}: a tenth each of the file's lines, drawn once and for all"
-    return sentences | cuts, places | where, split + (f", but for {moved} without a word of the rest" if moved else "")
+    return split + (f", but for {moved} without a word of the rest" if moved else "")
 
 
 def _move_strangers(index: Any, absent: list[str], lines: Any) -> int:
     """Put lines that were cut, but share no word with the training text, back into it; returns how many. Some lines stay."""
     known, moved = set(chain.from_iterable(lines[i] for i in index["train"])) - UNKNOWN, 0
     for part in absent:
-        strange = [i for i in index[part] if known.isdisjoint(lines[i])]
-        if len(index[part]) - len(strange) >= FEWEST:
-            index["train"] = np.sort(np.concatenate([index["train"], np.array(strange, dtype=int)]))
-            index[part], moved = np.setdiff1d(index[part], strange), moved + len(strange)
+        moved += move(index, part, [i for i in index[part] if known.isdisjoint(lines[i])])
     return moved
+
+
+def move(index: Any, part: str, strange: Any) -> int:
+    """Put lines of a split into train, unless too few would be left; returns how many were put there."""
+    if len(index[part]) - len(strange) < FEWEST:
+        return 0
+    index["train"] = np.sort(np.concatenate([index["train"], np.array(strange, dtype=int)]))
+    index[part] = np.setdiff1d(index[part], strange)
+    return len(strange)

@@ -15,7 +15,7 @@ import torch
 from command_line import skipvae
 from PIL import Image
 
-from pyro_skipvae.data import DataError, load_data
+from pyro_skipvae.data import DataError, large_text, load_data
 from pyro_skipvae.data.on_disk import OnDisk
 from pyro_skipvae.runs.build import statistics_items
 from pyro_skipvae.runs.folder import Run
@@ -234,6 +234,74 @@ def test_doctor_and_a_dry_run_say_where_the_items_are(grey, all_large):
     assert "are in memory" in found["data"] and found["data_memory_bytes"] > 120 * 20 * 4
     done = skipvae("doctor", "absent.npy", cwd=grey.parent)
     assert done.returncode == 2
+
+
+def sentences(count, seed, words):
+    random = np.random.default_rng(seed)
+    chance = 1 / np.arange(1, len(words) + 1)
+    lengths = random.integers(0, 12, count)
+    return [" ".join(random.choice(words, size, p=chance / chance.sum())) for size in lengths]
+
+
+WORDS = [f"w{number}" for number in range(40)] + ["naïve", "北京", "<unk>"]
+TEXTS = {
+    "plain.txt": ("\n".join(sentences(150, 0, WORDS)), {}),
+    "windows.txt": ("\ufeff" + "\r\n".join(sentences(150, 1, WORDS)) + "\r\n", {}),
+    "beside.txt": ("\n".join(sentences(80, 2, WORDS)), {"valid": "w0 w1\nw1\n\n", "test": "w2\nw0 w40 w2"}),
+    "once.txt": ("\n".join(f"unique{number} w{number % 3}" for number in range(80)), {}),
+    "strangers.txt": ("\n".join(f"u{i} v{i}" if i % 9 == 0 else "a b c" for i in range(80)), {}),
+    "words.jsonl": ("\n".join(json.dumps({"text": t, "label": f"c{len(t) % 3}"}) for t in sentences(120, 3, WORDS)), {}),
+    "numbers.jsonl": ("\n".join(json.dumps({"text": f"a b{i % 7}", "label": i % 3}) for i in range(60)), {}),
+    "unlabelled.jsonl": ('{"text": "a b", "label": 1}\n' * 60, {"test": '{"text": "a"}\n' * 3}),
+    "few.txt": ("a\nb", {}),
+    "no-words.txt": ("\n" * 9, {}),
+    "numbers.txt": ("1 2 3\n" * 60, {}),
+    "long.txt": ("a b\n" * 30 + "a " * 201, {}),
+    "mark.txt": ("a b\n" * 30 + "a <pad>", {}),
+    "unknown.txt": ("a b\n" * 30, {"test": "a\nzz yy\na"}),
+    "latin1.txt": (("a b\n" * 30 + "é").encode("latin-1"), {}),
+    "zero.txt": ("a b\n" * 30 + "a\0", {}),
+}
+
+
+def described(path, **sizes):
+    """The data of a text, or the error."""
+    try:
+        return load_data(path, root=path.parent / "cache", **sizes)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"vocabulary_size": 30}, {"max_words": 5}], ids=["usual", "vocabulary", "words"])
+@pytest.mark.parametrize("name", TEXTS)
+def test_rows_of_a_text_are_the_same_from_disk_as_from_memory(name, sizes, tmp_path, monkeypatch):
+    content, beside = TEXTS[name]
+    path = tmp_path / name
+    for file, text in {name: content, **{f"{path.stem}.{part}{path.suffix}": text for part, text in beside.items()}}.items():
+        (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    expected = described(path, **sizes)
+    monkeypatch.setattr("pyro_skipvae.data.text_file.LARGEST_IN_MEMORY", -1)
+    for data in (described(path, **sizes), described(path, **sizes)):
+        if isinstance(expected, str):
+            assert data == expected
+            continue
+        assert isinstance(data.train, OnDisk) and "each batch is read from there" in data.where
+        assert data.vocabulary.words == expected.vocabulary.words and data.class_names == expected.class_names
+        same(data, expected)
+        same(data.limit(50, 3), expected.limit(50, 3))
+        assert data.train[-3:].equal(expected.train[-3:])
+
+
+def test_a_text_is_numbered_once_for_all_vocabularies(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_skipvae.data.text_file.LARGEST_IN_MEMORY", -1)
+    (tmp_path / "a.txt").write_text("\n".join(["a b", "a"] * 30))
+    described(tmp_path / "a.txt")
+    numbered, told = large_text._numbered, []
+    monkeypatch.setattr(large_text, "_numbered", lambda *args: told.append(args) or numbered(*args))
+    data = described(tmp_path / "a.txt", vocabulary_size=5)
+    assert len(data.vocabulary) == 5 and not told
+    next((tmp_path / "cache").rglob("*tokens.int32")).write_bytes(b"cut")
+    assert described(tmp_path / "a.txt", vocabulary_size=5).checksum == data.checksum and len(told) == 1
 
 
 def write_images(folder, x, ending="png"):
