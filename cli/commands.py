@@ -124,6 +124,12 @@ def train(
 @click.option("--posterior-samples", default=10, show_default=True, type=Whole(1), help="draws of z for each point")
 @click.option("--limit-eval", type=Whole(2), help="the first test items only  [default: 10000]")
 @click.option(
+    "--mi-components",
+    type=Whole(2),
+    metavar="M",
+    help="bounds on I(x; z) from all test items, each against M random ones  [default: the first 10000 against each other]",
+)
+@click.option(
     "--report-budget",
     type=Duration(),
     help="seconds for the estimates that need the decoder  [default: fixed numbers of points]",

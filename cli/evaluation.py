@@ -12,7 +12,7 @@ import numpy as np
 from pyro_skipvae.diagnostics import collapse_report
 from pyro_skipvae.diagnostics.estimates.inference_gap import inference_gap
 from pyro_skipvae.diagnostics.pairs.pair import ENCODER_ROWS
-from pyro_skipvae.diagnostics.report.budget import expected_seconds
+from pyro_skipvae.diagnostics.report.budget import PAIR_SECONDS, expected_seconds
 from pyro_skipvae.diagnostics.report.sizes import sizes_of
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
@@ -52,7 +52,17 @@ def evaluate_run(run, *, save, **options):
 
 
 def _evaluated(
-    folder, *, importance_samples, posterior_samples, limit_eval, report_budget, checkpoint, device, svi_steps, dataset
+    folder,
+    *,
+    importance_samples,
+    posterior_samples,
+    limit_eval,
+    mi_components,
+    report_budget,
+    checkpoint,
+    device,
+    svi_steps,
+    dataset,
 ):
     run = folder.path
     with user_errors():
@@ -69,7 +79,8 @@ def _evaluated(
     extra = {"run": run.name, "checkpoint": loaded, "checkpoint_sha256": checksum}
     extra |= {"settings": asdict(config), "svi_steps": svi_steps}
     samples = {"importance_samples": importance_samples, "posterior_samples": posterior_samples}
-    return report_on(vae, data, device=device, budget=report_budget, extra=extra, auxiliary_prior=_kept(run, device), **samples)
+    about = {"device": device, "budget": report_budget, "extra": extra, "auxiliary_prior": _kept(run, device)}
+    return report_on(vae, data, components=mi_components, **about, **samples)
 
 
 def _refined(vae, config, steps):
@@ -86,16 +97,17 @@ def _kept(run, device):
     return auxiliary.load(run, device) if auxiliary.exists(run) else None
 
 
-def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, **samples):
+def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, components=None, **samples):
     """The collapse report on the first test points; the variational marginal is fitted on as many training points.
 
     How many points and draws there are is fixed by `sizes_for`, or, with a budget in seconds, by what fits.
-    What an auxiliary prior reaches is in the card, under names of its own.
+    What an auxiliary prior reaches is in the card, under names of its own. With `components` the bounds on the mutual
+    information stand on all test points (see `collapse_report`).
     """
     sizes = sizes_for(vae, data)
     x, other = data.test[: sizes.points].to(device), data.train[: sizes.points].to(device)
     if budget is None:
-        _announce_report(vae, x, sizes, samples)
+        _announce_report(vae, x, sizes, samples, pairs=len(data.test) * (components or 0))
     else:
         sizes = None
     with progress() as bar:
@@ -107,7 +119,8 @@ def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, **sampl
         card = {**extra, "data": data.describe(), **_committed(vae)}
         tokens = (x != PAD).sum(-1) if data.kind == "text" else None
         about = {"fit_on": other, "budget": budget, "sizes": sizes, "tokens": tokens, "levels": _levels(data), "progress": show}
-        report = collapse_report(vae.model, vae.guide, x, card=card, **about, **samples)
+        points = x if components is None else data.test
+        report = collapse_report(vae.model, vae.guide, points, card=card, components=components, **about, **samples)
         if auxiliary_prior is not None:
             found = auxiliary.measured(vae, auxiliary_prior, x, distortion=report.distortion)
             report.card["auxiliary_prior"] = found
@@ -143,11 +156,12 @@ def sizes_for(vae, data):
     return sizes_of("refined " * isinstance(vae.guide, SemiAmortized) + kind, math.prod(data.event_shape))
 
 
-def _announce_report(vae, x, sizes, samples):
+def _announce_report(vae, x, sizes, samples, pairs):
     """Say on stderr what the report will cost here; what it measures does not depend on that."""
     seconds = expected_seconds(vae.model, vae.guide, x, sizes=sizes, **samples)
     if isinstance(vae.guide, SemiAmortized):
         seconds *= 2  # the encoder alone is measured too, and the gap
+    seconds += PAIR_SECONDS * pairs
     elbo_points = min(len(x), sizes.elbo_points)
     note(
         f"The report takes about {duration(seconds)} here: ELBO on {elbo_points:,} test points, log p(x) on "

@@ -5,7 +5,6 @@ import copy
 import itertools
 import math
 import os
-import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from pyro_skipvae.runs.memory import check_memory
 from pyro_skipvae.runs.training_state import check_training, optimizer_of
 from pyro_skipvae.schedules import Halving
 from pyro_skipvae.skip import parameter_count
+from pyro_skipvae.timing import least_seconds
 from pyro_skipvae.training import Progress
 
 from .errors import user_errors
@@ -166,25 +166,22 @@ def as_trained():
         yield
 
 
-def seconds_per_step(job, steps=3):
-    """Wall time of a step after the first, on a copy that is thrown away; the random numbers stay as they were."""
+def seconds_per_step(job, steps=5):
+    """The least time of some steps after the first, on a copy that is thrown away; the random numbers stay as they were."""
     with torch.random.fork_rng(), as_trained():
         step = build_step(job.config, copy.deepcopy(job.vae), steps, ranks=job.ranks)
         batches = list(itertools.islice(job.data.batches("train", job.config.batch_size, seed=job.config.seed), MEASURED))
         mean = sum(x.numel() for x in batches) / len(batches)  # batches of text differ in length
         x = min(batches, key=lambda x: abs(x.numel() - mean)).to(job.device)
-        times = []
-        for _ in range(steps + 1):
-            start = time.perf_counter()
-            step(x).item()  # waits for the device
-            times.append(time.perf_counter() - start)
+        step(x).item()
+        seconds = least_seconds(lambda: step(x).item(), times=steps, device=job.device)
     pyro.clear_param_store()
-    return sum(times[1:]) / steps
+    return seconds
 
 
 def trial(job):
     """What a run would cost, measured by a step forward and backward, as plain values; nothing is written."""
-    seconds = seconds_per_step(job, steps=1)
+    seconds = seconds_per_step(job, steps=3)
     if job.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(job.device)
     else:

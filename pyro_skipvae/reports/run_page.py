@@ -106,7 +106,7 @@ def _on_bounds(report, estimates):
     if report.get("saturated"):
         lower, ceiling = estimates["mi_lower"], nats(report["mi_ceiling"])
         found.append(
-            f"The lower bound on I_q(x; z) is saturated: with N = {lower.points:,} points it cannot exceed ln N = {ceiling} "
+            f"The lower bound on I_q(x; z) is saturated: with {held_against(report)} it cannot exceed {ceiling} "
             f"nats, whatever the truth. Read it as “at least {nats(lower.value)}”."
         )
         if "mi_marginal" in estimates:
@@ -119,6 +119,12 @@ def _on_bounds(report, estimates):
             "KL(q(z) || p(z)) is never negative; its interval reaches below 0 because it is the rate minus bounds on I_q(x; z)."
         )
     return found
+
+
+def held_against(report):
+    """What the mixture q(z) of the bounds on I_q(x; z) is made of, in words."""
+    components, points = report["card"].get("mi_components"), report["card"]["points"]
+    return f"{components:,} random components" if components else f"N = {points:,} points"
 
 
 def _on_importance_sampling(report, card):

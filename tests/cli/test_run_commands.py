@@ -321,3 +321,12 @@ def test_items_that_are_no_images_are_not_drawn(tmp_path):
     assert done.returncode == 2 and "expected the name of a .npz file for items of shape (2, 8, 8)" in done.stderr
     done = skipvae("sample", tmp_path / "run", cwd=tmp_path / "run")  # not where the data were named
     assert done.returncode == 0 and np.load(tmp_path / "run/samples.npz")["x"].shape == (64, 2, 8, 8)
+
+
+def test_evaluate_with_random_components_says_so(folder):
+    done = skipvae("evaluate", "run", "--mi-components", "7", "--importance-samples", "2", "--json", cwd=folder)
+    report = json.loads(done.stdout)
+    card, points = report["card"], len(load_run(folder / "run").data.test)
+    assert (card["mi_points"], card["mi_components"], card["points"]) == (points, 7, points)
+    assert report["mi_ceiling"] == pytest.approx(np.log(8))
+    assert "7 random rows" in card["estimators"]["mutual_information"]

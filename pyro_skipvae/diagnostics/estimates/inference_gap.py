@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..pairs.evaluation import as_found
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Chunk, Pair, Progress
 from ..pairs.rows import Inputs
-from .elbo import elbo_terms
+from .elbo import ElboTerms, elbo_terms
 from .log_likelihood import importance_estimate
 from .rate import closed_form
 
@@ -41,7 +40,7 @@ def inference_gap(
     importance_samples: int = 200,
     posterior_samples: int = 10,
     site: str | None = None,
-    rows: int = 256,
+    rows: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> InferenceGap:
@@ -57,21 +56,21 @@ def inference_gap(
     """
     samples = (posterior_samples, importance_samples)
     with as_found(model, refined, amortized, x=x, seed=seed, samples=samples) as x:
-        first, second = (Pair(model, guide, x, site=site) for guide in (refined, amortized))
+        first, second = (Pair(model, guide, x, site=site, rows=rows) for guide in (refined, amortized))
         chunks = list(first.chunks())
+        better = _elbo(first, chunks, posterior_samples)
         estimate = importance_estimate(
-            first, chunks, points=first.points, samples=importance_samples, rows=rows, progress=progress
+            first, chunks, points=first.points, samples=importance_samples, known=better.log_weights, progress=progress
         )
-        better = _elbo(first, chunks, posterior_samples, rows)
-        worse = _elbo(second, list(second.chunks()), posterior_samples, rows)
+        worse = _elbo(second, list(second.chunks()), posterior_samples)
     log_p = estimate.log_likelihood
-    values = (log_p, better, worse, log_p - worse, better - worse, log_p - better)
+    values = (log_p, better.elbo, worse.elbo, log_p - worse.elbo, better.elbo - worse.elbo, log_p - better.elbo)
     return InferenceGap(*map(mean_interval, values))
 
 
-def _elbo(pair: Pair, chunks: list[Chunk], samples: int, rows: int) -> Tensor:
-    """The bound per point, (N,) in float64: the KL in closed form where there is one."""
+def _elbo(pair: Pair, chunks: list[Chunk], samples: int) -> ElboTerms:
+    """The bound per point: the KL in closed form where there is one."""
     found = [closed_form(chunk.q, pair.prior_of(chunk)) for chunk in chunks]
     rates = [rate for rate in found if rate is not None]
     exact = torch.cat(rates) if len(rates) == len(chunks) else None
-    return elbo_terms(pair, chunks, exact, points=pair.points, samples=samples, rows=rows).elbo
+    return elbo_terms(pair, chunks, exact, points=pair.points, samples=samples)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def log_likelihood(
     *,
     importance_samples: int = 200,
     site: str | None = None,
-    rows: int = 256,
+    rows: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Interval:
@@ -53,7 +54,7 @@ def log_likelihood_per_point(
     *,
     importance_samples: int = 200,
     site: str | None = None,
-    rows: int = 256,
+    rows: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ImportanceEstimate:
@@ -63,18 +64,26 @@ def log_likelihood_per_point(
     The same errors are raised. Reference: Burda et al. 2016, equation 8.
     """
     with as_found(model, guide, x=x, seed=seed, samples=(importance_samples,)) as x:
-        pair = Pair(model, guide, x, site=site)
+        pair = Pair(model, guide, x, site=site, rows=rows)
         chunks = list(pair.chunks())
-        return importance_estimate(pair, chunks, points=pair.points, samples=importance_samples, rows=rows, progress=progress)
+        return importance_estimate(pair, chunks, points=pair.points, samples=importance_samples, progress=progress)
 
 
 def importance_estimate(
-    pair: Pair, chunks: list[Chunk], *, points: int, samples: int, rows: int, progress: Progress | None = None
+    pair: Pair,
+    chunks: list[Chunk],
+    *,
+    points: int,
+    samples: int,
+    known: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> ImportanceEstimate:
     """Importance sampling on the first `points` rows, in memory that does not depend on the number of samples K.
 
     The K/10 estimate is the mean over the ten tenths of the same weights: where ten divides K, it is never above the
-    estimate with K, by Jensen's inequality.
+    estimate with K, by Jensen's inequality. `known` are log-weights (S, n >= points) of draws from q(z|x) that were made
+    before, by the ELBO: they are taken as the first of the K, which are then K independent draws as before, and so unbiased as
+    before.
     """
     block = max(1, samples // 10)
     lowest = torch.full((points,), -math.inf, dtype=torch.float64)
@@ -82,7 +91,8 @@ def importance_estimate(
     tenths: list[Tensor] = []
     for size in [block] * (samples // block) + [samples % block] * (samples % block > 0):
         within = lowest
-        for weights in _log_weights(pair, chunks, points, size, rows):
+        given = [] if known is None else known[done : done + size, :points]
+        for weights in chain([given] * (len(given) > 0), _log_weights(pair, chunks, points, size - len(given))):
             within = torch.logaddexp(within, weights.logsumexp(0))
             squares = torch.logaddexp(squares, (2 * weights).logsumexp(0))
         total = torch.logaddexp(total, within)
@@ -94,12 +104,12 @@ def importance_estimate(
     return ImportanceEstimate(total - math.log(samples), torch.stack(tenths).mean(0), (2 * total - squares).exp())
 
 
-def _log_weights(pair: Pair, chunks: list[Chunk], points: int, samples: int, rows: int) -> Iterator[Tensor]:
-    """log p(x, z) - log q(z|x) of `samples` draws, (k, n) at a time with k n rows of at most `rows` where n allows."""
-    most = max(1, rows // points)
+def _log_weights(pair: Pair, chunks: list[Chunk], points: int, samples: int) -> Iterator[Tensor]:
+    """log p(x, z) - log q(z|x) of `samples` draws, (k, n) at a time with k n rows that run at once where n allows."""
+    most = max(1, pair.rows_at_a_time // points)
     for copies in [most] * (samples // most) + [samples % most] * (samples % most > 0):
         values, log_q = draw_all(pair, chunks, points, copies)
         check_draws(values[pair.site].unflatten(0, (copies, points)), log_q[pair.site].view(copies, points))
-        log_x, log_p = pair.log_joint(torch.arange(points).repeat(copies), values, rows=rows)
+        log_x, log_p = pair.log_joint(torch.arange(points).repeat(copies), values)
         log_weight = log_x + log_ratio(log_p, log_q)
         yield log_weight.double().cpu().view(copies, points)

@@ -12,6 +12,7 @@ from ..pairs.pair import Pair, Progress
 from ..pairs.rows import Inputs, Rows, call, count_rows, leading, select_rows, traced
 from ..pairs.sites import data_dim, likelihood_at, likelihood_sites, log_prob_by_row, plate_scale, sample_sites
 from ..pairs.unavailable import FAILURES, Unavailable, told
+from ..pairs.working_set import MOST, ConvolutionWatch
 from .mutual_information import MutualInformation, bounded, sandwich
 from .pairwise import Pairs, carries_network, pairwise_log_prob
 
@@ -19,23 +20,28 @@ from .pairwise import Pairs, carries_network, pairwise_log_prob
 class Ancestors:
     """Joint samples (z_i, x_i) of a model's prior and likelihood, n of them, drawn where the rows of x stand."""
 
-    def __init__(self, model: Callable[..., Any], x: Rows, points: int, *, site: str | None, rows: int) -> None:
+    def __init__(
+        self, model: Callable[..., Any], x: Rows, points: int, *, site: str | None, rows: int | None, largest: int
+    ) -> None:
         self.model, self.x, self.points = model, select_rows(x, slice(0, points)), points
-        self.rows = min(rows, points)
+        self.drawn_together = min(rows or MOST, points, largest)  # draws do not depend on the measured `self.rows`
         self.observed = likelihood_sites(traced(model, select_rows(x, slice(0, 3))))
         sampled = [self._sample(part) for part in self._parts()]
         self.latents = [name for name in sampled[0] if name not in self.observed]
         if len(self.latents) != 1 or (site is not None and site != self.latents[0]):
             raise Unavailable(f"under the model it needs one latent site, got {self.latents}")
         self.values = {name: torch.cat([part[name] for part in sampled]) for name in sampled[0]}
-        self._check_likelihood()
+        watch = ConvolutionWatch(len(self._parts()[0]))
+        with watch:
+            self._check_likelihood()
+        self.rows = rows or watch.rows_at_a_time
 
     def pairs(self) -> list[Pairs]:
         """Functions of sample indices i (M,) that return log p(x_i|z_j), (M, n_j), for consecutive groups of j."""
         return [self._group(part) for part in self._parts()]
 
     def _parts(self) -> list[Tensor]:
-        return list(torch.arange(self.points).tensor_split(-(-self.points // self.rows)))
+        return list(torch.arange(self.points).tensor_split(-(-self.points // self.drawn_together)))
 
     def _run(self, handled: Any, inputs: Tensor) -> Any:
         """The trace of the handled model at these rows of its input."""
@@ -111,7 +117,7 @@ def model_mutual_information(
     *,
     samples: int = 1000,
     site: str | None = None,
-    rows: int = 256,
+    rows: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> MutualInformation:
@@ -123,7 +129,7 @@ def model_mutual_information(
     Reference: theorem 1 of Dieng et al. 2019 compares this quantity between models.
     """
     with as_found(model, x=x, seed=seed, samples=(samples,)) as x:
-        return ancestral_bounds(model, x, samples=samples, site=site, rows=rows, progress=progress)
+        return ancestral_bounds(model, x, samples=samples, site=site, rows=rows, largest=2**31, progress=progress)
 
 
 def ancestral_cost(pair: Pair) -> tuple[int, Callable[[int], float]]:
@@ -137,10 +143,17 @@ def ancestral_cost(pair: Pair) -> tuple[int, Callable[[int], float]]:
 
 
 def ancestral_bounds(
-    model: Callable[..., Any], x: Rows, *, samples: int, site: str | None, rows: int, progress: Progress | None = None
+    model: Callable[..., Any],
+    x: Rows,
+    *,
+    samples: int,
+    site: str | None,
+    rows: int | None,
+    largest: int,
+    progress: Progress | None = None,
 ) -> MutualInformation:
     """The bounds of `model_mutual_information`, without its guard."""
     points = min(samples, count_rows(x))
-    ancestors = Ancestors(model, x, points, site=site, rows=rows)
+    ancestors = Ancestors(model, x, points, site=site, rows=rows, largest=largest)
     bounds = sandwich(ancestors.pairs(), torch.arange(points, device=leading(x).device)[None], progress)
     return bounded(bounds, None, points=points, samples=1, unavailable={"marginal": "not defined under the model"})

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor
-from torch.distributions import TransformedDistribution
 
-from ..pairs.conditions import drawn
 from ..pairs.evaluation import as_found
 from ..pairs.finite import check_draws
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Chunk, Pair, Progress
 from ..pairs.rows import Inputs, named_rows
-from ..pairs.unavailable import FAILURES, Unavailable, attempt, told
-from .pairwise import Pairs, carries_network, leave_one_out, pairwise_log_prob
+from ..pairs.unavailable import Unavailable, attempt
+from .components import Components, evaluable
+from .pairwise import Pairs, leave_one_out
+from .random_components import PART, Streamed, streamed
 from .variational_marginal import fit_marginal, marginal_bound
 
 SATURATED = 2  # nats: a lower bound that is nearer to its ceiling ln N says little
@@ -39,6 +39,7 @@ class MutualInformation:
     samples: int
     marginal_reference: str | None = None
     unavailable: dict[str, str] = field(default_factory=dict)
+    components: int | None = None  # None: all points
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,13 @@ class Sandwich:
     upper: Tensor
 
 
-@dataclass(frozen=True)
-class Components:
-    """Posteriors that can be evaluated at each other's draws z (S, N, *event): consecutive groups and their pairs."""
-
-    groups: list[Distribution]
-    pairs: list[Pairs]
-    z: Tensor
-
-
 def mutual_information(
     model: Callable[..., Any],
     guide: Callable[..., Any],
     x: Inputs,
     *,
     posterior_samples: int = 1,
+    components: int | None = None,
     fit_on: Inputs | None = None,
     site: str | None = None,
     seed: int = 0,
@@ -73,17 +66,33 @@ def mutual_information(
 
         I_q(x; z) = E_x E_q(z|x)[log q(z|x) - log q(z)],  q(z) = E_x q(z|x)
 
-    The bounds are those of `sandwich` and `marginal_bound`; x has N rows, in any form that
-    `collapse_report` takes.
+    The bounds are those of `sandwich` and `marginal_bound`; x has N rows, in any form that `collapse_report` takes. With
+    `components` the mixture q(z) is that of so many of the rows, M of them chosen at random by the seed, and x is read part by
+    part: memory does not grow with N, the bounds are looser, and the lower one cannot exceed ln(M + 1) (see
+    `random_components.streamed`).
     Cost: the guide once on every row of x, S N^2 log-densities (about 7 ns each for diagonal normals with D = 50 on
     one CPU core: 0.7 s at N = 10,000, 25 s at 60,000, for S = 1), and some seconds for the variational marginal.
-    Raises ValueError for a model and guide that `Pair` does not take, or fewer than 2 rows.
+    Raises ValueError for a model and guide that `Pair` does not take, fewer than 2 rows, or fewer than 2 components.
     """
+    if components is not None:
+        settings: Any = {"components": components, "samples": posterior_samples, "fit_on": fit_on, "seed": seed}
+        with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,), first=PART) as first:
+            return of_many(streamed(Pair(model, guide, first, site=site), x, progress=progress, **settings))
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
         pair = Pair(model, guide, x, site=site)
         chunks = list(pair.chunks(progress))
         z, log_q = (torch.cat(part, 1) for part in zip(*(c.draws(posterior_samples) for c in chunks), strict=True))
         return all_bounds(pair, chunks, z, log_q, fit_on=fit_on, seed=seed, progress=progress)[0]
+
+
+def of_many(found: Streamed) -> MutualInformation:
+    """The bounds of points that were held against a random set of components."""
+    ceiling, lower = found.ceiling, found.lower
+    saturated = lower.value > ceiling - SATURATED if lower else None
+    return MutualInformation(
+        lower, found.upper, found.marginal, ceiling, saturated, found.points, found.samples, found.marginal_reference,
+        found.unavailable, found.components,
+    )  # fmt: skip
 
 
 def all_bounds(
@@ -126,7 +135,8 @@ def sandwich(pairs: list[Pairs], values: Tensor, progress: Progress | None = Non
     samples, points = values.shape[:2]
     if points < 2:
         raise Unavailable("a mutual information needs at least two points")
-    own, others = leave_one_out(pairs, values.flatten(0, 1), points, progress)
+    element = torch.arange(points, device=values.device).repeat(samples)
+    own, others = leave_one_out(pairs, values.flatten(0, 1), element, progress)
     lower = own - (torch.logaddexp(own, others) - math.log(points))
     return Sandwich(lower.view(samples, points), (own - (others - math.log(points - 1))).view(samples, points))
 
@@ -158,27 +168,6 @@ def _upper(per_point: Tensor) -> Interval:
     if alone.any():
         raise Unavailable(f"no other row reaches the z of {named_rows(alone)}: the bound is infinite")
     return mean_interval(per_point)
-
-
-def evaluable(chunks: list[Chunk], z: Tensor) -> Components:
-    """The posteriors of the chunks, ready to be evaluated at all draws z (S, N, *event).
-
-    An invertible map that is the same for every x leaves the mutual information as it is, so flows without a
-    context are replaced by their base distributions, with draws of their own.
-    """
-    groups = [chunk.q for chunk in chunks]
-    if z[0, 0].numel() == 0:
-        raise Unavailable("z has no dimensions")
-    if _same_map(groups):
-        groups = [q.base_dist for q in groups]
-        z = torch.stack([torch.cat([drawn(q) for q in groups]) for _ in z])
-    if any(carries_network(q) for q in groups):
-        raise Unavailable(
-            f"q(z|x) is a {type(groups[0]).__name__} that runs a network on x in its density: at the z of other "
-            "points it would have to run N^2 times"
-        )
-    _check_broadcast(groups[0])
-    return Components(groups, [pairwise_log_prob(q) for q in groups], z)
 
 
 def dieng_2019(components: Components, rate: Tensor, log_ratio: Tensor, bounds: Sandwich) -> dict[str, Any]:
@@ -231,30 +220,3 @@ def _first(components: Components, points: int) -> list[Pairs]:
 
 def _narrow(pairs: Pairs, width: int, values: Tensor) -> Tensor:
     return pairs(values)[:, :width]
-
-
-def _same_map(groups: list[Distribution]) -> bool:
-    """Whether all posteriors push their base distribution through one map that does not depend on x."""
-    if not all(isinstance(q, TransformedDistribution) for q in groups):
-        return False
-    steps = [[id(step) for step in q.transforms] for q in groups]
-    q = groups[0]
-    if any(step != steps[0] for step in steps) or not q.base_dist.batch_shape == q.batch_shape:
-        return False
-    z = drawn(q.base_dist)
-    z = z[:1].expand_as(z)
-    for step in q.transforms:
-        z = step(z)
-    return torch.allclose(z, z[:1].expand_as(z), rtol=1e-5, atol=1e-6)
-
-
-def _check_broadcast(q: Distribution) -> None:
-    """Refuses families whose log_prob does not broadcast values (2, 1, *event) against the batch (n,)."""
-    z = drawn(q)
-    expected = q.log_prob(z)[:2]
-    try:
-        pairs = q.log_prob(z[:2, None])
-    except FAILURES as error:
-        raise Unavailable(f"{type(q).__name__}.log_prob fails at the z of other points: {told(error)}") from error
-    if pairs.shape != (2, len(z)) or not torch.allclose(pairs.diagonal()[:2], expected, rtol=1e-4, atol=1e-4):
-        raise Unavailable(f"{type(q).__name__}.log_prob does not broadcast over the z of other points")

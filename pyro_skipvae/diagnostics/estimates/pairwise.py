@@ -79,14 +79,17 @@ def _is_learned(step: Transform) -> bool:
     return type(step).__module__ != TORCH_TRANSFORMS or any(map(_is_learned, inner))
 
 
-def leave_one_out(pairs: list[Pairs], values: Tensor, points: int, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
+def leave_one_out(
+    pairs: list[Pairs], values: Tensor, element: Tensor, progress: Progress | None = None
+) -> tuple[Tensor, Tensor]:
     """log p(v_i | i) and log sum over j != i of p(v_i | j), both (R,) in float64, in memory that does not grow with N.
 
-    pairs: consecutive groups of the N = `points` batch elements; value r belongs to element i = r mod N.
+    pairs: consecutive groups of the N batch elements; `element` (R,) is the number i of the element that a value belongs to, or
+    -1 for that of a value whose own element is not among them, and log p(v_i | i) is then 0.
     """
     own, others = torch.empty(2, len(values), dtype=torch.float64, device=values.device)
     for rows in torch.arange(len(values), device=values.device).split(400):
-        own[rows], others[rows] = _leave_one_out_tile(pairs, values[rows], rows % points)
+        own[rows], others[rows] = _leave_one_out_tile(pairs, values[rows], element[rows])
         if progress:
             progress("mutual information", int(rows[-1]) + 1, len(values))
     return own, others

@@ -12,7 +12,7 @@ from ..pairs.conditions import drawn
 from ..pairs.evaluation import precision_of
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Pair
-from ..pairs.rows import Inputs, Rows, as_rows, count_rows, select_rows
+from ..pairs.rows import Inputs, as_rows, count_rows, select_rows
 from ..pairs.unavailable import Refused, Unavailable
 from .pairwise import flat
 
@@ -45,23 +45,28 @@ def fit_marginal(pair: Pair, z: Tensor, fit_on: Inputs | None, seed: int) -> tup
     evaluated on the other.
     """
     if fit_on is None:
-        order = _order(len(z), seed)
+        order = random_order(len(z), seed)
         fitted, held_out, source = z[order[: len(z) // 2]], order[len(z) // 2 :], "a random half of x"
     else:
-        rows = as_rows(fit_on, precision_of(pair.model, pair.guide))
-        # In a random order, since a part of them chooses the mixture: they may be sorted by class.
-        rows = select_rows(rows, _order(count_rows(rows), seed)[:LARGEST_FIT])
-        fitted, held_out, source = _drawn_on(pair, rows), torch.arange(len(z)), "fit_on"
+        fitted, held_out, source = drawn_on(pair, fit_on, seed), torch.arange(len(z)), "fit_on"
+    return fitted_to(pair, fitted, source, seed), held_out
+
+
+def fitted_to(pair: Pair, z: Tensor, source: str, seed: int) -> Marginal:
+    """r(z), fitted to draws z (M, *event), one for each x, of `source`."""
     if _is_surface(pair.support()):
         raise Unavailable("z lies on a simplex or a sphere, where a density in all of space bounds nothing")
-    fitted = flat(fitted).double().cpu()[:LARGEST_FIT]
-    if fitted.shape[1] == 0:
+    z = flat(z).double().cpu()[:LARGEST_FIT]
+    if z.shape[1] == 0:
         raise Unavailable("z has no dimensions")
-    return _fit(fitted, f"{len(fitted)} points of {source}", seed), held_out
+    return _fit(z, f"{len(z)} points of {source}", seed)
 
 
-def _drawn_on(pair: Pair, rows: Rows) -> Tensor:
-    """One draw of z at each of other rows, (M, *event)."""
+def drawn_on(pair: Pair, fit_on: Inputs, seed: int) -> Tensor:
+    """One draw of z at each of other rows, 10,000 random ones at most, (M, *event)."""
+    rows = as_rows(fit_on, precision_of(pair.model, pair.guide))
+    # In a random order, since a part of them chooses the mixture: they may be sorted by class.
+    rows = select_rows(rows, random_order(count_rows(rows), seed)[:LARGEST_FIT])
     try:
         other = Pair(pair.model, pair.guide, rows, site=pair.site)
         fitted = torch.cat([drawn(chunk.q) for chunk in other.chunks()])
@@ -72,7 +77,8 @@ def _drawn_on(pair: Pair, rows: Rows) -> Tensor:
     return fitted
 
 
-def _order(rows: int, seed: int) -> Tensor:
+def random_order(rows: int, seed: int) -> Tensor:
+    """The numbers 0 to rows - 1 in an order that the seed fixes."""
     return torch.randperm(rows, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
@@ -81,8 +87,13 @@ def marginal_bound(marginal: Marginal, z: Tensor, log_q: Tensor) -> Interval:
 
     Its bias is KL(q(z) || r(z)). Reference: Barber and Agakov 2003; Poole et al. 2019, equation 1.
     """
+    return mean_interval(marginal_terms(marginal, z, log_q))
+
+
+def marginal_terms(marginal: Marginal, z: Tensor, log_q: Tensor) -> Tensor:
+    """log q(z|x) - log r(z) of each point, averaged over its draws, (n,)."""
     log_r = marginal.log_prob(flat(z, 2).flatten(0, 1).double().cpu()).view(log_q.shape)
-    return mean_interval((log_q.double().cpu() - log_r).mean(0))
+    return (log_q.double().cpu() - log_r).mean(0)
 
 
 def _is_surface(support: Any) -> bool:

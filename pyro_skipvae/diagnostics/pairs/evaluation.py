@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_skipvae.random_numbers import forked
 
-from .rows import Inputs, Rows, as_rows, count_rows, values
+from .rows import Inputs, Rows, as_rows, count_rows, read_part, values
 
 
 @contextmanager
@@ -96,12 +96,14 @@ def kept_param_store() -> Iterator[None]:
 
 
 @contextmanager
-def as_found(*callables: Callable[..., Any], x: Inputs, seed: int, samples: tuple[int, ...]) -> Iterator[Rows]:
+def as_found(
+    *callables: Callable[..., Any], x: Inputs, seed: int, samples: tuple[int, ...], first: int | None = None
+) -> Iterator[Rows]:
     """Evaluation mode, no gradients, random numbers from `seed`; the caller's state is as found afterwards.
 
-    Yields the rows of x; they are read inside, since a lazy view may draw what it returns. `samples` are the
-    numbers of draws asked for. Raises ValueError for one below 1, or fewer than 2 rows: a mean over one has no error, and
-    the information of one and its units no meaning.
+    Yields the rows of x, or the `first` of them; they are read inside, since a lazy view may draw what it returns. `samples`
+    are the numbers of draws asked for. Raises ValueError for one below 1, or fewer than 2 rows: a mean over one has no error,
+    and the information of one and its units no meaning.
     """
     if min(samples) < 1:
         raise ValueError(f"expected at least one sample, got {' and '.join(map(str, samples))}")
@@ -113,7 +115,8 @@ def as_found(*callables: Callable[..., Any], x: Inputs, seed: int, samples: tupl
         kept_prototypes(*callables),
         torch.no_grad(),
     ):
-        rows = as_rows(x, precision_of(*callables))
+        like = precision_of(*callables)
+        rows = as_rows(x, like) if first is None else read_part(x, slice(0, first), like)
         if count_rows(rows) < 2:
             raise ValueError(f"expected at least 2 rows of x, got {count_rows(rows)}")
         yield rows

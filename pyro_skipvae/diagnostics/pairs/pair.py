@@ -1,5 +1,6 @@
 """A Pyro model and guide, read through their traces: q(z|x), p(z) and log p(x|z) per datapoint."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ from .sites import (
     sample_sites,
 )
 from .unavailable import FAILURES, Refused, told
+from .working_set import ConvolutionWatch
 
 ENCODER_ROWS = 256
 PROBE_ROWS = 3
@@ -72,10 +74,20 @@ class Pair:
     and observed sites of the guide count in its log-density. The values that `obs_mask` leaves open are integrated out, unless
     the guide draws them. Raises ValueError, with the reason, where numbers per datapoint cannot be had from the pair; what is
     asked of a pair is asked at all rows.
+
+    rows: how many rows of the model run at a time, which changes nothing but rounding (None: see `ConvolutionWatch`).
     """
 
-    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any], x: Inputs, *, site: str | None = None) -> None:
-        self.model, self.guide, self.x = model, guide, as_rows(x)
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        x: Inputs,
+        *,
+        site: str | None = None,
+        rows: int | None = None,
+    ) -> None:
+        self.model, self.guide, self.x, self.rows_given = model, guide, as_rows(x), rows
         if isinstance(guide, AutoGuide):  # even one look at three rows would set it up for three rows
             raise Refused(
                 f"expected an amortized guide of x, got {type(guide).__name__} with parameters of its own: "
@@ -84,22 +96,31 @@ class Pair:
         self.points = count_rows(self.x)
         self.notes: list[str] = []
         self.prior_masked = False
-        rows, guide_trace, model_trace = self._probe()
+        few, guide_trace, model_trace = self._probe()
         self.latents, self.imputed = shared_latents(model_trace, guide_trace)
         self.site = chosen_site(site, self.latents)
         self.observed = likelihood_sites(model_trace)
         # Elements of one x, and whether log p(x|z) is of probabilities: the nats of a density depend on the unit of x.
-        self.elements = sum(model_trace.nodes[name]["value"].numel() for name in self.observed) // count_rows(rows)
+        self.elements = sum(model_trace.nodes[name]["value"].numel() for name in self.observed) // count_rows(few)
         self.discrete_x = all(has_discrete_support(model_trace.nodes[name]["fn"]) for name in self.observed)
         self.guide_terms = observed_sites(guide_trace)
-        self.probed = count_rows(rows)
+        self.probed = count_rows(few)
         self.likelihood_nodes = [model_trace.nodes[name] for name in self.observed]
         self._in_guide, self._in_model = set(sample_sites(guide_trace)), set(sample_sites(model_trace))
         self._scales: dict[tuple[str, str], float] = {}
-        self.largest = min(largest_call(trace, count_rows(rows)) for trace in (guide_trace, model_trace))
-        self._check_guide(guide_trace, count_rows(rows))
-        self._note_terms(guide_trace, model_trace, count_rows(rows))
-        self._check_repeatable(rows, guide_trace)
+        self.largest = min(largest_call(trace, self.probed) for trace in (guide_trace, model_trace))
+        self._check_guide(guide_trace, self.probed)
+        self._note_terms(guide_trace, model_trace, self.probed)
+        self.rows_at_a_time, watch = self.probed, ConvolutionWatch(self.probed)
+        with watch:
+            self._check_repeatable(few, guide_trace)
+        self.rows_at_a_time = min(rows or watch.rows_at_a_time, self.largest)
+
+    def at(self, rows: Rows) -> "Pair":
+        """The same pair at other rows of the same kind."""
+        other = copy.copy(self)
+        other.x, other.points = rows, count_rows(rows)
+        return other
 
     @property
     def nuisance(self) -> list[str]:
@@ -187,11 +208,11 @@ class Pair:
         log_q = [log_prob_by_row(node, points) for node in nodes]
         return values, dict(zip([*self.latents, *self.guide_terms], log_q, strict=True))
 
-    def log_joint(self, index: Tensor, values: dict[str, Any], *, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def log_joint(self, index: Tensor, values: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """log p(x|z) (R,) and log p per latent site (R,), at the rows `index` (R,) of x and values (R, ...)."""
         pieces = []
         # Even pieces: a last piece of one row is a trap for networks that squeeze.
-        for part in torch.arange(len(index)).tensor_split(-(-len(index) // min(rows, self.largest))):
+        for part in torch.arange(len(index)).tensor_split(-(-len(index) // self.rows_at_a_time)):
             trace = self._model_trace(self.rows(index[part]), {name: value[part] for name, value in values.items()})
             pieces.append({name: log_prob_by_row(trace.nodes[name], len(part)) for name in self.observed + self.latents})
         joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -331,7 +352,7 @@ class Pair:
 
     def _is_repeatable(self, index: Tensor, values: dict[str, Any]) -> bool:
         try:
-            return equal(*(self.log_joint(index, values, rows=len(index))[0] for _ in range(2)))
+            return equal(*(self.log_joint(index, values)[0] for _ in range(2)))
         except Refused:
             raise
         except FAILURES:  # what needs log p(x|z) fails too, and says why

@@ -49,6 +49,38 @@ def as_rows(x: Inputs, like: Tensor | None = None) -> Rows:
     return rows
 
 
+def length(x: Inputs) -> int:
+    """The number of rows of inputs that are not read yet."""
+    found = next((len(item) for item in _items(x) if getattr(item, "shape", ())), 0)
+    if not found:
+        as_rows(x)  # says what is wrong with it
+    return found
+
+
+def read_part(x: Inputs, part: slice, like: Tensor | None = None) -> Rows:
+    """The rows of x at a slice, as arguments like those of `as_rows`, of inputs that may be too large to be read whole.
+
+    They are on the device of `like`.
+    """
+
+    def cut(item: Any) -> Any:
+        return item[part] if getattr(item, "shape", ()) else item
+
+    def moved(item: Any) -> Any:
+        return item.to(like.device) if isinstance(item, Tensor) and like is not None else item
+
+    read = as_rows({n: cut(item) for n, item in x.items()} if isinstance(x, dict) else tuple(map(cut, _items(x))), like)
+    return {n: moved(item) for n, item in read.items()} if isinstance(read, dict) else tuple(map(moved, read))
+
+
+def join_rows(parts: list[Rows]) -> Rows:
+    """Rows of several parts, one after another; what is not a tensor with rows is that of the first."""
+    first = parts[0]
+    if isinstance(first, dict):
+        return {n: torch.cat([part[n] for part in parts]) if _has_rows(first[n]) else first[n] for n in first}
+    return tuple(torch.cat([part[i] for part in parts]) if _has_rows(item) else item for i, item in enumerate(first))
+
+
 def values(rows: Rows) -> tuple[Any, ...]:
     """What is in the rows, without names."""
     return tuple(rows.values()) if isinstance(rows, dict) else rows
@@ -103,6 +135,10 @@ def _has_arguments(function: Any, rows: dict[str, Any]) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _items(x: Any) -> tuple[Any, ...]:
+    return tuple(x.values() if isinstance(x, dict) else x if _is_several(x) else (x,))
 
 
 def _is_several(x: Any) -> bool:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from pyro_skipvae.timing import least_seconds
 
 from ..estimates.elbo import draw_all
 from ..estimates.model_mutual_information import ancestral_cost
@@ -14,6 +17,7 @@ from ..pairs.evaluation import as_found
 from ..pairs.pair import Chunk, Pair
 from ..pairs.rows import Inputs, count_rows, select_rows
 from ..pairs.unavailable import Unavailable
+from ..pairs.working_set import MOST
 from .sizes import Sizes
 
 LADDER = (50, 100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -71,25 +75,28 @@ def _steps(points: int) -> list[int]:
     return [step for step in LADDER if step < points] + [points]
 
 
-def measured_budget(seconds: float | None, pair: Pair, chunks: list[Chunk], rows: int) -> Budget:
+def measured_budget(seconds: float | None, pair: Pair, chunks: list[Chunk]) -> Budget:
     """A budget whose clock runs; without seconds nothing is measured, so that results depend on the seed alone."""
     budget = Budget(seconds)
     if seconds is not None:
-        budget.row_seconds = row_seconds(pair, chunks, rows)
+        budget.row_seconds = row_seconds(pair, chunks, wall=True)  # a budget is of the wall clock
     return budget
 
 
-def row_seconds(pair: Pair, chunks: list[Chunk], rows: int) -> float:
-    """Seconds for a draw of z and log p(x, z) per row, measured after a warm-up; on more rows where that is cheap."""
-    draws, _ = draw_all(pair, chunks, min(rows, pair.points))
-    seconds = 0.0
-    for size in (2, 16, min(rows, pair.points)):
-        index = torch.arange(min(size, pair.points))
-        start = time.perf_counter()
+def row_seconds(pair: Pair, chunks: list[Chunk], *, wall: bool = False) -> float:
+    """Seconds for log p(x, z) per row, measured after a warm-up; on more rows where that is cheap. See `least_seconds`."""
+    most = min(MOST, pair.points)
+    draws, _ = draw_all(pair, chunks, most)
+    device, seconds = draws[pair.site].device, 0.0
+    for size, times in ((2, 1), (16, 3), (most, 3)):
+        index = torch.arange(min(size, most))
         values = {name: value[index] for name, value in draws.items()}
-        pair.log_joint(index, values, rows=rows)[0].sum().item()  # .item() waits for a GPU
-        seconds = (time.perf_counter() - start) / len(index)
-        if size == 16 and seconds * rows > 1:
+
+        def run(index: Tensor = index, values: dict[str, Any] = values) -> None:
+            pair.log_joint(index, values)[0].sum().item()  # .item() waits for a GPU
+
+        seconds = least_seconds(run, times=times, device=device, wall=wall) / len(index)
+        if size == 16 and seconds * most > 0.3:
             break
     return seconds
 
@@ -102,17 +109,18 @@ def expected_seconds(
     sizes: Sizes,
     importance_samples: int = 200,
     posterior_samples: int = 10,
-    rows: int = 256,
 ) -> float:
     """About how many seconds a report of these sizes takes on this machine, from one batch of the guide and of the decoder."""
     with as_found(model, guide, x=x, seed=0, samples=(posterior_samples, importance_samples)) as x:
-        points, few = min(count_rows(x), sizes.points), select_rows(x, slice(0, rows))
-        pair, start = Pair(model, guide, few), time.perf_counter()
+        points, few = min(count_rows(x), sizes.points), select_rows(x, slice(0, MOST))
+        pair = Pair(model, guide, few)
         chunks = list(pair.chunks())
-        encoding = (time.perf_counter() - start) * points / pair.points
+        device = chunks[0].draws(1)[0].device
+        encoding = least_seconds(lambda: list(pair.chunks()), times=2, device=device) * points / pair.points
         elbo_points = min(points, sizes.elbo_points)
-        decoded: float = elbo_points * (min(posterior_samples, sizes.elbo_samples) + 1)
-        decoded += min(elbo_points, sizes.log_likelihood_points) * importance_samples
+        elbo_samples = min(posterior_samples, sizes.elbo_samples)
+        decoded: float = elbo_points * (elbo_samples + 1)
+        decoded += min(elbo_points, sizes.log_likelihood_points) * max(0, importance_samples - elbo_samples)
         largest, cost = ancestral_cost(pair)
         decoded += cost(min(largest, points, sizes.model_points))
-        return encoding + decoded * row_seconds(pair, chunks, rows) + PAIR_SECONDS * posterior_samples * points**2
+        return encoding + decoded * row_seconds(pair, chunks) + PAIR_SECONDS * posterior_samples * points**2

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-# Changes with an estimator or a field. 2: the interval of aggregate_kl has the error over points, factors and masks count as in
-# Pyro's ELBO, the numbers of points do not depend on the machine.
+# Changes where a number means something else. 2: the interval of aggregate_kl has the error over points, factors and masks
+# count as in Pyro's ELBO, the numbers of points do not depend on the machine.
 SCHEMA = 2
 PACKAGES = ("pyro_skipvae", "pyro-ppl", "torch", "numpy", "scikit-learn")
 FIELDS = {
@@ -21,6 +21,8 @@ FIELDS = {
     "estimators": "how rate, ELBO, mutual information and log-likelihood were estimated",
     "points": "N, the rows that rate, mutual information and active units stand on",
     "posterior_samples": "draws of z per row for them",
+    "mi_points": "rows that the bounds on I_q stand on",
+    "mi_components": "how many posteriors, chosen at random, they are held against; null where all rows' are",
     "mi_marginal_reference": "what r(z) is and what it was fitted to",
     "elbo_points": "rows that ELBO, distortion and the loss when z is shuffled stand on",
     "elbo_posterior_samples": "draws of z per row for them; the shuffle takes one",

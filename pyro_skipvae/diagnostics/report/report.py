@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any
 
@@ -14,13 +14,23 @@ from pyro_skipvae.stored import INTERVAL, NUMBER, check, loads
 
 from ..estimates.active_units import mean_variances, units_above
 from ..estimates.bits import BOUNDS, bits
+from ..estimates.components import Components, evaluable
 from ..estimates.elbo import elbo_terms, shuffled_latent_loss
 from ..estimates.encoder import Encoded, encode
 from ..estimates.log_likelihood import ImportanceEstimate, importance_estimate
 from ..estimates.model_mutual_information import ancestral_bounds, ancestral_cost
-from ..estimates.mutual_information import Components, MutualInformation, Sandwich, all_bounds, dieng_2019, he_2019_batch_32
+from ..estimates.mutual_information import (
+    MutualInformation,
+    Sandwich,
+    all_bounds,
+    dieng_2019,
+    he_2019_batch_32,
+    of_many,
+    sandwich,
+)
 from ..estimates.pairwise import factors
 from ..estimates.perplexity import checked_tokens, perplexities
+from ..estimates.random_components import Streamed, streamed
 from ..pairs.evaluation import as_found
 from ..pairs.finite import check_draws, finite
 from ..pairs.interval import Interval, cycle_standard_error, mean_interval, standard_error
@@ -67,6 +77,7 @@ PLAIN = (
 OF_THE_DECODER = ("elbo", "distortion", "shuffled_latent_loss")
 OF_THE_WEIGHTS = ("log_likelihood", "log_likelihood_tenth", "effective_sample_size")
 EVERYTHING = Sizes(*[2**62] * 5)
+FIRST_POINTS = 10_000  # for what is kept for each row, where the mutual information stands on rows without number
 PRIOR_NOTE = "p(z) differs between the rows of x: the rate is against the prior of each row"
 BUDGET_NOTE = "with a budget, the numbers of points and samples depend on the speed of the machine"
 
@@ -178,7 +189,8 @@ def collapse_report(
     seed: int = 0,
     budget: float | None = None,
     sizes: Sizes | None = None,
-    rows: int = 256,
+    components: int | None = None,
+    rows: int | None = None,
     tokens: Tensor | None = None,
     levels: int | None = None,
     card: dict[str, Any] | None = None,
@@ -189,9 +201,9 @@ def collapse_report(
     x: a tensor or NumPy array, a tuple or list of them that is passed as `*x`, or a dict that is passed as `**x` (whole, where
     the callable has no arguments of these names); fit_on: data like x that the fitted marginal r(z) is fitted to
     (None: a random half of x); site: the latent site of interest where there are several, the others are nuisance;
-    rows: how many rows the decoder runs at a time; tokens: for texts, how many each row of x has, (N,), of which come
-    the perplexities; levels: for images, of how many levels each value is one, from which come the bits per dimension, where
-    p(x|z) gives probabilities and no densities; card: fields that the evaluation card gets in addition;
+    rows: how many rows the decoder runs at a time (None: 16 to 256, by the size of its convolutions); tokens: for texts,
+    how many each row of x has, (N,), of which come the perplexities; levels: for images, of how many levels each value is one,
+    from which come the bits per dimension, where p(x|z) gives probabilities and no densities; card: fields that the evaluation card gets in addition;
     progress(stage, done, total) is called along the way. Two calls with one seed agree, unless there is a budget.
 
     Rate, mutual information and active units use every row of x and run the guide only, with posterior_samples N^2
@@ -200,27 +212,40 @@ def collapse_report(
     (see `Sizes`). A `budget` in seconds takes the first n rows of a ladder 50, 100, 200, ... that fits, 50 at least; the card
     says how many that were, and what the rest would have cost.
 
+    components: for data of any size. The bounds on I_q(x; z) and KL(q(z) || p(z)) then stand on all rows of x, one draw each,
+    against the posteriors of so many rows that the seed chooses; x is read part by part, in memory that does not grow with N
+    (see `random_components.streamed` for bias and ceiling), and all else stands on the first 10,000 rows at most. The card has
+    both numbers: `mi_points` and `mi_components`.
+
     Modules run in evaluation mode; parameters, modes, random numbers and the param store stay as found. Raises
     ValueError, with the reason, for a pair that has no numbers per datapoint (see `Pair`).
     """
     check_extra(card)
     sizes = sizes or EVERYTHING
-    with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples, importance_samples)) as x:
-        tokens = None if tokens is None else checked_tokens(tokens, count_rows(x))
+    if components is not None:
+        sizes = replace(sizes, points=min(sizes.points, FIRST_POINTS))
+    many, first = x, None if components is None else sizes.points
+    with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples, importance_samples), first=first) as x:
+        tokens = None if tokens is None else checked_tokens(tokens if first is None else tokens[:first], count_rows(x))
         if count_rows(x) > sizes.points:
             x, tokens = select_rows(x, slice(0, sizes.points)), None if tokens is None else tokens[: sizes.points]
-        pair = Pair(model, guide, x, site=site)
+        pair = Pair(model, guide, x, site=site, rows=rows)
         facts: dict[str, Any] = {"seed": seed, "budget_seconds": budget}
         reasons: dict[str, str] = {}
         encoded = encode(pair, posterior_samples, progress)
         fields = _rates(encoded, reasons)
-        fields |= _information(pair, encoded, fit_on, seed, reasons, facts, progress)
+        if components is None:
+            fields |= _information(pair, encoded, fit_on, seed, reasons, facts, progress)
+        else:
+            settings: Any = {"components": components, "fit_on": fit_on, "seed": seed, "progress": progress}
+            fields |= _information_of_many(pair, encoded, streamed(pair, many, samples=1, **settings), reasons, facts)
         fields |= _units(encoded, reasons)
         # What fails here fails below too, and has its reason there.
-        spent = attempt({}, "budget", measured_budget, budget, pair, encoded.chunks, rows) or Budget(budget)
-        fields |= _elbo(pair, encoded, spent, sizes, posterior_samples, rows, seed, reasons, facts, progress)
-        fields |= _under_the_model(pair, encoded, spent, sizes, rows, reasons, facts)
-        fields |= _log_likelihood(pair, encoded, spent, sizes, importance_samples, rows, reasons, facts, progress)
+        spent = attempt({}, "budget", measured_budget, budget, pair, encoded.chunks) or Budget(budget)
+        of_the_decoder, weights = _elbo(pair, encoded, spent, sizes, posterior_samples, seed, reasons, facts, progress)
+        fields |= of_the_decoder
+        fields |= _under_the_model(pair, encoded, spent, sizes, reasons, facts)
+        fields |= _log_likelihood(pair, encoded, weights, spent, sizes, importance_samples, reasons, facts, progress)
         fields["elbo_on_log_likelihood_points"] = _on_the_same_points(fields, reasons, facts["log_likelihood_points"])
         if tokens is not None:
             fields["perplexity"] = perplexities(fields, tokens, facts["importance_samples"])
@@ -229,7 +254,7 @@ def collapse_report(
     facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
     notes = pair.notes + [PRIOR_NOTE] * (not encoded.one_prior and not pair.prior_masked) + [BUDGET_NOTE] * (budget is not None)
     facts |= {"notes": notes}
-    made = evaluation_card(card, **_about(pair, encoded), **facts)
+    made = evaluation_card(card, **_about(pair, encoded, facts["mi_components"]), **facts)
     return _concluded(fields, made, pair)
 
 
@@ -262,7 +287,12 @@ def aggregate_kl(rate: Tensor, bounds: Sandwich, marginal: Interval | None) -> I
     much, both over x; the low end is negative where the upper bound is loose.
     """
     low, high = (mean_interval(rate - term.mean(0)) for term in (bounds.upper, bounds.lower))
-    value = rate.mean().item() - marginal.value if marginal else (low.value + high.value) / 2
+    return between(rate.mean().item(), low, high, marginal)
+
+
+def between(rate: float, low: Interval, high: Interval, marginal: Interval | None) -> Interval:
+    """KL(q(z) || p(z)) from the rate less the upper and less the lower bound of the mutual information; see `aggregate_kl`."""
+    value = rate - marginal.value if marginal else (low.value + high.value) / 2
     value = max(min(max(value, low.value), high.value), 0.0)
     return Interval(value, low.low, max(high.high, value))
 
@@ -291,7 +321,7 @@ def _information(
     found, components, bounds = all_bounds(
         pair, encoded.chunks, encoded.z, encoded.log_q, fit_on=fit_on, seed=seed, progress=progress
     )
-    facts["mi_marginal_reference"] = found.marginal_reference
+    facts |= {"mi_points": found.points, "mi_components": None, "mi_marginal_reference": found.marginal_reference}
     reasons |= {f"mi_{name}": reason for name, reason in found.unavailable.items()}
     if not bounds:
         reasons |= dict.fromkeys(NEED_PAIRS, reasons["mi_lower"])
@@ -307,18 +337,49 @@ def _information(
     }
 
 
+def _information_of_many(
+    pair: Pair, encoded: Encoded, found: Streamed, reasons: dict[str, Any], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """The bounds from all rows of x, and the papers' conventions from the rows of `encoded`."""
+    facts |= {"mi_points": found.points, "mi_components": found.components, "mi_marginal_reference": found.marginal_reference}
+    reasons |= {f"mi_{name}": reason for name, reason in found.unavailable.items()}
+    components = attempt(reasons, NEED_PAIRS[1:], evaluable, encoded.chunks, encoded.z[:1])
+    bounds = attempt(reasons, NEED_PAIRS[1], sandwich, components.pairs, components.z) if components else None
+    bounded = of_many(found)
+    return {
+        "mi_lower": bounded.lower,
+        "mi_upper": bounded.upper,
+        "mi_marginal": bounded.marginal,
+        "mi_ceiling": bounded.ceiling,
+        "saturated": bounded.saturated,
+        "mi_dieng_2019": attempt(reasons, NEED_PAIRS[1], _dieng_2019, components, encoded, bounds) if bounds else None,
+        "mi_he_2019_batch_32": attempt(reasons, NEED_PAIRS[2], he_2019_batch_32, components) if components else None,
+        "aggregate_kl": attempt(reasons, NEED_PAIRS[0], _aggregate_kl_of_many, pair, encoded, found),
+    }
+
+
+def _aggregate_kl_of_many(pair: Pair, encoded: Encoded, found: Streamed) -> Interval:
+    _check_aggregate(pair, encoded, found.unavailable)
+    return between(found.rate.value, found.rate_less_upper, found.rate_less_lower, found.marginal)
+
+
 def _dieng_2019(components: Components, encoded: Encoded, bounds: Sandwich) -> dict[str, Any]:
     return dieng_2019(components, encoded.rate, encoded.log_ratio[0], bounds)
 
 
 def _aggregate_kl(pair: Pair, encoded: Encoded, bounds: Sandwich, found: MutualInformation) -> Interval:
+    _check_aggregate(pair, encoded, found.unavailable)
+    return aggregate_kl(encoded.rate, bounds, found.marginal)
+
+
+def _check_aggregate(pair: Pair, encoded: Encoded, unavailable: dict[str, str]) -> None:
+    """Raises Unavailable where there is no KL(q(z) || p(z)), or no bound on it."""
     if pair.prior_masked:
         raise Unavailable("p(z) is masked, so the rate is no divergence")
     if not encoded.one_prior:
         raise Unavailable("p(z) differs between the rows of x")
-    if found.upper is None:
-        raise Unavailable(found.unavailable["upper"])
-    return aggregate_kl(encoded.rate, bounds, found.marginal)
+    if "upper" in unavailable:
+        raise Unavailable(unavailable["upper"])
 
 
 def _units(encoded: Encoded, reasons: dict[str, Any]) -> dict[str, Any]:
@@ -334,28 +395,29 @@ def _elbo(
     budget: Budget,
     sizes: Sizes,
     samples: int,
-    rows: int,
     seed: int,
     reasons: dict[str, str],
     facts: dict[str, Any],
     progress: Progress | None,
-) -> dict[str, Any]:
-    """`elbo`, `distortion` and `shuffled_latent_loss` per point (n,)."""
+) -> tuple[dict[str, Any], Tensor | None]:
+    """`elbo`, `distortion` and `shuffled_latent_loss` per point (n,), and the log-weights of the draws (S, n)."""
     points = budget.points("the ELBO", min(pair.points, sizes.elbo_points), 2, ELBO_SHARE)
     samples = budget.samples(points, 1 if encoded.dimensions == 0 else min(samples, sizes.elbo_samples), ELBO_SHARE)
     facts |= {"elbo_points": points, "elbo_posterior_samples": samples}
-    settings = {"points": points, "samples": samples, "rows": rows, "progress": progress}
+    draws = None if pair.nuisance or pair.guide_terms else (encoded.z, encoded.log_q)
+    settings = {"points": points, "samples": samples, "draws": draws, "progress": progress}
     terms = attempt(reasons, OF_THE_DECODER, elbo_terms, pair, encoded.chunks, encoded.exact_rate, **settings)
     if terms is None:
-        return dict.fromkeys(OF_THE_DECODER)
+        return dict.fromkeys(OF_THE_DECODER), None
     if encoded.exact_rate is not None and "rate" in reasons:
         reasons["elbo"] = reasons["rate"]
-    loss = attempt(reasons, "shuffled_latent_loss", shuffled_latent_loss, pair, terms, rows=rows, seed=seed)
-    return {
+    loss = attempt(reasons, "shuffled_latent_loss", shuffled_latent_loss, pair, terms, seed=seed)
+    fields = {
         "elbo": None if "elbo" in reasons else attempt(reasons, "elbo", finite, terms.elbo, "the ELBO"),
         "distortion": attempt(reasons, "distortion", finite, -terms.log_likelihood, "-log p(x|z)"),
         "shuffled_latent_loss": loss,
     }
+    return fields, terms.log_weights
 
 
 def _on_the_same_points(fields: dict[str, Any], reasons: dict[str, Any], points: int) -> Tensor | None:
@@ -374,14 +436,14 @@ def _bits(fields: dict[str, Any], pair: Pair, levels: int) -> dict[str, Any]:
 
 
 def _under_the_model(
-    pair: Pair, encoded: Encoded, budget: Budget, sizes: Sizes, rows: int, reasons: dict[str, Any], facts: dict[str, Any]
+    pair: Pair, encoded: Encoded, budget: Budget, sizes: Sizes, reasons: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    found = attempt(reasons, "model_mutual_information", _ancestral_bounds, pair, encoded, budget, sizes, rows)
+    found = attempt(reasons, "model_mutual_information", _ancestral_bounds, pair, encoded, budget, sizes)
     facts["model_mutual_information_points"] = found.points if found else 0
     return {"model_mutual_information": found}
 
 
-def _ancestral_bounds(pair: Pair, encoded: Encoded, budget: Budget, sizes: Sizes, rows: int) -> MutualInformation:
+def _ancestral_bounds(pair: Pair, encoded: Encoded, budget: Budget, sizes: Sizes) -> MutualInformation:
     if encoded.dimensions == 0:
         raise Unavailable("z has no dimensions")
     if pair.nuisance:
@@ -389,16 +451,16 @@ def _ancestral_bounds(pair: Pair, encoded: Encoded, budget: Budget, sizes: Sizes
     largest, cost = ancestral_cost(pair)
     most = min(largest, pair.points, sizes.model_points)
     points = budget.fitting_points("the mutual information under the model", most, cost)
-    return ancestral_bounds(pair.model, pair.x, samples=points, site=pair.site, rows=min(rows, pair.largest))
+    return ancestral_bounds(pair.model, pair.x, samples=points, site=pair.site, rows=pair.rows_given, largest=pair.largest)
 
 
 def _log_likelihood(
     pair: Pair,
     encoded: Encoded,
+    weights: Tensor | None,
     budget: Budget,
     sizes: Sizes,
     samples: int,
-    rows: int,
     reasons: dict[str, str],
     facts: dict[str, Any],
     progress: Progress | None,
@@ -409,7 +471,7 @@ def _log_likelihood(
     points = budget.points(f"importance sampling with {samples} samples", most, samples)
     facts |= {"log_likelihood_points": points, "importance_samples": samples}
     facts["importance_samples_tenth"] = max(1, samples // 10)
-    settings = {"points": points, "samples": samples, "rows": rows, "progress": progress}
+    settings = {"points": points, "samples": samples, "known": weights, "progress": progress}
     found = attempt(reasons, OF_THE_WEIGHTS, _importance, pair, encoded, **settings)
     if found is None:
         return dict.fromkeys(OF_THE_WEIGHTS)
@@ -430,7 +492,7 @@ def _importance(pair: Pair, encoded: Encoded, **settings: Any) -> ImportanceEsti
     return found
 
 
-def _about(pair: Pair, encoded: Encoded) -> dict[str, Any]:
+def _about(pair: Pair, encoded: Encoded, components: int | None) -> dict[str, Any]:
     """The card's fields on the pair and the estimators."""
     exact = encoded.exact_rate is not None
     rate = "closed form" if exact else "Monte Carlo"
@@ -445,7 +507,8 @@ def _about(pair: Pair, encoded: Encoded) -> dict[str, Any]:
         "estimators": {
             "rate": rate,
             "elbo": f"E_q log p(x|z) - KL, KL by {rate}",
-            "mutual_information": "own component in the mixture (lower), leave-one-out (upper), over all rows of x",
+            "mutual_information": "own component in the mixture (lower), leave-one-out (upper), "
+            + (f"over {components:,} random rows of x" if components else "over all rows of x"),
             "log_likelihood": "importance sampling from q(z|x)",
         },
         "device": str(encoded.z.device),

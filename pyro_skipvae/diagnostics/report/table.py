@@ -168,8 +168,13 @@ def _number(value: float) -> str:
 
 def _notes(report: "CollapseReport") -> list[str]:
     notes = []
+    if report.card.get("mi_components"):
+        notes.append(
+            f"Bounds on I_q: {report.card['mi_points']:,} points against {report.card['mi_components']:,} random ones; "
+            f"the rest on {report.card['points']:,} points."
+        )
     if report.saturated:
-        notes.append("Saturated: the lower bound is within 2 nats of its ceiling ln N and may be far too low. Use more points.")
+        notes.append("Saturated: the lower bound is within 2 nats of its ceiling and may be far too low. Use more points.")
     under = report.model_mutual_information
     if under and under.saturated:
         notes.append(f"The lower bound on I_p is saturated: its ceiling is ln {under.points} = {under.ceiling:.2f}.")

@@ -11,6 +11,7 @@ STANDING_ON = {
     "log_likelihood_points": ("log_likelihood", "log_likelihood_tenth", "ppl_iw", "bits_iw", "elbo_on_log_likelihood_points"),
     "model_mutual_information_points": ("model_mi_lower", "model_mi_upper"),
 }
+OF_THE_INFORMATION = ("mi_lower", "mi_upper", "mi_marginal", "mi_ceiling", "aggregate_kl")
 PERPLEXITIES = ("ppl_iw", "ppl_elbo")
 BITS = ("bits_iw", "bits_elbo", "bits_rate")
 PLAIN = (
@@ -37,6 +38,7 @@ def estimates_of(report: dict[str, Any]) -> dict[str, Estimate]:
     card = report["card"]
     found: dict[str, Estimate] = {}
     points = {name: card.get(what) for what, names in STANDING_ON.items() if what.endswith("points") for name in names}
+    points |= dict.fromkeys(OF_THE_INFORMATION, card.get("mi_points", card["points"]))  # older cards have one number for both
     for name in PLAIN:
         if report.get(name) is not None:
             half = 1.96 * _number(report["standard_errors"].get(name))
@@ -48,7 +50,7 @@ def estimates_of(report: dict[str, Any]) -> dict[str, Estimate]:
             found[name] = Estimate(ends["value"], ends["low"], ends["high"], points.get(name, card["points"]))
     for name in COUNTS:
         if report.get(name) is not None:
-            found[name] = Estimate(report[name], None, None, card["points"])
+            found[name] = Estimate(report[name], None, None, points.get(name, card["points"]))
     intervals = {name: report.get(name) for name in INTERVALS}
     under = report.get("model_mutual_information") or {}
     intervals |= {f"model_mi_{end}": under.get(end) for end in ("lower", "upper")}
