@@ -33,7 +33,8 @@ def test_whole_numbers_beyond_the_machine_are_refused(flag, value, tmp_path):
 
 
 OTHERS = (
-    *(("evaluate", f"--{flag}") for flag in ("importance-samples", "posterior-samples", "limit-eval", "mi-components", "svi-steps")),
+    *(("evaluate", f"--{flag}") for flag in ("importance-samples", "posterior-samples", "limit-eval", "svi-steps")),
+    ("evaluate", "--mi-components"),
     *(("sample", f"--{flag}") for flag in ("count", "seed", "beam-width")),
     *(("reconstruct", "--count"), ("interpolate", "--from-item"), ("interpolate", "--points"), ("traverse", "--item")),
     *(("traverse", "--dimensions"), ("compare", "--posterior-samples"), ("report", "--importance-samples")),

@@ -1,6 +1,7 @@
 """Posteriors that can be evaluated at each other's draws of z."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyro.distributions import Distribution
@@ -17,7 +18,7 @@ from .pairwise import Pairs, carries_network, pairwise_log_prob
 class Components:
     """Posteriors that can be evaluated at each other's draws z (S, N, *event): consecutive groups and their pairs."""
 
-    groups: list[Distribution]
+    groups: list[Any]  # Distributions, of the same family
     pairs: list[Pairs]
     z: Tensor
 
@@ -28,7 +29,7 @@ def evaluable(chunks: list[Chunk], z: Tensor) -> Components:
     An invertible map that is the same for every x leaves the mutual information as it is, so flows without a
     context are replaced by their base distributions, with draws of their own.
     """
-    groups = [chunk.q for chunk in chunks]
+    groups: list[Any] = [chunk.q for chunk in chunks]
     if z[0, 0].numel() == 0:
         raise Unavailable("z has no dimensions")
     if _same_map(groups):
@@ -43,7 +44,7 @@ def evaluable(chunks: list[Chunk], z: Tensor) -> Components:
     return Components(groups, [pairwise_log_prob(q) for q in groups], z)
 
 
-def _same_map(groups: list[Distribution]) -> bool:
+def _same_map(groups: list[Any]) -> bool:
     """Whether all posteriors push their base distribution through one map that does not depend on x."""
     if not all(isinstance(q, TransformedDistribution) for q in groups):
         return False

@@ -60,7 +60,7 @@ def elbo_terms(
         if progress:
             progress("ELBO", (sample + 1) * points, samples * points)
     elbo = elbo if exact_rate is None else elbo - exact_rate[:points].cpu()
-    return ElboTerms(elbo, likelihood, *first, torch.stack(weights))
+    return ElboTerms(elbo, likelihood, first[0], first[1], torch.stack(weights))
 
 
 def _given(pair: Pair, draws: Draws, sample: int, points: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -91,8 +91,8 @@ def importance_estimate(
     tenths: list[Tensor] = []
     for size in [block] * (samples // block) + [samples % block] * (samples % block > 0):
         within = lowest
-        given = [] if known is None else known[done : done + size, :points]
-        for weights in chain([given] * (len(given) > 0), _log_weights(pair, chunks, points, size - len(given))):
+        given = [] if known is None else list(known[done : done + size, :points].split(size))
+        for weights in chain(given, _log_weights(pair, chunks, points, size - sum(map(len, given)))):
             within = torch.logaddexp(within, weights.logsumexp(0))
             squares = torch.logaddexp(squares, (2 * weights).logsumexp(0))
         total = torch.logaddexp(total, within)

@@ -368,10 +368,7 @@ class Pair:
         self._compare_alone(f"q({self.site}|x)", lambda: (q.log_prob(z)[:-1], self.posterior(few).log_prob(z[:-1])))
         self._compare_alone(
             f"p(x|{self.site})",
-            lambda: (
-                self.log_joint(index, values, rows=count)[0][:-1],
-                self.log_joint(index[:-1], fewer, rows=count)[0],
-            ),
+            lambda: (self.log_joint(index, values)[0][:-1], self.log_joint(index[:-1], fewer)[0]),
         )
 
     def _compare_alone(self, what: str, densities: Callable[[], tuple[Tensor, Tensor]]) -> None:

@@ -75,10 +75,8 @@ def read_part(x: Inputs, part: slice, like: Tensor | None = None) -> Rows:
 
 def join_rows(parts: list[Rows]) -> Rows:
     """Rows of several parts, one after another; what is not a tensor with rows is that of the first."""
-    first = parts[0]
-    if isinstance(first, dict):
-        return {n: torch.cat([part[n] for part in parts]) if _has_rows(first[n]) else first[n] for n in first}
-    return tuple(torch.cat([part[i] for part in parts]) if _has_rows(item) else item for i, item in enumerate(first))
+    joined = [torch.cat(items) if _has_rows(items[0]) else items[0] for items in zip(*map(values, parts), strict=True)]
+    return dict(zip(parts[0], joined, strict=True)) if isinstance(parts[0], dict) else tuple(joined)
 
 
 def values(rows: Rows) -> tuple[Any, ...]:

@@ -203,8 +203,9 @@ def collapse_report(
     (None: a random half of x); site: the latent site of interest where there are several, the others are nuisance;
     rows: how many rows the decoder runs at a time (None: 16 to 256, by the size of its convolutions); tokens: for texts,
     how many each row of x has, (N,), of which come the perplexities; levels: for images, of how many levels each value is one,
-    from which come the bits per dimension, where p(x|z) gives probabilities and no densities; card: fields that the evaluation card gets in addition;
-    progress(stage, done, total) is called along the way. Two calls with one seed agree, unless there is a budget.
+    from which come the bits per dimension, where p(x|z) gives probabilities and no densities; card: fields that the
+    evaluation card gets in addition; progress(stage, done, total) is called along the way. Two calls with one seed agree,
+    unless there is a budget.
 
     Rate, mutual information and active units use every row of x and run the guide only, with posterior_samples N^2
     log-densities (see `mutual_information`). What needs the decoder runs on every row too, importance_samples + 11
@@ -360,6 +361,8 @@ def _information_of_many(
 
 def _aggregate_kl_of_many(pair: Pair, encoded: Encoded, found: Streamed) -> Interval:
     _check_aggregate(pair, encoded, found.unavailable)
+    if found.rate_less_upper is None or found.rate_less_lower is None:
+        raise Unavailable("there is no bound on the mutual information")
     return between(found.rate.value, found.rate_less_upper, found.rate_less_lower, found.marginal)
 
 
