@@ -288,7 +288,9 @@ def rate_planes(groups, *, accuracy="accuracy of a linear probe (%)", figure=Non
     for ax, quantity in zip(panels, ("distortion", "accuracy"), strict=True):
         _axes(ax)
         for i, (family, points) in enumerate(groups.items()):
-            _family(ax, family, points, quantity, colour=PALETTE[i % len(PALETTE)], marker="osD^vP*"[i % 7])
+            below = -10 if i % 2 else 4  # names of neighbouring families keep apart
+            style = {"colour": PALETTE[i % len(PALETTE)], "marker": "osD^vP*"[i % 7], "names": (4, below)}
+            _family(ax, family, points, quantity, **style)
     points = [("", p["rate"][0], p["distortion"][0], p["rate"][1] / 1.96, p["distortion"][1] / 1.96)
               for own in groups.values() for p in own]  # fmt: skip
     _widen(panels[0], points)
@@ -300,7 +302,7 @@ def rate_planes(groups, *, accuracy="accuracy of a linear probe (%)", figure=Non
     return figure
 
 
-def _family(ax, family, points, quantity, *, colour, marker):
+def _family(ax, family, points, quantity, *, colour, marker, names):
     """Points of one family by increasing rate, a thin line through them, each with the name of its setting."""
     own = sorted((point for point in points if point[quantity] is not None), key=lambda point: point["rate"][0])
     if not own:
@@ -311,7 +313,7 @@ def _family(ax, family, points, quantity, *, colour, marker):
     ax.errorbar(rates, values, **bars, **style, linewidth=0.8, elinewidth=1, label=family)
     for point in own:
         place, white = (point["rate"][0], point[quantity][0]), [withStroke(linewidth=2, foreground="white")]
-        ax.annotate(point["name"], place, (4, 4), textcoords="offset points", fontsize=7, color=colour, path_effects=white)
+        ax.annotate(point["name"], place, names, textcoords="offset points", fontsize=7, color=colour, path_effects=white)
         if point.get("auxiliary"):
             ax.plot(point["auxiliary"][0], point[quantity][0], **style, mfc="white")
 
