@@ -131,7 +131,10 @@ def _per_channel(correlation: float | Tensor, channels: int) -> list[float]:
 
 
 def _numbers(correlation: float | Tensor) -> list[float]:
-    return torch.as_tensor(correlation, dtype=torch.float64).detach().flatten().tolist()
+    try:
+        return torch.as_tensor(correlation, dtype=torch.float64).detach().flatten().tolist()
+    except (TypeError, ValueError):
+        raise ValueError(f"expected a correlation as a number, or one for each channel, got {correlation!r}") from None
 
 
 def _check_channels(channels: int) -> None:

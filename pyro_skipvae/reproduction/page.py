@@ -211,7 +211,10 @@ def _row(table, place, found):
     row, arm = place
     seeds = max((cell.seeds for cell in found.values()), default=0)
     shown = [found[column] for column in shown_columns(table)]
-    about = {"name": row, "arm": arm, "label": label(table, row, arm).strip(" ()"), "seeds": seeds}
+    own = label(table, row, arm).strip(" ()")
+    if own.removeprefix("scaled down: ") == scaled_words(table):  # then it stands above the table, for all rows
+        own = "scaled down"
+    about = {"name": row, "arm": arm, "label": own, "seeds": seeds}
     return {**about, "cells": shown, "comparable": is_comparable(table, row, arm)}
 
 

@@ -100,6 +100,7 @@ def test_the_prior_is_fixed_or_learned_within_bounds():
         (lambda: AR1(4, 2, correlation=0.0), "strictly between 0 and 1, got 0"),
         (lambda: AR1(4, 2, correlation=1.0), "strictly between 0 and 1, got 1"),
         (lambda: AR1(4, 2, correlation=-0.5), "strictly between 0 and 1, got -0.5"),
+        (lambda: AR1(4, 2, correlation="high"), "a correlation as a number, or one for each channel, got .high."),
         (lambda: AR1(4, 2, correlation=[0.1, 0.2, 0.3]), "one for each of 2 channels, got 3"),
         (lambda: AR1(1, 2, correlation=0.5), "length of at least 2 steps"),
         (lambda: AR1(4, 0, correlation=0.5), "at least 1 channel, got 0"),
