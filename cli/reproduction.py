@@ -318,7 +318,7 @@ def _sentences(wanted, entries):
 
 def _published(cell):
     inside = cell.bracketed and cell.bracketed.published
-    return _number(cell.published) + (f" ({_number(inside)})" if inside is not None else "")
+    return _number(cell.published) + (f" ({inside:g})" if inside is not None else "")
 
 
 def _ours(cell):

@@ -165,12 +165,15 @@ def _difference(table, entries, row, first, second, of):
 
 
 def _compared(table, entries):
-    """A sentence for each pair of places that the table compares, as far as both have been run: differences and verdicts."""
-    told = []
+    """A sentence for each pair of places that the table compares, as far as both have been run: differences and verdicts.
+
+    In the columns of the table that have differences, or where it has none of these, of bits, in nats.
+    """
+    told, columns = [], [c for c in DIFFERENCES if c in table.columns] or ["elbo", "kl"]
     for pair in table.compared:
         first, second = tuple(pair[:2]), tuple(pair[2:])
         parts = []
-        for column in (c for c in DIFFERENCES if c in table.columns):
+        for column in columns:
             one, other = (cell_at(table, entries, place, column).ours for place in (first, second))
             if None not in (one, other):
                 sure = intervals(table, entries, column, first, second)

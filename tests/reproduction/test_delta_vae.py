@@ -64,7 +64,7 @@ def test_bits_per_dimension_with_the_rate_in_brackets():
     cell = cells(table, [found])[run.row, run.arm]["bits"]
     assert (cell.published, cell.bracketed.published) == (3.04, 0.02) and cell.bracketed.ours == pytest.approx(0.25)
     text = plain(page_of(table, [found]))
-    assert "3.00 (0.25)" in text and "published 3.04 (0.020)" in text
+    assert "3.00 (0.25)" in text and "published 3.04 (0.02)" in text
     without = value_of(entry(run), "auxiliary_bits")
     assert without is None
 
