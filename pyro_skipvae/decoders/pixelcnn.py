@@ -92,7 +92,7 @@ class PixelCNNDecoder(nn.Module):
     def natural_parameters(self, x: Tensor, z: Tensor) -> Tensor:
         """eta (N, C * parameters, H, W) of all conditionals."""
         maps = self._maps(z)
-        image = self.seen(x).reshape(-1, *self.image_shape).contiguous(memory_format=torch.channels_last)
+        image = _channels_last(self.seen(x).reshape(-1, *self.image_shape))
         vertical = torch.cat([F.pad(image, (0, 0, 1, -1)), *maps.get(BOTTOM, ())], 1)
         horizontal = torch.cat([F.pad(image, (1, -1)), *maps.get(BOTTOM, ())], 1)
         for l, layer in enumerate(self.layers, 1):
@@ -125,11 +125,20 @@ class PixelCNNDecoder(nn.Module):
         maps = self.latent_maps(z)
         if self.rows_per_step:
             maps = {entry: u.repeat_interleave(self.rows_per_step, -2).flatten(-2) for entry, u in maps.items()}
-        return {entry: (u.unflatten(-1, (1, height, width)),) for entry, u in maps.items()}
+        return {entry: (_channels_last(u.unflatten(-1, (1, height, width))),) for entry, u in maps.items()}
 
     def _distribution(self, eta: Tensor) -> Distribution:
         eta = eta.unflatten(1, (-1, self.likelihood.parameters)).movedim(2, -1)  # (N, C, H, W, parameters)
         return self.likelihood(eta.reshape(-1, *self.event_shape, self.likelihood.parameters), len(self.event_shape))
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    """(N, C, H, W) with the channels next to each other in memory, as convolutions on a CPU are fastest.
+
+    torch's own memory format is ambiguous for one channel, and what is joined to one that is not clear is none of it.
+    """
+    C, W = image.shape[1], image.shape[3]
+    return image.permute(0, 2, 3, 1).flatten(2).contiguous().unflatten(2, (W, C)).permute(0, 3, 1, 2)
 
 
 class GatedLayer(nn.Module):
