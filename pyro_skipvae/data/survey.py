@@ -11,6 +11,7 @@ from .rows import Rows
 
 FACTS = {"low": (int, float), "high": (int, float), "binary": bool, "checksum": str}  # what a survey finds
 Progress = Callable[[str, int, int], None]  # (what is done, items so far, items in all)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class NotFinite(Exception):
@@ -30,8 +31,9 @@ def survey(parts: Mapping[str, Rows], progress: Progress | None = None) -> dict[
     for rows in parts.values():
         digest.update(array_head(guess, rows.shape))
         for _, block in rows.blocks():
-            least, most = block.min().item(), block.max().item()
-            if not -np.finfo(np.float32).max <= least <= most <= np.finfo(np.float32).max:
+            plain = float if stored.kind == "f" else int
+            least, most = plain(block.min()), plain(block.max())
+            if not -LARGEST <= least <= most <= LARGEST:
                 raise NotFinite
             low, high = min(low, least), max(high, most)
             binary = binary and 0 <= least and most <= 1 and _is_binary(block)

@@ -402,7 +402,10 @@ def statistics_items(items):
     if not isinstance(items, OnDisk):
         return items
     most = max(2, STATISTICS_BYTES // (4 * items.shape[1:].numel()))
-    return items[:] if most >= len(items) else items[torch.arange(most) * len(items) // most]
+    if most >= len(items):
+        return items[:]
+    # On the CPU, where the items are: the size of a model is told by building it on the meta device.
+    return items[torch.arange(most, device="cpu") * len(items) // most]
 
 
 def _counts(data):

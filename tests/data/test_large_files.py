@@ -341,6 +341,18 @@ def test_a_changed_image_is_decoded_anew(tmp_path, all_large):
     assert not list((tmp_path / "cache").rglob("*.part"))
 
 
+def test_a_model_is_built_on_a_sample_of_many_items(grey, all_large, monkeypatch):
+    monkeypatch.chdir(grey.parent)
+    monkeypatch.setattr("pyro_skipvae.runs.build.STATISTICS_BYTES", 4 * 20 * 48)  # 48 of 96 training items
+    config, data = make_config(FLAGS, resume=None)
+    with torch.device("meta"):
+        sample = statistics_items(data.train)
+    assert sample.equal(data.train[:][::2])
+    job = make_job(config, data, device="cpu")  # checks what memory it takes, and scales by the sample
+    mean = next(buffer for name, buffer in job.vae.encoder.named_buffers() if name.endswith("loc"))
+    assert float(mean.squeeze()) == pytest.approx(float(sample.mean()))
+
+
 MEASURE = """
 import sys
 from pyro_skipvae import load_data
