@@ -42,6 +42,9 @@ setup(
         "markdown-it-py>=3.0",
         "pooch>=1.8",
     ],
-    extras_require={"dev": ["pytest>=8.0", "pytest-xdist>=3.5", "mypy>=1.11", "ruff>=0.6", "hypothesis>=6.100"]},
+    extras_require={
+        "ray": ["ray>=2.40"],
+        "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "mypy>=1.11", "ruff>=0.6", "hypothesis>=6.100"],
+    },
     entry_points={"console_scripts": ["skipvae-pyro = pyro_skipvae_cli:main"]},
 )

@@ -2,12 +2,14 @@
 
 
 import math
+from functools import partial
 
 import click
 
 from .commands import DATASET, DEVICE, JSON, examples
 from .echo import echo
 from .errors import user_errors, written
+from .executors import EXECUTOR, on_ray
 from .models import data_of, loaded
 from .notes import note
 from .options import Duration, RunFolder, Whole
@@ -69,15 +71,16 @@ def report(runs, out, dataset, budget, posterior_samples, importance_samples, al
 @DRAWS
 @IMPORTANCE
 @ALLOW
+@EXECUTOR
 @DEVICE
 @JSON
-def compare(runs, budget, posterior_samples, importance_samples, allow, device, as_json):
+def compare(runs, budget, posterior_samples, importance_samples, allow, executor, device, as_json):
     """Compare RUNs: their settings, their estimates, and the ELBO on the same test points.
 
     The first run is what the others are compared with. Runs that differ in the seed alone count as one model, and with
     two seeds of each there is a standard error over seeds. Runs whose evaluation cards disagree are refused.
     """
-    records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device)
+    records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device, executor)
     echo(comparison.to_json() if as_json else _text(records, comparison), nl=as_json)
 
 
@@ -97,7 +100,7 @@ def _page(run, out, dataset, device):
         return write_page(run, vae=vae, data=data, out=out)
 
 
-def _comparison(runs, budget, samples, importance_samples, allowed, device):
+def _comparison(runs, budget, samples, importance_samples, allowed, device, executor="local"):
     from pyro_skipvae.reports.comparison import check_comparable, compare, grouped, paired_points, paired_values, read_record
     from pyro_skipvae.runs.build import choose_device
 
@@ -113,10 +116,23 @@ def _comparison(runs, budget, samples, importance_samples, allowed, device):
                 def show(done, total):
                     bar.update(task, completed=done, total=total)
 
-                about = {"samples": samples, "importance_samples": importance_samples, "device": device, "progress": show}
+                about = {"samples": samples, "importance_samples": importance_samples, "device": device}
                 points = None if budget else paired_points(records, importance_samples)
-                values = paired_values(records, points=points, seconds=budget or math.inf, **about)
+                about |= {"points": points, "seconds": budget or math.inf}
+                local = executor == "local"
+                values = paired_values(records, **about, progress=show) if local else _values_on_ray(records, about)
         return records, compare(records, values=values, allowed=allowed)
+
+
+def _values_on_ray(records, about):
+    """What `paired_values` gives, each run on a machine of the cluster; with a budget, on the points that all reached."""
+    from pyro_skipvae.reports.comparison import paired_values
+
+    found = {}
+    for values in on_ray(partial(paired_values, **about), [[record] for record in records]):
+        found |= values
+    count = min(len(values["elbo"]) for values in found.values())
+    return {path: {name: each[:count] for name, each in values.items()} for path, values in found.items()}
 
 
 def _text(records, comparison):

@@ -1,29 +1,33 @@
-"""Runs of a table, trained each in a process of its own, so many at a time; where their folders are."""
+"""Runs of a table, trained each in a process of its own, here or on a cluster, so many at a time; where their folders are."""
 
+import collections
 import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 from .errors import user_errors
+from .executors import RayProcess, connected, started
 from .notes import note, warn
 from .terminal import duration, progress
 
 LOOK_SECONDS = 1.0
+LOSSES = 3  # so often a run is taken up again whose machine was lost
 
 
 class Pool:
     """Trains runs, `jobs` at a time, in processes that write to a log beside their folder; stops them all if it is stopped.
 
     A run of the same settings and seed that was begun for another table goes on in its own folder; one that is finished
-    there is only handed over.
+    there is only handed over. With the `executor` ray the processes are where the cluster has room, and the folders on a disk
+    that all its machines see; a run whose machine is lost goes on elsewhere.
     """
 
-    def __init__(self, planned, root, name, *, jobs, minutes, device, budget, force):
-        self.running, self.root, self.folder, self.jobs = {}, root, root / name, jobs
+    def __init__(self, planned, root, name, *, jobs=None, minutes, device, budget, force, executor="local"):
+        self.ray = connected() if executor == "ray" else None
+        self.jobs = jobs or (len(planned) if self.ray else 1)  # what has no room yet waits with Ray
+        self.running, self.root, self.folder, self.lost = {}, root, root / name, collections.Counter()
         self.device, self.budget, self.failed = device, budget, []
         self.anew = Anew(self.folder, planned) if force else None
         self.waiting = [run for run in planned if not (self.anew and self.anew.is_kept(run))]
@@ -83,20 +87,20 @@ class Pool:
         settings = path.with_suffix(".toml")
         settings.write_text(planned.config.to_toml(), encoding="utf-8")
         where = ["--resume", path] if (path / "config.toml").exists() else ["--config", settings, "--out", path]
-        command = [sys.executable, "-m", "pyro_skipvae_cli", "train", *where, "--device", self.device, "--json"]
-        log = open(path.with_suffix(".log"), "a", encoding="utf-8")
-        # Settings are those of the table, not of the environment; and Ctrl-C is ours to pass on, once.
-        kept = {n: value for n, value in os.environ.items() if not n.startswith("SKIPVAE_") or n == "SKIPVAE_DATA"}
-        environment = ({"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}) | kept
+        command = ["train", *where, "--device", self.device, "--json"]
         command += [] if self.budget is None else ["--report-budget", self.budget]
-        process = subprocess.Popen(
-            [*map(str, command)], stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=_ends_with_us()
-        )
-        log.close()
+        process = self._process([*map(str, command)], path.with_suffix(".log"))
         label = _label(planned)
         task = bar.add_task(label, total=planned.config.epochs, status="")
         self.running[process] = (planned, path, task, label, time.monotonic())
         note(f"Started: {label}")
+
+    def _process(self, command, log):
+        variables = {"OMP_NUM_THREADS": "1"} if self.jobs > 1 and "OMP_NUM_THREADS" not in os.environ else {}
+        if self.ray is None:
+            return started(command, log=log, variables=variables)
+        gpu = self.device.startswith("cuda") or (self.device == "auto" and self.ray.cluster_resources().get("GPU", 0) > 0)
+        return RayProcess(self.ray, command, log=log, variables=variables, gpu=gpu)
 
     def _begun(self, planned):
         """The folder in which a run was begun, or None."""
@@ -115,6 +119,8 @@ class Pool:
             return
         del self.running[process]
         bar.remove_task(task)
+        if getattr(process, "lost", False) and self.lost[planned.folder] < LOSSES:
+            return self._take_up(planned, path)
         if process.returncode:
             log = path.with_suffix(".log")
             said = log.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -122,6 +128,16 @@ class Pool:
             return self.fail(planned, f"ended with code {process.returncode}: {last} (more in {log})")
         note(f"Done: {label}, {duration(time.monotonic() - start)}, {status}")
         yield planned, path
+
+    def _take_up(self, planned, path):
+        """Let a run whose machine was lost go on elsewhere."""
+        from pyro_skipvae.runs.checkpoint import write_whole
+
+        self.lost[planned.folder] += 1
+        self.waiting.insert(0, planned)
+        if (path / ".lock").exists():  # another file in its place: what may still run there writes no more
+            write_whole(path / ".lock", "")
+        note(f"Lost: {_label(planned)}; it goes on elsewhere.")
 
     def _stop(self):
         """Ask those that still run for a checkpoint, and wait for it."""
@@ -177,21 +193,6 @@ class Anew:
 
     def done(self):
         self.file.unlink()
-
-
-def _ends_with_us():
-    """What a process does at its start so that it gets a SIGHUP when we die, even of a SIGKILL; None but on Linux."""
-    if sys.platform != "linux":
-        return None
-    import ctypes
-
-    libc, death_signal = ctypes.CDLL(None), 1  # PR_SET_PDEATHSIG
-
-    def begin():
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ours may be ignored, as under nohup
-        libc.prctl(death_signal, signal.SIGHUP)
-
-    return begin
 
 
 def fresh(path, taken=()):

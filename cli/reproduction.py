@@ -10,6 +10,7 @@ import click
 from .commands import DEVICE, JSON, examples
 from .echo import echo
 from .errors import RunsFailed, user_errors, written
+from .executors import EXECUTOR
 from .notes import note
 from .options import Duration, Whole
 from .pool import Pool
@@ -27,6 +28,7 @@ PART, LONG_SECONDS = 4, 0.1
         "reproduce figure1 --html figure1.html",
         "reproduce table3 --train --epochs 2 --limit-train 2000 --seeds 1",
         "reproduce table4 --train --jobs 2 --minutes 60",
+        "reproduce table1 --train --executor ray",
         "reproduce table1 --train --full --device cuda --minutes 30",
     )
 )
@@ -49,7 +51,8 @@ PART, LONG_SECONDS = 4, 0.1
 @click.option("--epochs", type=Whole(1), help="scale down: epochs of every run  [default: as the table says]")
 @click.option("--limit-train", type=Whole(1), help="scale down: training items  [default: as the table says]")
 @click.option("--limit-eval", type=Whole(2), help="scale down: test items  [default: as the table says]")
-@click.option("--jobs", default=1, show_default=True, type=Whole(1), help="with --train: runs at a time")
+@click.option("--jobs", type=Whole(1), help="with --train: runs at a time  [default: 1; with ray all that have room]")
+@EXECUTOR
 @click.option(
     "--minutes", type=Duration(min_open=True), help="with --train: stop then, with checkpoints  [default: no limit]"
 )
@@ -75,7 +78,22 @@ PART, LONG_SECONDS = 4, 0.1
 @DEVICE
 @JSON
 def reproduce(
-    name, listing, train, show, jobs, minutes, report_budget, folder, results, force, markdown, html, device, as_json, **which
+    name,
+    listing,
+    train,
+    show,
+    jobs,
+    executor,
+    minutes,
+    report_budget,
+    folder,
+    results,
+    force,
+    markdown,
+    html,
+    device,
+    as_json,
+    **which,
 ):
     """Print a table or figure of the paper, each published number beside ours. Trains nothing, unless --train is given.
 
@@ -95,7 +113,7 @@ def reproduce(
     if not name:
         raise click.UsageError(f"expected what to reproduce: {', '.join(reproduction.table_names())}; or --list")
     with user_errors():
-        _check_flags(train, show=show, jobs=jobs > 1, minutes=minutes is not None, force=force)
+        _check_flags(train, show=show, jobs=jobs, executor=executor != "local", minutes=minutes is not None, force=force)
         wanted = reproduction.load_table(name, **which)
         _check_runs(wanted, train=train, **which)
         if results != "results" and not train and not Path(results).is_dir():
@@ -107,7 +125,8 @@ def reproduce(
     if missing and train:
         _check(missing, device, results, folder)
         note(_done(wanted, missing) + _cost(missing, Path(folder), force, device))
-        pool = Pool(missing, Path(folder), name, jobs=jobs, minutes=minutes, device=device, budget=report_budget, force=force)
+        how = {"jobs": jobs, "executor": executor, "minutes": minutes, "device": device, "budget": report_budget}
+        pool = Pool(missing, Path(folder), name, **how, force=force)
         with Signals():
             for planned, path in pool.finished():
                 try:
