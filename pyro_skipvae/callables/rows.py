@@ -20,10 +20,18 @@ def as_pyro(distribution: Any) -> Any:
     kind = type(distribution)
     named = getattr(dist, kind.__name__, None)
     known = isinstance(named, type) and issubclass(named, kind)
-    target: Any = named if known else type(kind.__name__, (kind, TorchDistributionMixin), {})
+    expands = kind.expand is not torch.distributions.Distribution.expand
+    target: Any = named if known else type(kind.__name__, (kind, TorchDistributionMixin), {} if expands else {"expand": _expand})
     made = target.__new__(target)
     made.__dict__.update({name: as_pyro(value) for name, value in vars(distribution).items()})
+    if not known and not made.batch_shape and not made.event_shape:  # of scvi-tools: they do not tell their shape
+        made._batch_shape = torch.as_tensor(made.mean).shape
     return made
+
+
+def _expand(distribution: Any, batch_shape: torch.Size, _instance: Any = None) -> Any:
+    same = torch.Size(batch_shape) == distribution.batch_shape
+    return distribution if same else TorchDistributionMixin.expand(distribution, batch_shape)
 
 
 def by_row(distribution: Any, rows: int, what: str) -> Any:

@@ -121,16 +121,36 @@ def test_torch_distributions_keep_their_closed_forms_and_other_families_work():
     assert found.rate == pytest.approx(exact.item(), rel=1e-5) and found.card["estimators"]["rate"] == "closed form"
 
 
-def test_a_distribution_that_pyro_does_not_know():
-    class Shifted(torch_dist.Normal):
-        pass
+class Counts(torch_dist.Distribution):
+    """As the families of scvi-tools: it tells no shape, and cannot be expanded."""
 
-    def decode(z):
-        return Shifted(z.repeat(1, 3), 1.0)
+    arg_constraints = {}
+    support = torch_dist.constraints.nonnegative_integer
 
-    given = as_pair(lambda x: (x[:, :2], x[:, :2] * 0 + 0.5), decode)
-    known = as_pair(lambda x: (x[:, :2], x[:, :2] * 0 + 0.5), lambda z: dist.Normal(z.repeat(1, 3), 1.0))
-    assert collapse_report(*given, X, **QUICK).elbo == collapse_report(*known, X, **QUICK).elbo
+    def __init__(self, rate):
+        self.rate = rate
+        super().__init__(validate_args=False)
+
+    @property
+    def mean(self):
+        return self.rate
+
+    def log_prob(self, x):
+        return torch_dist.Poisson(self.rate).log_prob(x)
+
+    def sample(self, shape=()):
+        return torch_dist.Poisson(self.rate).sample(shape)
+
+
+@pytest.mark.parametrize("family", [Counts, type("Mine", (torch_dist.Poisson,), {})])
+def test_a_distribution_that_pyro_does_not_know(family):
+    def encode(x):
+        return x[:, :2], x[:, :2] + 0.5
+
+    given = as_pair(encode, lambda z: family(z.repeat(1, 3).exp()))
+    known = as_pair(encode, lambda z: dist.Poisson(z.repeat(1, 3).exp()))
+    same(collapse_report(*given, X, **QUICK), collapse_report(*known, X, **QUICK))
+    assert iwae(3)(*given, X) > 0
 
 
 def test_our_own_modules_and_a_prior_of_ones_own():

@@ -41,7 +41,7 @@ def told(error: Exception) -> str:
     """What an error says, in one line: tensors that it shows are left out."""
     if isinstance(error, Unavailable):
         return str(error)
-    text = str(error).strip()
+    text = str(error).partition("Trace Shapes:")[0].strip()
     if found := OUTSIDE.match(text):
         return f"a value lies outside the support of {found[1]}"
     if found := INVALID.match(text):
