@@ -33,7 +33,7 @@ setup(
         "click>=8.1",
         "tensorboardX>=2.6",
         "rich>=13.0",
-        "scikit-learn>=1.4",
+        "scikit-learn>=1.6",
         "scipy>=1.11",
         "matplotlib>=3.8",
         "safetensors>=0.4.3",

@@ -1,7 +1,7 @@
 """A VAE as a LightningModule, trained by Lightning, and its report.
 
-    pip install lightning
-    python examples/elsewhere/lightning_module.py [--smoke]
+pip install lightning
+python examples/elsewhere/lightning_module.py [--smoke]
 """
 
 import sys

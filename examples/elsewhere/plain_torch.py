@@ -1,6 +1,6 @@
 """A VAE in plain torch, trained by a loop of its own, and its report.
 
-    python examples/elsewhere/plain_torch.py [--smoke]
+python examples/elsewhere/plain_torch.py [--smoke]
 """
 
 import sys

@@ -1,7 +1,7 @@
 """A VAE of pythae, trained by pythae, and its report.
 
-    pip install pythae
-    python examples/elsewhere/pythae_vae.py [--smoke]
+pip install pythae
+python examples/elsewhere/pythae_vae.py [--smoke]
 """
 
 import sys

@@ -21,7 +21,9 @@ def as_pyro(distribution: Any) -> Any:
     named = getattr(dist, kind.__name__, None)
     known = isinstance(named, type) and issubclass(named, kind)
     expands = kind.expand is not torch.distributions.Distribution.expand
-    target: Any = named if known else type(kind.__name__, (kind, TorchDistributionMixin), {} if expands else {"expand": _expand})
+    target: Any = (
+        named if known else type(kind.__name__, (kind, TorchDistributionMixin), {} if expands else {"expand": _expand})
+    )
     made = target.__new__(target)
     made.__dict__.update({name: as_pyro(value) for name, value in vars(distribution).items()})
     if not known and not made.batch_shape and not made.event_shape:  # of scvi-tools: they do not tell their shape

@@ -1,0 +1,312 @@
+"""`SkipVAE`: a VAE as an estimator of scikit-learn, for arrays (n_samples, n_features)."""
+
+import copy
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from torch import Tensor
+
+from pyro_skipvae.data.dataset import Data
+from pyro_skipvae.diagnostics import CollapseReport, collapse_report
+from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
+from pyro_skipvae.model import VAE
+from pyro_skipvae.random_numbers import forked
+from pyro_skipvae.runs.build import build_beta, build_blank, build_step, build_vae, choose_device, resolve
+from pyro_skipvae.runs.config import Config, ConfigError
+from pyro_skipvae.runs.description import DataDescription
+from pyro_skipvae.training import fit
+
+KINDS = {"bernoulli": "binary", "poisson": "count", "normal": "real", "normal-shared-scale": "real"}
+OURS = ("importance_samples", "device")  # the parameters that are no settings of a training
+FLAG = re.compile(r"--([a-z][a-z-]+)")
+KEPT = 1000  # rows of the training data, for `report_`
+ROWS = 500  # that are decoded together
+DRAWS = 10  # of z for a point, in the ELBO
+
+
+class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """A generative skip VAE, or with skip="none" a VAE, of the rows of an array X (n_samples, n_features).
+
+        fit: maximises the ELBO;   transform: E[z|x];   inverse_transform: E[x|z];   score: nats per row, higher is better
+
+    The parameters are the settings of `skipvae-pyro train`, by the same names; None is chosen from the data. `likelihood` None
+    is bernoulli where all of X is 0 or 1, else normal-shared-scale; poisson is for counts. X needs no StandardScaler: networks
+    and p(x|z) work in units of the standard deviations of the columns, and what comes out is in those of X.
+    `importance_samples` is K of the bound that `score` gives; None is the ELBO. One `seed`, one result; random numbers and
+    Pyro's parameter store stay as found.
+
+    Attributes: `vae_`, the `pyro_skipvae.VAE`; `losses_`, of each epoch in nats per row; `report_`, the collapse report on at
+    most 1,000 of the rows that it was fitted to, made when it is first asked for (`report(X)` is of other rows);
+    `n_features_in_`, and `feature_names_in_` where X has names. Raises ValueError for parameters and X that do not go together.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 10,
+        *,
+        layers: int = 2,
+        width: int = 128,
+        skip: str = "all",
+        likelihood: str | None = None,
+        scaling: str | None = None,
+        initialisation: str = "torch",
+        prior: str = "standard-normal",
+        components: int = 10,
+        guide: str = "diagonal-normal",
+        objective: str = "elbo",
+        inference: str = "amortized",
+        svi_steps: int = 10,
+        epochs: int = 50,
+        batch_size: int = 64,
+        optimizer: str = "adam",
+        lr: float | None = None,
+        lr_schedule: str = "cosine",
+        max_norm: float = 5.0,
+        beta: float = 1.0,
+        beta_schedule: str | None = None,
+        warmup_epochs: float | None = None,
+        seed: int = 0,
+        importance_samples: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.layers = layers
+        self.width = width
+        self.skip = skip
+        self.likelihood = likelihood
+        self.scaling = scaling
+        self.initialisation = initialisation
+        self.prior = prior
+        self.components = components
+        self.guide = guide
+        self.objective = objective
+        self.inference = inference
+        self.svi_steps = svi_steps
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.lr_schedule = lr_schedule
+        self.max_norm = max_norm
+        self.beta = beta
+        self.beta_schedule = beta_schedule
+        self.warmup_epochs = warmup_epochs
+        self.seed = seed
+        self.importance_samples = importance_samples
+        self.device = device
+
+    def fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
+        """Train on X anew; y is ignored."""
+        data = self._data(self._checked(X, reset=True))
+        self._build(data)
+        self._train(data, self.epochs, self._config)
+        return self
+
+    def partial_fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
+        """One more pass, over X alone, at a constant learning rate; the first call builds the model, in the units of its X."""
+        first = not hasattr(self, "vae_")
+        data = self._data(self._checked(X, reset=first))
+        if first:
+            self._build(data)
+        elif data.kind != self._about.kind and self._about.kind != "real":
+            raise ValueError(f"expected {self._about.kind} values, as at the first call, got {data.kind} ones")
+        self._train(data, 1, replace(self._config, lr_schedule="constant", beta_schedule="constant"))
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+        """The means of q(z|x), (n_samples, latent_dim)."""
+        check_is_fitted(self)
+        X = self._checked(X, reset=False)
+        means = [posterior_moments(self._posterior(part))[0] for part in self._tensor(X).split(ROWS)]
+        return _as(torch.cat(means), X)
+
+    def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+        """The means of p(x|z) at z = X (n_samples, latent_dim), (n_samples, n_features)."""
+        check_is_fitted(self)
+        z = check_array(X, dtype=(np.float64, np.float32))
+        if z.shape[1] != self._n_features_out:
+            raise ValueError(f"expected z of {self._n_features_out} dimensions, got {z.shape[1]}")
+        with torch.no_grad():
+            return _as(torch.cat([self._double.decoder(part).mean for part in self._tensor(z).split(ROWS)]), z)
+
+    def sample(self, n_samples: int = 1, *, seed: int | None = None) -> NDArray[Any]:
+        """Draws from the model, (n_samples, n_features): z from p(z), x from p(x|z). `seed` None is that of the estimator."""
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
+        with self._apart(self.seed if seed is None else seed), torch.no_grad():
+            z = self._double.prior().sample((n_samples,))
+            return torch.cat([self._double.decoder(part).sample() for part in z.split(ROWS)]).cpu().numpy()
+
+    def score(self, X: ArrayLike, y: Any = None) -> float:  # noqa: N803
+        """The ELBO of X, or its importance-weighted bound with `importance_samples`, in nats per row; y is ignored.
+
+        Of real values it is a log-density: compare it on the same columns only.
+        """
+        check_is_fitted(self)
+        samples = self.importance_samples
+        if samples is not None and samples < 1:
+            raise ValueError(f"expected importance_samples of at least 1, got {samples}")
+        x = self._tensor(self._checked(X, reset=False))
+        with self._apart(self.seed), torch.no_grad():
+            weights = [
+                self._log_weights(part, samples or DRAWS) for part in x.split(max(1, ROWS * DRAWS // (samples or DRAWS)))
+            ]
+        bounds = [w.mean(0) if samples is None else w.logsumexp(0) - math.log(samples) for w in weights]
+        return torch.cat(bounds).mean().item()
+
+    def report(self, X: ArrayLike, **options: Any) -> CollapseReport:  # noqa: N803
+        """The collapse report on the rows of X, with the options of `pyro_skipvae.collapse_report`."""
+        check_is_fitted(self)
+        return self._report(self._checked(X, reset=False), **options)
+
+    @property
+    def report_(self) -> CollapseReport:
+        check_is_fitted(self)
+        if self._cached_report is None:
+            self._cached_report = self._report(self._kept, card={"rows": "of the data that it was fitted to"})
+        return self._cached_report
+
+    @property
+    def _n_features_out(self) -> int:
+        return self._config.latent_dim
+
+    def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:  # noqa: N803
+        return validate_data(self, X, reset=reset, dtype=(np.float64, np.float32))
+
+    def _data(self, X: NDArray[Any]) -> Data:  # noqa: N803
+        """X as data of one split, of the kind that the likelihood is for. Raises ValueError for values that it is not for."""
+        is_binary = bool(((X == 0) | (X == 1)).all())
+        name = self.likelihood or ("bernoulli" if is_binary else "normal-shared-scale")
+        if name not in KINDS:
+            raise ValueError(f"expected likelihood to be one of {', '.join(KINDS)} or None, got {name!r}")
+        if name == "bernoulli" and not is_binary:
+            raise ValueError("expected X of 0 and 1 for likelihood='bernoulli', got other values")
+        if name == "poisson" and ((X < 0) | (X != np.round(X))).any():
+            raise ValueError("expected X of counts, whole numbers of at least 0, for likelihood='poisson', got other values")
+        x = torch.from_numpy(np.array(X, dtype=np.float32))
+        if not x.isfinite().all():
+            raise ValueError("expected values that float32 can hold, got infinity: X is too large")
+        binarisation = "given" if KINDS[name] == "binary" else "none"
+        about = {"kind": KINDS[name], "levels": None, "binarisation": binarisation, "seed": 0, "checksum": "", "split": "one"}
+        return Data("X", x, x, x, event_shape=(x.shape[1],), labels={}, **about)
+
+    def _build(self, data: Data) -> None:
+        given = {name: _plain(value) for name, value in self.get_params().items() if name not in OURS and value is not None}
+        try:
+            self._config = resolve(Config.from_flags({**given, "decoder": "mlp", "encoder": "mlp"}), data)
+        except ConfigError as error:  # it speaks of flags
+            raise ValueError(FLAG.sub(lambda found: found[1].replace("-", "_"), str(error))) from None
+        same = ("name", "event_shape", "kind", "levels", "binarisation", "checksum")
+        self._about = DataDescription(**{name: getattr(data, name) for name in same})
+        with self._apart(self.seed):
+            self.vae_ = build_vae(self._config, data).to(choose_device(self.device))
+        self._optimizer, self.losses_ = None, []
+
+    def _train(self, data: Data, epochs: int, config: Config) -> None:
+        """Train in a parameter store and with random numbers of its own."""
+        batches = data.batches("train", self.batch_size, seed=self.seed)
+        batches.epoch = len(self.losses_)  # so that each has an order of its own
+        device = choose_device(self.device)
+        checks = {"validate_distributions_pyro": False, "validate_distributions_torch": False}  # the step looks for itself
+        with pyro.settings.context(**checks), self._apart(self.seed + len(self.losses_)):
+            step = build_step(config, self.vae_.train(), epochs * len(batches))
+            if self._optimizer is not None:
+                step.load_state_dict(self._optimizer)
+            feed = _Feed(batches, device)
+            self.losses_ += [epoch.loss for epoch in fit(step, feed, epochs=epochs, beta=build_beta(config, len(batches)))]
+            self._optimizer = copy.deepcopy(step.state_dict()) if epochs else None
+        if left_out := step.nonfinite():
+            raise ValueError(
+                f"expected a training that stays finite, but {' and '.join(left_out.what)} of {left_out.steps} steps did not: "
+                f"lower lr (it was {config.lr:g})"
+            )
+        self._finish(data)
+
+    def _finish(self, data: Data) -> None:
+        self.vae_.eval()
+        order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:KEPT]
+        self._kept, self._cached_report = data.train[order.sort().values].numpy(), None
+        self.__dict__.pop("_double", None)
+        self._double  # noqa: B018  made now, so that a look at the estimator changes nothing in it
+
+    @cached_property
+    def _double(self) -> VAE:
+        """The model in float64, so that a row has the same numbers in any batch."""
+        return self._rebuilt(self.vae_.state_dict()).double().to(choose_device(self.device)).eval()
+
+    def _rebuilt(self, weights: dict[str, Tensor]) -> VAE:
+        with self._apart(self.seed):  # the weights that it starts from are drawn
+            found = build_blank(self._config, self._about)
+        found.load_state_dict(weights)
+        return found
+
+    def _tensor(self, X: Any) -> Tensor:  # noqa: N803
+        return torch.from_numpy(np.array(X, dtype=np.float64)).to(choose_device(self.device))
+
+    def _posterior(self, x: Tensor) -> Any:
+        with self._apart(self.seed):
+            return self._double.posterior(x)
+
+    def _log_weights(self, x: Tensor, draws: int) -> Tensor:
+        """log p(x, z) - log q(z|x) at draws of z, (draws, n)."""
+        q = self._double.posterior(x)
+        pairs = [(z := q.rsample() if q.has_rsample else q.sample(), q.log_prob(z)) for _ in range(draws)]
+        z, log_q = (torch.stack(part) for part in zip(*pairs, strict=True))
+        return self._double.decoder(z).log_prob(x) + self._double.prior().log_prob(z) - log_q
+
+    def _report(self, X: Any, **options: Any) -> CollapseReport:  # noqa: N803
+        with self._apart(self.seed):
+            return collapse_report(self._double.model, self._double.guide, self._tensor(X), **options)
+
+    @contextmanager
+    def _apart(self, seed: int) -> Iterator[None]:
+        """Random numbers and a parameter store of its own."""
+        with pyro.get_param_store().scope(), forked({choose_device(self.device)}, seed):
+            yield
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields, with weights in place of modules, which hold functions."""
+        state = {name: value for name, value in super().__getstate__().items() if name != "_double"}
+        return state | ({"vae_": self.vae_.state_dict()} if hasattr(self, "vae_") else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "vae_" in state:
+            self.vae_ = self._rebuilt(self.vae_).to(choose_device(self.device)).eval()
+            self._double  # noqa: B018
+
+
+class _Feed:
+    """Batches on a device."""
+
+    def __init__(self, batches: Any, device: torch.device) -> None:
+        self.batches, self.device = batches, device
+
+    def __iter__(self) -> Any:
+        return (x.to(self.device) for x in self.batches)
+
+
+def _plain(value: Any) -> Any:
+    """A setting of NumPy, as the grid of a search has, as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _as(values: Tensor, like: NDArray[Any]) -> NDArray[Any]:
+    return values.cpu().numpy().astype(like.dtype, copy=False)

@@ -1,0 +1,133 @@
+"""`SkipVAE`: an estimator that scikit-learn's own checks accept, and whose numbers are those of the report."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from pyro_skipvae.estimator import SkipVAE
+
+SMALL = {"latent_dim": 2, "layers": 1, "width": 8, "epochs": 1}
+X = np.random.RandomState(0).randn(80, 2) @ np.random.RandomState(1).randn(2, 4)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return SkipVAE(**SMALL | {"epochs": 4}).fit(X)
+
+
+def test_scikit_learns_own_checks():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        done = check_estimator(SkipVAE(**SMALL, batch_size=1000), on_skip=None)
+    failed = {check["check_name"]: check["status"] for check in done if check["status"] != "passed"}
+    assert len(done) > 40 and failed in ({}, {"check_array_api_input": "skipped"})  # which asks for a variable of scipy's
+
+
+def test_score_is_that_of_the_report(fitted):
+    report = fitted.report(X, importance_samples=50)
+    assert fitted.score(X) == pytest.approx(report.elbo, abs=0.3)
+    many = clone(fitted).set_params(importance_samples=50).fit(X)
+    assert many.score(X) == pytest.approx(report.log_likelihood, abs=0.1) and many.score(X) > fitted.score(X)
+
+
+def test_it_standardises_by_itself(fitted):
+    scaled = clone(fitted).fit(1000 * X + 500)
+    assert scaled.score(1000 * X + 500) == pytest.approx(fitted.score(X) - 4 * np.log(1000), abs=1e-2)
+    np.testing.assert_allclose(scaled.transform(1000 * X + 500), fitted.transform(X), atol=1e-3)
+    back = scaled.inverse_transform(scaled.transform(1000 * X + 500))
+    np.testing.assert_allclose(back, 1000 * fitted.inverse_transform(fitted.transform(X)) + 500, rtol=1e-2, atol=5)
+
+
+def test_pipeline_and_grid_search():
+    pipeline = make_pipeline(MinMaxScaler(), SkipVAE(**SMALL), PCA(1))
+    assert pipeline.fit_transform(X).shape == (80, 1)
+    search = GridSearchCV(SkipVAE(**SMALL), {"latent_dim": np.array([1, 2]), "skip": ["all", "none"]}, cv=2).fit(X)
+    assert search.cv_results_["mean_test_score"].shape == (4,) and np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_partial_fit_goes_on_also_after_a_pickle():
+    whole = SkipVAE(**SMALL).partial_fit(X[:40]).partial_fit(X[40:])
+    broken = pickle.loads(pickle.dumps(SkipVAE(**SMALL).partial_fit(X[:40]))).partial_fit(X[40:])
+    assert np.array_equal(whole.transform(X), broken.transform(X)) and len(whole.losses_) == 2
+    assert whole.losses_ == broken.losses_
+
+
+def test_report_and_samples(fitted):
+    assert fitted.report_.card["points"] == 80 and fitted.report_ is fitted.report_
+    assert "of the data" in fitted.report_.card["rows"] and not hasattr(SkipVAE(), "report_")
+    assert fitted.sample(7).shape == (7, 4) and np.array_equal(fitted.sample(7), fitted.sample(7))
+    assert not np.array_equal(fitted.sample(7), fitted.sample(7, seed=1))
+    assert list(fitted.get_feature_names_out()) == ["skipvae0", "skipvae1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        ({}, "binary"),
+        ({"likelihood": "poisson"}, "count"),
+        ({"likelihood": "normal", "prior": "vamp", "components": 5}, "real"),
+        ({"inference": "sa", "svi_steps": 2}, "real"),
+        ({"guide": "inverse-autoregressive-flow", "objective": "iwae(2)"}, "real"),
+    ],
+)
+def test_settings_of_train(options, values):
+    x = {"binary": X > 0, "count": np.floor(3 * abs(X)), "real": X}[values].astype(np.float32)
+    found = SkipVAE(**SMALL, **options).fit(x)
+    assert found._about.kind == values and np.isfinite(found.score(x)) and found.transform(x).dtype == np.float32
+    assert set(np.unique(found.sample(9))) <= {0, 1} if values == "binary" else True
+
+
+def test_nothing_else_is_touched():
+    pyro.param("mine", torch.ones(2))
+    state, other = torch.get_rng_state(), np.random.get_state()[1].copy()
+    found = SkipVAE(**SMALL).fit(X)
+    found.transform(X), found.score(X), found.sample(3), found.report(X, importance_samples=2)
+    assert set(pyro.get_param_store()) == {"mine"} and torch.equal(state, torch.get_rng_state())
+    assert np.array_equal(other, np.random.get_state()[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "sentence"),
+    [
+        ({"likelihood": "bernoulli"}, X, "X of 0 and 1 for likelihood='bernoulli'"),
+        ({"likelihood": "poisson"}, X, "X of counts"),
+        ({"likelihood": "gaussian"}, X, "likelihood to be one of bernoulli, poisson, .* got 'gaussian'"),
+        ({"latent_dim": 0}, X, "expected latent_dim of at least 1, got 0"),
+        ({"batch_size": 0}, X, "expected batch_size of at least 1"),
+        ({"prior": "ar1"}, X, "expected images or text for prior ar1"),
+        ({"prior": "vamp", "components": 500}, X, "expected components of at most 80"),
+        ({"skip": "every"}, X, "unknown skip 'every'"),
+        ({"device": "tpu"}, X, "a device that this machine has, got 'tpu'"),
+        ({}, 1e300 * X, "float32 can hold"),
+        ({}, X[0], "Expected 2D array"),
+        ({"lr": 1e30, "epochs": 3, "max_norm": 1e30}, 100 * X, "a training that stays finite, .*lower lr"),
+    ],
+)
+def test_mistakes(options, values, sentence):
+    with pytest.raises(ValueError, match=sentence) as raised:
+        SkipVAE(**SMALL | options).fit(values)
+    assert "--" not in str(raised.value)
+
+
+def test_mistakes_after_fitting(fitted):
+    with pytest.raises(NotFittedError):
+        SkipVAE().sample()
+    with pytest.raises(ValueError, match="z of 2 dimensions, got 3"):
+        fitted.inverse_transform(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="n_samples of at least 1"):
+        fitted.sample(0)
+    with pytest.raises(ValueError, match="binary values, as at the first call, got real"):
+        SkipVAE(**SMALL).partial_fit((X > 0).astype(float)).partial_fit(X)
+    with pytest.raises(ValueError, match="importance_samples of at least 1"):
+        clone(fitted).set_params(importance_samples=0).fit(X).score(X)
