@@ -204,14 +204,14 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _build(self, data: Data) -> None:
         given = {name: _plain(value) for name, value in self.get_params().items() if name not in OURS and value is not None}
-        try:
-            self._config = resolve(Config.from_flags({**given, "decoder": "mlp", "encoder": "mlp"}), data)
-        except ConfigError as error:  # it speaks of flags
-            raise ValueError(FLAG.sub(lambda found: found[1].replace("-", "_"), str(error))) from None
         same = ("name", "event_shape", "kind", "levels", "binarisation", "checksum")
         self._about = DataDescription(**{name: getattr(data, name) for name in same})
-        with self._apart(self.seed):
-            self.vae_ = build_vae(self._config, data).to(choose_device(self.device))
+        try:
+            self._config = resolve(Config.from_flags({**given, "decoder": "mlp", "encoder": "mlp"}), data)
+            with self._apart(self.seed):
+                self.vae_ = build_vae(self._config, data).to(choose_device(self.device))
+        except ConfigError as error:  # it speaks of flags
+            raise ValueError(FLAG.sub(lambda found: found[1].replace("-", "_"), str(error))) from None
         self._optimizer, self.losses_ = None, []
 
     def _train(self, data: Data, epochs: int, config: Config) -> None:
