@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -220,7 +221,8 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         batches.epoch = len(self.losses_)  # so that each has an order of its own
         device = choose_device(self.device)
         checks = {"validate_distributions_pyro": False, "validate_distributions_torch": False}  # the step looks for itself
-        with pyro.settings.context(**checks), self._apart(self.seed + len(self.losses_)):
+        with pyro.settings.context(**checks), self._apart(self.seed + len(self.losses_)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Encountered ")
             step = build_step(config, self.vae_.train(), epochs * len(batches))
             if self._optimizer is not None:
                 step.load_state_dict(self._optimizer)
