@@ -16,9 +16,6 @@ from pyro_skipvae.diagnostics.report.budget import PAIR_SECONDS, expected_second
 from pyro_skipvae.diagnostics.report.sizes import sizes_of
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
-from pyro_skipvae.reports import figures
-from pyro_skipvae.reports.model_pictures import draw_samples, draws_of, means_of
-from pyro_skipvae.reports.run_page import write_page
 from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import choose_device
 from pyro_skipvae.runs.checkpoint import write_whole
@@ -188,6 +185,9 @@ def _amortized(vae, x, other, report, budget, sizes, show):
 
 def sample_run(run, *, count, mean, prior, decoding, beam_width, seed, out, device, as_json):
     """Draw `count` images and write them as a grid, or as many texts and print them, or write other values as numbers."""
+    from pyro_skipvae.reports import figures
+    from pyro_skipvae.reports.model_pictures import draw_samples, draws_of
+
     with user_errors():
         found = load_run(run, device=choose_device(device))
         if prior == "auxiliary":
@@ -211,6 +211,8 @@ def sample_run(run, *, count, mean, prior, decoding, beam_width, seed, out, devi
 
 def _numbers(path, run, drawn, mean):
     """The content of a .npz or .csv file of draws; with `mean` the means stand for them."""
+    from pyro_skipvae.reports.model_pictures import means_of
+
     x = (means_of(drawn) if mean else drawn.x).numpy()
     if path.suffix.lower() == ".npz":
         means = {} if mean or drawn.means is None else {"mean": drawn.means.numpy()}
@@ -230,4 +232,6 @@ def _numbers(path, run, drawn, mean):
 
 def pictures(run, vae, data):
     """The page of a run that has its report, and the pictures on it."""
+    from pyro_skipvae.reports.run_page import write_page  # matplotlib takes half a second to import
+
     write_page(run, vae=vae, data=data)

@@ -16,7 +16,6 @@ from pyro_skipvae.diagnostics.estimates.rate import per_dimension
 from pyro_skipvae.diagnostics.pairs.pair import Chunk
 from pyro_skipvae.reports.captions import values_read
 from pyro_skipvae.reports.comparison import PARTS, values_per_point
-from pyro_skipvae.reports.figures import can_draw
 from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import USUAL_SCALING, statistics_items, without_effect
 from pyro_skipvae.runs.committed import committed_by
@@ -318,6 +317,8 @@ class Board:
         self.job, self.writer = job, TensorBoard(run.path / "tensorboard", steps=job.step.steps)
 
     def epoch(self, metrics):
+        from pyro_skipvae.reports.figures import can_draw
+
         vae, data = self.job.vae.eval(), self.job.data
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)

@@ -14,7 +14,6 @@ import math
 from typing import Any
 
 import torch
-from scipy import special
 from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
@@ -43,6 +42,8 @@ class _LogQuantile(Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, u: Tensor) -> Tensor:
+        from scipy import special  # slow to import, and few models draw from a gamma
+
         u = u.clamp(1e-15, 1 - 1e-15)
         z = torch.as_tensor(special.gammaincinv(a.cpu().numpy(), u.cpu().numpy()), device=a.device)
         # Where z is tiny, F = z^a / Gamma(a + 1) to all digits, also where z itself is too small for a number.

@@ -19,6 +19,9 @@ from .pairwise import flat
 # (components, covariance) of the mixtures tried: the diagonal one has few enough parameters for few points of many dimensions.
 MIXTURES = ((1, "diag"), (1, "full"), (10, "full"), (30, "full"))
 LARGEST_FIT = 10_000
+# Nats a point that a further step of EM must gain. Of 30 components with full covariance in 50 dimensions and 10,000 points it
+# takes 10 steps; with sklearn's 0.001 it takes 41, and scores 0.1 nats worse on other points.
+LEAST_GAIN = 0.01
 WIDEST_MIXTURE = 64  # a full-covariance mixture beyond this is slow to fit and rarely the better one
 
 
@@ -120,4 +123,4 @@ def _mixture(z: Any, kind: tuple[int, str], seed: int) -> Any:
     components, covariance = kind
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one that has not converged is a valid r(z) all the same
-        return GaussianMixture(components, covariance_type=covariance, random_state=seed % 2**32).fit(z)
+        return GaussianMixture(components, covariance_type=covariance, tol=LEAST_GAIN, random_state=seed % 2**32).fit(z)
