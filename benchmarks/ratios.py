@@ -82,9 +82,9 @@ def aggregated_posterior():
     def one_at_a_time():
         return torch.stack([q.log_prob(row).logsumexp(0) for row in z])
 
-    own, others = leave_one_out(pairs, z, 10_000)
+    own, others = leave_one_out(pairs, z, torch.arange(200))
     assert torch.allclose(torch.logaddexp(own, others), one_at_a_time(), atol=1e-8)
-    return lambda: leave_one_out(pairs, z, 10_000), one_at_a_time, 1, 1
+    return lambda: leave_one_out(pairs, z, torch.arange(200)), one_at_a_time, 1, 1
 
 
 BENCHMARKS = [cached_sampling, aggregated_posterior, stacked_latent_maps, svi_step_against_a_loop_by_hand]

@@ -119,11 +119,14 @@ def _normal_pairs(loc: Tensor, scale: Tensor) -> Pairs:
     loc, precision = loc - centre, scale**-2
     weights = torch.cat([-precision / 2, loc * precision], 1).T  # (2 D, N)
     constant = -(loc.square() * precision / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(1)
+    farthest, sharpest = loc.abs().amax(0), precision.amax(0)
 
     def pairs(values: Tensor) -> Tensor:
         z = flat(values).double() - centre
-        largest = ((z.abs().amax(0) + loc.abs()).square() * precision).sum(1).max()
-        if largest > LARGEST_SQUARE:
+        reach = z.abs().amax(0)
+        # No posterior's square is above that of the farthest with the sharpest scale: mostly it is enough to look at that.
+        safe = ((reach + farthest).square() * sharpest).sum() <= LARGEST_SQUARE
+        if not safe and ((reach + loc.abs()).square() * precision).sum(1).max() > LARGEST_SQUARE:
             return _broadcast_pairs(dist.Normal(loc, scale).to_event(1), z)
         return torch.addmm(constant, torch.cat([z.square(), z], 1), weights)
 
