@@ -32,7 +32,7 @@ from pyro_skipvae.objectives import elbo
 from pyro_skipvae.priors import StandardNormal
 
 ROOT = Path(__file__).parents[1]
-LEAST_BYTES = 2**20  # what the allocator keeps in reserve hides less than this
+LEAST_BYTES = 8 * 2**20  # what the allocator has in reserve hides less than this
 
 
 def images(batch=64):
@@ -184,6 +184,8 @@ def draw(name, found):
         (right, [max(value, LEAST_BYTES) / 2**20 for value in found["bytes"]], "MiB", found["memory_exponent"]),
     ):
         ax.loglog(found["sizes"], values, "o-", color="#0072B2")
+        ax.set_xticks(found["sizes"], [f"{size:,}" for size in found["sizes"]], fontsize=8)
+        ax.set_xticks([], minor=True)
         ax.set_xlabel(name.replace("_", " "))
         ax.set_ylabel(unit)
         ax.set_title(f"exponent {power:.2f}", fontsize=9, loc="left")
