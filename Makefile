@@ -1,18 +1,26 @@
 # make train        set up, then train a 9-layer PixelCNN skip model and report on its collapse
 # make test         set up, then run the whole test suite
 # make torture      count in full how runs survive kills, signals, faults and damage -> results/torture.json
-# make check-slow   a tenth of that
+# make check-slow   a tenth of that; every command and notebook of the documentation, quickly
+# make docs         the site, in docs/_build/html; a warning is an error
+# make notebooks    the notebooks in full: exercises and solutions (ARGS=02 for one)
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 export SKIPVAE_DATA ?= ../shared/data
 
-.PHONY: setup train test torture check-slow lint types clean
+.PHONY: setup extras train test torture check-slow docs notebooks lint types clean
 setup: $(VENV)/installed
 
 $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+extras: $(VENV)/installed-extras  # what the site and the notebooks are made with
+
+$(VENV)/installed-extras: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,notebooks]'
 	touch $@
 
 train: setup
@@ -25,8 +33,15 @@ test: setup lint types
 torture: setup
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(VENV)/bin/python -m torture --out results/torture.json $(ARGS)
 
-check-slow: setup  # a tenth of it
+check-slow: extras  # a tenth of it
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(VENV)/bin/python -m torture --scale 0.1 $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow tests/test_documentation.py tests/test_notebooks.py
+
+docs: extras
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+
+notebooks: extras
+	OMP_NUM_THREADS=1 $(VENV)/bin/python examples/notebooks/build.py $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check pyro_skipvae cli examples benchmarks tests setup.py
@@ -38,4 +53,4 @@ types: setup
 	$(VENV)/bin/python -m mypy $(TYPED)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist docs/_build docs/notebooks *.egg-info

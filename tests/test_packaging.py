@@ -29,7 +29,8 @@ def pins():
 
 def test_every_requirement_is_pinned_within_its_range():
     arguments = setup_arguments()
-    for text in [*arguments["install_requires"], *arguments["extras_require"]["dev"]]:
+    extras = arguments["extras_require"]
+    for text in [*arguments["install_requires"], *extras["dev"], *extras["docs"], *extras["notebooks"]]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins()[requirement.name]), text
 
