@@ -16,6 +16,8 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
+from baselines import authors_pixelcnn
+from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 from torch import nn
 
@@ -50,12 +52,12 @@ def stacked_latent_maps():
     )
 
 
-def svi_step_against_a_loop_by_hand():
+def svi_step_against_a_loop_by_hand(compile=False):
     """A training step of the 4-layer MLP skip VAE, batch 128: SVI with Trace_ELBO against the same written out in torch."""
     vae = VAE(StandardNormal(50), MLPDecoder(50, (28, 28)), MLPEncoder((28, 28), 50))
     other = VAE(StandardNormal(50), MLPDecoder(50, (28, 28)), MLPEncoder((28, 28), 50))
     x, optim = torch.rand(128, 28, 28).bernoulli(), torch.optim.Adam(other.parameters(), lr=1e-3, fused=True)
-    step = svi_step(vae.model, vae.guide, elbo, Adam({"lr": 1e-3, "fused": True}), max_norm=5.0)
+    step = svi_step(vae.model, vae.guide, elbo, Adam({"lr": 1e-3, "fused": True}), max_norm=5.0, compile=compile)
 
     def by_hand():
         features = other.encoder.network(x.flatten(1))
@@ -73,6 +75,79 @@ def svi_step_against_a_loop_by_hand():
     return lambda: float(step(x)), by_hand, 1, 10
 
 
+def compiled_step_against_a_loop_by_hand():
+    """The same step as one compiled graph, against the same loop."""
+    return svi_step_against_a_loop_by_hand(compile=True)
+
+
+def overhead_of_a_step(compile=False):
+    """A step of a net so small that only overhead is left: Pyro's own SVI and Trace_ELBO against ours."""
+    vae, other = (VAE(StandardNormal(2), MLPDecoder(2, (16,), layers=2, width=8), small_encoder()) for _ in range(2))
+    x = torch.rand(4, 16).bernoulli()
+    step = svi_step(vae.model, vae.guide, elbo, Adam({"lr": 1e-3, "fused": True}), max_norm=5.0, compile=compile)
+    pyros = SVI(Renamed(other).model, Renamed(other).guide, Adam({"lr": 1e-3}), Trace_ELBO())
+    return lambda: step(x), lambda: pyros.step(x), 1, 200
+
+
+def overhead_of_a_compiled_step():
+    """The same as one compiled graph."""
+    return overhead_of_a_step(compile=True)
+
+
+def small_encoder():
+    return MLPEncoder((16,), 2, hidden=(8, 8))
+
+
+class Renamed:
+    """Model and guide of a VAE under other names, since Pyro's parameter store holds one model of a name."""
+
+    def __init__(self, vae):
+        self.vae = vae
+
+    def model(self, x):
+        pyro.module("other decoder", self.vae.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.vae.prior())
+            pyro.sample("x", self.vae.decoder(z), obs=x)
+
+    def guide(self, x):
+        pyro.module("other encoder", self.vae.encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.vae.encoder(x))
+
+
+def pixelcnn_passes(bf16=False, compile=False):
+    """Forward and backward of the 9-layer PixelCNN, batch 16: the authors' structure against ours."""
+    decoder, x, z = PixelCNNDecoder(50, (28, 28)), torch.rand(16, 28, 28).bernoulli(), torch.randn(16, 50)
+    assert torch.allclose(authors_pixelcnn.natural_parameters(decoder, x, z), decoder.natural_parameters(x, z), atol=1e-5)
+
+    def passes(natural_parameters):
+        nn.functional.binary_cross_entropy_with_logits(natural_parameters(x, z)[:, 0], x, reduction="sum").backward()
+        decoder.zero_grad()
+
+    def network(x, z):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return decoder.natural_parameters(x, z).float()
+
+    ours = torch.compile(network) if compile else network
+    return lambda: passes(ours), lambda: passes(lambda x, z: authors_pixelcnn.natural_parameters(decoder, x, z)), 1, 1
+
+
+def pixelcnn_passes_in_bfloat16():
+    """The same, ours in bfloat16."""
+    return pixelcnn_passes(bf16=True)
+
+
+def pixelcnn_passes_compiled():
+    """The same, ours compiled."""
+    return pixelcnn_passes(compile=True)
+
+
+def pixelcnn_passes_compiled_in_bfloat16():
+    """The same, ours compiled and in bfloat16."""
+    return pixelcnn_passes(bf16=True, compile=True)
+
+
 def aggregated_posterior():
     """log q(z_i | x_j) of 200 z against 10,000 posteriors, D = 50, and their sums: matrix products against one z at a time."""
     loc = 2 * torch.randn(10_000, 50, dtype=torch.float64)
@@ -87,7 +162,19 @@ def aggregated_posterior():
     return lambda: leave_one_out(pairs, z, torch.arange(200)), one_at_a_time, 1, 1
 
 
-BENCHMARKS = [cached_sampling, aggregated_posterior, stacked_latent_maps, svi_step_against_a_loop_by_hand]
+BENCHMARKS = [
+    cached_sampling,
+    aggregated_posterior,
+    stacked_latent_maps,
+    svi_step_against_a_loop_by_hand,
+    compiled_step_against_a_loop_by_hand,
+    overhead_of_a_step,
+    overhead_of_a_compiled_step,
+    pixelcnn_passes,
+    pixelcnn_passes_in_bfloat16,
+    pixelcnn_passes_compiled,
+    pixelcnn_passes_compiled_in_bfloat16,
+]
 
 
 def measure(make, rounds=7):

@@ -25,6 +25,7 @@ from pyro_skipvae.training import Progress
 
 from .errors import user_errors
 from .several import check_in_step, check_several, own_device
+from .matrix_products import check, multiplied
 from .terminal import duration, looking
 
 MEASURED = 32  # batches, of which one of mean size tells what a step costs
@@ -67,6 +68,7 @@ class Job:
 
     def __init__(self, config, data, device, ranks=None):
         check_memory(config, data, device)
+        check(config.matmul, device)
         self.config, self.data, self.device, self.ranks = config, data, device, ranks
         pyro.clear_param_store()
         pyro.set_rng_seed(self.config.seed)
@@ -168,7 +170,7 @@ def as_trained():
 
 def seconds_per_step(job, steps=5):
     """The least time of some steps after the first, on a copy that is thrown away; the random numbers stay as they were."""
-    with torch.random.fork_rng(), as_trained():
+    with torch.random.fork_rng(), as_trained(), multiplied(job.config.matmul):
         step = build_step(job.config, copy.deepcopy(job.vae), steps, ranks=job.ranks)
         batches = list(itertools.islice(job.data.batches("train", job.config.batch_size, seed=job.config.seed), MEASURED))
         mean = sum(x.numel() for x in batches) / len(batches)  # batches of text differ in length

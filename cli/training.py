@@ -24,6 +24,7 @@ from pyro_skipvae.schedules import unfinished
 from pyro_skipvae.skip import parameter_count
 from pyro_skipvae.training import evaluate_loss, fit
 
+from . import matrix_products
 from .errors import NonfiniteError, Stopped, UserError, user_errors
 from .evaluation import pictures, report_on
 from .job import as_trained, seconds_per_step
@@ -67,7 +68,7 @@ def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboar
             for name in ("report.json", "report.html"):  # of a run that was shorter
                 run.remove(name)
             _announce(job, run)
-            with signals.deferred(), as_trained(), progress() as bar:
+            with signals.deferred(), as_trained(), matrix_products.multiplied(job.config.matmul), progress() as bar:
                 board = Board(job, run) if tensorboard and first else None
                 Training(job, run, bar, signals, minutes, allowed, board).run_epochs()
         return run, _report(job, run, budget) if first else None

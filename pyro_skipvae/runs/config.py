@@ -55,6 +55,7 @@ SKIPS = ("all", "none", "first", "last", "parameter-matched")
 SCHEDULES = ("constant", "linear", "cyclical")
 LARGEST = 2**31  # of whole numbers; sizes beyond it do not fit into any memory
 PRECISIONS = ("float32", "bf16")
+MATMULS = ("highest", "medium")
 LR_SCHEDULES = ("cosine", "constant", "halving")
 
 
@@ -191,6 +192,7 @@ class Config:
     cycles: int = option(4, "cycles of a cyclical schedule", least=1)
     compile: bool = option(False, "make one compiled graph of a training step for each size of batch")
     precision: str = option("float32", "in what the networks multiply while they train; reports are in float32", PRECISIONS)
+    matmul: str = option("highest", "torch's float32 matrix products in training; doctor says what medium brings", MATMULS)
     seed: int = option(0, "seed of initialisation, data order and all draws", least=0, below=2**32)
 
     def __post_init__(self):

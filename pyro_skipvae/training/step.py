@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, SVI
@@ -45,7 +46,8 @@ def svi_step(
     an optimizer keeps of gradients that stay 0 decays to denormal numbers, and the step of an MLP then takes twice as long.
 
     Where x, the loss or the norm of the gradient is not finite, the step changes no parameter and no momentum; its
-    `nonfinite()` tells. A fused optimizer is told so on the device; any other one costs a look at the device each step.
+    `nonfinite()` tells. Pyro checks sites and shapes in the first step alone, and the step makes numbers of no tensors, so that
+    it need not wait for the device; what distributions check is a setting of Pyro's, `validate_distributions_pyro`. A fused optimizer is told so on the device; any other one costs a look at the device each step.
 
     The first step raises ValueError if Pyro's parameter store holds other tensors than the modules of this pair under
     the same names: it would then train those and leave the modules as they are.
@@ -150,7 +152,7 @@ class SVIStep:
     def _loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float) -> float:
         """What SVI calls before the optimizer: the mean loss, its clipped gradients, and whether they may be used."""
         with poutine.trace(param_only=True) as capture:
-            with self._own_rows(x) as rows:
+            with self._own_rows(x) as rows, self._checks():
                 loss = self._mean_loss_and_grads(rows, beta)
         if not self._checked:
             check_store_tensors(_sites(capture))
@@ -261,6 +263,11 @@ class SVIStep:
         if len(fused) < len(self._parameters) and not finite:
             raise _SkipStep
 
+
+    def _checks(self) -> contextlib.AbstractContextManager[Any]:
+        """After the first step Pyro looks at no site and no sum any more: each look waits for the device."""
+        off = {"validate_infer": False, "validate_poutine": False}
+        return pyro.settings.context(**off) if self._checked else contextlib.nullcontext()
 
     def _mean_loss_and_grads(self, x: Batch, beta: float) -> Tensor:
         """The loss in nats per datapoint, and its gradients on the parameters."""
