@@ -52,7 +52,8 @@ def _about_machine():
     if torch.backends.mps.is_available():
         devices["mps"] = "Apple GPU"
     data = {name: str(found) if (found := locate(name)[0]) else "not found" for name in DATASETS}
-    return {"versions": versions, "devices": devices, "matrix products": _about_products(), "torchvision": _about_torchvision(), "data": data}
+    machine = {"versions": versions, "devices": devices, "matrix products": _about_products()}
+    return {**machine, "torchvision": _about_torchvision(), "data": data}
 
 
 def _about_products():

@@ -24,8 +24,8 @@ from pyro_skipvae.timing import least_seconds
 from pyro_skipvae.training import Progress
 
 from .errors import user_errors
-from .several import check_in_step, check_several, own_device
 from .matrix_products import check, multiplied
+from .several import check_in_step, check_several, own_device
 from .terminal import duration, looking
 
 MEASURED = 32  # batches, of which one of mean size tells what a step costs

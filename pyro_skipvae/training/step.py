@@ -46,8 +46,9 @@ def svi_step(
     an optimizer keeps of gradients that stay 0 decays to denormal numbers, and the step of an MLP then takes twice as long.
 
     Where x, the loss or the norm of the gradient is not finite, the step changes no parameter and no momentum; its
-    `nonfinite()` tells. Pyro checks sites and shapes in the first step alone, and the step makes numbers of no tensors, so that
-    it need not wait for the device; what distributions check is a setting of Pyro's, `validate_distributions_pyro`. A fused optimizer is told so on the device; any other one costs a look at the device each step.
+    `nonfinite()` tells. A fused optimizer is told so on the device; any other one costs a look at the device each step. Pyro
+    checks sites and shapes in the first step alone, and no number is made of a tensor, so that a step need not wait for the
+    device; what distributions check is a setting of Pyro's, `validate_distributions_pyro`.
 
     The first step raises ValueError if Pyro's parameter store holds other tensors than the modules of this pair under
     the same names: it would then train those and leave the modules as they are.
