@@ -4,6 +4,7 @@ from .ar1 import correlation_for as correlation_for
 from .auxiliary import AuxiliaryPrior as AuxiliaryPrior
 from .auxiliary import fit_auxiliary as fit_auxiliary
 from .mixture_of_normals import MixtureOfNormals as MixtureOfNormals
+from .normalizing_flow import NormalizingFlow as NormalizingFlow
 from .standard_normal import StandardNormal as StandardNormal
 from .uniform_sphere import UniformSphere as UniformSphere
 from .vamp_prior import VampPrior as VampPrior

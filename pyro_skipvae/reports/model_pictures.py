@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
+from pyro_skipvae.distributions.von_mises_fisher import SphereUniform, unit
 from pyro_skipvae.reports import figures
 from pyro_skipvae.text import generation as texts
 from pyro_skipvae.text.decoding import interpolate
@@ -136,11 +137,15 @@ def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, see
     what = "rate" if rates else "variance"
     rows = ranked.argsort(descending=True, stable=True)[:dimensions].tolist()
     prior = vae.prior()
-    mean, deviation, shape = prior.mean.flatten(), prior.stddev.flatten(), prior.event_shape
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        mean, deviation = (moment.flatten() for moment in posterior_moments(prior, draws=1000))
+    shape = prior.event_shape
     z = start.repeat(len(rows), len(values), 1)  # (rows, values, D)
     for row, dimension in enumerate(rows):
         steps = torch.tensor(values, dtype=z.dtype, device=z.device)
         z[row, :, dimension] = mean[dimension] + deviation[dimension] * steps
+    z = unit(z) if isinstance(prior, SphereUniform) else z  # moved along the sphere, not off it
     told = rates or data is not None
     labels = [f"z {_place(d, shape)}, {what} {ranked[d]:.2f}" if told else f"z {_place(d, shape)}" for d in rows]
     return z.unflatten(-1, shape), labels

@@ -36,7 +36,7 @@ from pyro_skipvae.skip import parameter_count, parameter_matched
 from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
 from pyro_skipvae.training.step import svi_step
 
-from .config import PRIOR_OF, TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
+from .config import FLOWS, PRIOR_OF, TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
 from .correlations import correlations
 
 TEXT = ("embedding", "dropout", "word_dropout")
@@ -62,8 +62,10 @@ GUIDES = {
     "diagonal-normal": guides.DiagonalNormal,
     "full-covariance-normal": guides.FullCovarianceNormal,
     "inverse-autoregressive-flow": guides.InverseAutoregressiveFlow,
+    "planar-flow": guides.PlanarFlow,
     "minimum-rate": guides.MinimumRateNormal,
     "von-mises-fisher": guides.VonMisesFisherPosterior,
+    "batch-normalised": guides.BatchNormalisedNormal,
 }
 PRIORS = {
     "standard-normal": lambda config, encoder, data: priors.StandardNormal(config.latent_dim),
@@ -71,6 +73,7 @@ PRIORS = {
         config.latent_dim, components=config.components
     ),
     "vamp": lambda config, encoder, data: priors.VampPrior(encoder, _pseudo_inputs(data, config.components)),
+    "normalizing-flow": lambda config, encoder, data: priors.NormalizingFlow(config.latent_dim),
     "uniform-sphere": lambda config, encoder, data: priors.UniformSphere(config.latent_dim),
     "ar1": lambda config, encoder, data: priors.AR1(*latent_dim(config, data), correlation=_correlations(config, data)),
 }
@@ -151,7 +154,7 @@ def resolve(config, data):
     _check_encoder(found, data)
     _check_values(found, data)
     _check_sequence(found, data)
-    if config.prior == "vamp" and (config.guide == "inverse-autoregressive-flow" or data.kind == "text"):
+    if config.prior == "vamp" and (config.guide in FLOWS or data.kind == "text"):
         raise ConfigError(
             "expected inputs that can be learned for --prior vamp, got words"
             if data.kind == "text"
@@ -159,7 +162,7 @@ def resolve(config, data):
         )
     if config.initialisation != "torch" and data.kind == "text":
         raise ConfigError(f"expected no --initialisation for text, which has a start of its own, got {config.initialisation}")
-    if config.guide == "inverse-autoregressive-flow" and config.inference != "amortized":
+    if config.guide in FLOWS and config.inference != "amortized":
         raise ConfigError(f"expected a --guide with local parameters for --inference {config.inference}, got {config.guide}")
     return found
 
@@ -170,7 +173,7 @@ def settled(config, data):
     decoder = config.decoder or ("lstm" if text else "pixelcnn" if _images(data) else "mlp")
     small = decoder == "mlp" or not _fit_resnet(data)
     sequence = config.prior == "ar1"
-    committed = sequence and config.correlation is None or config.guide == "minimum-rate"
+    committed = sequence and config.correlation is None or config.guide in ("minimum-rate", "batch-normalised")
     network = _usual_encoder(decoder, sequence) if text else "mlp" if small else "pixelcnn" if sequence else "resnet"
     encoder = config.encoder or (None if config.model in WITHOUT_LATENTS else network)
     return replace(

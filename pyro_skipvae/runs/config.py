@@ -43,11 +43,16 @@ LIKELIHOODS = (
 )
 SCALINGS = ("none", "standard", "log")
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
-PRIORS = ("standard-normal", "mixture-of-normals", "vamp", "ar1", "uniform-sphere")
+PRIORS = ("standard-normal", "mixture-of-normals", "vamp", "ar1", "uniform-sphere", "normalizing-flow")
 SEQUENCE = ("rate", "correlation", "chunk", "encoder_direction")  # settings of a sequence z, which an AR(1) prior is of
 DIRECTIONS = ("anti-causal", "causal", "full")
-GUIDES = ("diagonal-normal", "full-covariance-normal", "inverse-autoregressive-flow", "minimum-rate", "von-mises-fisher")
-PRIOR_OF = {"minimum-rate": "standard-normal", "von-mises-fisher": "uniform-sphere"}  # guides that go with one prior alone
+PRIOR_OF = {  # guides that go with one prior alone, and take a rate
+    "minimum-rate": "standard-normal",
+    "von-mises-fisher": "uniform-sphere",
+    "batch-normalised": "standard-normal",
+}
+FLOWS = ("inverse-autoregressive-flow", "planar-flow")  # guides without local parameters
+GUIDES = ("diagonal-normal", "full-covariance-normal", *FLOWS, *PRIOR_OF)
 FREE_BITS = ("free-bits-per-group", "free-bits-per-dimension", "free-bits-total")
 OBJECTIVES = ("elbo", "analytic-elbo", "iwae", *FREE_BITS)
 WRITTEN = ("elbo", "analytic-elbo", "iwae(K)", *(f"{name}(NATS)" for name in FREE_BITS))
@@ -142,7 +147,9 @@ class Config:
     initialisation: str = option("torch", "how weights start; text models have their own start", INITIALISATIONS)
     prior: str = option("standard-normal", "p(z)", PRIORS)
     rate: float | None = option(
-        None, "nats that the prior ar1, or the guide minimum-rate or von-mises-fisher, commits: no rate is below",
+        None,
+        "nats that the prior ar1, or the guide minimum-rate or von-mises-fisher, commits: no rate is below; for the guide "
+        "batch-normalised those of a training batch",
         usual="10; with von-mises-fisher none, and its concentration is learned", least=0.0
     )
     correlation: str | None = option(
