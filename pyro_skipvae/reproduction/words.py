@@ -213,7 +213,7 @@ def _small(table, row, arm):
 def label(table, row, arm):
     """What is added to our name of a row whose runs are scaled down: by what."""
     run = next(run for run in table.runs if (run.row, run.arm) == (row, arm))
-    if set(run.scaled) == {"epochs"} and "epochs" in run.flags and not run.flags.get("limit_train"):
+    if set(run.scaled) - {"precision"} == {"epochs"} and "epochs" in run.flags and not run.flags.get("limit_train"):
         return f" (scaled down: all data, {run.scaled['epochs']:,} of {run.flags['epochs']:,} epochs)"
     return f" (scaled down: {', '.join(f'{name} {value:,}' for name, value in run.scaled.items())})" if run.scaled else ""
 

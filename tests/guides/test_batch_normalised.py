@@ -35,9 +35,9 @@ def test_a_dimension_that_the_encoder_ignores_cannot_fall_silent_but_one_without
     family = BatchNormalisedNormal(5, 2, rate=1.0)
     family.parameters_of.weight.data[0] *= 0.1
     q = family(torch.randn(64, 5))
-    assert float(q.mean[:, 0].var(correction=0)) == pytest.approx(1.0, rel=0.5)
+    assert float(q.mean[:, 0].detach().var(correction=0)) == pytest.approx(1.0, rel=0.5)
     family.parameters_of.weight.data[0] = 0
-    assert float(family(torch.randn(64, 5)).mean[:, 0].var()) == 0
+    assert float(family(torch.randn(64, 5)).mean[:, 0].detach().var()) < 1e-12
 
 
 def test_rows_depend_on_themselves_alone_in_evaluation_and_where_there_is_one():
