@@ -102,7 +102,7 @@ def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, compone
     information stand on all test points (see `collapse_report`).
     """
     sizes = sizes_for(vae, data)
-    x, other = data.test[: sizes.points].to(device), data.train[: sizes.points].to(device)
+    x, other = data.first("test", sizes.points).to(device), data.train[: sizes.points].to(device)
     if budget is None:
         _announce_report(vae, x, sizes, samples, pairs=len(data.test) * (components or 0))
     else:

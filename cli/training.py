@@ -390,9 +390,10 @@ def _validate(job):
 
 
 def _valid(job, count):
-    """The first validation items in batches."""
+    """The first validation items in batches, of items that lie class by class a fixed random part."""
+    items = job.data.first("valid", count) if "valid" in job.data.by_class else job.data.valid  # a file is read by batches
     for start in range(0, count, job.config.batch_size):
-        yield job.data.valid[start : min(count, start + job.config.batch_size)].to(job.device)
+        yield items[start : min(count, start + job.config.batch_size)].to(job.device)
 
 
 def _validated(job, x):

@@ -37,6 +37,7 @@ class Data:
     binarisation; of a text over its words and numbers.
     seed: of the one draw. split: a phrase that says which items are where. limits: split -> items kept, where `limit`
     cut some off. vocabulary: of a text, else None. class_names: of the classes 0, 1, ..., where the labels are words.
+    by_class: the splits whose items lie class by class, so that a part of them is taken in a fixed random order.
     how_read: a sentence that says how the values were read. note: what else there is to say on where they are, or empty.
     """
 
@@ -57,6 +58,7 @@ class Data:
     class_names: tuple[str, ...] = ()
     how_read: str = ""
     note: str = ""
+    by_class: tuple[str, ...] = ()
 
     @property
     def memory(self) -> int:
@@ -84,8 +86,8 @@ class Data:
     def limit(self, train: int | None = None, eval: int | None = None) -> "Data":
         """Return the data with at most `train` training items and `eval` of valid and of test.
 
-        Training items are chosen at random, always the same, and fewer are among more; the others are the first, and of
-        a text the first training sentences are taken, as papers do.
+        Training items are chosen at random, always the same, and fewer are among more; the others are the first (see
+        `first`), and of a text the first training sentences are taken, as papers do.
         """
         kept, limits = {}, dict(self.limits)
         for split, most in zip(SPLITS, (train, eval, eval), strict=True):
@@ -93,11 +95,22 @@ class Data:
                 raise ValueError(f"expected a limit of at least 1, got {most}")
             count = len(self._items(split))
             if most is not None and most < count:
-                order = shuffled(np.arange(count)) if split == "train" and self.kind != "text" else np.arange(count)
+                at_random = self.kind != "text" if split == "train" else split in self.by_class
+                order = shuffled(np.arange(count)) if at_random else np.arange(count)
                 kept[split], limits[split] = torch.from_numpy(order[:most]), most
         items: dict[str, Any] = {split: _take(self._items(split), index) for split, index in kept.items()}
         labels = {split: classes[kept[split]] if split in kept else classes for split, classes in self.labels.items()}
         return replace(self, **items, labels=labels, limits=limits)
+
+    def first(self, split: str, count: int) -> Any:
+        """At most so many items of a split, that stand for all of them: the first ones, as they lie.
+
+        Of items that lie class by class these are the first of a fixed random order.
+        """
+        items: Any = self._items(split)
+        if split not in self.by_class:
+            return items[:count]
+        return _take(items, torch.from_numpy(shuffled(np.arange(len(items)))[:count]))
 
     def describe(self) -> dict[str, Any]:
         """Return what a result must say about its data, as plain values."""
@@ -208,6 +221,7 @@ def from_contents(contents: Contents, binarisation: str, seed: int) -> "Data":
         class_names=contents.class_names,
         how_read=_how_read(contents, binarisation),
         note=contents.note,
+        by_class=contents.by_class,
     )
 
 

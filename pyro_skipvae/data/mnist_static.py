@@ -21,6 +21,8 @@ def find(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Path | 
 def load(name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False) -> Contents:
     """Return the `Contents`, 50,000 / 10,000 / 10,000 images of 0 and 1, in an order of their own, without labels.
 
+    The test images lie digit by digit, zeros first.
+
     Raises DataError where the file is missing or damaged; there is no address to fetch it from.
     """
     path, places = find(name, root)
@@ -30,4 +32,4 @@ def load(name: str, *, root: str | os.PathLike[str] | None = None, download: boo
     images: dict[str, Any] = {
         split: np.unpackbits(bits, axis=1).reshape(-1, 28, 28) for split, bits in zip(SPLITS, packed, strict=True)
     }
-    return Contents(name, **images, split="as published: 50,000 / 10,000 / 10,000", kind="binary", levels=2)
+    return Contents(name, **images, split="as published: 50,000 / 10,000 / 10,000", kind="binary", levels=2, by_class=("test",))

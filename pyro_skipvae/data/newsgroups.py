@@ -39,7 +39,7 @@ def load(name: str, *, root: str | os.PathLike[str] | None = None, download: boo
     kept, valid = np.sort(order[VALID:]), np.sort(order[:VALID])
     labels = {"train": classes[kept], "valid": classes[valid], "test": test_classes}
     split = "10,268 and 1,000 of the training file in a fixed random order / the test file"
-    return Contents(name, train[kept], train[valid], test, split, labels, kind="count", levels=None)
+    return Contents(name, train[kept], train[valid], test, split, labels, kind="count", levels=None, by_class=("valid", "test"))
 
 
 def documents(text: str) -> tuple[Array, Array]:

@@ -222,6 +222,11 @@ def test_static_mnist_has_the_bytes_of_the_original_files(name, loaded):
         "test": "14e41ae11040adba6ab8cb291eda0dd8",
     }
     assert load_data(name, root=REAL, binarisation="static").train.equal(data.train)
+    # The file has zeros first, with more ink than the mean: a part of it has to be taken at random.
+    ink, of_file = data.test.mean(), data.test[:900].mean()
+    for part in (data.first("test", 900), data.limit(eval=900).test):
+        assert (part.mean() - ink).abs() < 0.005 < (of_file - ink).abs() and len(part) == 900
+    assert data.first("valid", 5).equal(data.valid[:5])
 
 
 @real_only("newsgroups20")
@@ -239,6 +244,9 @@ def test_newsgroups_are_the_counts_of_their_files(name, loaded):
     assert data.test[-1].equal(expected) and data.labels["test"][-1] == int(label) - 1
     assert data.train.sum() + data.valid.sum() == sum(int(pair.split(":")[1]) for pair in train.split() if ":" in pair)
     assert torch.cat([data.labels["train"], data.labels["valid"]]).bincount(minlength=20)[[0, -1]].tolist() == [480, 376]
+    part = data.limit(eval=200)  # the files have one class behind the other
+    assert all(len(part.labels[split].unique()) == 20 for split in ("valid", "test"))
+    assert len(data.labels["test"][:200].unique()) == 1 and part.test[0].equal(data.first("test", 1)[0])
 
 
 @pytest.mark.parametrize(("name", "file"), [("mnist-static", "mnist_static_larochelle.npz"), ("newsgroups20", "20ng.zip")])
