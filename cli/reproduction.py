@@ -166,6 +166,8 @@ def _check_runs(wanted, **flags):
     given = [flag for flag, value in flags.items() if value not in (None, False, "default")]
     if given and not wanted.runs:
         raise ValueError(f"expected no --{given[0].replace('_', '-')} for {wanted.name}, which is computed and trains nothing")
+    if flags.get("full_data") and not wanted.has_full_data:
+        raise ValueError(f"expected no --full-data for {wanted.name}, which has no such size; use --epochs and --limit-train")
 
 
 def _stored(reproduction, wanted, results):

@@ -126,6 +126,7 @@ class Table:
     protocol: str = "default"
     parts: list[str] = field(default_factory=list)
     compared: list[list[str]] = field(default_factory=list)
+    has_full_data: bool = False  # whether it knows a size of all data and fewer epochs
 
 
 def table_names():
@@ -148,10 +149,11 @@ def load_table(name, *, seeds=None, protocol="default", full=False, full_data=Fa
     if full and full_data:
         raise ConfigError("expected --full or --full-data, got both")
     content = tomllib.loads((files("pyro_skipvae") / "reproduction" / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
-    published, runs, parts = {}, [], []
+    published, runs, parts, sizes = {}, [], [], "full_data" in content
     for part in content.get("tables", ()):
         other = load_table(part["name"], seeds=seeds, protocol=protocol, full=full, full_data=full_data, **scale)
         parts.append(other.name)
+        sizes = sizes or other.has_full_data
         name_of = {row: f"{part['row']}, {row}" for row, _ in other.published}
         for (row, arm), found in other.published.items():
             if arm in part["arms"]:
@@ -166,7 +168,8 @@ def load_table(name, *, seeds=None, protocol="default", full=False, full_data=Fa
         raise ConfigError(f"expected --protocol default for {name}, which has no settings of the paper, got {protocol}")
     keys = ("note", "pictures", "study", "comparable", "counted_otherwise", "compared")
     named = {key: content[key] for key in keys if key in content}
-    return Table(name, content["title"], content["columns"], published, runs, protocol=protocol, parts=parts, **named)
+    named |= {"protocol": protocol, "parts": parts, "has_full_data": sizes}
+    return Table(name, content["title"], content["columns"], published, runs, **named)
 
 
 def _planned(cell, content, seeds, protocol, scale):

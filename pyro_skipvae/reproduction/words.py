@@ -249,7 +249,7 @@ def notes(table, entries):
         found.append(f"PPL is ppl_iw{draws}, per token by importance sampling with {draws} draws of z. Tokens: {COUNTED}.")
     if any(run.scaled for run in table.runs):
         found.append("Rows marked scaled down cannot be compared with what was published; --train --full trains in full.")
-    if any("limit_train" in run.scaled for run in table.runs):
+    if table.has_full_data and any("limit_train" in run.scaled for run in table.runs):
         found.append("Tables of few images check that they run; --full-data stands for all images and fewer epochs.")
     if any(e["settings"].get("limit_train") and not e["scaled"] for e in own):
         found.append("Trained on a part of the data, as the settings say.")

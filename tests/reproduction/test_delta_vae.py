@@ -40,6 +40,8 @@ def test_figure_1_is_computed_and_has_the_published_numbers_beside(tmp_path):
     for flags in (("--epochs", 2), ("--train",)):
         refused = skipvae("reproduce", "delta-vae-figure1", *flags, cwd=tmp_path)
         assert refused.returncode == 2 and f"no {flags[0]} for delta-vae-figure1, which is computed" in refused.stderr
+    refused = skipvae("reproduce", "delta-vae-text", "--full-data", cwd=tmp_path)
+    assert refused.returncode == 2 and "no --full-data for delta-vae-text, which has no such size" in refused.stderr
 
 
 def test_the_contours_are_of_the_posterior_that_attains_the_bound():
