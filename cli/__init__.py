@@ -15,7 +15,7 @@ from .gradients import check_gradients
 from .models import encode, export
 from .notes import say_as_asked
 from .pages import compare, report
-from .showing import interpolate, reconstruct, traverse
+from .showing import explore, interpolate, reconstruct, traverse
 from .target_rate import target_rate
 from .torchrun import has_joined, is_several, leave
 
@@ -38,7 +38,7 @@ def cli(context):
 
 COMMANDS = (
     *(train, evaluate, sample, report, compare),
-    *(reconstruct, interpolate, traverse, encode, export),
+    *(reconstruct, interpolate, traverse, explore, encode, export),
     *reproduction.COMMANDS,
     *(target_rate, check_gradients, datasets, doctor, completion),
 )

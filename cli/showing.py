@@ -1,6 +1,5 @@
 """Commands that show what a model does: reconstructions, interpolations, traversals."""
 
-
 import click
 
 from . import text
@@ -121,6 +120,49 @@ def traverse(run, item, dimensions, seed, dataset, out, device):
         made = texts.decoded(vae, about.vocabulary, row)
         lines += [label, *(f"{value:+4d}  {said}" for value, said in zip(model_pictures.STEPS, made, strict=True)), ""]
     text.emit(run, lines[:-1], {}, out=out, as_json=False)
+
+
+@click.command(epilog=examples("explore runs/digits", "explore runs/mine --dimensions 2 --steps 15 --out two.html"))
+@RUN
+@click.option("--dimensions", default=3, show_default=True, type=click.IntRange(1, 6), help="sliders, by decreasing rate")
+@click.option("--steps", type=click.IntRange(2, 101), help="places of a slider  [default: 9; of texts, or drawn images, 5]")
+@click.option("--item", type=Whole(0), help="the test item to start from  [default: 0; without data, a draw of z]")
+@SEED
+@DATASET
+@click.option("--out", type=click.Path(dir_okay=False), help="HTML file  [default: explore.html in the run folder]")
+@DEVICE
+@JSON
+def explore(run, dimensions, steps, item, seed, dataset, out, device, as_json):
+    """Write one page with sliders over the most used latent dimensions of RUN; it works without a server.
+
+    What the model makes of each place of the sliders is computed now: means of p(x|z) of images and tables, draws where an
+    autoregressive decoder has no mean, texts decoded greedily.
+    """
+    from pathlib import Path
+
+    from pyro_skipvae.reports.comparison import read_record
+    from pyro_skipvae.reports.explorer import explorer_page
+    from pyro_skipvae.runs.checkpoint import write_whole
+
+    with user_errors():
+        found = loaded(run, device, latent=True, dataset=dataset)
+        data = data_of(found) if item is not None or dataset else _data_or_none(found)
+        slow = found.about.kind == "text" or found.config.decoder == "pixelcnn"
+        page = explorer_page(
+            found.vae,
+            found.about,
+            name=found.path.name,
+            data=data,
+            rates=read_record(run).report.get("rate_per_dimension"),
+            dimensions=dimensions,
+            steps=steps or (5 if slow else 9),
+            item=item or 0,
+            seed=seed,
+        )
+    target = out or Path(run) / "explore.html"
+    with user_errors(), written(target):
+        write_whole(target, page)
+    text.emit_file(run, target, as_json=as_json)
 
 
 def _data_or_none(run):

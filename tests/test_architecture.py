@@ -16,7 +16,7 @@ FLOORS = [
     {"guides", "training", "text"},
     {"data", "encoders", "decoders", "priors"},
     {"runs"},
-    {"reports", "estimator"},
+    {"reports", "estimator", "hub"},
     {"reproduction"},
 ]
 COMPONENTS = {"data", "encoders", "decoders", "priors", "guides"}

@@ -3,7 +3,20 @@
 import os
 from pathlib import Path
 
-from . import arrays, conversions, file_content, folder, image_folder, large_text, own_folder, sparse, table, text_file, values
+from . import (
+    annotated,
+    arrays,
+    conversions,
+    file_content,
+    folder,
+    image_folder,
+    large_text,
+    own_folder,
+    sparse,
+    table,
+    text_file,
+    values,
+)
 from .contents import Contents
 from .survey import Progress
 from .text import Texts
@@ -13,12 +26,13 @@ READERS = {
     ".npy": arrays.read_npy,
     ".mtx": sparse.read_mtx,
     ".mtx.gz": sparse.read_mtx,
+    ".h5ad": annotated.read_h5ad,
     ".parquet": table.read_parquet,
     ".pq": table.read_parquet,
     **{ending + packed: table.read for ending in (".csv", ".tsv", ".tab", ".data", ".dat") for packed in ("", ".gz")},
 }
 TEXTS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
-SHOWN = ".npz, .npy, .csv, .tsv, .parquet, .mtx, .txt, .jsonl"
+SHOWN = ".npz, .npy, .csv, .tsv, .parquet, .mtx, .h5ad, .txt, .jsonl"
 FIRST_BYTES = {
     b"\x93NUMPY": ".npy",
     b"PK\x03\x04": ".zip",
@@ -95,7 +109,7 @@ def _ending(path: Path) -> str:
             return content
         raise _not_read(path, content)
     packed = ending.endswith(".gz")
-    same = {".npz": ".zip", ".pq": ".parquet"}.get(ending, ending)
+    same = {".npz": ".zip", ".pq": ".parquet", ".h5ad": ".h5"}.get(ending, ending)
     if content and content != (".gz" if packed else same):
         raise ValueError(f"expected a {ending} file, got {path}, whose content is that of a {content} file; rename it")
     return ending

@@ -34,7 +34,7 @@ def read_mtx(path: Path) -> Values:
         raise
     except (ValueError, UnicodeError) as error:
         raise _unreadable(path, "Matrix Market file of real numbers", error) from error
-    return Values({"train": _whole(dense)}, how_read=_phrase(rows, columns))
+    return Values({"train": whole(dense)}, how_read=_phrase(rows, columns))
 
 
 def _head(line: bytes) -> tuple[str, str, str]:
@@ -96,7 +96,7 @@ def read_npz(path: Path) -> Values:
         raise
     except Exception as error:
         raise _unreadable(path, "sparse matrix", error) from error
-    return Values({"train": _whole(dense)}, how_read=_phrase(rows, columns))
+    return Values({"train": whole(dense)}, how_read=_phrase(rows, columns))
 
 
 class _TooLarge(ValueError):
@@ -111,7 +111,7 @@ def _check_size(path: Path, rows: int, columns: int, read: str) -> None:
         )
 
 
-def _whole(array: Array) -> Array:
+def whole(array: Array) -> Array:
     """Whole numbers stored as floats are counts all the same, as single-cell software writes them."""
     if array.dtype.kind != "f" or not np.isfinite(array).all():
         return array

@@ -16,5 +16,6 @@ from .estimates.mutual_information import (
 )
 from .estimates.rate import rate as rate
 from .pairs.interval import Interval as Interval
+from .report.inference_data import to_arviz as to_arviz
 from .report.report import CollapseReport as CollapseReport
 from .report.report import collapse_report as collapse_report

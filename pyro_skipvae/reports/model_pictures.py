@@ -119,7 +119,7 @@ def draw_traversals(vae, data, *, rates=None, dimensions=10, item=0, values=STEP
     """
     z, labels = traversed(vae, data, rates=rates, dimensions=dimensions, item=item, values=values, seed=seed)
     with torch.random.fork_rng(), torch.no_grad():
-        images = torch.stack([_mean_or_sample(vae.decoder(column), seed) for column in z.unbind(1)], 1)
+        images = torch.stack([mean_or_sample(vae.decoder(column), seed) for column in z.unbind(1)], 1)
     images = as_grey(images, data.kind if data is not None else kind)
     return figures.latent_traversals(images, values=values, labels=labels)
 
@@ -133,7 +133,7 @@ def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, see
     is None, a draw from the prior is moved instead, and without rates the rows are in their own order. Raises ValueError
     for an item that is not there.
     """
-    start, ranked = _start(vae, data, rates, item, seed)
+    start, ranked = start_of(vae, data, rates, item, seed)
     what = "rate" if rates else "variance"
     rows = ranked.argsort(descending=True, stable=True)[:dimensions].tolist()
     prior = vae.prior()
@@ -147,16 +147,16 @@ def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, see
         z[row, :, dimension] = mean[dimension] + deviation[dimension] * steps
     z = unit(z) if isinstance(prior, SphereUniform) else z  # moved along the sphere, not off it
     told = rates or data is not None
-    labels = [f"z {_place(d, shape)}, {what} {ranked[d]:.2f}" if told else f"z {_place(d, shape)}" for d in rows]
+    labels = [f"z {place(d, shape)}, {what} {ranked[d]:.2f}" if told else f"z {place(d, shape)}" for d in rows]
     return z.unflatten(-1, shape), labels
 
 
-def _place(dimension, shape):
+def place(dimension, shape):
     """What a dimension of z is called: its number, or step and channel of a sequence."""
     return str(dimension) if len(shape) == 1 else "{}.{}".format(*divmod(dimension, shape[1]))
 
 
-def _start(vae, data, rates, item, seed):
+def start_of(vae, data, rates, item, seed):
     """Where a traversal starts, z (D,), and a number for each dimension by which its rows are ranked."""
     if data is None:
         with torch.random.fork_rng():
@@ -173,7 +173,7 @@ def draw_interpolation(vae, x_a, x_b, *, kind="grey", points=7, seed=0):
     """A row of images along the straight line between the posterior means of x_a and x_b, each (1, *event_shape)."""
     z = interpolate(*(texts.posterior_means(vae, x, seed)[0] for x in (x_a, x_b)), points)
     with torch.random.fork_rng():
-        images = torch.cat([_mean_or_sample(vae.decoder(step), seed) for step in z.split(1)])
+        images = torch.cat([mean_or_sample(vae.decoder(step), seed) for step in z.split(1)])
     weights = [round(weight, 2) for weight in torch.linspace(0, 1, points).tolist()]
     images = as_grey(images, kind, like=torch.cat([x_a, x_b]).cpu())
     figure = figures.latent_traversals(images[None], values=weights, labels=[""])
@@ -213,7 +213,7 @@ def _mean(decoded):
         return None
 
 
-def _mean_or_sample(decoded, seed):
+def mean_or_sample(decoded, seed):
     mean = _mean(decoded)
     if mean is None:
         torch.manual_seed(seed)

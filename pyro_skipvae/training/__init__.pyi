@@ -1,5 +1,6 @@
 from .initialisation import data_dependent_ as data_dependent_
 from .initialisation import he_normal_ as he_normal_
+from .loop import Callback as Callback
 from .loop import Epoch as Epoch
 from .loop import Progress as Progress
 from .loop import evaluate_loss as evaluate_loss

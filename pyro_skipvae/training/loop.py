@@ -35,6 +35,12 @@ class Epoch:
     seconds: float
 
 
+class Callback(Protocol):
+    """What `fit` calls after each epoch, such as a tracker of experiments."""
+
+    def __call__(self, epoch: Epoch, /) -> object: ...
+
+
 @dataclass
 class Progress:
     """How far `fit` is: the epochs done, and the summed loss and the datapoints of the one begun. Its fields are its state.
@@ -66,8 +72,9 @@ def fit(
     epochs: int,
     beta: float | Callable[[int], float] = 1.0,
     progress: Progress | None = None,
+    callback: Callback | None = None,
 ) -> Iterator[Epoch]:
-    """Train until `epochs` passes over `batches` are done, and yield an `Epoch` after each.
+    """Train until `epochs` passes over `batches` are done, and yield an `Epoch` after each, when `callback` has been told it.
 
     `batches` is iterated anew in each epoch and gives x, a tensor or a tuple; `beta` is a number or a schedule, a
     function of the number of the step. The loss is the mean over datapoints of what the steps returned. With a
@@ -80,7 +87,10 @@ def fit(
         for x in batches:
             progress.add(step(x, schedule(step.steps)), batch_size(x))
         mean, last = progress.close(), schedule(max(step.steps - 1, 0))
-        yield Epoch(progress.epochs, step.steps, mean, last, time.perf_counter() - start)
+        epoch = Epoch(progress.epochs, step.steps, mean, last, time.perf_counter() - start)
+        if callback is not None:
+            callback(epoch)
+        yield epoch
 
 
 def evaluate_loss(step: SVIStep, batches: Iterable[Batch]) -> float:

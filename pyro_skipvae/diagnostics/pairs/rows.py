@@ -8,6 +8,8 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from .annotated import counts_of, is_annotated
+
 Rows = tuple[Any, ...] | dict[str, Any]
 
 
@@ -26,7 +28,8 @@ Inputs = Tensor | numpy.ndarray[Any, Any] | View | list[Any] | Rows  # what `as_
 def as_rows(x: Inputs, like: Tensor | None = None) -> Rows:
     """x as the arguments that the model and the guide take: a tensor or a list as a tuple; lazy views are read whole.
 
-    A NumPy array becomes a tensor where `like` is, floating-point numbers in its precision, or in torch's default one.
+    A NumPy array, or the counts of an AnnData, becomes a tensor where `like` is, floating-point numbers in its precision, or in
+    torch's default one.
     Raises ValueError for what has no rows, or tensors of different numbers of rows.
     """
     rows: Rows
@@ -144,6 +147,8 @@ def _is_several(x: Any) -> bool:
 
 
 def _read(item: Any, like: Tensor | None) -> Any:
+    if is_annotated(item):
+        item = counts_of(item)[0].astype(numpy.float32)
     if isinstance(item, numpy.ndarray | numpy.generic) and item.dtype.kind in "biuf":
         tensor = torch.from_numpy(numpy.array(item))
         tensor = tensor if like is None else tensor.to(like.device)
