@@ -43,8 +43,8 @@ class Data:
 
     name: str
     train: Items
-    valid: Tensor | OnDisk
-    test: Tensor | OnDisk
+    valid: Any  # a tensor; `OnDisk` of a large file
+    test: Any
     event_shape: tuple[int, ...]
     labels: dict[str, Tensor]
     kind: str

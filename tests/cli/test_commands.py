@@ -127,7 +127,7 @@ def test_datasets_says_what_there_is_and_where_it_looked(tmp_path):
 @pytest.mark.parametrize("command", ["train", "evaluate", "sample", "compare", "report", "datasets"])
 def test_help_names_the_default_of_every_option(command, tmp_path):
     text = " ".join(skipvae(command, "--help", cwd=tmp_path).stdout.split())
-    flags = ["--help", "--json", "--quiet", "--verbose", "--dry-run", "--print-config", "--tensorboard", "--save"]
+    flags = ["--help", "--json", "--quiet", "--verbose", "--dry-run", "--print-config", "--tensorboard", "--save", "--compile"]
     for option in cli.commands[command].params:
         if option.param_type_name == "option" and not set(option.opts) & set(flags):
             described = text.split(option.opts[0] + " ", 1)[1].split(" --", 1)[0]

@@ -33,7 +33,7 @@ def test_levels_of_equal_probability_take_8_bits_each_and_the_rate_comes_on_top(
     bits, rate = report.bits_per_dimension, SHIFT**2 / 2 / (6 * math.log(2))
     assert bits["bits_elbo"]["value"] == pytest.approx(8 + rate, rel=1e-5)
     assert bits["bits_rate"]["value"] == pytest.approx(rate, rel=1e-5)
-    assert 8 - 1e-4 < bits["bits_iw"]["value"] < 8 + rate
+    assert bits["bits_iw"]["value"] < 8 + rate and bits["bits_iw"]["high"] > 8  # draws of z add noise, on either side
     assert (bits["dimensions"], bits["levels"], bits["bits_elbo"]["images"]) == (6, 256, 60)
     assert "bits per dimension" in str(report)
     again = CollapseReport.from_json(report.to_json())
