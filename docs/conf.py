@@ -1,7 +1,7 @@
 """The documentation site: `make docs` builds it, and every warning is an error."""
 
+import json
 import re
-import shutil
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -28,6 +28,7 @@ pygments_style, pygments_dark_style = "friendly", "github-dark"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 highlight_language = "none"
+nb_code_prompt_show, nb_code_prompt_hide = "Show the code", "Hide the code"
 nb_execution_mode = "off"  # the outputs are those that are committed
 
 autodoc_typehints = "none"  # the signature has them
@@ -36,10 +37,15 @@ autodoc_preserve_defaults = True
 
 
 def copy_notebooks(app):
-    """The solutions, with their outputs, become pages."""
+    """The solutions, with their outputs, become pages, on which the code of an answer, a check or the set-up is folded."""
     (HERE / "notebooks").mkdir(exist_ok=True)
     for source in sorted((NOTEBOOKS / "solutions").glob("*.ipynb")):
-        shutil.copyfile(source, HERE / "notebooks" / source.name)
+        notebook = json.loads(source.read_text())
+        for cell in notebook["cells"]:
+            text, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
+            if {"solution", "claim"} & set(tags) or "find_spec(" in text or "def check(" in text:
+                cell["metadata"]["tags"] = [*tags, "hide-input"]
+        (HERE / "notebooks" / source.name).write_text(json.dumps(notebook))
 
 
 def with_links_of_the_site(app, name, source):
