@@ -59,6 +59,8 @@ def test_the_exercises_show_no_answers_and_the_solutions_all_of_them(path):
     assert not any(cell.get("outputs") for cell in exercises)
     assert not any("exercise" in tags(cell) for cell in solutions)
     assert not any(output["output_type"] == "error" for cell in solutions for output in cell.get("outputs", ()))
+    shown = [output for cell in solutions for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]
+    assert len(shown) == sum("pyplot.show()" in source(cell) for cell in solutions)
     assert (FOLDER / "solutions" / f"{path.stem}.ipynb").stat().st_size < 700_000
 
 
