@@ -1,7 +1,7 @@
 # make train        set up, then train a 9-layer PixelCNN skip model and report on its collapse
 # make test         set up, then run the whole test suite
 # make torture      count in full how runs survive kills, signals, faults and damage -> results/torture.json
-# make check-slow   a tenth of that; every command and notebook of the documentation, quickly
+# make check-slow   a tenth of that; every command and notebook of the documentation, quickly; what a compiler makes of a step
 # make docs         the site, in docs/_build/html; a warning is an error
 # make notebooks    the notebooks in full: exercises and solutions (ARGS=02 for one)
 PYTHON ?= python3
@@ -35,7 +35,7 @@ torture: setup
 
 check-slow: extras  # a tenth of it
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(VENV)/bin/python -m torture --scale 0.1 $(ARGS)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow tests/test_documentation.py tests/test_notebooks.py
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow
 
 docs: extras
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html

@@ -92,6 +92,7 @@ def test_a_norm_dropout_and_frozen_weights_are_in_the_graph(interpreted):
     assert step.compilation.graphs == 2
 
 
+@pytest.mark.slow  # half a minute of a C++ compiler
 def test_the_compiler_keeps_losses_and_draws_and_a_resumed_run_is_the_same_bit_for_bit():
     vae = make_vae(small_pixelcnn)
     plain = trained(vae, steps_of(vae))
