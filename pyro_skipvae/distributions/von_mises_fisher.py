@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.distributions.kl import register_kl
+from torch.nn.functional import normalize
 
 SERIES_BELOW, TERMS = 100.0, 260  # of sqrt(order^2 + k^2): a series below, an expansion in its inverse above
 
@@ -41,7 +42,7 @@ class SphereUniform(TorchDistribution):
         return torch.full_like(self.mean, 1 / self.event_shape[0])
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        return unit(self.like.new_empty(self._extended_shape(sample_shape)).normal_())
+        return normalize(self.like.new_empty(self._extended_shape(sample_shape)).normal_(), dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -99,9 +100,9 @@ class VonMisesFisher(TorchDistribution):
         loc = self.loc.expand(shape)
         angle = _Angle.apply(self.concentration.expand(shape[:-1]), self.event_shape[0])[..., None]
         noise = torch.randn_like(loc)
-        across = unit(noise - (noise * loc).sum(-1, keepdim=True) * loc)
+        across = normalize(noise - (noise * loc).sum(-1, keepdim=True) * loc, dim=-1)
         # Noise that happens to lie along loc leaves little across it, which rounding turns a little: hence the second unit.
-        return unit(angle.cos() * loc + angle.sin() * across)
+        return normalize(angle.cos() * loc + angle.sin() * across, dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -256,11 +257,6 @@ def _legendre(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of Gauss-Legendre quadrature on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return (nodes + 1) / 2, weights / 2
-
-
-def unit(values: Tensor) -> Tensor:
-    """Vectors along the last dimension, at length one."""
-    return values / values.norm(dim=-1, keepdim=True)
 
 
 def log_area(dimensions: int) -> float:

@@ -13,7 +13,7 @@ from pyro.distributions.transforms import conditional_affine_autoregressive, con
 from torch import Tensor, nn
 
 from pyro_skipvae.blocks import LatentDim, in_full, latent_shape
-from pyro_skipvae.distributions.von_mises_fisher import VonMisesFisher, check_dimensions, concentration_for, unit
+from pyro_skipvae.distributions.von_mises_fisher import VonMisesFisher, check_dimensions, concentration_for
 
 
 class DiagonalNormal(nn.Module):
@@ -133,7 +133,7 @@ class VonMisesFisherPosterior(nn.Module):
 
     def forward(self, features: Tensor) -> dist.Distribution:
         parameters = in_full(self.parameters_of(features))
-        loc = unit(parameters[..., : self.latent_dim])
+        loc = nn.functional.normalize(parameters[..., : self.latent_dim], dim=-1)
         if self.concentration is not None:
             return VonMisesFisher(loc, self.concentration)
         return VonMisesFisher(loc, 1e-3 + nn.functional.softplus(parameters[..., -1]))  # at 0 there is no direction left

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
-from pyro_skipvae.distributions.von_mises_fisher import SphereUniform, unit
+from pyro_skipvae.distributions.von_mises_fisher import SphereUniform
 from pyro_skipvae.reports import figures
 from pyro_skipvae.text import generation as texts
 from pyro_skipvae.text.decoding import interpolate
@@ -145,7 +145,7 @@ def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, see
     for row, dimension in enumerate(rows):
         steps = torch.tensor(values, dtype=z.dtype, device=z.device)
         z[row, :, dimension] = mean[dimension] + deviation[dimension] * steps
-    z = unit(z) if isinstance(prior, SphereUniform) else z  # moved along the sphere, not off it
+    z = torch.nn.functional.normalize(z, dim=-1) if isinstance(prior, SphereUniform) else z  # it moves along the sphere
     told = rates or data is not None
     labels = [f"z {place(d, shape)}, {what} {ranked[d]:.2f}" if told else f"z {place(d, shape)}" for d in rows]
     return z.unflatten(-1, shape), labels
