@@ -15,6 +15,7 @@ from .gradients import check_gradients
 from .models import encode, export
 from .notes import say_as_asked
 from .pages import compare, report
+from .planning import predict
 from .showing import explore, interpolate, reconstruct, traverse
 from .target_rate import target_rate
 from .torchrun import has_joined, is_several, leave
@@ -40,7 +41,7 @@ COMMANDS = (
     *(train, evaluate, sample, report, compare),
     *(reconstruct, interpolate, traverse, explore, encode, export),
     *reproduction.COMMANDS,
-    *(target_rate, check_gradients, datasets, doctor, completion),
+    *(predict, target_rate, check_gradients, datasets, doctor, completion),
 )
 for command in COMMANDS:
     cli.add_command(say_as_asked(command))

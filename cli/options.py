@@ -119,6 +119,17 @@ def config_options(command):
     return command
 
 
+def some_config_options(*names):
+    """Give a command the options of these fields of Config, in this order."""
+
+    def decorate(command):
+        for name in reversed(names):
+            command = _option(Config.__dataclass_fields__[name], "Data and model")(command)
+        return command
+
+    return decorate
+
+
 def settings(preset, file, options):
     """The settings given, as flags for `Config.from_flags`: preset < TOML file < variables and flags.
 

@@ -16,6 +16,10 @@ from .estimates.mutual_information import (
 )
 from .estimates.rate import rate as rate
 from .pairs.interval import Interval as Interval
+from .planning.effective_beta import EffectiveBeta as EffectiveBeta
+from .planning.effective_beta import effective_beta as effective_beta
+from .planning.prediction import CollapsePrediction as CollapsePrediction
+from .planning.prediction import predict_collapse as predict_collapse
 from .report.inference_data import to_arviz as to_arviz
 from .report.report import CollapseReport as CollapseReport
 from .report.report import collapse_report as collapse_report
