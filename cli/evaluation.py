@@ -11,10 +11,12 @@ import numpy as np
 
 from pyro_skipvae.diagnostics import collapse_report
 from pyro_skipvae.diagnostics.estimates.inference_gap import inference_gap
+from pyro_skipvae.diagnostics.estimates.ranking import ranking
 from pyro_skipvae.diagnostics.pairs.pair import ENCODER_ROWS
 from pyro_skipvae.diagnostics.report.budget import PAIR_SECONDS, expected_seconds
 from pyro_skipvae.diagnostics.report.sizes import sizes_of
 from pyro_skipvae.distributions.autoregressive import Autoregressive
+from pyro_skipvae.distributions.multinomial import MultinomialGivenTotal
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
 from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import choose_device
@@ -121,6 +123,11 @@ def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, compone
         if auxiliary_prior is not None:
             found = auxiliary.measured(vae, auxiliary_prior, x, distortion=report.distortion)
             report.card["auxiliary_prior"] = found
+        if isinstance(vae.decoder(vae.prior().sample((1,))), MultinomialGivenTotal):
+            try:
+                report.card["ranking"] = ranking(vae, x)
+            except ValueError as error:
+                report.card["unavailable"]["ranking"] = str(error)
         if isinstance(vae.guide, SemiAmortized):
             if vae.guide.gradient == "authors":
                 note(f"The authors' steps are of a batch's mean: of {ENCODER_ROWS} rows in a report, however many in training.")

@@ -28,7 +28,7 @@ from pyro_skipvae.runs.config import Config, ConfigError
 from pyro_skipvae.runs.description import DataDescription
 from pyro_skipvae.training import fit
 
-KINDS = {"bernoulli": "binary", "poisson": "count", "normal": "real", "normal-shared-scale": "real"}
+KINDS = {"bernoulli": "binary", "poisson": "count", "multinomial": "count", "normal": "real", "normal-shared-scale": "real"}
 OURS = ("importance_samples", "device")  # the parameters that are no settings of a training
 FLAG = re.compile(r"--([a-z][a-z-]+)")
 KEPT = 1000  # rows of the training data, for `report_`
@@ -42,7 +42,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         fit: maximises the ELBO;   transform: E[z|x];   inverse_transform: E[x|z];   score: nats per row, higher is better
 
     The parameters are the settings of `skipvae-pyro train`, by the same names; None is chosen from the data. `likelihood` None
-    is bernoulli where all of X is 0 or 1, else normal-shared-scale; poisson is for counts. X needs no StandardScaler: networks
+    is bernoulli where all of X is 0 or 1, else normal-shared-scale; poisson and multinomial are for counts. X needs no StandardScaler: networks
     and p(x|z) work in units of the standard deviations of the columns, and what comes out is in those of X.
     `importance_samples` is K of the bound that `score` gives; None is the ELBO. One `seed`, one result; random numbers and
     Pyro's parameter store stay as found.
@@ -194,8 +194,8 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise ValueError(f"expected likelihood to be one of {', '.join(KINDS)} or None, got {name!r}")
         if name == "bernoulli" and not is_binary:
             raise ValueError("expected X of 0 and 1 for likelihood='bernoulli', got other values")
-        if name == "poisson" and ((X < 0) | (X != np.round(X))).any():
-            raise ValueError("expected X of counts, whole numbers of at least 0, for likelihood='poisson', got other values")
+        if KINDS[name] == "count" and ((X < 0) | (X != np.round(X))).any():
+            raise ValueError(f"expected X of counts, whole numbers of at least 0, for likelihood={name!r}, got other values")
         x = torch.from_numpy(np.array(X, dtype=np.float32))
         if not x.isfinite().all():
             raise ValueError("expected values that float32 can hold, got infinity: X is too large")

@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 from pyro_skipvae.blocks import in_full
 from pyro_skipvae.distributions.colours import ColourLogistics
 from pyro_skipvae.distributions.grey_levels import DiscretisedLogistic, GreyLevels
+from pyro_skipvae.distributions.multinomial import MultinomialGivenTotal
 
 # Without a floor the density of a constant pixel is unbounded, and one such pixel takes over the whole objective.
 SMALLEST_SCALE = 0.01
@@ -44,6 +45,7 @@ class Likelihood:
 
 
 bernoulli = Likelihood(1, lambda eta: dist.Bernoulli(logits=eta[..., 0]))
+multinomial = Likelihood(1, lambda eta: MultinomialGivenTotal(eta[..., 0]))  # over the last dimension of x
 poisson = Likelihood(1, lambda eta: dist.Poisson(eta[..., 0].exp()))
 normal = Likelihood(2, lambda eta: dist.Normal(eta[..., 0], softplus(eta[..., 1]) + SMALLEST_SCALE))
 
@@ -79,6 +81,18 @@ def poisson_about(mean: Tensor, deviation: Tensor) -> Likelihood:
     if not ((mean > 0) & (deviation > 0)).all():
         raise ValueError("expected means and deviations above 0 for counts")
     return Likelihood(1, PoissonAbout(mean, (deviation / mean).clamp(max=1)))
+
+
+def multinomial_about(share: Tensor, totals: Tensor) -> Likelihood:
+    """`multinomial` with logits ln share + eta: a model starts at the shares of its data, (D,), and draws one of their totals.
+
+    Raises ValueError unless the shares are above 0, or without totals of at least 0.
+    """
+    if not (share > 0).all():
+        raise ValueError("expected shares above 0 for counts")
+    if not len(totals) or (totals < 0).any():
+        raise ValueError("expected totals of at least 0 for draws of counts")
+    return Likelihood(1, MultinomialAbout(share, totals))
 
 
 class NormalInUnits(nn.Module):
@@ -133,6 +147,21 @@ class PoissonAbout(nn.Module):
 
     def forward(self, eta: Tensor) -> TorchDistributionMixin:
         return dist.Poisson(self.mean * (self.relative * eta[..., 0]).exp())
+
+
+class MultinomialAbout(nn.Module):
+    """The family of `multinomial_about`."""
+
+    log_share: Tensor
+    totals: Tensor
+
+    def __init__(self, share: Tensor, totals: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("log_share", share.log())
+        self.register_buffer("totals", totals)
+
+    def forward(self, eta: Tensor) -> TorchDistributionMixin:
+        return MultinomialGivenTotal(self.log_share + eta[..., 0], self.totals)
 
 
 def categorical(levels: int = 256) -> Likelihood:

@@ -10,6 +10,7 @@ from pyro_skipvae.distributions.grey_levels import DiscretisedLogistic, GreyLeve
 LIKELIHOODS = {
     "bernoulli": likelihoods.bernoulli,
     "poisson": likelihoods.poisson,
+    "multinomial": likelihoods.multinomial_about(torch.ones(3) / 3, torch.tensor([4.0, 9.0])),
     "normal": likelihoods.normal,
     "normal in units": likelihoods.normal_in_units(torch.randn(2, 1, 1)[0], torch.rand(1, 1) + 0.5),
     "normal, shared scale": likelihoods.normal_shared_scale(torch.tensor(7.0), torch.tensor(3.0)),

@@ -26,6 +26,7 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "categorical": likelihoods.categorical,
     "colour-logistics": likelihoods.colour_logistics,
     "discretised-logistic": likelihoods.discretised_logistic,
+    "multinomial": lambda: likelihoods.multinomial,
     "normal": lambda: likelihoods.normal,
     "normal-shared-scale": likelihoods.normal_shared_scale,
     "poisson": lambda: likelihoods.poisson,

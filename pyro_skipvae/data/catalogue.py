@@ -112,6 +112,15 @@ DATASETS = {
         "none stated",
         "newsgroups",
     ),
+    "synthetic-ratings": DatasetInfo(
+        "choices of users among 200 items, of known 4-D tastes",
+        (200,),
+        (4_000, 500, 500),
+        "given",
+        "made here",
+        "MIT",
+        "ratings",
+    ),
     "pydoc": _text(
         "sentences of Python's language reference",
         (1_556, 367, 302),  # of Python 3.11; 3.10 has 34 sentences fewer, 3.13 has 146 more

@@ -77,11 +77,13 @@ PRIORS = {
     "uniform-sphere": lambda config, encoder, data: priors.UniformSphere(config.latent_dim),
     "ar1": lambda config, encoder, data: priors.AR1(*latent_dim(config, data), correlation=_correlations(config, data)),
 }
+TOTALS = 1000  # of the training data, evenly spread over their order, from which a multinomial draws its own
 LIKELIHOODS = {  # of the data, and whether in their units
     "bernoulli": lambda data, scaled: likelihoods.bernoulli,
     "categorical": lambda data, scaled: likelihoods.categorical(_levels(data)),
     "colour-logistics": lambda data, scaled: likelihoods.colour_logistics(_levels(data)),
     "discretised-logistic": lambda data, scaled: likelihoods.discretised_logistic(_levels(data)),
+    "multinomial": lambda data, scaled: likelihoods.multinomial_about(*_shares(data)),
     "normal": lambda data, scaled: (
         likelihoods.normal_in_units(*mean_and_scale(statistics_items(data.train))) if scaled else likelihoods.normal
     ),
@@ -104,6 +106,7 @@ KINDS = {  # the values that each likelihood is a distribution over
     "categorical": ("grey", "binary", "text"),
     "colour-logistics": ("grey",),
     "discretised-logistic": ("grey",),
+    "multinomial": ("count", "binary"),
     "normal": ("grey", "real"),
     "normal-shared-scale": ("grey", "real"),
     "poisson": ("count", "binary"),
@@ -331,6 +334,11 @@ def _check_values(config, data):
             f"expected colour images (3, H, W) for --likelihood colour-logistics, got items of shape {data.event_shape}; "
             "use --likelihood discretised-logistic"
         )
+    if likelihood == "multinomial" and len(data.event_shape) > 1:
+        raise ConfigError(
+            f"expected vectors of counts for --likelihood multinomial, got items of shape {data.event_shape}; "
+            f"use --likelihood {USUAL_LIKELIHOOD[data.kind]}"
+        )
     if scaling != "none" and data.kind not in SCALED[scaling]:
         wanted, usual = " or ".join(SCALED[scaling]), USUAL_SCALING[data.kind]
         raise ConfigError(f"expected {wanted} values for --scaling {scaling}, got {what}; use --scaling {usual}")
@@ -415,6 +423,15 @@ def _counts(data):
     """Mean and deviation of the counts of each feature or channel; half a count more than there is, so that no mean is 0."""
     mean, deviation = mean_and_scale(statistics_items(data.train))
     return mean + 0.5 / len(data.train), deviation
+
+
+def _shares(data):
+    """The part of all counts that falls on each feature, none of them 0, and totals of rows, as many for any data."""
+    items = getattr(data.train, "probabilities", None)  # of an item that is drawn anew at each reading
+    items = statistics_items(data.train) if items is None else items
+    totals = items.sum(-1).sort().values
+    each = items.mean(0) + 0.5 / len(items)
+    return each / each.sum(), totals[torch.arange(TOTALS, device="cpu") * len(totals) // TOTALS]
 
 
 def build_decoder(config, data):

@@ -12,7 +12,7 @@ from typing import get_args
 from .correlations import correlation_range
 
 IMAGES = ("digits", "mnist", "fashion-mnist", "kmnist", "omniglot", "omniglot-burda", "frey-faces", "cifar10", "mnist-static")
-COUNTS = ("newsgroups20",)
+COUNTS = ("newsgroups20", "synthetic-ratings")
 TEXTS = ("pydoc", "synthetic-text", "ptb", "yahoo", "yahoo-small", "lm1b", "short-yelp", "brown")
 DATASETS = (*IMAGES, *COUNTS, *TEXTS)
 TEXT_FILES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")  # of a user's own texts; every other path is read as numbers
@@ -39,7 +39,7 @@ INITIALISATIONS = ("torch", "he", "data-dependent")
 OPTIMIZERS = ("adam", "sgd")
 LIKELIHOODS = (
     *("bernoulli", "categorical", "colour-logistics", "discretised-logistic"),
-    *("normal", "normal-shared-scale", "poisson"),
+    *("multinomial", "normal", "normal-shared-scale", "poisson"),
 )
 SCALINGS = ("none", "standard", "log")
 BINARISATIONS = ("dynamic", "static", "threshold", "none")

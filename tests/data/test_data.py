@@ -933,3 +933,14 @@ def test_data_as_plain_values_and_as_a_frame(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"install pandas .*, or use to_dict\(\)"):
         digits.to_frame()
+
+
+def test_ratings_are_choices_of_known_tastes():
+    data = load_data("synthetic-ratings")
+    assert (data.kind, data.event_shape) == ("binary", (200,))
+    assert [len(part) for part in (data.train, data.valid, data.test)] == [4000, 500, 500]
+    chosen = data.train.sum(1)
+    assert chosen.min() >= 5 and chosen.max() <= 60
+    assert data.train[:, :20].mean() > 3 * data.train[:, 100:].mean()  # the first are popular
+    alike = torch.corrcoef(data.train.T).fill_diagonal_(0).abs()
+    assert alike.max() > 0.15  # of items drawn apart it would be 5 / sqrt(4000) = 0.08 at most

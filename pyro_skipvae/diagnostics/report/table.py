@@ -82,6 +82,8 @@ def _grid(report: "CollapseReport") -> Table:
             if attribute == "elbo" and report.card.get("auxiliary_prior"):
                 grid.add_row("", "  with the auxiliary prior", *_measured(report.card["auxiliary_prior"]["elbo"]))
         grid.add_section()
+    if report.card.get("ranking"):
+        _ranking(grid, report.card["ranking"])
     if report.amortized:
         _amortized(grid, report.amortized)
     under = report.model_mutual_information
@@ -107,6 +109,12 @@ def _bits(grid: Table, bits: dict[str, Any], samples: int) -> None:
     labels = {"bits_iw": f"importance sampling, {samples} draws", "bits_elbo": "ELBO", "bits_rate": "  of which the rate"}
     for position, (key, label) in enumerate(labels.items()):
         grid.add_row("" if position else "bits per dimension", label, *_measured(bits[key]))
+    grid.add_section()
+
+
+def _ranking(grid: Table, measures: dict[str, Any]) -> None:
+    for position, (name, measure) in enumerate((name, each) for name, each in measures.items() if name != "users"):
+        grid.add_row("" if position else "ranking of items held out", name, *_measured(measure))
     grid.add_section()
 
 
