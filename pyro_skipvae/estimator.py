@@ -42,8 +42,9 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         fit: maximises the ELBO;   transform: E[z|x];   inverse_transform: E[x|z];   score: nats per row, higher is better
 
     The parameters are the settings of `skipvae-pyro train`, by the same names; None is chosen from the data. `likelihood` None
-    is bernoulli where all of X is 0 or 1, else normal-shared-scale; poisson and multinomial are for counts. X needs no StandardScaler: networks
-    and p(x|z) work in units of the standard deviations of the columns, and what comes out is in those of X.
+    is bernoulli where all of X is 0 or 1, else normal-shared-scale; poisson and multinomial are for counts. X needs no
+    StandardScaler: networks and p(x|z) work in units of the standard deviations of the columns, and what comes out is in those
+    of X.
     `importance_samples` is K of the bound that `score` gives; None is the ELBO. One `seed`, one result; random numbers and
     Pyro's parameter store stay as found.
 

@@ -51,8 +51,8 @@ def ranking(vae: Any, x: Tensor, *, held_out: float = HELD_OUT, seed: int = 0) -
     """Recall@20, recall@50 and NDCG@100 of a model of choices x (N, D), {name: Interval}, with the `users` that count.
 
     Of what each user chose a part is hidden, at random; z is the posterior mean given the rest, and the items outside of that
-    are ranked by the mean of p(x|z). Users of fewer than two items are left out; a k of more than the D items is, too. Random numbers stay
-    as found. Raises ValueError where fewer than two users are left.
+    are ranked by the mean of p(x|z). Users of fewer than two items are left out, and so is a k of D or more. Random numbers
+    stay as found. Raises ValueError where fewer than two users are left.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(x.shape, generator=generator).to(x.device).masked_fill(x == 0, math.inf).argsort(-1).argsort(-1)
