@@ -47,7 +47,7 @@ lint: setup
 	$(VENV)/bin/ruff check pyro_skipvae cli examples benchmarks tests setup.py
 
 # the wings that are annotated throughout; settings in pyproject.toml
-TYPED := $(addprefix pyro_skipvae/,model.py callables skip.py blocks.py likelihoods.py objectives.py schedules.py priors decoders distributions guides encoders training \
+TYPED := $(addprefix pyro_skipvae/,model.py callables skip.py blocks.py likelihoods.py objectives schedules.py priors decoders distributions guides encoders training \
 	diagnostics data runs/folder.py runs/loaded.py)
 types: setup
 	$(VENV)/bin/python -m mypy $(TYPED)

@@ -76,8 +76,8 @@ class Job:
         self.batches = self.data.batches("train", self.config.batch_size, seed=self.config.seed)
         self.steps = self.config.epochs * len(self.batches)
         self.halving = Halving(first=self.config.halving_epoch)
-        self.step = build_step(self.config, self.vae, self.steps, self.halving, ranks)
         self.beta = build_beta(self.config, len(self.batches))
+        self.step = build_step(self.config, self.vae, self.steps, self.halving, ranks, self.beta)
         self.progress = Progress()
         self.best = math.inf  # the lowest validation loss at the final beta
         self.stalled = 0  # epochs since then
@@ -94,6 +94,16 @@ class Job:
         if self.config.lr_schedule == "halving" and self.halving.ended:
             return f"learning rate halved to {self.config.lr * self.halving.factor:.2g}"
         return None
+
+    def selection(self, metrics):
+        """What the validation of an epoch is judged by: -ELBO, or, where another thing is trained, that by its parts."""
+        config, distortion, rate = self.config, metrics["valid_distortion"], metrics["valid_rate"]
+        target = config.numbers[0] if config.bound == "target-rate" else config.rate_target
+        if target is not None:
+            return distortion + max(1.0, metrics["beta"]) * abs(rate - target)
+        if config.bound in ("autoencoder", "mmd"):  # without the MMD, which is of a batch
+            return distortion + (1 - config.numbers[1]) * rate if config.bound == "mmd" else distortion
+        return -metrics["valid_elbo"]
 
     def judge(self, epoch, loss):
         """Whether the validation loss after an epoch is the best so far; before beta has its final value none is.

@@ -14,9 +14,12 @@ from .echo import echo
 from .errors import Elsewhere, UserError, exit_code_of, user_errors
 from .signals import end_with_parent
 
-# Settings under which a row's part of a step depends on the other rows of its batch -> what to take instead.
+# Settings under which a row's part of a step depends on the other rows of its batch -> what to take instead, if anything.
 WHOLE_BATCH = {
-    "objective": {"free-bits-per-group": "free-bits-per-dimension"},
+    "objective": {
+        "free-bits-per-group": "free-bits-per-dimension",
+        **dict.fromkeys(("kl-balancing", "mmd", "target-rate")),
+    },
     "svi_gradient": {"authors": "exact"},
 }
 
@@ -59,9 +62,10 @@ def check_several(config, ranks):
         value, flag = str(getattr(config, name)), f"--{name.replace('_', '-')}"
         word = value.partition("(")[0]
         if word in instead and (name != "svi_gradient" or config.inference != "amortized"):
+            other = f"{flag} {value.replace(word, instead[word])}, or " if instead[word] else ""
             raise UserError(
                 f"expected a bound of each row for several processes, got {flag} {value}, which reads its batch as a whole; "
-                f"take {flag} {value.replace(word, instead[word])}, or one process"
+                f"take {other}one process"
             )
     if config.batch_size < ranks.size:
         raise UserError(

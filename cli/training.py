@@ -224,7 +224,7 @@ class Training:
             self.run.log(**metrics)
             if self.board:
                 self.board.epoch(metrics)
-            if job.judge(epoch.number, -metrics["valid_elbo"]):
+            if job.judge(epoch.number, job.selection(metrics)):
                 self.run.save("best", job.state())  # before last: killed between the two, this epoch is done again
             self.save()
             if self.bar.disable:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -83,3 +84,48 @@ class Halving:
         self.started = self.started or (epoch >= self.first and not better)
         if self.started:
             self.factor /= 2
+
+
+@dataclass
+class RateControl:
+    """A weight beta of the KL term that holds the rate at `target` nats: a PI controller, told the rate of each step.
+
+        e = target - rate,   I <- I - integral e,   beta = proportional / (1 + exp(e)) + I,   least <= beta <= most
+
+    A rate that is too low lowers beta, one that is too high raises it. Where beta would leave its range, I keeps the value that
+    puts it at the end, so that it turns back at once: in the authors' code the test for this is never true. It is called with
+    the step, as a schedule; `svi_step(..., control=)` tells it the rates. Its fields are its state. Raises ValueError for a
+    target or a gain that is not above 0, or an empty range.
+
+    Reference: Shao et al. 2020, "ControlVAE". Their beta is at most 1; a rate below that of the ELBO needs more.
+    """
+
+    target: float
+    proportional: float = 0.01
+    integral: float = 1e-3
+    least: float = 1e-3  # Pyro rejects a scale of zero
+    most: float = 10.0
+    total: float = 0.0  # I
+    beta: float = 1e-3
+
+    reached: ClassVar[float] = 0  # there is no final value to wait for
+
+    def __post_init__(self) -> None:
+        wanted = {"target": self.target, "gain": min(self.proportional, self.integral), "range": self.most - self.least}
+        for name, value in {**wanted, "least beta": self.least}.items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"expected a {name} above 0 for a control of the rate, got {value}")
+        if not (self.least <= self.beta <= self.most and math.isfinite(self.total)):
+            raise ValueError(f"expected a beta from {self.least} to {self.most}, got {self.beta} (I {self.total})")
+
+    def __call__(self, step: float) -> float:
+        return self.beta
+
+    def after(self, rate: float) -> None:
+        """Take note of the rate of a step, in nats per datapoint; one that is not finite is passed over."""
+        if not math.isfinite(rate):
+            return
+        error = self.target - rate
+        part = self.proportional / (1 + math.exp(min(error, 700.0)))  # beyond it a float is infinite
+        self.total = min(max(self.total - self.integral * error, self.least - part), self.most - part)
+        self.beta = min(max(part + self.total, self.least), self.most)  # once more, for what rounding leaves

@@ -90,7 +90,7 @@ class SemiAmortized(nn.Module):
         if self.steps == 0 and self.start == "amortized":
             return guide(x, *context, **options)
         bound, _, values = self.refinement(x, *context, beta=beta, **options)
-        return refined_guide(guide, bound, values)(x, *context, **options)
+        return refined_guide(guide, bound, values, beta=beta)(x, *context, **options)
 
     def refine(self, x: Any, *context: Any, beta: float | None = None, noise: Any = None, **options: Any) -> Any:
         """The refined q(z|x), batch (B,); of several latent sites {name: q}.
@@ -114,7 +114,8 @@ class SemiAmortized(nn.Module):
 
         `method` is a function of `pyro_skipvae.guides.refinement` to use in place of the one that `gradient` names.
         """
-        model, guide = self._weighted(beta)
+        # The gradient of the weight, by which a step reads the rate, is that of the bound at the refined q(z|x).
+        model, guide = self._weighted(beta.detach() if isinstance(beta, Tensor) else beta)
         learning, authors = torch.is_grad_enabled(), self.gradient == "authors"
         with torch.inference_mode(False), torch.set_grad_enabled(learning):
             arguments, options = tree_map(_outside_inference_mode, ((x, *context), options))
@@ -165,9 +166,15 @@ def _check_noise(noise: Sequence[Any], steps: int, shape: Any) -> None:
             raise ValueError(f"expected noise like z in each step, {expected}, got {found}")
 
 
-def refined_guide(guide: Callable[..., Any], bound: Bound, values: Values) -> Callable[..., Any]:
-    """The guide with its latent sites drawn from the local parameters `values`; plates, scales and parameters are its own."""
-    latent = _RefinedSites(bound.distributions(values), differentiable=torch.is_grad_enabled())
+def refined_guide(
+    guide: Callable[..., Any], bound: Bound, values: Values, beta: float | Tensor | None = None
+) -> Callable[..., Any]:
+    """The guide with its latent sites drawn from the local parameters `values`; plates, scales and parameters are its own.
+
+    A `beta` that wants a gradient, which the guide's own scale lacks, is the one that the guide was weighed by.
+    """
+    unit = beta / beta.detach() if isinstance(beta, Tensor) and beta.requires_grad else None
+    latent = _RefinedSites(bound.distributions(values), differentiable=torch.is_grad_enabled(), unit=unit)
 
     def refined(*arguments: Any, **options: Any) -> Any:
         with torch.no_grad(), latent:  # the graph of this second pass of the encoder is not needed
@@ -189,7 +196,7 @@ def beside(encoder_loss: EncoderLoss, objective: Callable[..., Tensor] = elbo) -
     def both(model: Callable[..., Any], guide: SemiAmortized, x: Any, beta: float = 1.0) -> Tensor:
         bound, start, values = guide.refinement(*as_arguments(x), beta=beta, method=without_gradient)
         _, amortized = weighted(model, guide.amortized, beta)
-        loss = objective(model, _ignoring_beta(refined_guide(amortized, bound, values)), x, beta)
+        loss = objective(model, _ignoring_beta(refined_guide(amortized, bound, values, beta=beta)), x, beta)
         own = encoder_loss(bound, start, values)
         return loss + own - own.detach()
 
@@ -228,14 +235,16 @@ VARIANTS: dict[str, tuple[dict[str, Any], EncoderLoss | None]] = {
 class _RefinedSites(Messenger):
     """Gives latent sites other distributions, and their draws a gradient though the guide around them runs without."""
 
-    def __init__(self, distributions: dict[str, Any], *, differentiable: bool) -> None:
+    def __init__(self, distributions: dict[str, Any], *, differentiable: bool, unit: Tensor | None = None) -> None:
         super().__init__()
-        self.distributions, self.differentiable = distributions, differentiable
+        self.distributions, self.differentiable, self.unit = distributions, differentiable, unit
 
     def _pyro_sample(self, message: Any) -> None:
         if message["name"] in self.distributions:
             message["fn"] = self.distributions[message["name"]]
             torch.set_grad_enabled(self.differentiable)
+            if self.unit is not None:  # 1, with a gradient
+                message["scale"] = message["scale"] * self.unit
 
     def _pyro_post_sample(self, message: Any) -> None:
         if message["name"] in self.distributions:

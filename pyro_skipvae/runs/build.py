@@ -31,7 +31,7 @@ from pyro_skipvae.encoders import (
 )
 from pyro_skipvae.guides.semi_amortized import VARIANTS, SemiAmortized, beside
 from pyro_skipvae.model import VAE
-from pyro_skipvae.schedules import Halving
+from pyro_skipvae.schedules import Halving, RateControl
 from pyro_skipvae.skip import parameter_count, parameter_matched
 from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
 from pyro_skipvae.training.step import svi_step
@@ -116,13 +116,18 @@ USUAL_LR = {"adam": 1e-3, "sgd": 1.0}
 OPTIMIZERS = {"adam": (torch.optim.Adam, {"fused": True}), "sgd": (torch.optim.SGD, {"fused": True})}
 STATISTICS_BYTES = 2**26  # of items of a large file, as float32, that mean and deviation are counted on
 STATISTICS_ITEMS = 512  # of the training data, for the data-dependent start
-OBJECTIVES = {
-    "elbo": lambda number: objectives.elbo,
-    "analytic-elbo": lambda number: objectives.analytic_elbo,
+OBJECTIVES = {  # of the numbers in their brackets
+    "elbo": lambda: objectives.elbo,
+    "analytic-elbo": lambda: objectives.analytic_elbo,
     "iwae": objectives.iwae,
     "free-bits-per-group": objectives.free_bits_per_group,
     "free-bits-per-dimension": objectives.free_bits_per_dimension,
     "free-bits-total": objectives.free_bits_total,
+    "kl-balancing": lambda: objectives.kl_balancing,
+    "kl-balancing-prior": objectives.kl_balancing_prior,
+    "mmd": objectives.mmd,
+    "target-rate": objectives.target_rate,
+    "autoencoder": lambda: objectives.autoencoder,
 }
 
 
@@ -157,6 +162,7 @@ def resolve(config, data):
     _check_encoder(found, data)
     _check_values(found, data)
     _check_sequence(found, data)
+    _check_objective(found, data)
     if config.prior == "vamp" and (config.guide in FLOWS or data.kind == "text"):
         raise ConfigError(
             "expected inputs that can be learned for --prior vamp, got words"
@@ -196,7 +202,7 @@ def settled(config, data):
         svi_lr=config.svi_lr or (1.0 if config.svi_gradient == "authors" else 1 / 32),
         lr=config.lr or USUAL_LR[config.optimizer],
         # An autoregressive decoder learns to do without z in the first epochs unless the KL term starts low.
-        beta_schedule=config.beta_schedule or ("linear" if decoder in AUTOREGRESSIVE else "constant"),
+        beta_schedule=config.beta_schedule or _usual_schedule(config, decoder),
         warmup_epochs=_warmup(config.epochs, text) if config.warmup_epochs is None else config.warmup_epochs,
     )
 
@@ -218,6 +224,7 @@ def without_effect(config):
         **dict.fromkeys(("encoder", "prior", "guide"), (config.latent_dim != 0, "a model with latent variables")),
         "halving_epoch": (config.lr_schedule == "halving", "--lr-schedule halving"),
         "cycles": (config.beta_schedule == "cyclical", "--beta-schedule cyclical"),
+        "beta": (config.bound != "autoencoder" and config.rate_target is None, "another --objective or --beta-schedule"),
     }
     usual = {name: Config.__dataclass_fields__[name].default for name in needs}
     idle = {name: wanted for name, (used, wanted) in needs.items() if not used and getattr(config, name) != usual[name]}
@@ -344,6 +351,31 @@ def _check_values(config, data):
         raise ConfigError(f"expected {wanted} values for --scaling {scaling}, got {what}; use --scaling {usual}")
 
 
+def _usual_schedule(config, decoder):
+    """Without a rate, or with a price of its own for one, there is nothing to be lenient with at first."""
+    if config.bound in ("autoencoder", "target-rate"):
+        return "constant"
+    return "linear" if decoder in AUTOREGRESSIVE or config.bound == "kl-balancing" else "constant"
+
+
+def _check_objective(config, data):
+    """Raises ConfigError where an objective could not do its work in this run."""
+    if config.bound == "mmd" and 1 in (config.batch_size, len(data.train) % config.batch_size or config.batch_size):
+        raise ConfigError(
+            f"expected at least 2 rows in each batch for --objective {config.objective}, got 1 in the last: {len(data.train)} "
+            f"training items in batches of {config.batch_size}; use --batch-size {config.batch_size + 1}"
+        )
+    if config.bound == "kl-balancing" and config.beta_schedule == "constant" and config.beta >= 1:
+        raise ConfigError(
+            f"expected a --beta-schedule that starts below 1 for --objective kl-balancing, which acts while beta is, got "
+            f"--beta-schedule constant --beta {config.beta:g}; use --beta-schedule linear"
+        )
+    target = config.numbers[0] if config.bound == "target-rate" else config.rate_target
+    committed = config.rate if config.prior == "ar1" or config.guide == "minimum-rate" else None
+    if target is not None and committed is not None and target <= committed:
+        raise ConfigError(f"expected a target above the {committed:g} nats that --rate commits, got {target:g}")
+
+
 def _warmup(epochs, text):
     """Epochs of KL warm-up: the authors' text code has 10 of 30; nobody has any for images, where we found a third to do."""
     return min(epochs / 2, 10.0) if text else min(epochs / 3, 20.0)
@@ -454,13 +486,13 @@ def build_decoder(config, data):
     return make(**{width: each * matched}, skip="none")
 
 
-def build_step(config, vae, steps, halving=None, ranks=None):
+def build_step(config, vae, steps, halving=None, ranks=None, beta=None):
     """The SVI step of a config, for a run of `steps` steps; `halving` is the `Halving` that its learning rate follows.
 
-    `ranks` are the processes that make it together, if there are several.
+    `beta` is its schedule: one that controls the rate is told of each step. `ranks` are the processes that make it
+    together, if there are several.
     """
-    name = config.objective.partition("(")[0]
-    objective = OBJECTIVES[name](config.particles if name == "iwae" else config.free_nats)
+    objective = OBJECTIVES[config.bound](*config.numbers)
     encoder_loss = VARIANTS[config.inference][1] if config.inference != "amortized" else None
     objective = beside(encoder_loss, objective) if encoder_loss else objective
     torch_optimizer, arguments = OPTIMIZERS[config.optimizer]
@@ -474,6 +506,7 @@ def build_step(config, vae, steps, halving=None, ranks=None):
     }
     schedule = {"optimizer": torch_optimizer, "optim_args": arguments, "lr_lambda": courses[config.lr_schedule]}
     how = {"max_norm": config.max_norm, "ranks": ranks, "compile": config.compile, "precision": config.precision}
+    how["control"] = beta if isinstance(beta, RateControl) else None
     return svi_step(vae.model, vae.guide, objective, pyro.optim.LambdaLR(schedule), **how)
 
 
@@ -485,6 +518,8 @@ def build_beta(config, steps_per_epoch):
         "linear": lambda: schedules.linear(config.beta_start, config.beta, steps),
         "cyclical": lambda: schedules.cyclical(config.beta_start, config.beta, steps, cycles=config.cycles),
     }
+    if config.rate_target is not None:
+        return RateControl(config.rate_target)
     return courses[config.beta_schedule]()
 
 

@@ -54,17 +54,29 @@ PRIOR_OF = {  # guides that go with one prior alone, and take a rate
 FLOWS = ("inverse-autoregressive-flow", "planar-flow")  # guides without local parameters
 GUIDES = ("diagonal-normal", "full-covariance-normal", *FLOWS, *PRIOR_OF)
 FREE_BITS = ("free-bits-per-group", "free-bits-per-dimension", "free-bits-total")
-OBJECTIVES = ("elbo", "analytic-elbo", "iwae", *FREE_BITS)
-WRITTEN = ("elbo", "analytic-elbo", "iwae(K)", *(f"{name}(NATS)" for name in FREE_BITS))
+NUMBERS = {  # objective -> the numbers in its brackets: what each is where it is left out, or None
+    **{"elbo": (), "analytic-elbo": (), "iwae": (5,)},
+    **dict.fromkeys(FREE_BITS, (None,)),
+    **{"kl-balancing": (), "kl-balancing-prior": (0.8,), "mmd": (10.0, 1.0), "target-rate": (None,), "autoencoder": ()},
+}
+OBJECTIVES = tuple(NUMBERS)
+WRITTEN = (
+    *("elbo", "analytic-elbo", "iwae(K)", *(f"{name}(NATS)" for name in FREE_BITS)),
+    *("kl-balancing", "kl-balancing-prior(SHARE)", "mmd(WEIGHT)", "mmd(WEIGHT,ALPHA)", "target-rate(NATS)", "autoencoder"),
+)
+BOUNDS = ("elbo", "analytic-elbo")  # linear in beta, and in every form of inference
+PER_DIMENSION = (*FREE_BITS, "kl-balancing")  # need a KL for each dimension in closed form: these guides with these priors
+INDEPENDENT = ("diagonal-normal", "minimum-rate", "batch-normalised"), ("standard-normal", "ar1")
+LEARNED = ("mixture-of-normals", "vamp", "normalizing-flow")  # priors with parameters
 SKIPS = ("all", "none", "first", "last", "parameter-matched")
-SCHEDULES = ("constant", "linear", "cyclical")
+SCHEDULES = ("constant", "linear", "cyclical", "control(NATS)")
 LARGEST = 2**31  # of whole numbers; sizes beyond it do not fit into any memory
 PRECISIONS = ("float32", "bf16")
 MATMULS = ("highest", "medium")
 LR_SCHEDULES = ("cosine", "constant", "halving")
 
 
-OPEN = ("dataset", "skip", "objective")  # these take more than the names listed for them
+OPEN = ("dataset", "skip", "objective", "beta_schedule")  # these take more than the names listed for them
 
 
 class ConfigError(ValueError):
@@ -187,7 +199,10 @@ class Config:
     max_norm: float = option(5.0, "norm to which the whole gradient is clipped", least=0.0)
     beta: float = option(1.0, "final weight of the KL term", least=0.0)
     beta_schedule: str | None = option(
-        None, "course of the KL weight", SCHEDULES, usual="linear for a pixelcnn or text, else constant"
+        None,
+        "course of the KL weight; control(NATS) holds the rate there (ControlVAE)",
+        SCHEDULES,
+        usual="linear for a pixelcnn, text or objective kl-balancing, else constant",
     )
     beta_start: float = option(0.1, "where a linear or cyclical schedule starts", least=0.0)
     warmup_epochs: float | None = option(
@@ -212,7 +227,7 @@ class Config:
                 raise ConfigError(f"expected {_flag(name)} above 0, got 0")
         if self.kernel % 2 == 0:
             raise ConfigError(f"expected --kernel odd, got {self.kernel}")
-        self.particles  # noqa: B018  raises for a malformed objective
+        self._check_objective()
         self._check_skip()
         self._check_model()
         self._check_sequence()
@@ -244,7 +259,7 @@ class Config:
             )
         if self.inference != "amortized" and self.precision != "float32":
             raise ConfigError(f"expected --precision float32 with --inference {self.inference}, got {self.precision}")
-        if self.inference != "amortized" and (self.particles > 1 or self.free_nats is not None):
+        if self.inference != "amortized" and self.bound not in BOUNDS:
             raise ConfigError(f"expected --objective elbo with --inference {self.inference}, got {self.objective}")
 
     def _check_sequence(self):
@@ -277,21 +292,80 @@ class Config:
             except ValueError as error:
                 raise ConfigError(str(error)) from None
 
+    def _check_objective(self):
+        name, numbers, got = self.bound, self.numbers, f"--objective {self.objective}"
+        if name == "iwae" and numbers[0] < 1:
+            raise ConfigError(f"expected --objective iwae(K) with K of at least 1, got {self.objective}")
+        if name == "kl-balancing-prior" and not 0 <= numbers[0] < 1:
+            raise ConfigError(f"expected --objective kl-balancing-prior(SHARE) with a SHARE from 0 to below 1, got {got}")
+        if name == "mmd" and not (numbers[1] <= 1 and numbers[0] >= 1 - numbers[1]):
+            raise ConfigError(
+                f"expected --objective mmd(WEIGHT,ALPHA) with ALPHA of at most 1 and WEIGHT of at least 1 - ALPHA, got {got}"
+            )
+        if name not in BOUNDS and name != "iwae" and self.model in WITHOUT_LATENTS:
+            raise ConfigError(f"expected --objective elbo for --model {self.model}, which has no z, got {got}")
+        if name in PER_DIMENSION and (self.guide not in INDEPENDENT[0] or self.prior not in INDEPENDENT[1]):
+            raise ConfigError(
+                f"expected a guide and a prior of independent dimensions for {got}, which needs the KL of each ("
+                f"--guide {', '.join(INDEPENDENT[0])}, --prior {', '.join(INDEPENDENT[1])}), got --guide {self.guide} --prior "
+                f"{self.prior}; 'target-rate(NATS)' takes any"
+            )
+        if name == "kl-balancing-prior" and self.prior not in LEARNED:
+            raise ConfigError(
+                f"expected --prior {' or '.join(LEARNED)} for {got}, got --prior {self.prior}, which has nothing to learn: "
+                f"with it that is --objective elbo --beta {1 - numbers[0]:g}"
+            )
+        self._check_control()
+
+    def _check_control(self):
+        target, got = self.rate_target, f"--beta-schedule {self.beta_schedule}"
+        if self.beta_schedule not in (None, *SCHEDULES[:-1]) and target is None:
+            raise ConfigError(_unknown("beta-schedule", self.beta_schedule, SCHEDULES))
+        if target is not None and self.bound not in BOUNDS:
+            raise ConfigError(
+                f"expected --objective {' or '.join(BOUNDS)} with {got}, which sets the weight of their rate, got "
+                f"--objective {self.objective}"
+            )
+        if target is not None and self.model in WITHOUT_LATENTS:
+            raise ConfigError(f"expected a model with latent variables for {got}, got --model {self.model}")
+        wanted = self.numbers[0] if self.bound == "target-rate" else target
+        if target == 0:
+            raise ConfigError(f"expected NATS above 0 in --beta-schedule control(NATS), got {got}; use a larger --beta instead")
+        if wanted is not None and self.guide == "von-mises-fisher" and self.rate is not None:
+            raise ConfigError(f"expected no --rate for a target of {wanted:g} nats, got {self.rate:g}, which fixes the rate")
+
+    @property
+    def bound(self):
+        """The name of the objective, without the numbers in its brackets."""
+        return self.objective.partition("(")[0]
+
+    @property
+    def numbers(self):
+        """The numbers in the brackets of the objective, those left out as they usually are. Raises ConfigError for others."""
+        number = r"\d{1,9}(?:\.\d{1,9})?"
+        match = re.fullmatch(rf"([a-z-]+)(?:\(({number}(?:,-?{number})*)\))?", self.objective)
+        usual = NUMBERS.get(match[1]) if match else None
+        given = match[2].split(",") if match and match[2] else []
+        if usual is None or len(given) > len(usual) or None in usual[len(given) :]:
+            raise ConfigError(_unknown("objective", self.objective, WRITTEN))
+        if match[1] == "iwae" and any("." in number for number in given):
+            raise ConfigError(_unknown("objective", self.objective, WRITTEN))
+        return tuple(type(left_out or 0.0)(word) for word, left_out in zip(given, usual, strict=False)) + usual[len(given) :]
+
     @property
     def particles(self):
         """K of iwae(K); 1 for the other objectives."""
-        match = re.fullmatch(r"iwae(?:\((\d{1,9})\))?", self.objective)
-        if match is None and self.free_nats is None and self.objective not in OBJECTIVES[:2]:
-            raise ConfigError(_unknown("objective", self.objective, WRITTEN))
-        particles = int(match[1] or 5) if match else 1
-        if particles < 1:
-            raise ConfigError(f"expected --objective iwae(K) with K of at least 1, got {self.objective}")
-        return particles
+        return self.numbers[0] if self.bound == "iwae" else 1
 
     @property
     def free_nats(self):
         """NATS of an objective with free bits, such as free-bits-total(4); None for the other objectives."""
-        match = re.fullmatch(rf"(?:{'|'.join(FREE_BITS)})\((\d{{1,9}}(?:\.\d{{1,9}})?)\)", self.objective)
+        return self.numbers[0] if self.bound in FREE_BITS else None
+
+    @property
+    def rate_target(self):
+        """NATS of the schedule control(NATS); None for the others."""
+        match = re.fullmatch(r"control\((\d{1,9}(?:\.\d{1,9})?)\)", self.beta_schedule or "")
         return float(match[1]) if match else None
 
     @classmethod

@@ -15,7 +15,7 @@ NUMBER = (int, float)
 STATE = {  # what a checkpoint says, as far as it says it; `vae` alone is enough to read a model
     "vae?": {...: Tensor},
     "optimizer?": {...: dict},
-    "step?": {"steps": int, "left_out": Tensor},
+    "step?": {"steps": int, "left_out": Tensor, "control?": {"total": NUMBER, "beta": NUMBER}},
     "batches?": {"epoch": int, "position": int},
     "progress?": {"epochs": int, "loss": (*NUMBER, Tensor), "datapoints": (int, Tensor)},
     **{"epoch?": int, "best?": NUMBER, "stalled?": int, "data?": str},

@@ -42,9 +42,16 @@ class Graphs:
     """
 
     def __init__(
-        self, loss: Loss, parameters: Sequence[Tensor], modules: Sequence[nn.Module], compilation: Compilation
+        self,
+        loss: Loss,
+        parameters: Sequence[Tensor],
+        modules: Sequence[nn.Module],
+        compilation: Compilation,
+        *,
+        rate: bool = False,
     ) -> None:
         self.loss, self.parameters, self.modules, self.compilation = loss, list(parameters), list(modules), compilation
+        self.rate, self.weight = rate, torch.ones(())  # beta of the last call, and whether it is to have a gradient
         self.made: dict[Any, Callable[..., Any]] = {}
         # Buffers, and weights that are not trained, go into a graph as the parameters do: a compiler keeps constants.
         known = set(map(id, self.parameters))
@@ -56,14 +63,15 @@ class Graphs:
         """The loss of x, its gradients left on the parameters; None where it could not be compiled, nothing changed then."""
         parts = as_arguments(x)
         key = self._key(parts)
-        weight = torch.full((), beta, dtype=self.parameters[0].dtype, device=self.parameters[0].device)
+        like = self.parameters[0]
+        self.weight = weight = torch.full((), beta, dtype=like.dtype, device=like.device, requires_grad=self.rate)
         others = [held[name] for held, name in self.places]
         tensors = [*self.parameters, *others, weight, *(part for part in parts if isinstance(part, Tensor))]
         if key not in self.made and not self._make(key, x, tensors):
             return None
         with torch.no_grad():
             loss, *gradients = self.made[key](*tensors)
-        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        trained = [tensor for tensor in (*self.parameters, weight) if tensor.requires_grad]
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = gradient
         return loss
@@ -98,7 +106,7 @@ class Graphs:
             beta, rest = tensors[count], iter(tensors[count + 1 :])
             parts = tuple(next(rest) if isinstance(part, Tensor) else part for part in as_arguments(x))
             mean = self.loss(parts if isinstance(x, tuple) else parts[0], beta)
-            trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+            trained = [tensor for tensor in (*self.parameters, beta) if tensor.requires_grad]
             return [mean.detach(), *torch.autograd.grad(mean, trained, allow_unused=True)]
 
         count = len(self.parameters) + len(self.places)

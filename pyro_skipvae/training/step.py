@@ -4,7 +4,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -19,6 +19,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_skipvae.objectives import Batch, Objective, as_arguments, plate_scale, weighted
+from pyro_skipvae.schedules import RateControl
 
 from .graphs import Compilation, Graphs, run_once
 from .param_store import check_store_tensors
@@ -36,6 +37,7 @@ def svi_step(
     ranks: Ranks | None = None,
     compile: bool = False,
     precision: str = "float32",
+    control: RateControl | None = None,
 ) -> "SVIStep":
     """A step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, a tensor (), with the parameters updated.
 
@@ -61,8 +63,12 @@ def svi_step(
     when the graph was made. `compilation` of the step tells what was compiled, and why not where it could not be: the plain
     step runs then, with a warning. `precision="bf16"` lets the networks multiply in bfloat16; draws, densities, KL and
     parameters stay in float32, and so does `evaluate`.
+
+    `control` is the `RateControl` that gives the beta of each step: it is told the rate of the step, which is the derivative of
+    the mean loss in beta, so that `objective` is to be linear in it, as `elbo` and `analytic_elbo` are.
     """
-    return SVIStep(model, guide, objective, optim, max_norm, ranks, compile=compile, precision=precision)
+    how: Any = {"compile": compile, "precision": precision, "control": control}
+    return SVIStep(model, guide, objective, optim, max_norm, ranks, **how)
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,15 @@ class SVIStep:
         *,
         compile: bool = False,
         precision: str = "float32",
+        control: RateControl | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"expected a precision of {' or '.join(PRECISIONS)}, got {precision!r}")
         if not isinstance(optim, PyroOptim):
             raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
+        if control is not None and isinstance(objective, ELBO):
+            name = type(objective).__name__
+            raise ValueError(f"expected elbo or analytic_elbo of pyro_skipvae.objectives with a control, got {name}")
         if getattr(optim, "pt_scheduler_constructor", None) is ReduceLROnPlateau:
             raise ValueError(
                 "expected a learning-rate schedule of the step alone, got ReduceLROnPlateau, which wants to be told a loss; "
@@ -100,6 +110,7 @@ class SVIStep:
             )
         self.objective, self.optim, self.max_norm, self.ranks = objective, optim, max_norm, ranks
         self.precision, self.compilation = precision, Compilation() if compile else None
+        self.control, self._weight = control, torch.ones(())  # beta of the step, with the rate as its gradient
         self._graphs: Graphs | None = None
         self.svi = SVI(model, guide, optim, loss=self._loss, loss_and_grads=self._loss_and_grads)
         self.svi.optim = self._update
@@ -115,6 +126,8 @@ class SVIStep:
             _clear_gradients(self._parameters)
         if isinstance(self.optim, PyroLRScheduler):
             self.optim.step()
+        if self.control is not None and self._weight.grad is not None:
+            self.control.after(float(self._weight.grad))
         self.steps += 1
         return self._last_loss
 
@@ -133,10 +146,13 @@ class SVIStep:
         # What was loaded and no step has used yet is still with the optimizer, not in its state.
         optimizer = {**self.optim._state_waiting_to_be_consumed, **self.optim.get_state()}
         # Sorted: SVI hands its parameters over as a set, whose order differs from process to process.
-        return {"steps": self.steps, "optimizer": dict(sorted(optimizer.items())), "left_out": self._left_out}
+        control = {} if self.control is None else {"control": vars(self.control).copy()}
+        return {"steps": self.steps, "optimizer": dict(sorted(optimizer.items())), "left_out": self._left_out, **control}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self._left_out, self._one = state["steps"], state["left_out"], None
+        if self.control is not None:
+            vars(self.control).update(vars(replace(self.control, **state["control"])))
         # Pyro gives a state only to a parameter that it has not seen: what this step's optimizers have seen is forgotten.
         for known in (self.optim.optim_objs, self.optim.grad_clip, self.optim._state_waiting_to_be_consumed):
             known.clear()
@@ -154,7 +170,7 @@ class SVIStep:
         """What SVI calls before the optimizer: the mean loss, its clipped gradients, and whether they may be used."""
         with poutine.trace(param_only=True) as capture:
             with self._own_rows(x) as rows, self._checks():
-                loss = self._mean_loss_and_grads(rows, beta)
+                loss = self._mean_loss_and_grads(rows, self._weight_of(rows, beta))
         if not self._checked:
             check_store_tensors(_sites(capture))
         # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
@@ -162,6 +178,14 @@ class SVIStep:
         loss, self._checked = self._of_all(x, torch.as_tensor(loss).detach(), _sites(capture)), True
         self._judge(x, loss)
         return 0.0  # SVI would make a number of the loss, and so wait for the device
+
+    def _weight_of(self, x: Batch, beta: float) -> float | Tensor:
+        """beta as it is, or, where its derivative is wanted, as a tensor that has one."""
+        if self.control is None:
+            return beta
+        device = next(part.device for part in as_arguments(x) if isinstance(part, Tensor))
+        self._weight = torch.full((), beta, dtype=torch.double, device=device, requires_grad=True)
+        return self._weight
 
     def _step_by_graph(self, x: Batch, beta: float) -> bool:
         """Whether a compiled graph made the step."""
@@ -185,7 +209,10 @@ class SVIStep:
         else:
             self._graphs = self._graphs or self._graphs_for(x, beta, compilation)
             self._parameters = self._graphs.parameters
-            return self._graphs(x, beta)
+            loss = self._graphs(x, beta)
+            if self.control is not None and loss is not None:
+                self._weight = self._graphs.weight
+            return loss
         return None
 
     def _graphs_for(self, x: Batch, beta: float, compilation: Compilation) -> Graphs:
@@ -193,7 +220,7 @@ class SVIStep:
             modules = run_once(self._mean_loss, x, beta)
         check_store_tensors(_sites(capture))
         parameters = dict.fromkeys(site["value"].unconstrained() for site in _sites(capture).values())
-        return Graphs(self._mean_loss, list(parameters), modules, compilation)
+        return Graphs(self._mean_loss, list(parameters), modules, compilation, rate=self.control is not None)
 
     def _judge(self, x: Batch, loss: Tensor) -> None:
         """Clip the gradients, and keep the optimizer from them where something is not finite."""
@@ -221,7 +248,8 @@ class SVIStep:
             self._names = set(sites)
         if sites is not None and (other := set(sites) ^ self._names):
             raise ValueError(f"expected the same parameters in each step of several processes, {min(other)} is not in all")
-        return self.ranks.add_gradients([] if sites is None else self._parameters, loss, self.ranks.weight(batch_size(x)))
+        trained = [] if sites is None else [*self._parameters, *([self._weight] if self.control is not None else [])]
+        return self.ranks.add_gradients(trained, loss, self.ranks.weight(batch_size(x)))
 
     def _update(self, parameters: Any) -> None:
         """What SVI calls as its optimizer: the `PyroOptim`, or one torch optimizer that does the work of all that it has.
@@ -270,7 +298,7 @@ class SVIStep:
         off = {"validate_infer": False, "validate_poutine": False}
         return pyro.settings.context(**off) if self._checked else contextlib.nullcontext()
 
-    def _mean_loss_and_grads(self, x: Batch, beta: float) -> Tensor:
+    def _mean_loss_and_grads(self, x: Batch, beta: Any) -> Tensor:
         """The loss in nats per datapoint, and its gradients on the parameters."""
         if not isinstance(self.objective, ELBO):
             loss = self._mean_loss(x, beta)

@@ -19,6 +19,7 @@ from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.guides import InverseAutoregressiveFlow, SemiAmortized
 from pyro_skipvae.objectives import elbo, iwae
 from pyro_skipvae.priors import StandardNormal
+from pyro_skipvae.schedules import RateControl
 from pyro_skipvae.training import AveragingOptim, join_ranks
 from pyro_skipvae.training.ranks import _place, digest
 from pyro_skipvae_cli.job import as_trained
@@ -29,6 +30,7 @@ CASES = {
     "iwae": (iwae(4), {}),  # as many particles as the first process has rows
     "flow": (elbo, {"posterior": InverseAutoregressiveFlow}),
     "semi-amortized": (elbo, {"refined": True}),
+    "control": (elbo, {"control": 0.01}),
     "trace elbo": (Trace_ELBO(num_particles=2, vectorize_particles=True), {}),
 }
 
@@ -46,9 +48,12 @@ def made(posterior=None, refined=False):
 def trained(ranks, name):
     """The parameters after steps on batches of 7, 1 and 8 rows, in double precision; the losses; a random number after it."""
     objective, about = CASES[name]
+    control = RateControl(about.pop("control"), integral=0.1) if "control" in (about := dict(about)) else None
+    beta = control or (lambda step: 1.0)
     vae = made(**about)
-    step = svi_step(vae.model, vae.guide, objective, Adam({"lr": 0.01}), max_norm=1.0, ranks=ranks)
-    losses = [step((torch.rand(rows, *SHAPE) < 0.5).double()).item() for rows in (7, 1, 8)]
+    step = svi_step(vae.model, vae.guide, objective, Adam({"lr": 0.01}), max_norm=1.0, ranks=ranks, control=control)
+    losses = [step((torch.rand(rows, *SHAPE) < 0.5).double(), beta(step.steps)).item() for rows in (7, 1, 8)]
+    losses.append(beta(step.steps))
     losses.append(float(step.evaluate(torch.ones(5, *SHAPE).double())))
     parameters = torch.cat([parameter.detach().flatten() for parameter in vae.parameters()])
     return parameters.tolist(), losses, torch.rand(()).item()

@@ -1,0 +1,86 @@
+"""Objectives on the aggregated posterior q(z) = E_x q(z|x): the distance of its draws from the prior's, or no word on it."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .terms import Batch, Objective, kl_sum, log_prob, plate_scale, terms
+
+
+def autoencoder(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
+    """The distortion alone, -E_q log p(x|z) summed over the batch: the limit beta -> 0, where nothing draws q(z) to the prior.
+
+    So q(z|x) becomes as narrow as its decoder likes, the rate rises without a bound, and the prior's draws come to lie in holes
+    of q(z), where the decoder was never trained. `beta` has no effect. A learned prior is fitted to the draws by maximum
+    likelihood, which leaves value, encoder and decoder alone. The value is no bound: report the plain ELBO. Raises ValueError
+    for other than one latent site.
+
+    Reference: Dieng et al. 2019, section 2, on maximising the mutual information alone; Li et al. 2019 start from one.
+    """
+    found = terms(model, guide, x, "an autoencoder")
+    return fitted_prior(found.p) - found.fit
+
+
+def mmd(weight: float, alpha: float = 1.0) -> Objective:
+    """InfoVAE: the squared maximum mean discrepancy of q(z) and p(z) in place of the part `alpha` of the rate.
+
+        -E_q log p(x|z) + beta [(1 - alpha) KL(q(z|x) || p(z)) + (alpha + weight - 1) MMD^2(q(z), p(z))]
+
+    in nats summed over the batch. MMD^2 is `squared_mmd` of the draws of the batch and as many draws of the prior, whatever
+    prior that is. The kernel is exp(-|z - z'|^2 / w), w the mean squared distance of two draws of the prior (2 D for a standard
+    normal). A learned prior is fitted to the draws by maximum likelihood, by the part `alpha`, since its draws need not have a
+    gradient. The value is no bound: report the plain ELBO. The objective raises ValueError for other than one latent site, or a
+    batch of one row; a negative weight of a term is refused here.
+
+    Reference: Zhao, Song, Ermon 2019, "InfoVAE", equation 6, at alpha = 1 their MMD-VAE; Gretton et al. 2012 (MMD).
+    """
+    if not (alpha <= 1 and 0 <= alpha + weight - 1 < math.inf):
+        raise ValueError(f"expected alpha of at most 1 and a weight of at least 1 - alpha, got alpha {alpha}, weight {weight}")
+
+    def objective(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
+        found = terms(model, guide, x, "an MMD")
+        z, prior = (draws.reshape(len(draws), -1) for draws in (found.q["value"], found.p["fn"].sample()))
+        with torch.autocast(z.device.type, enabled=False):
+            distance = squared_mmd(z, prior, width=_pairs(_squared_distances(prior, prior)).detach())
+        cost = (alpha + weight - 1) * len(z) * plate_scale(found.q) * distance
+        cost = cost + (1 - alpha) * kl_sum(found.q, found.p) if alpha < 1 else cost
+        return beta * (cost + alpha * fitted_prior(found.p)) - found.fit
+
+    return objective
+
+
+def squared_mmd(z: Tensor, other: Tensor, *, width: float | Tensor) -> Tensor:
+    """MMD^2 of the two distributions that draws (N, D) and (M, D) are from; unbiased, so it may be below 0. A tensor ().
+
+        E k(z, z') + E k(y, y') - 2 E k(z, y),    k(z, y) = exp(-|z - y|^2 / width)
+
+    over pairs of different draws. Raises ValueError for fewer than two draws of either.
+
+    Reference: Gretton et al. 2012, lemma 6.
+    """
+    if min(len(z), len(other)) < 2:
+        raise ValueError(f"expected at least 2 draws of each distribution for an MMD, got {len(z)} and {len(other)}")
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (-_squared_distances(a, b) / width).exp()
+
+    return _pairs(kernel(z, z)) + _pairs(kernel(other, other)) - 2 * kernel(z, other).mean()
+
+
+def fitted_prior(site: dict[str, Any]) -> Tensor:
+    """Zero, with the gradient of -log p(z) in the prior's parameters at draws that are held: maximum likelihood for it."""
+    cost = -log_prob(site, site["value"].detach()).sum()
+    return cost - cost.detach()
+
+
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    # By differences: |a|^2 + |b|^2 - 2 a.b loses the digits of draws that lie close together.
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def _pairs(values: Tensor) -> Tensor:
+    """The mean of a square of values (N, N) without its diagonal."""
+    return (values.sum() - values.diagonal().sum()) / (len(values) * (len(values) - 1))

@@ -1,0 +1,99 @@
+"""Objectives that treat each dimension of the rate on its own: free bits, and the balancing of dimensions."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions import ExpandedDistribution
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from pyro_skipvae.distributions.ar1 import AR1, normal_factors, rate_per_step
+
+from .terms import Batch, Objective, plate_scale, terms
+
+
+def free_bits_per_group(nats: float) -> Objective:
+    """Free bits on the batch's mean: a dimension costs at least `nats`, however the points share them.
+
+        -E_q log p(x|z) summed over the batch + B beta sum_d max(nats, 1/B sum_x KL_xd)
+
+    KL_xd is that of dimension d of q(z|x), (step and channel of a sequence: what it adds to the rate). Under the floor its
+    gradient is 0. The value is no bound: report the plain ELBO. The objective raises ValueError for a pair with other than one
+    latent site, or whose KL is not one per dimension in closed form; a floor below 0, or not finite, is refused here.
+
+    Reference: Kingma et al. 2016 (inverse autoregressive flow), on free bits; here each dimension is a group.
+    """
+    return _free_bits(nats, lambda kl: len(kl) * kl.mean(0).clamp(min=nats).sum())
+
+
+def free_bits_per_dimension(nats: float) -> Objective:
+    """Free bits of each datapoint and dimension: -E_q log p(x|z) + beta sum_xd max(nats, KL_xd), summed over the batch.
+
+    The rest is as in `free_bits_per_group`. Reference: Li et al. 2019, whose code leaves out KL_xd where it is below the
+    floor: the same gradient, a smaller value.
+    """
+    return _free_bits(nats, lambda kl: kl.clamp(min=nats).sum())
+
+
+def free_bits_total(nats: float) -> Objective:
+    """Free bits of each datapoint in total: -E_q log p(x|z) + beta sum_x max(nats, sum_d KL_xd), summed over the batch.
+
+    The rest is as in `free_bits_per_group`.
+    """
+    return _free_bits(nats, lambda kl: kl.sum(1).clamp(min=nats).sum())
+
+
+def _free_bits(nats: float, floored: Callable[[Tensor], Tensor]) -> Objective:
+    if not 0 <= nats < math.inf:
+        raise ValueError(f"expected free bits of at least 0 nats, got {nats}")
+    return _per_dimension("free bits", lambda kl, beta: beta * floored(kl))
+
+
+def kl_balancing(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
+    """The negative ELBO whose dimensions share the KL more evenly while beta is below 1; nats summed over the batch.
+
+        -E_q log p(x|z) + beta sum_xd gamma_d KL_xd,    gamma_d = D (k_d + 0.01) / sum_e (k_e + 0.01),  k_d = 1/B sum_x KL_xd
+
+    gamma_d is a constant to the gradient, and 1 from beta = 1 on. A dimension with little KL pays little for it, so that it is
+    not given up while beta rises: it acts under a schedule that starts low. Each dimension is a group here (step and channel of
+    a sequence); raises what `free_bits_per_group` does.
+
+    Reference: Vahdat and Kautz 2020, "NVAE", appendix A, whose groups are the levels of a hierarchy; 0.01 is of their code.
+    """
+    return _per_dimension("KL balancing", _balanced)(model, guide, x, beta)
+
+
+def _balanced(kl: Tensor, beta: float | Tensor) -> Tensor:
+    share = kl.detach().mean(0).abs() + 0.01
+    weight = torch.where(torch.as_tensor(beta, device=kl.device) < 1, share / share.mean(), 1.0)
+    return beta * (kl * weight).sum()
+
+
+def _per_dimension(what: str, cost: Callable[[Tensor, Any], Tensor]) -> Objective:
+    """The objective -E_q log p(x|z) + cost(KL (B, D), beta)."""
+
+    def objective(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
+        found = terms(model, guide, x, what)
+        kl = _rate_per_dimension(found.q["fn"], found.p["fn"], what)
+        return plate_scale(found.q) * cost(kl, beta) - found.fit
+
+    return objective
+
+
+def _rate_per_dimension(q: Any, p: Any, what: str) -> Tensor:
+    """KL of each row and dimension, (B, D). Raises ValueError where that has no closed form."""
+    if isinstance(p, AR1) and (found := normal_factors(q)):
+        return rate_per_step(*found, p).flatten(1)
+    while isinstance(q, Independent | ExpandedDistribution):
+        q = q.base_dist
+    while isinstance(p, Independent | ExpandedDistribution):
+        p = p.base_dist
+    if not q.event_shape and not p.event_shape and q.batch_shape:
+        try:
+            return kl_divergence(q, p).expand(q.batch_shape)[..., None].flatten(1)
+        except NotImplementedError:
+            pass
+    names = f"{type(q).__name__} and {type(p).__name__}"
+    raise ValueError(f"expected q(z|x) and p(z) with a KL for each dimension in closed form for {what}, got {names}")

@@ -1,0 +1,98 @@
+"""What objectives are made of: the sites of a pair, the KL of one, and the weight beta of the latent terms."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from inspect import Parameter, signature
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+Objective = Callable[..., Tensor]
+Batch = Tensor | tuple[Any, ...]
+
+
+class Terms(NamedTuple):
+    """A draw of a pair with one latent site: log p(x|z) summed over the batch, the site in the guide, and in the model."""
+
+    fit: Tensor
+    q: Any
+    p: Any
+
+
+def terms(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, what: str) -> Terms:
+    """The `Terms` of one draw, unweighed. Raises ValueError for other than one latent site; `what` asks for them."""
+    guide_trace = poutine.trace(guide).get_trace(*as_arguments(x))
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*as_arguments(x))
+    latents = [name for name, site in sites(model_trace) if not site["is_observed"]]
+    if len(latents) != 1:
+        raise ValueError(f"expected one latent site for {what}, got {latents}")
+    model_trace.compute_log_prob()
+    fit = sum(site["log_prob_sum"] for _, site in sites(model_trace) if site["is_observed"])
+    return Terms(fit, guide_trace.nodes[latents[0]], model_trace.nodes[latents[0]])
+
+
+def kl_sum(guide_site: dict[str, Any], model_site: dict[str, Any]) -> Tensor:
+    """The weighed KL of a site, in closed form or from its draw."""
+    try:
+        kl = kl_divergence(guide_site["fn"], model_site["fn"])
+    except NotImplementedError:
+        scored = guide_site["score_parts"].entropy_term if "score_parts" in guide_site else log_prob(guide_site)
+        return scored.sum() - model_site["log_prob_sum"]
+    if not isinstance(kl, Tensor):  # a number for each row
+        return torch.as_tensor(kl * guide_site["fn"].batch_shape.numel())
+    total: Tensor = scale_and_mask(kl, scale=guide_site["scale"], mask=guide_site["mask"]).sum()
+    return total
+
+
+def log_prob(site: dict[str, Any], value: Any = None) -> Tensor:
+    """The log-density of what was drawn at a site, or of another value, of each row, weighed as in the site's own."""
+    value = site["value"] if value is None else value
+    found: Tensor = scale_and_mask(site["fn"].log_prob(value), scale=site["scale"], mask=site["mask"])
+    return found
+
+
+def sites(trace: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, site) of what is sampled, without subsamples and `pyro.deterministic`."""
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not poutine.util.site_is_subsample(site) and not site["infer"].get("_deterministic"):
+            yield name, site
+
+
+def plate_scale(site: dict[str, Any]) -> float:
+    """How many points each row of a site stands for: N/B where a plate of N holds B of them, else 1."""
+    frames = (frame for frame in site["cond_indep_stack"] if frame.full_size is not None)
+    return math.prod(frame.full_size / frame.size for frame in frames)
+
+
+def as_arguments(x: Batch) -> tuple[Any, ...]:
+    """x as the positional arguments of a model: a tuple as it is, a tensor alone."""
+    return x if isinstance(x, tuple) else (x,)
+
+
+def weighted(
+    model: Callable[..., Any], guide: Callable[..., Any], beta: float
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Model and guide with their `beta` set, where they take one. Raises ValueError unless both do, or beta is 1.
+
+    With one alone only log p(z), or only log q(z|x), would be weighed.
+    """
+    takes = {"model": _takes_beta(model), "guide": _takes_beta(guide)}
+    if not all(takes.values()) and (isinstance(beta, Tensor) or beta != 1.0):
+        lacking = " and a ".join(name for name, taken in takes.items() if not taken)
+        raise ValueError(
+            f"expected a model and a guide with an argument beta each to use beta={beta}, got a {lacking} without one; "
+            "let each weigh its latent site by it, as pyro_skipvae.VAE does"
+        )
+    weighed = (partial(each, beta=beta) if takes[name] else each for name, each in (("model", model), ("guide", guide)))
+    return next(weighed), next(weighed)
+
+
+def _takes_beta(callable_: Callable[..., Any]) -> bool:
+    # What a module takes is what its forward takes; __call__ takes anything.
+    parameter = signature(callable_.forward if isinstance(callable_, nn.Module) else callable_).parameters.get("beta")
+    return parameter is not None and parameter.kind is not Parameter.VAR_KEYWORD
