@@ -4,6 +4,7 @@ import math
 import os
 import tomllib
 from dataclasses import fields
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import NoneType
@@ -109,13 +110,19 @@ class GroupedOption(click.Option):
         self.group = group
 
 
-def config_options(command):
-    """Give a command one option for each field of Config; those not given stay out of what it receives."""
+def config_options(command=None, *, without=(), hidden=False):
+    """Give a command one option for each field of Config; those not given stay out of what it receives.
+
+    With arguments it gives a decorator: `without` are fields that get none, `hidden` options are not in the help.
+    """
+    if command is None:
+        return partial(config_options, without=without, hidden=hidden)
     groups, heading = {}, ""
     for entry in fields(Config):
         groups[entry.name] = heading = HEADINGS.get(entry.name, heading)
     for entry in reversed(fields(Config)):
-        command = _option(entry, groups[entry.name])(command)
+        if entry.name not in without:
+            command = _option(entry, groups[entry.name], hidden)(command)
     return command
 
 
@@ -164,13 +171,13 @@ def _dashed(name, value):
     return value.replace("_", "-") if is_choice and isinstance(value, str) else value
 
 
-def _option(entry, group):
+def _option(entry, group, hidden):
     kind = next(kind for kind in get_args(entry.type) or (entry.type,) if kind is not NoneType)
     about = entry.metadata
     choices = f" ({', '.join(about['choices'])})" if about["choices"] else ""
     default = entry.default if entry.default is not None else about["usual"]
     help = about["help"] if kind is bool else f"{about['help']}{choices}  [default: {default}]"
     flag, variable = "--" + entry.name.replace("_", "-"), PREFIX + entry.name.upper()
-    about = {"default": None, "help": help, "envvar": variable}
+    about = {"default": None, "help": help, "envvar": variable, "hidden": hidden}
     about |= {"is_flag": True} if kind is bool else {"type": kind}
     return click.option(flag, entry.name, cls=GroupedOption, group=group, **about)

@@ -12,7 +12,8 @@ from .errors import user_errors, written
 from .executors import EXECUTOR, on_ray
 from .models import data_of, loaded
 from .notes import note
-from .options import Duration, RunFolder, Whole
+from .options import Duration, RunFolder, Whole, config_options, settings
+from .remedies import compare_remedies, remedy_options
 
 RUNS = click.argument("runs", nargs=-1, required=True, type=RunFolder())
 BUDGET = click.option(
@@ -64,24 +65,53 @@ def report(runs, out, dataset, budget, posterior_samples, importance_samples, al
         "compare runs/vae-seed* runs/skip-seed* --budget 300 --json",
         "compare runs/vae runs/skip-vae --importance-samples 200 --budget 600",
         "compare runs/diagonal runs/flow --allow estimators.rate --allow estimators.elbo",
+        "compare --remedies 'skip,sa,skip+sa,free-bits(4)' --dataset mnist --decoder mlp --epochs 20 --seeds 3",
     )
 )
-@RUNS
+@click.argument("runs", nargs=-1, type=RunFolder())
 @BUDGET
 @DRAWS
 @IMPORTANCE
 @ALLOW
+@remedy_options
 @EXECUTOR
 @DEVICE
 @JSON
-def compare(runs, budget, posterior_samples, importance_samples, allow, executor, device, as_json):
+@config_options(without=("seed",), hidden=True)
+def compare(
+    runs, budget, posterior_samples, importance_samples, allow, executor, device, as_json,
+    remedies, seeds, jobs, minutes, report_budget, folder, results, html, **options,
+):  # fmt: skip
     """Compare RUNs: their settings, their estimates, and the ELBO on the same test points.
 
     The first run is what the others are compared with. Runs that differ in the seed alone count as one model, and with
     two seeds of each there is a standard error over seeds. Runs whose evaluation cards disagree are refused.
+
+    With --remedies the runs are made first, as far as they are missing: of the plain VAE and of each remedy named, + taking
+    several together. Every setting of `train` may be given for all, such as --dataset, --epochs or --layers. What is done is
+    known by its settings; what was interrupted goes on. There is a table, a page with pictures, and a file of results.
     """
-    records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device, executor)
-    echo(comparison.to_json() if as_json else _text(records, comparison), nl=as_json)
+    how = {"seeds": seeds, "jobs": jobs, "minutes": minutes, "report_budget": report_budget}
+    how |= {"folder": folder, "results": results, "html": html}
+    if remedies is None:
+        _check_runs(runs, how, options)
+        records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device, executor)
+        return echo(comparison.to_json() if as_json else _text(records, comparison), nl=as_json)
+    idle = {"RUN": runs, "--budget": budget is not None, "--importance-samples": importance_samples, "--allow": allow}
+    if given := [name for name, value in idle.items() if value]:
+        raise click.UsageError(f"expected no {given[0]} beside --remedies, which compares the runs that it makes")
+    return compare_remedies(remedies, settings(None, None, options), how, executor=executor, device=device, as_json=as_json)
+
+
+def _check_runs(runs, how, options):
+    """Raises UsageError for no runs, and for flags that need --remedies."""
+    source = click.get_current_context().get_parameter_source
+    given = [name for name in (*how, *options) if source(name) == click.core.ParameterSource.COMMANDLINE]
+    if given:
+        flag = "--runs" if given[0] == "folder" else f"--{given[0].replace('_', '-')}"
+        raise click.UsageError(f"expected --remedies with {flag}, which says how runs are made")
+    if not runs:
+        raise click.UsageError("expected the folders of runs to compare, or --remedies with the names of some")
 
 
 def _page(run, out, dataset, device):

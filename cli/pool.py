@@ -151,6 +151,25 @@ class Pool:
             note(f"{left} runs are not finished; the same command goes on with them.")
 
 
+def kept_results(pool, table, file, device):
+    """Yield the entries of a file of results each time that it holds one more, of a run that the pool has finished."""
+    from pyro_skipvae.data import DataError
+    from pyro_skipvae.reproduction import tables as reproduction
+    from pyro_skipvae.runs.checkpoint import CheckpointError
+    from pyro_skipvae.runs.folder import RunError
+
+    for planned, path in pool.finished():
+        try:
+            entry = reproduction.entry_of(planned, path, device=device)
+        except (ValueError, RunError, CheckpointError, DataError) as error:
+            pool.fail(planned, str(error))
+            continue
+        entries = reproduction.added(reproduction.read_results(file), entry)  # another process may have written too
+        reproduction.write_results(file, table, entries)
+        pool.keep(planned)
+        yield entries
+
+
 class Anew:
     """Which runs are to be made anew, and where ("" once its results are kept): a file that stays until all of them are."""
 

@@ -13,7 +13,7 @@ from .errors import RunsFailed, user_errors, written
 from .executors import EXECUTOR
 from .notes import note
 from .options import Duration, Whole
-from .pool import Pool
+from .pool import Pool, kept_results
 from .signals import Signals
 from .terminal import duration, table
 
@@ -100,12 +100,9 @@ def reproduce(
     Runs that are done are known by their settings, whichever table they were made for, so nothing is trained twice. What was
     interrupted goes on where it was. A scaled-down run is labelled so wherever it appears.
     """
-    from pyro_skipvae.data import DataError
     from pyro_skipvae.reproduction import tables as reproduction
     from pyro_skipvae.reproduction import words as reproduction_words
     from pyro_skipvae.reproduction.page import write_page
-    from pyro_skipvae.runs.checkpoint import CheckpointError
-    from pyro_skipvae.runs.folder import RunError
 
     if listing:
         rows = _listing(reproduction, name, results, device, which)
@@ -123,20 +120,13 @@ def reproduce(
     if missing and not train:
         note(f"{_done(wanted, missing)} --train trains the others; `reproduce {name} --list` says what that takes here.")
     if missing and train:
-        _check(missing, device, results, folder)
-        note(_done(wanted, missing) + _cost(missing, Path(folder), force, device))
+        check_places(missing, device, results, folder)
+        note(_done(wanted, missing) + cost(missing, Path(folder), force, device))
         how = {"jobs": jobs, "executor": executor, "minutes": minutes, "device": device, "budget": report_budget}
         pool = Pool(missing, Path(folder), name, **how, force=force)
         with Signals():
-            for planned, path in pool.finished():
-                try:
-                    entry = reproduction.entry_of(planned, path, device=device)
-                except (ValueError, RunError, CheckpointError, DataError) as error:
-                    pool.fail(planned, str(error))
-                    continue
-                entries = reproduction.added(reproduction.read_results(file), entry)  # another process may have written too
-                reproduction.write_results(file, wanted, entries)
-                pool.keep(planned)
+            for found in kept_results(pool, wanted, file, device):
+                entries = found
     entries = entries + others
     if wanted.study == "theorem":
         note("The random networks that stand beside its table take about 15 s.")
@@ -181,7 +171,7 @@ def _done(wanted, missing):
     return f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)} runs are done."
 
 
-def _cost(missing, folder, force, device):
+def cost(missing, folder, force, device):
     """What the missing runs take here, one at a time, from a step of each; one that cannot begin fails in its turn.
 
     "" where all that is missing is what is done with finished runs.
@@ -203,7 +193,7 @@ def _otherwise(which):
             for name, value in named.items()]  # fmt: skip
 
 
-def _check(planned, device, results, folder):
+def check_places(planned, device, results, folder):
     """What would make every run fail, found before the first: device, a folder that cannot be written, or data."""
     from pyro_skipvae.runs.build import build_data, choose_device
 

@@ -218,6 +218,7 @@ class Training:
                 **_validate(job),
                 **_committed(job),
                 "seconds": epoch.seconds,
+                "cpu_seconds": epoch.cpu_seconds,
             }
             self.check_finite()
             _check_committed(metrics)

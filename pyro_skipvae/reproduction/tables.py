@@ -33,6 +33,7 @@ SCHEMA = 1
 ENTRY = {  # the shape of an entry of results
     **{"row": str, "arm": str, "seed": int, "scaled": dict, "settings": dict, "epochs": int, "seconds": (int, float)},
     "report": STORED | {"card": STORED["card"] | {"device": str, "protocol": str, "settings?": dict}},
+    "cpu_seconds?": (int, float),
     "elbo_per_point?": [(int, float)],
     "log_likelihood_per_point?": [(int, float)],
     "tokens_per_point?": [int],
@@ -264,7 +265,7 @@ def entry_of(planned, path, *, device="cpu"):
         **{"row": planned.row, "arm": planned.arm, "seed": planned.seed, "scaled": planned.scaled},
         "settings": identity(planned.config),
         "epochs": record.metrics[-1]["epoch"] if record.metrics else 0,
-        "seconds": round(sum(line["seconds"] or 0 for line in record.metrics), 1),
+        **{name: round(sum(line.get(name) or 0 for line in record.metrics), 1) for name in ("seconds", "cpu_seconds")},
         "report": report,
         **{f"{name}_per_point": [round(v, 2) for v in values[name].tolist()] for name in BOUNDS if name in values},
         **({"tokens_per_point": values["tokens"].tolist()} if "tokens" in values else {}),

@@ -26,13 +26,17 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the data: its number from 1, the steps so far, the mean loss in nats per datapoint, the last beta."""
+    """One pass over the data: its number from 1, the steps so far, the mean loss in nats per datapoint, the last beta.
+
+    Beside the seconds of the clock there are those of the processor, which other programs on the machine do not lengthen.
+    """
 
     number: int
     steps: int
     loss: float
     beta: float
     seconds: float
+    cpu_seconds: float = 0.0
 
 
 class Callback(Protocol):
@@ -83,11 +87,12 @@ def fit(
     schedule = beta if callable(beta) else constant(beta)
     progress = progress or Progress()
     while progress.epochs < epochs:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         for x in batches:
             progress.add(step(x, schedule(step.steps)), batch_size(x))
         mean, last = progress.close(), schedule(max(step.steps - 1, 0))
-        epoch = Epoch(progress.epochs, step.steps, mean, last, time.perf_counter() - start)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        epoch = Epoch(progress.epochs, step.steps, mean, last, seconds, cpu)
         if callback is not None:
             callback(epoch)
         yield epoch

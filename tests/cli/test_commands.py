@@ -129,7 +129,7 @@ def test_help_names_the_default_of_every_option(command, tmp_path):
     text = " ".join(skipvae(command, "--help", cwd=tmp_path).stdout.split())
     flags = ["--help", "--json", "--quiet", "--verbose", "--dry-run", "--print-config", "--tensorboard", "--save", "--compile"]
     for option in cli.commands[command].params:
-        if option.param_type_name == "option" and not set(option.opts) & set(flags):
+        if option.param_type_name == "option" and not option.hidden and not set(option.opts) & set(flags):
             described = text.split(option.opts[0] + " ", 1)[1].split(" --", 1)[0]
             assert "[default:" in described or option.opts[0] in ("--config", "--resume"), option.opts
 

@@ -83,7 +83,7 @@ def outcome(folder):
     """All that a run leaves behind, times apart: both checkpoints and the metrics."""
     states = [checkpoint.load(folder / "checkpoints" / f"{name}.safetensors") for name in ("last", "best")]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return states, [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return states, [{name: value for name, value in line.items() if name not in ("seconds", "cpu_seconds")} for line in lines]
 
 
 def same(a, b):

@@ -1,0 +1,108 @@
+"""`compare --remedies`: runs that are missing are trained, then all are put side by side."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from .echo import echo
+from .errors import RunsFailed, user_errors, written
+from .notes import note
+from .options import Duration, Whole
+from .pool import Pool, kept_results
+from .reproduction import check_places, cost
+from .signals import Signals
+from .terminal import table
+
+OPTIONS = (
+    click.option(
+        "--remedies", metavar="NAMES", help="train what is missing of these first, such as skip,sa,skip+delta  [default: none]"
+    ),
+    click.option("--seeds", type=Whole(1), help="with --remedies: runs of each  [default: 1]"),
+    click.option("--jobs", type=Whole(1), help="with --remedies: runs at a time  [default: the cores that are free]"),
+    click.option(
+        "--minutes", type=Duration(min_open=True), help="with --remedies: stop then, with checkpoints  [default: no limit]"
+    ),
+    click.option(
+        "--report-budget",
+        type=Duration(),
+        help="with --remedies: seconds for the estimates that need the decoder  [default: fixed numbers of points]",
+    ),
+    click.option("--runs", "folder", help="with --remedies: where run folders go  [default: runs/remedies]"),
+    click.option("--results", help="with --remedies: where results and the page go  [default: results]"),
+    click.option("--html", type=click.Path(dir_okay=False), help="with --remedies: the page  [default: in the results]"),
+)
+
+
+def remedy_options(command):
+    """Give a command the options of a comparison of remedies."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def compare_remedies(names, flags, how, *, executor, device, as_json):
+    """Train the runs of a comparison that are missing, write results and page, and print the table."""
+    from pyro_skipvae.reproduction import remedies, remedy_words
+    from pyro_skipvae.reproduction.remedy_page import write_remedies
+    from pyro_skipvae.reproduction.tables import committed_results, entry_for, read_results
+
+    results, folder = Path(how["results"] or "results"), Path(how["folder"] or "runs/remedies")
+    with user_errors():
+        wanted = remedies.comparison_of(remedies.remedies_of(names), seeds=how["seeds"] or 1, **flags)
+        file = results / f"{wanted.name}.json"
+        entries = read_results(file)
+        others = read_results(committed_results() / file.name)
+    missing = [run for run in wanted.runs if not entry_for(run, entries + others)]
+    failed = []
+    if missing:
+        check_places(missing, device, results, folder)
+        _check_data(missing)
+        note(f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)} runs are done.{cost(missing, folder, False, device)}")
+        jobs = how["jobs"] or (None if executor == "ray" else free_cores())
+        limits = {"minutes": how["minutes"], "budget": how["report_budget"], "executor": executor}
+        pool = Pool(missing, folder, wanted.name, jobs=jobs, device=device, force=False, **limits)
+        with Signals():
+            for entries in kept_results(pool, wanted, file, device):
+                _write(write_remedies, wanted, entries + others, how["html"] or file.with_suffix(".html"))
+        failed = pool.failed
+    entries = entries + others
+    _write(write_remedies, wanted, entries, how["html"] or file.with_suffix(".html"))
+    echo(json.dumps(remedy_words.as_json(wanted, entries), indent=2) if as_json else _text(wanted, entries), nl=as_json)
+    if failed:
+        raise RunsFailed(f"{len(failed)} runs failed: {'; '.join(failed)}")
+
+
+def free_cores():
+    """How many processor cores have nothing to do, by the load of the last minute; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, cores - round(load))
+
+
+def _write(write_remedies, wanted, entries, target):
+    with written(target):
+        write_remedies(wanted, entries, target)
+
+
+def _check_data(runs):
+    """Tell which remedy does not suit the data before the first is trained."""
+    from pyro_skipvae.runs.build import build_data, resolve
+    from pyro_skipvae.runs.config import ConfigError
+
+    data = None
+    with user_errors():
+        for run in {run.arm: run for run in runs}.values():
+            data = data or build_data(run.config)
+            try:
+                resolve(run.config, data)
+            except ConfigError as error:
+                raise ConfigError(f"{run.arm}: {error}") from None
+
+
+def _text(wanted, entries):
+    from pyro_skipvae.reproduction.remedy_words import lines, sentences
+
+    grid = table(*lines(wanted, entries))
+    return f"{wanted.title}\n\n{grid}\n" + "".join(f"{sentence}\n" for sentence in sentences(wanted, entries))

@@ -1,0 +1,141 @@
+"""Remedies as runs: how names become settings, what is refused, and what a comparison says."""
+
+import copy
+import json
+
+import pytest
+from command_line import skipvae
+from test_tables import entry
+
+from pyro_skipvae.reproduction import remedies, remedy_words
+from pyro_skipvae.reproduction.remedies import REMEDIES, comparison_of, remedies_of, settings_of
+from pyro_skipvae.reproduction.remedy_page import remedies_page
+from pyro_skipvae.reproduction.tables import write_results
+from pyro_skipvae.runs.config import ConfigError
+
+IMAGES = {"dataset": "digits", "decoder": "mlp"}
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_every_remedy_is_a_config_of_its_own(name):
+    flags = {"dataset": "pydoc"} if name == "word-dropout" else IMAGES
+    base, run = (comparison_of([each], seeds=1, **flags).runs[0] for each in ("vae", name))
+    assert (run.config == base.config) == (name == "vae") and run.config.seed == 0
+    assert all((REMEDIES[name].part, REMEDIES[name].what, REMEDIES[name].reference))
+
+
+def test_names_are_taken_together_and_take_numbers():
+    assert settings_of("skip+free-bits(4)") == {"skip": "all", "objective": "free-bits-total(4)"}
+    assert settings_of("vmf") == {"prior": "uniform-sphere", "guide": "von-mises-fisher"}
+    assert settings_of("vmf(15)")["rate"] == 15 and settings_of("beta(0.2)") == {"beta": 0.2}
+    assert remedies_of("skip, skip+sa,skip") == ["vae", "skip", "skip+sa"]
+    run = comparison_of(["skip+delta(8)"], seeds=1, latent_dim=50, **IMAGES).runs[0]
+    assert run.config.model == "skip-delta-vae" and run.config.rate == 8
+    assert run.config.latent_dim == remedies.DELTA_CHANNELS  # of each step, where others have 50 in all
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("skp", "unknown remedy 'skp'.*did you mean skip"),
+        ("skip+", "unknown remedy ''"),
+        ("iaf+vmf", "got iaf and vmf: both set --guide"),
+        ("skip(3)", "expected no number for the remedy skip"),
+        ("free-bits(x)", "unknown remedy"),
+        ("beta(0)", "expected --beta above 0"),
+    ],
+)
+def test_names_that_make_no_sense_are_refused(name, message):
+    with pytest.raises(ConfigError, match=message):
+        comparison_of(remedies_of(name), seeds=1, **IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "message"),
+    [
+        ("vamp", {"prior": "mixture-of-normals"}, "expected no --prior beside --remedies, which set it, as vamp does"),
+        ("skip", {"skip": "first"}, "expected no --skip beside --remedies"),
+        ("skip", {"model": "vae"}, "expected no --model beside --remedies"),
+        ("delta+bn", {}, "both set --rate"),
+        ("sa+iwae", {}, r"sa\+iwae: expected --objective elbo with --inference sa"),
+    ],
+)
+def test_flags_that_contradict_a_remedy_are_refused(names, flags, message):
+    with pytest.raises(ConfigError, match=message):
+        comparison_of(remedies_of(names), seeds=1, **{**IMAGES, **flags})
+
+
+def results(seeds=2):
+    """A table of three remedies and entries whose numbers are known: skip is 1 nat better, in twice the time."""
+    table = comparison_of(["vae", "skip", "beta"], seeds=seeds, **IMAGES)
+    found = []
+    for run in table.runs:
+        better = {"vae": 0.0, "skip": 1.0, "beta": -2.0}[run.arm]
+        own = copy.deepcopy(entry(run, elbo=-80.0 + better + 0.1 * run.seed, rate=1.0 + better / 4))
+        own["report"] |= {"distortion": 79.0 - better, "shuffled_latent_loss": 3.0}
+        own["elbo_per_point"] = [-80.0 + better + noise for noise in (0.0, 1.0, -1.0, 0.5)]
+        found.append(own | {"cpu_seconds": 20.0 if run.arm == "skip" else 10.0})
+    return table, found
+
+
+def test_a_comparison_says_differences_intervals_and_time():
+    table, entries = results()
+    rows = {row.name: row for row in remedy_words.rows_of(table, entries)}
+    assert rows["skip"].times == 2.0 and rows["vae"].times == 1.0 and rows["vae"].on_points is None
+    skip = rows["skip"].on_points
+    assert (skip.value, skip.low, skip.high) == pytest.approx((1.0, 1.0, 1.0))  # each of the points is better by as much
+    assert rows["beta"].over_seeds.value == pytest.approx(-2.0) and rows["beta"].over_seeds.sign == -1
+    assert rows["skip"].numbers["elbo"].ours == pytest.approx(-78.95)
+
+
+def test_differences_are_of_seeds_that_both_have():
+    table, entries = results()
+    (first,) = (e for e in entries if e["arm"] == "vae" and e["seed"] == 1)
+    first["elbo_per_point"] = [0.0, 0.0, 0.0, 0.0]
+    left = [e for e in entries if not (e["arm"] == "skip" and e["seed"] == 1)]
+    row = next(row for row in remedy_words.rows_of(table, left) if row.name == "skip")
+    assert row.on_points.value == pytest.approx(1.0) and row.seeds == 1 and row.over_seeds is None
+    assert "1 of 6 runs are missing" in remedy_words.sentences(table, left)[0]
+
+
+def test_the_page_and_the_words_are_made_of_results(tmp_path):
+    table, entries = results()
+    page = remedies_page(table, entries)
+    assert "× 2.00" in page and "6 of 6 runs are done" in page and page.count("<details>") == 6
+    assert "Rate and distortion" in page and remedies_page(table, entries) == page
+    assert "0 of 6 runs are done" in remedies_page(table, [])
+    write_results(tmp_path / "results" / f"{table.name}.json", table, entries)
+    flags = ("compare", "--remedies", "skip,beta", "--seeds", "2", "--dataset", "digits", "--decoder", "mlp")
+    done = skipvae(*flags, "--json", cwd=tmp_path)
+    told = json.loads(done.stdout)
+    assert not done.returncode and [row["name"] for row in told["rows"]] == ["vae", "skip", "beta"]
+    assert told["remedies"]["skip"]["reference"] == "Dieng et al. 2019"
+    assert (tmp_path / "results" / f"{table.name}.html").exists() and "x 2.00" in skipvae(*flags, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compare",), "expected the folders of runs to compare, or --remedies"),
+        (("compare", "--epochs", "3"), "expected --remedies with --epochs"),
+        (("compare", "--jobs", "2"), "expected --remedies with --jobs"),
+        (("compare", "--remedies", "skip", "--budget", "3"), "expected no --budget beside --remedies"),
+        (("compare", "--remedies", "nothing"), "unknown remedy 'nothing'"),
+        (("compare", "--remedies", "vamp", "--dataset", "pydoc"), "vamp: expected inputs that can be learned"),
+        (("compare", "--remedies", "sa+iaf", "--decoder", "mlp"), r"sa+iaf: expected a --guide with local parameters"),
+        (("compare", "--remedies", "skip", "--runs", "/dev/null/no"), "expected a folder that can be written"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, message, tmp_path):
+    done = skipvae(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and message in " ".join(done.stderr.split())
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_trained_and_known_afterwards(tmp_path):
+    flags = ("compare", "--remedies", "skip", "--decoder", "mlp", "--width", "8", "--epochs", "1", "--limit-train", "64")
+    flags += ("--limit-eval", "50", "--report-budget", "1", "--jobs", "2")
+    first = skipvae(*flags, cwd=tmp_path)
+    assert first.returncode == 0 and "Done: digits, skip, seed 0" in first.stderr
+    again = skipvae(*flags, cwd=tmp_path)
+    assert again.stdout == first.stdout and "Started" not in again.stderr
