@@ -171,7 +171,7 @@ def _dashed(name, value):
     return value.replace("_", "-") if is_choice and isinstance(value, str) else value
 
 
-def _option(entry, group, hidden):
+def _option(entry, group, hidden=False):
     kind = next(kind for kind in get_args(entry.type) or (entry.type,) if kind is not NoneType)
     about = entry.metadata
     choices = f" ({', '.join(about['choices'])})" if about["choices"] else ""

@@ -102,6 +102,25 @@ REMEDIES = {
         lambda nats=0.25: {"objective": f"free-bits-per-dimension({nats:g})"},
         *("objective", "the same, for each dimension of each datapoint", "Li et al. 2019"),
     ),
+    "control": Remedy(
+        lambda nats=10: {"beta_schedule": f"control({nats:g})"},
+        *("objective", "the weight of the KL term is controlled so that the rate comes to a target", "Shao et al. 2020"),
+    ),
+    "target-rate": Remedy(
+        lambda nats=10: {"objective": f"target-rate({nats:g})"},
+        *("objective", "the distance of the rate from a target takes its place", "Alemi et al. 2018"),
+    ),
+    "kl-balancing": Remedy(
+        lambda: {"objective": "kl-balancing", "beta_schedule": "linear"},
+        *("objective", "annealing, by which dimensions with a high rate pay first", "Vahdat and Kautz 2020"),
+    ),
+    "mmd": Remedy(
+        lambda weight=10: {"objective": f"mmd({weight:g})"},
+        *("objective", "only the aggregated posterior is held to the prior", "Zhao et al. 2019"),
+    ),
+    "autoencoder": Remedy(
+        lambda: {"objective": "autoencoder"}, "objective", "no KL term at all: what is lost without one", "Dieng et al. 2019"
+    ),
     "iwae": Remedy(
         lambda particles=5: {"objective": f"iwae({particles})"},
         *("objective", "a tighter bound by several z", "Burda et al. 2016"),
