@@ -87,7 +87,7 @@ REMEDIES = {
         lambda epochs=None: {"beta_schedule": "linear"} | _given(warmup_epochs=epochs),
         *("objective", "the weight of the KL term rises to 1", "Bowman et al. 2016"),
     ),
-    "cyclical": Remedy(
+    "cyclic": Remedy(
         lambda cycles=4: {"beta_schedule": "cyclical", "cycles": cycles},
         *("objective", "the weight of the KL term rises several times", "Fu et al. 2019"),
     ),
