@@ -2,6 +2,7 @@
 # make test         set up, then run the whole test suite
 # make torture      count in full how runs survive kills, signals, faults and damage -> results/torture.json
 # make check-slow   a tenth of that; every command and notebook of the documentation, quickly; what a compiler makes of a step
+# make bench        what is fast and how fast, beside other libraries: at most 20 minutes -> results/benchmarks.json, docs/performance.md
 # make docs         the site, in docs/_build/html; a warning is an error
 # make notebooks    the notebooks in full: exercises and solutions (ARGS=02 for one)
 PYTHON ?= python3
@@ -9,7 +10,7 @@ ARGS ?=
 VENV := .venv
 export SKIPVAE_DATA ?= ../shared/data
 
-.PHONY: setup extras train test torture check-slow docs notebooks lint types clean
+.PHONY: setup extras train test torture check-slow bench docs notebooks lint types clean
 setup: $(VENV)/installed
 
 $(VENV)/installed: setup.py constraints.txt
@@ -36,6 +37,16 @@ torture: setup
 check-slow: extras  # a tenth of it
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(VENV)/bin/python -m torture --scale 0.1 $(ARGS)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow
+
+$(VENV)/installed-benchmarks: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,benchmarks]'
+	touch $@
+
+# goes on where it was broken off; one thread but for J1
+bench: $(VENV)/installed-benchmarks
+	$(VENV)/bin/python benchmarks/table.py --minutes 16 $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/growth.py --minutes 2
+	$(VENV)/bin/python benchmarks/table.py --markdown
 
 docs: extras
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html

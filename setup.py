@@ -47,6 +47,7 @@ setup(
         "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "mypy>=1.11", "ruff>=0.6", "hypothesis>=6.100"],
         "docs": ["sphinx>=8.0", "myst-nb>=1.3", "furo>=2024.8"],
         "notebooks": ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6.29"],
+        "benchmarks": ["pythae>=0.1.2", "numpyro>=0.16", "jax>=0.4.30"],
         "arviz": ["arviz>=0.17,<1"],
         "anndata": ["anndata>=0.10"],
         "hub": ["huggingface_hub>=0.30"],

@@ -1,18 +1,20 @@
 """How cost grows: time and memory against layers, latent dimensions, points, components, steps of refinement, draws and words.
 
-    python benchmarks/growth.py [NAME...]     # prints exponents; writes results/growth.json and docs/pictures/growth_*.png
+    python benchmarks/growth.py [NAME...] [--minutes 60]
+
+prints exponents and writes results/growth.json and docs/pictures/growth_*.png; `python benchmarks/table.py --markdown`
+puts them into docs/performance.md. With a limit those go first whose measurement is oldest, and the rest keep theirs.
 
 Each size runs in a process of its own: CPU seconds of one thread, the least of three, and the resident memory that the work
 takes beyond what was there when it began. An exponent is the slope of a line through the logarithms of the upper half of the
 sizes, where the fixed cost of a call weighs least: 1 is proportional, 0 flat.
 """
 
+import argparse
 import json
 import math
 import os
-import platform
 import resource
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from interleaved import machine
 from matplotlib.figure import Figure
 from pyro.optim import Adam
 
@@ -167,6 +170,7 @@ def measured(make):
     seconds, taken = ([run[name] for run in runs] for name in ("seconds", "bytes"))
     return {
         "what": make.__doc__.strip(),
+        "measured": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         "sizes": sizes,
         "seconds": seconds,
         "bytes": taken,
@@ -194,20 +198,35 @@ def draw(name, found):
     figure.savefig(ROOT / "docs" / "pictures" / f"growth_{name}.png", dpi=110)
 
 
-def main(names):
+def oldest_first(names, results):
+    """The named quantities, or all, by the day and time when they were measured."""
+    wanted = [make for make in SIZES if not names or make.__name__ in names]
+    return sorted(wanted, key=lambda make: results.get(make.__name__, {}).get("measured", ""))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = [make.__name__ for make in SIZES]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; else all")
+    parser.add_argument("--minutes", type=float, default=60, help="begin none after so many")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(known):
+        parser.error(f"expected names of {', '.join(known)}, got {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
-    path = ROOT / "results" / "growth.json"
+    path, end = ROOT / "results" / "growth.json", time.monotonic() + 60 * given.minutes
     results = json.loads(path.read_text()) if path.exists() else {}
-    for make in SIZES:
-        if not names or make.__name__ in names:
-            found = results[make.__name__] = measured(make)
-            draw(make.__name__, found)
-            powers = f"time N^{found['time_exponent']:.2f}, memory N^{found['memory_exponent']:.2f}"
-            seconds, taken = [round(s, 3) for s in found["seconds"]], [round(b / 2**20) for b in found["bytes"]]
-            print(f"{make.__name__:20s} {powers}  {seconds} s, {taken} MiB", flush=True)
-            results["machine"] = {"torch": torch.__version__, "threads": 1, "cpu": platform.processor() or platform.machine()}
-            path.write_text(json.dumps(results, indent=2) + "\n")
+    for make in oldest_first(given.names, results):
+        if time.monotonic() > end:
+            print(f"The {given.minutes:g} minutes are over before {make.__name__}.")
+            return
+        found = results[make.__name__] = measured(make)
+        draw(make.__name__, found)
+        powers = f"time N^{found['time_exponent']:.2f}, memory N^{found['memory_exponent']:.2f}"
+        seconds, taken = [round(s, 3) for s in found["seconds"]], [round(b / 2**20) for b in found["bytes"]]
+        print(f"{make.__name__:20s} {powers}  {seconds} s, {taken} MiB", flush=True)
+        results["machine"] = machine()
+        path.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyro
 import torch
+from interleaved import Comparison
 from pyro.optim import Adam
 
 from pyro_skipvae import VAE, svi_step
@@ -51,6 +52,12 @@ def steps_of(make):
     for name, guide in guides.items():
         step = svi_step(vae.model, guide, elbo, Adam({"lr": 1e-4, "fused": True}), max_norm=5.0)
         yield name, lambda step=step: seconds_of(step, x)
+
+
+def plain_and_exact(small):
+    """A step of the MLP: amortized, and through 10 steps of refinement with the exact gradient."""
+    ways = dict(steps_of(mlp))
+    return Comparison({name: ways[name] for name in ("amortized", "exact")}, repeats=1 if small else 5)
 
 
 def seconds_of(step, x):

@@ -11,9 +11,14 @@ import sys
 import time
 
 import torch
+from baselines import authors_text
+from interleaved import Comparison
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pyro_skipvae import VAE
+from pyro_skipvae.data.length_bucketed import LengthBucketed
 from pyro_skipvae.decoders import LSTMDecoder
 from pyro_skipvae.decoders.word_scores import word_scores
 from pyro_skipvae.encoders import LSTMEncoder
@@ -21,6 +26,7 @@ from pyro_skipvae.objectives import elbo
 from pyro_skipvae.priors import StandardNormal
 
 SIZES = {  # vocabulary, embedding, LSTM, words a text
+    "small": (50, 8, 8, 6),
     "ptb": (5_000, 128, 128, 21),
     "mid": (5_000, 128, 256, 80),
     "paper": (20_000, 512, 1024, 80),
@@ -36,8 +42,62 @@ def pair(vocabulary_size, embedding, width, T):
     )
 
 
+def step(small):
+    """A step of LSTMs of 256 units, vocabulary 5,000, 32 texts of 80 words: ours, all logits at once, a loop over words."""
+    vae, x = pair(*SIZES["small" if small else "mid"])
+    losses = {name: ways(vae, x)[name] for name in ("step", "step by hand, all logits", "step by hand, loop over words")}
+
+    def backward(loss):
+        vae.zero_grad()
+        loss().backward()
+
+    return Comparison({name: lambda loss=loss: backward(loss) for name, loss in losses.items()}, rounds=5)
+
+
+def logits_memory(small):
+    """The largest tensor with a score for each word, in MiB, in the output layer forward and backward: ours, all at once."""
+    vae, x = pair(*SIZES["small" if small else "mid"])
+    parts, found = ways(vae, x), {}
+    for name in ("output in pieces", "output, all logits"):
+        with Largest(vae.decoder.network.output.out_features) as largest:
+            parts[name]().backward()
+        found[name] = [largest.bytes / 2**20]
+    return found
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor whose last axis has `width` numbers and that is no weight, of what torch computes."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.bytes = width, 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        found = operator(*args, **(kwargs or {}))
+        for part in tree_leaves(found):
+            if isinstance(part, torch.Tensor) and part.ndim > 1 and part.shape[-1] == self.width:
+                self.bytes = max(self.bytes, part.nbytes)
+        return found
+
+
+def padding(small):
+    """The part of the places of an epoch that are padding: 20,000 texts of log-normal lengths, 20 to 200, in batches of 32."""
+    count = 2_000 if small else 20_000
+    generator = torch.Generator().manual_seed(0)
+    lengths = (4.25 + 0.5 * torch.randn(count, generator=generator)).exp().round().clamp(20, 200).long()
+    rows = torch.where(torch.arange(200) < lengths[:, None], 4, 0)
+    found = {"bucketed": [], "unsorted": []}
+    for seed in range(5):
+        read = sum(x.numel() for x in LengthBucketed(rows, 32, seed=seed, shuffle=True))
+        order = torch.randperm(count, generator=generator)
+        whole = sum(len(part) * int(part.max()) for part in lengths[order].split(32))
+        for name, places in (("bucketed", read), ("unsorted", whole)):
+            found[name].append(1 - int(lengths.sum()) / places)
+    return found
+
+
 def ways(vae, x):
-    """The step, the same on all logits at once, and the step's parts."""
+    """The step, the same on all logits at once, with a loop over the words, and the step's parts."""
     network, z = vae.decoder.network, torch.randn(len(x), 32)
 
     def states():
@@ -46,19 +106,29 @@ def ways(vae, x):
 
     features = network._joined(states().detach().flatten(0, 1), z.repeat_interleave(x.shape[1], 0)).requires_grad_()
 
+    def logits_and_rate():
+        q, prior = vae.encoder(x), vae.prior()
+        z = q.rsample()
+        joined = network._joined(network.dropout(states()).flatten(0, 1), z.repeat_interleave(x.shape[1], 0))
+        return network._logits(joined), (q.log_prob(z) - prior.log_prob(z)).sum()
+
     def all_logits():
-        q = vae.encoder(x)
-        joined = network._joined(network.dropout(states()).flatten(0, 1), q.rsample().repeat_interleave(x.shape[1], 0))
-        return F.cross_entropy(network._logits(joined), x.flatten(), reduction="sum")
+        logits, rate = logits_and_rate()
+        return F.cross_entropy(logits, x.flatten(), reduction="sum") + rate
+
+    def loop_over_words():
+        logits, rate = logits_and_rate()
+        return authors_text.cross_entropy(logits.unflatten(0, x.shape), x) + rate
 
     return {
         "step": lambda: elbo(vae.model, vae.guide, x),
         "step by hand, all logits": all_logits,
+        "step by hand, loop over words": loop_over_words,
         "encoder": lambda: vae.encoder(x).mean.sum(),
         "decoder's LSTM": lambda: states().sum(),
-        "output in pieces": lambda: -word_scores(
-            features, network.output.weight, network.output.bias + network.impossible, x.flatten()
-        ).sum(),
+        "output in pieces": lambda: (
+            -word_scores(features, network.output.weight, network.output.bias + network.impossible, x.flatten()).sum()
+        ),
         "output, all logits": lambda: F.cross_entropy(network._logits(features), x.flatten(), reduction="sum"),
     }
 

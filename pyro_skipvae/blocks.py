@@ -14,6 +14,16 @@ LatentDim = int | Sequence[int]
 TRACED: ContextVar[bool] = ContextVar("traced", default=False)  # whether a graph is being made of what runs, to be compiled
 
 
+def can_look(x: Tensor, *, training: bool = True) -> bool:
+    """Whether a number may be made of x to save work.
+
+    A CPU has it at hand; a step on another device would wait for it, and a graph that is compiled has no values.
+    """
+    if TRACED.get() or torch.compiler.is_compiling():
+        return False
+    return x.device.type == "cpu" or not training
+
+
 def latent_shape(latent_dim: int | Sequence[int]) -> tuple[int, ...]:
     """The event shape of z: (D,) of a number of dimensions, (T, C) of a sequence of T steps of C channels.
 

@@ -8,7 +8,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_skipvae.blocks import LatentDim, latent_shape, places_per_step
+from pyro_skipvae.blocks import LatentDim, can_look, latent_shape, places_per_step
 from pyro_skipvae.skip import Entry
 from pyro_skipvae.text.vocabulary import BOS, EOS, PAD, UNK
 from pyro_skipvae.text.words import is_outcome, row_lengths
@@ -65,10 +65,13 @@ class TextNetwork(nn.Module):
         """x (N, T) with T <= max_length, z (N, D) or (N, steps, D) -> (N,) nats.
 
         Raises ValueError for longer rows and unknown indices. Rows that differ much in length run in groups of their own
-        length; logits are made at words only.
+        length; logits are made at words only. In a training step on a GPU, which would wait for the lengths, rows run as they
+        are given, padding included, and torch refuses unknown indices.
         """
         self._check(x)
         length = row_lengths(x)
+        if not can_look(x, training=self.training):
+            return self._log_prob_with_padding(x, z, length).masked_fill(~is_outcome(x, self.max_length), -torch.inf)
         parts = [self._log_prob_of_group(x, z, length, rows) for rows in _groups(length)]
         order = torch.cat([rows for rows, _ in parts])
         log_prob = torch.cat([part for _, part in parts])[order.argsort()] if len(parts) > 1 else parts[0][1]
@@ -113,14 +116,32 @@ class TextNetwork(nn.Module):
         x, z, length = x[rows], z[rows], length[rows]
         x = x[:, : max(1, int(length.max()))]
         N, T = x.shape
-        told = self.by_word(z, T)
-        states, _ = self.stack(self._inputs(self._previous(x), told), told, self.start(z))
+        states, told = self._states(x, z)
         (words,) = (torch.arange(T, device=x.device) < length[:, None]).flatten().nonzero(as_tuple=True)  # (M,)
         row = words // T
-        states = self.dropout(states.flatten(0, 1).index_select(0, words))
-        features, bias = self._joined(states, told[row, words % T]), self.output.bias + self.impossible
-        scores = word_scores(features, self.output.weight, bias, x.flatten()[words])
+        states = states.flatten(0, 1).index_select(0, words)
+        scores = self._scores(states, told[row, words % T], x.flatten()[words])
         return rows, scores.new_zeros(N).index_add(0, row, scores)
+
+    def _log_prob_with_padding(self, x: Tensor, z: Tensor, length: Tensor) -> Tensor:
+        """The same of all rows, with logits in the place of padding too: their number is known without a look."""
+        states, told = self._states(x, z)
+        padding = torch.arange(x.shape[1], device=x.device) >= length[:, None]
+        # PAD itself has no finite score, and a gradient of 0 times that would be nan.
+        words = x.masked_fill(padding, EOS).flatten()
+        scores = self._scores(states.flatten(0, 1), told.flatten(0, 1), words)
+        return scores.unflatten(0, x.shape).masked_fill(padding, 0.0).sum(1)
+
+    def _states(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The states before each word, and what it is told of z."""
+        told = self.by_word(z, x.shape[1])
+        states, _ = self.stack(self._inputs(self._previous(x), told), told, self.start(z))
+        return states, told
+
+    def _scores(self, states: Tensor, told: Tensor, words: Tensor) -> Tensor:
+        """log p of M words from the states before them."""
+        features = self._joined(self.dropout(states), told)
+        return word_scores(features, self.output.weight, self.output.bias + self.impossible, words)
 
     def _previous(self, x: Tensor) -> Tensor:
         before = x[:, :-1]
@@ -140,7 +161,9 @@ class TextNetwork(nn.Module):
     def _check(self, x: Tensor) -> None:
         if x.shape[1] > self.max_length:
             raise ValueError(f"expected rows of at most max_length={self.max_length} words, got {x.shape[1]}")
-        if x.numel() and not (0 <= int(x.min()) and int(x.max()) < len(self.impossible)):
+        if not can_look(x, training=self.training) or not x.numel():
+            return
+        if not (0 <= int(x.min()) and int(x.max()) < len(self.impossible)):
             raise ValueError(
                 f"expected word indices from 0 to {len(self.impossible) - 1}, got {int(x.min())} to {int(x.max())}; "
                 "was the text read with another vocabulary?"

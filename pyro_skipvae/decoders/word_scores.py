@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from pyro_skipvae.blocks import in_full
+from pyro_skipvae.blocks import can_look, in_full
 from pyro_skipvae.guides.recurrence import SECOND_DERIVATIVE
 
 PIECE = 400  # places: smaller pieces lose to the sums of the weights' gradients, larger ones leave the cache
@@ -50,16 +50,30 @@ def _forward(features: Tensor, weight: Tensor, bias: Tensor, words: Tensor, most
     scores = features.new_empty(len(features))
     kept: list[Tensor] = []
     for number, piece in enumerate(_pieces(words)):
-        p = _softmax(features[piece], weight, bias)
-        named = p.gather(1, words[piece, None])[:, 0]
-        if (named < torch.finfo(p.dtype).tiny).any():  # underflow: the logarithm has to come first
-            logits = torch.addmm(bias, features[piece], weight.T)
-            scores[piece] = logits.log_softmax(-1).gather(1, words[piece, None])[:, 0]
+        if can_look(words):
+            p, scores[piece] = _softmax_and_scores(features[piece], weight, bias, words[piece])
         else:
-            scores[piece] = named.log()
+            p, scores[piece] = _softmax_and_scores_unseen(features[piece], weight, bias, words[piece])
         if len(kept) == number and p.nbytes * (number + 1) <= most:
             kept.append(p)
     return scores, kept
+
+
+def _softmax_and_scores(features: Tensor, weight: Tensor, bias: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    p = _softmax(features, weight, bias)
+    named = p.gather(1, words[:, None])[:, 0]
+    if not (named < torch.finfo(p.dtype).tiny).any():
+        return p, named.log()
+    logits = torch.addmm(bias, features, weight.T)  # underflow: the logarithm has to come first
+    return p, logits.log_softmax(-1).gather(1, words[:, None])[:, 0]
+
+
+def _softmax_and_scores_unseen(features: Tensor, weight: Tensor, bias: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    """The same without a look at what underflows."""
+    logits = torch.addmm(bias, features, weight.T)
+    total = logits.logsumexp(-1, keepdim=True)
+    scores = (logits.gather(1, words[:, None]) - total)[:, 0]
+    return logits.sub_(total).exp_(), scores
 
 
 class _ByFeatures(Function):

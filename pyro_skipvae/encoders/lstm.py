@@ -6,6 +6,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from pyro_skipvae.blocks import can_look
 from pyro_skipvae.guides.families import DiagonalNormal
 from pyro_skipvae.text.words import row_lengths
 
@@ -37,5 +38,7 @@ class LSTMEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Distribution:
         last = (row_lengths(x) - 1).clamp(min=0)
-        states, _ = self.network(self.embedding(x[:, : int(last.max()) + 1]))  # (B, T, width)
+        if can_look(x, training=self.training):
+            x = x[:, : int(last.max()) + 1]
+        states, _ = self.network(self.embedding(x))  # (B, T, width)
         return self.posterior(states[torch.arange(len(x), device=x.device), last])

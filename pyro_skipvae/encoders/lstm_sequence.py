@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import places_per_step, sequence_shape
+from pyro_skipvae.blocks import can_look, places_per_step, sequence_shape
 from pyro_skipvae.guides.families import DiagonalNormal
 from pyro_skipvae.text.words import row_lengths
 
@@ -51,7 +51,9 @@ class LSTMSequenceEncoder(nn.Module):
         if x.shape[1] > self.max_length:
             raise ValueError(f"expected rows of at most max_length={self.max_length} words, got {x.shape[1]}")
         length = row_lengths(x).clamp(min=1)[:, None]
-        words = self.embedding(x[:, : int(length.max())])
+        if can_look(x, training=self.training):
+            x = x[:, : int(length.max())]
+        words = self.embedding(x)
         first = torch.arange(self.steps, device=x.device) * self.words_per_step
         read = {False: _states_after, True: _states_from}
         parts = [read[reverse](network, words, length, first, self.words_per_step) for network, reverse in self._readings()]

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import nn
 
-from pyro_skipvae.blocks import AttentionBlock, places
+from pyro_skipvae.blocks import AttentionBlock, can_look, places
 from pyro_skipvae.guides.families import DiagonalNormal
 from pyro_skipvae.text.words import row_lengths
 
@@ -40,7 +40,8 @@ class TransformerEncoder(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Distribution:
         length = row_lengths(x).clamp(min=1)
-        x = x[:, : int(length.max())]
+        if can_look(x, training=self.training):
+            x = x[:, : int(length.max())]
         h = self.bottom(self.embedding(x))  # (B, T, width)
         h = h + places(0, x.shape[1], h)
         words = torch.arange(x.shape[1], device=x.device) < length[:, None]

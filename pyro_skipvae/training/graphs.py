@@ -87,13 +87,23 @@ class Graphs:
         try:
             if len(self.made) == MOST:
                 raise NotCompiled(f"batches have more than {MOST} shapes")
-            self.made[key] = _compiled(self._traced(x, tensors), tensors)
+            made = _compiled(self._traced(x, tensors), tensors)
+            self._tried(made, x, tensors)
+            self.made[key] = made
         except Exception as error:  # whatever torch raises: the plain step does without, and it is told
             self.compilation.refused = _reason(error)
         self.compilation.seconds += time.perf_counter() - start
         self.compilation.graphs = len(self.made)
         return self.compilation.refused is None
 
+    def _tried(self, made: Callable[..., Any], x: Batch, tensors: list[Tensor]) -> None:
+        """Run a graph once, and leave no trace of it: what a compiler accepts may fail when it runs."""
+        kept = [(held[name], held[name].clone()) for held, name in self.places]
+        try:
+            with _forked(x), torch.no_grad():
+                made(*tensors)
+        finally:
+            _restore(kept)
 
     def _traced(self, x: Batch, tensors: list[Tensor]) -> Any:
         """The graph of (parameters, other tensors, beta, tensors of x) -> loss and gradients.
@@ -120,6 +130,8 @@ class Graphs:
             TRACED.reset(token)
             _restore(kept)
         for node in graph.graph.nodes:
+            if "rnn" in str(node.target):
+                raise NotCompiled("torch's recurrent layers cannot be in a graph")
             if node.op == "get_attr" and isinstance(getattr(graph, node.target, None), nn.Parameter):
                 raise NotCompiled("it uses a parameter that neither Pyro nor a module was told of")
         return graph

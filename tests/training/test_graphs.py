@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -12,8 +13,8 @@ from pyro.optim import Adam
 from torch import nn
 
 from pyro_skipvae import VAE, svi_step
-from pyro_skipvae.decoders import MLPDecoder, PixelCNNDecoder
-from pyro_skipvae.encoders import MLPEncoder
+from pyro_skipvae.decoders import LSTMDecoder, MLPDecoder, PixelCNNDecoder, TransformerDecoder
+from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, TransformerEncoder
 from pyro_skipvae.objectives import analytic_elbo, elbo, free_bits_total, iwae
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.training import graphs
@@ -90,6 +91,42 @@ def test_a_norm_dropout_and_frozen_weights_are_in_the_graph(interpreted):
     step = steps_of(vae, compile=True)
     torch.testing.assert_close(trained(vae, step), plain, rtol=1e-5, atol=1e-6)
     assert step.compilation.graphs == 2
+
+
+def text_pair(decoder, encoder):
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    sizes = {"embedding": 4, "width": 8}
+    return VAE(StandardNormal(2), decoder(12, 2, max_length=5, dropout=0.0, **sizes), encoder(12, 2, **sizes))
+
+
+TEXTS = [torch.tensor([[5, 6, 7, 2, 0], [4, 2, 0, 0, 0], [8, 9, 5, 4, 2]]), torch.tensor([[5, 2], [2, 0]])]
+
+
+def test_text_without_recurrent_layers_is_compiled_and_with_them_it_is_told(interpreted):
+    found = []
+    for compile in (False, True):
+        vae = text_pair(partial(TransformerDecoder, layers=1), partial(TransformerEncoder, layers=1, dropout=0.0))
+        step = steps_of(vae, compile=compile)
+        found.append([step(x) for x in TEXTS] + list(vae.parameters()))
+    assert step.compilation.graphs == 2 and step.compilation.refused is None
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+    step = steps_of(text_pair(LSTMDecoder, LSTMEncoder), compile=True)
+    with pytest.warns(UserWarning, match="recurrent layers cannot be in a graph"):
+        step(TEXTS[0])
+
+
+def test_a_graph_that_compiles_but_does_not_run_is_told(monkeypatch):
+    def broken(*tensors):
+        raise TypeError("expected something else")
+
+    monkeypatch.setattr(graphs, "_compiled", lambda graph, tensors: broken)
+    vae = make_vae()
+    plain = trained(vae, steps_of(vae))
+    vae = make_vae()
+    with pytest.warns(UserWarning, match="not compiled .*expected something else"):
+        compiled = trained(vae, steps_of(vae, compile=True))
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=0)
 
 
 @pytest.mark.slow  # half a minute of a C++ compiler

@@ -10,7 +10,8 @@ from pyro.optim import Adam, CosineAnnealingLR
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_skipvae import VAE, fit, svi_step
+from pyro_skipvae import VAE, decoders, encoders, fit, svi_step
+from pyro_skipvae.blocks import TRACED
 from pyro_skipvae.decoders import MLPDecoder, PixelCNNDecoder
 from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.objectives import analytic_elbo, elbo
@@ -33,12 +34,12 @@ X = torch.rand(20, 3, 3, generator=torch.Generator().manual_seed(0)).gt(0.5)
 
 
 class Waits(TorchDispatchMode):
-    """Counts the numbers that are made of tensors: on a GPU each waits for the device."""
+    """Counts the numbers and sizes that are made of tensors: on a GPU each waits for the device."""
 
     count = 0
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        self.count += "_local_scalar_dense" in str(operator)
+        self.count += any(name in str(operator) for name in ("_local_scalar_dense", "nonzero"))
         return operator(*args, **(kwargs or {}))
 
 
@@ -417,3 +418,33 @@ def test_halving_waits_for_its_epoch_and_does_not_stop_once_it_started():
     assert factors == [1, 1, 1, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64]
     assert halving.ended and Halving(**vars(halving)) == halving
     assert not Halving(factor=1 / 32, floor=0.03).ended
+
+
+TEXT = torch.tensor([[5, 6, 7, 2, 0], [4, 2, 0, 0, 0], [8, 9, 5, 4, 2]])
+
+
+@pytest.mark.parametrize("encoder", ["LSTMEncoder", "TransformerEncoder"])
+@pytest.mark.parametrize("decoder", ["LSTMDecoder", "DilatedCNNDecoder", "TransformerDecoder"])
+def test_a_step_on_text_never_waits_for_another_device_and_is_the_step_of_a_cpu(decoder, encoder, float64):
+    """A CPU looks at lengths and at what underflows, since it has the numbers at hand; any other device is not asked."""
+    sizes = {"embedding": 4, "width": 8}
+    layers = {} if decoder == "LSTMDecoder" else {"layers": 1}
+    found = []
+    for elsewhere in (False, True):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        made = getattr(decoders, decoder)(12, 3, max_length=5, dropout=0.0, **sizes, **layers)
+        read = getattr(encoders, encoder)(12, 3, **sizes, **({"dropout": 0.0} if encoder == "TransformerEncoder" else {}))
+        vae = VAE(StandardNormal(3), made, read)
+        step = svi_step(vae.model, vae.guide, elbo, Adam({"lr": 1e-3, "fused": True}), max_norm=1.0)
+        checks = pyro.settings.context(validate_distributions_pyro=False, validate_distributions_torch=False)
+        token = TRACED.set(elsewhere)  # as on a GPU: no value can be had
+        try:
+            step(TEXT)
+            with checks, Waits() as waits:
+                loss = step(TEXT)
+        finally:
+            TRACED.reset(token)
+        assert not (elsewhere and waits.count)
+        found.append([loss, *vae.parameters()])
+    torch.testing.assert_close(found[1], found[0])
