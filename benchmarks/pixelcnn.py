@@ -26,7 +26,7 @@ def passes(small):
         return authors_pixelcnn.natural_parameters(decoder, x, z)
 
     def bfloat16(x, z):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             return decoder.natural_parameters(x, z).float()
 
     def both(natural_parameters):

@@ -339,9 +339,14 @@ class Feed:
 
     def __iter__(self):
         for x in self.batches:
-            x = x.to(self.device)
+            x = copied(x, self.device)
             yield x
             self.after(x)
+
+
+def copied(x, device):
+    """A batch on the device; a GPU copies it from pinned memory while the program goes on."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def _batch_of(job, step):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pyro_skipvae_cli.job import make_config, make_job
-from pyro_skipvae_cli.training import _validate
+from pyro_skipvae_cli.training import _validate, copied
 
 TINY = {"dataset": "digits", "decoder": "mlp", "layers": 1, "width": 8, "latent_dim": 2, "limit_train": 100, "limit_eval": 20}
 HALVING = {"lr_schedule": "halving", "halving_epoch": 5, "optimizer": "sgd"}
@@ -87,3 +87,23 @@ def test_an_estimated_rate_below_0_stops_no_training_without_a_committed_rate():
     _check_committed({"valid_rate": -0.005})  # no_committed_rate: by draws, under a mixture of normals
     with pytest.raises(RuntimeError, match="committed 3.0 nats, got 2.9"):
         _check_committed({"valid_rate": 2.9, "committed_rate": 3.0})
+
+
+class Pinned:
+    """A batch that remembers what is done with it."""
+
+    def __init__(self):
+        self.done = []
+
+    def pin_memory(self):
+        self.done.append("pinned")
+        return self
+
+    def to(self, device, non_blocking=False):
+        self.done.append((device.type, non_blocking))
+        return self
+
+
+def test_a_gpu_copies_a_batch_while_the_program_goes_on():
+    assert copied(Pinned(), torch.device("cuda")).done == ["pinned", ("cuda", True)]
+    assert copied(Pinned(), torch.device("cpu")).done == [("cpu", False)]
