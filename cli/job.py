@@ -76,8 +76,9 @@ class Job:
         self.batches = self.data.batches("train", self.config.batch_size, seed=self.config.seed)
         self.steps = self.config.epochs * len(self.batches)
         self.halving = Halving(first=self.config.halving_epoch)
+        self.sources = {"data": self.data, "batches": self.batches}
         self.beta = build_beta(self.config, len(self.batches))
-        self.step = build_step(self.config, self.vae, self.steps, self.halving, ranks, self.beta)
+        self.step = build_step(self.config, self.vae, self.steps, self.halving, ranks, self.beta, **self.sources)
         self.progress = Progress()
         self.best = math.inf  # the lowest validation loss at the final beta
         self.stalled = 0  # epochs since then
@@ -110,7 +111,7 @@ class Job:
 
         Until then the loss is another one, and lower for a smaller beta: no patience is lost, no rate halved.
         """
-        if self.step.steps < self.beta.reached:
+        if self.step.steps <= (self.config.pretraining or 0) * len(self.batches) or self.step.steps < self.beta.reached:
             return False
         better = loss < self.best
         self.best, self.stalled = (loss, 0) if better else (self.best, self.stalled + 1)
@@ -181,7 +182,8 @@ def as_trained():
 def seconds_per_step(job, steps=5):
     """The least time of some steps after the first, on a copy that is thrown away; the random numbers stay as they were."""
     with torch.random.fork_rng(), as_trained(), multiplied(job.config.matmul):
-        step = build_step(job.config, copy.deepcopy(job.vae), steps, ranks=job.ranks)
+        config = replace(job.config, procedure="joint")  # a step of which the others are made
+        step = build_step(config, copy.deepcopy(job.vae), steps, ranks=job.ranks, **job.sources)
         batches = list(itertools.islice(job.data.batches("train", job.config.batch_size, seed=job.config.seed), MEASURED))
         mean = sum(x.numel() for x in batches) / len(batches)  # batches of text differ in length
         x = min(batches, key=lambda x: abs(x.numel() - mean)).to(job.device)

@@ -202,14 +202,15 @@ class Training:
     def __init__(self, job, run, bar, signals, minutes, allowed, board):
         self.job, self.run, self.bar, self.signals, self.board = job, run, bar, signals, board
         self.minutes, self.allowed, self.left_out, self.stop = minutes, allowed, 0, None
-        self.saved, self.compiled = time.monotonic(), (0, None)
+        self.saved, self.compiled, self.phase = time.monotonic(), (0, None), {}
         self.shown, self.measured = -math.inf, ""  # when the bar was last written anew; rate and units of a batch
         self.task = bar.add_task(self._epoch(), total=job.steps, completed=job.step.steps, status="")
 
     def run_epochs(self):
         job = self.job
         feed = Feed(job.batches, job.device, self.after_step)
-        for epoch in fit(job.step, feed, epochs=job.config.epochs, beta=job.beta, progress=job.progress):
+        about = {"epochs": job.config.epochs, "beta": job.beta, "progress": job.progress}
+        for epoch in fit(job.step, feed, **about, callback=self.after_epoch):
             metrics = {
                 "epoch": epoch.number,
                 "steps": epoch.steps,
@@ -217,6 +218,7 @@ class Training:
                 "beta": epoch.beta,
                 **_validate(job),
                 **_committed(job),
+                **self.phase,
                 "seconds": epoch.seconds,
                 "cpu_seconds": epoch.cpu_seconds,
             }
@@ -235,6 +237,14 @@ class Training:
                 return
             self.is_save_due()
             self.leave_if_asked()
+
+    def after_epoch(self, epoch):
+        """Let lagging inference measure whether its aggressive phase goes on; what it found goes into the metrics."""
+        measure = getattr(self.job.step, "after_epoch", None)
+        found = measure() if measure else None
+        self.phase = {} if found is None else {"valid_mutual_information": found}
+        if found is not None and not self.job.step.phase.active:
+            note(f"Epoch {epoch.number}: I(x; z) of the validation data no longer rises; from now on all train at once.")
 
     def after_step(self, x):
         self.bar.update(self.task, advance=1)

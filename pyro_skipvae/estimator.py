@@ -224,11 +224,12 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         checks = {"validate_distributions_pyro": False, "validate_distributions_torch": False}  # the step looks for itself
         with pyro.settings.context(**checks), self._apart(self.seed + len(self.losses_)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered ")
-            step = build_step(config, self.vae_.train(), epochs * len(batches))
+            beta = build_beta(config, len(batches))
+            step = build_step(config, self.vae_.train(), epochs * len(batches), beta=beta, data=data, batches=batches)
             if self._optimizer is not None:
                 step.load_state_dict(self._optimizer)
             feed = _Feed(batches, device)
-            self.losses_ += [epoch.loss for epoch in fit(step, feed, epochs=epochs, beta=build_beta(config, len(batches)))]
+            self.losses_ += [epoch.loss for epoch in fit(step, feed, epochs=epochs, beta=beta)]
             self._optimizer = copy.deepcopy(step.state_dict()) if epochs else None
         if left_out := step.nonfinite():
             raise ValueError(

@@ -41,6 +41,11 @@ def cyclical(start: float, final: float, steps: float, *, cycles: int = 4, risin
     return Schedule(lambda step: final if step >= steps else rise(step % length), steps)
 
 
+def delayed(schedule: Schedule, steps: float) -> Schedule:
+    """`schedule` from step `steps` on, and its first value before."""
+    return Schedule(lambda step: schedule.at(max(step - steps, 0)), schedule.reached + steps)
+
+
 def _positive(beta: float) -> float:
     if not (math.isfinite(beta) and beta > 0):
         raise ValueError(f"expected a positive weight beta (Pyro rejects a scale of zero), got {beta}")

@@ -50,14 +50,21 @@ class Batches:
 
     def _batch(self, order: Tensor, number: int) -> Tensor:
         index = order[number * self.size : (number + 1) * self.size]
-        if isinstance(self.items, DynamicallyBinarised):
-            return self.items.draw(index, self._generator(self.epoch, number + 1))
-        return self.items[index]
+        return self._chosen(index, self._generator(self.epoch, number + 1))
 
-    def _generator(self, epoch: int, stream: int) -> torch.Generator:
+    def drawn(self, number: int) -> Tensor:
+        """A random batch beside the epochs, which follows from the seed and its number; an item may be in it twice."""
+        generator = self._generator(number, 0, "drawn")
+        return self._chosen(torch.randint(len(self.items), (self.size,), generator=generator), generator)
+
+    def _chosen(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """These items, with noise of dynamic binarisation by the generator."""
+        return self.items.draw(index, generator) if isinstance(self.items, DynamicallyBinarised) else self.items[index]
+
+    def _generator(self, epoch: int, stream: int, purpose: str = "") -> torch.Generator:
         # Mixed by SeedSequence, since sums or products of small numbers would repeat; stream 0 is the order, 1 + b the
         # noise of batch b.
-        state = np.random.SeedSequence([self.seed, epoch, stream]).generate_state(1, np.uint64)
+        state = np.random.SeedSequence([self.seed, epoch, stream, *purpose.encode()]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0] >> 1))
 
     def state_dict(self) -> dict[str, int]:

@@ -41,6 +41,15 @@ class LengthBucketed(Batches):
         mixed = torch.randperm(len(batches), generator=generator).tolist()
         return torch.cat([*(batches[number] for number in mixed), last])
 
+    def drawn(self, number: int) -> Tensor:
+        """A random batch of rows of like length, which follows from the seed and its number."""
+        generator = self._generator(number, 0, "drawn")
+        pool = torch.randint(len(self.items), (POOL * self.size,), generator=generator)  # sorted as those of an epoch
+        pool = pool[self.lengths[pool].argsort(stable=True)]
+        start = self.size * int(torch.randint(POOL, (), generator=generator))
+        index = pool[start : start + self.size]
+        return self.items[index][:, : self.lengths[index].max()]
+
     def _batch(self, order: Tensor, number: int) -> Tensor:
         index = order[number * self.size : (number + 1) * self.size]
         return self.items[index][:, : self.lengths[index].max()]

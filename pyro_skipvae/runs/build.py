@@ -34,6 +34,8 @@ from pyro_skipvae.model import VAE
 from pyro_skipvae.schedules import Halving, RateControl
 from pyro_skipvae.skip import parameter_count, parameter_matched
 from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
+from pyro_skipvae.training.lagging import lagging_step
+from pyro_skipvae.training.pretraining import pretrained_step
 from pyro_skipvae.training.step import svi_step
 
 from .config import FLOWS, PRIOR_OF, TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
@@ -114,6 +116,7 @@ KINDS = {  # the values that each likelihood is a distribution over
 USUAL_LR = {"adam": 1e-3, "sgd": 1.0}
 # fused: one kernel for the whole update; on a CPU it takes about a third of the time of torch's default loop.
 OPTIMIZERS = {"adam": (torch.optim.Adam, {"fused": True}), "sgd": (torch.optim.SGD, {"fused": True})}
+LAGGING_POINTS = 1000  # of the validation data, for the mutual information that ends lagging inference
 STATISTICS_BYTES = 2**26  # of items of a large file, as float32, that mean and deviation are counted on
 STATISTICS_ITEMS = 512  # of the training data, for the data-dependent start
 OBJECTIVES = {  # of the numbers in their brackets
@@ -202,8 +205,9 @@ def settled(config, data):
         svi_lr=config.svi_lr or (1.0 if config.svi_gradient == "authors" else 1 / 32),
         lr=config.lr or USUAL_LR[config.optimizer],
         # An autoregressive decoder learns to do without z in the first epochs unless the KL term starts low.
+        procedure=config.procedure if config.pretraining is None else f"pretrain({config.pretraining})",
         beta_schedule=config.beta_schedule or _usual_schedule(config, decoder),
-        warmup_epochs=_warmup(config.epochs, text) if config.warmup_epochs is None else config.warmup_epochs,
+        warmup_epochs=_warmup(config, text) if config.warmup_epochs is None else config.warmup_epochs,
     )
 
 
@@ -355,7 +359,8 @@ def _usual_schedule(config, decoder):
     """Without a rate, or with a price of its own for one, there is nothing to be lenient with at first."""
     if config.bound in ("autoencoder", "target-rate"):
         return "constant"
-    return "linear" if decoder in AUTOREGRESSIVE or config.bound == "kl-balancing" else "constant"
+    lenient = config.bound == "kl-balancing" or config.pretraining is not None
+    return "linear" if decoder in AUTOREGRESSIVE or lenient else "constant"
 
 
 def _check_objective(config, data):
@@ -376,8 +381,12 @@ def _check_objective(config, data):
         raise ConfigError(f"expected a target above the {committed:g} nats that --rate commits, got {target:g}")
 
 
-def _warmup(epochs, text):
-    """Epochs of KL warm-up: the authors' text code has 10 of 30; nobody has any for images, where we found a third to do."""
+def _warmup(config, text):
+    """Epochs of KL warm-up, after a pretraining: the authors' text code has 10 of 30; for images nobody has any.
+
+    There we found a third to do.
+    """
+    epochs = config.epochs - (config.pretraining or 0)
     return min(epochs / 2, 10.0) if text else min(epochs / 3, 20.0)
 
 
@@ -486,11 +495,11 @@ def build_decoder(config, data):
     return make(**{width: each * matched}, skip="none")
 
 
-def build_step(config, vae, steps, halving=None, ranks=None, beta=None):
+def build_step(config, vae, steps, halving=None, ranks=None, beta=None, *, data=None, batches=None):
     """The SVI step of a config, for a run of `steps` steps; `halving` is the `Halving` that its learning rate follows.
 
     `beta` is its schedule: one that controls the rate is told of each step. `ranks` are the processes that make it
-    together, if there are several.
+    together, if there are several; some procedures read the `data` and draw from the `batches` of training.
     """
     objective = OBJECTIVES[config.bound](*config.numbers)
     encoder_loss = VARIANTS[config.inference][1] if config.inference != "amortized" else None
@@ -507,7 +516,26 @@ def build_step(config, vae, steps, halving=None, ranks=None, beta=None):
     schedule = {"optimizer": torch_optimizer, "optim_args": arguments, "lr_lambda": courses[config.lr_schedule]}
     how = {"max_norm": config.max_norm, "ranks": ranks, "compile": config.compile, "precision": config.precision}
     how["control"] = beta if isinstance(beta, RateControl) else None
-    return svi_step(vae.model, vae.guide, objective, pyro.optim.LambdaLR(schedule), **how)
+    made = PROCEDURES[config.procedure.partition("(")[0]](config, vae, data, batches)
+    return made(vae.model, vae.guide, objective, pyro.optim.LambdaLR(schedule), **how)
+
+
+def _lagging(config, vae, data, batches):
+    """As in the authors' code: texts are asked less often whether to go on, and one epoch that is worse ends the phase."""
+    text = data.kind == "text"
+    device = next(vae.parameters()).device
+    valid = data.first("valid", min(len(data.valid), LAGGING_POINTS)).to(device)
+    rule = {"every": 15, "patience": 1} if text else {"every": 10, "patience": 5}
+    return partial(lagging_step, draw=batches.drawn, valid=valid, **rule)
+
+
+PROCEDURES = {  # of (config, vae, data, batches): what makes a step of model, guide, objective and optimizer
+    "joint": lambda config, vae, data, batches: svi_step,
+    "lagging": _lagging,
+    "pretrain": lambda config, vae, data, batches: partial(
+        pretrained_step, decoder=vae.decoder, steps=config.pretraining * len(batches)
+    ),
+}
 
 
 def build_beta(config, steps_per_epoch):
@@ -520,7 +548,7 @@ def build_beta(config, steps_per_epoch):
     }
     if config.rate_target is not None:
         return RateControl(config.rate_target)
-    return courses[config.beta_schedule]()
+    return schedules.delayed(courses[config.beta_schedule](), (config.pretraining or 0) * steps_per_epoch)
 
 
 def choose_device(name):

@@ -68,6 +68,7 @@ BOUNDS = ("elbo", "analytic-elbo")  # linear in beta, and in every form of infer
 PER_DIMENSION = (*FREE_BITS, "kl-balancing")  # need a KL for each dimension in closed form: these guides with these priors
 INDEPENDENT = ("diagonal-normal", "minimum-rate", "batch-normalised"), ("standard-normal", "ar1")
 LEARNED = ("mixture-of-normals", "vamp", "normalizing-flow")  # priors with parameters
+PROCEDURES = ("joint", "lagging", "pretrain(EPOCHS)")
 SKIPS = ("all", "none", "first", "last", "parameter-matched")
 SCHEDULES = ("constant", "linear", "cyclical", "control(NATS)")
 LARGEST = 2**31  # of whole numbers; sizes beyond it do not fit into any memory
@@ -76,7 +77,7 @@ MATMULS = ("highest", "medium")
 LR_SCHEDULES = ("cosine", "constant", "halving")
 
 
-OPEN = ("dataset", "skip", "objective", "beta_schedule")  # these take more than the names listed for them
+OPEN = ("dataset", "skip", "objective", "beta_schedule", "procedure")  # these take more than the names listed for them
 
 
 class ConfigError(ValueError):
@@ -180,6 +181,12 @@ class Config:
     guide: str = option("diagonal-normal", "family of q(z|x)", GUIDES)
     # inference
     objective: str = option("elbo", "what is maximised", WRITTEN)
+    procedure: str = option(
+        "joint",
+        "how encoder and decoder are trained: at once, the encoder to its end before each step of the decoder while z says "
+        "more and more (lagging), or first as an autoencoder, whose decoder then starts anew (pretrain)",
+        PROCEDURES,
+    )
     inference: str = option("amortized", "how q(z|x) is found: by the encoder, or refined by SVI steps", INFERENCES)
     svi_steps: int = option(10, "steps of a refinement", least=0)
     svi_lr: float | None = option(
@@ -316,6 +323,31 @@ class Config:
                 f"with it that is --objective elbo --beta {1 - numbers[0]:g}"
             )
         self._check_control()
+        self._check_procedure()
+
+    def _check_procedure(self):
+        got = f"--procedure {self.procedure}"
+        if self.procedure != "joint" and not re.fullmatch(r"lagging|pretrain(\(\d{1,9}\))?", self.procedure):
+            raise ConfigError(_unknown("procedure", self.procedure, PROCEDURES))
+        if self.procedure != "joint" and self.model in WITHOUT_LATENTS:
+            raise ConfigError(f"expected --procedure joint for --model {self.model}, which has no encoder, got {got}")
+        if self.procedure == "lagging" and self.inference != "amortized":
+            raise ConfigError(
+                f"expected --inference amortized for {got}, got {self.inference}: each makes up for a slow encoder"
+            )
+        if self.procedure == "lagging" and self.guide in FLOWS:
+            raise ConfigError(
+                f"expected a --guide whose density is known at any z for {got}, which ends by the mutual information, got "
+                f"--guide {self.guide}; use --guide full-covariance-normal"
+            )
+        if self.pretraining is not None and self.inference in ("svi", "vae+svi", "vae+svi+kl"):
+            raise ConfigError(f"expected --inference amortized or sa for {got}, got {self.inference}")
+        if self.pretraining is not None and not 0 < self.pretraining < max(self.epochs, 2):
+            raise ConfigError(
+                f"expected --procedure pretrain(EPOCHS) with from 1 to {self.epochs - 1} EPOCHS of the {self.epochs}, got {got}"
+            )
+        if self.pretraining is not None and self.bound == "autoencoder":
+            raise ConfigError(f"expected another objective after {got}, got --objective autoencoder; use 'free-bits-total(8)'")
 
     def _check_control(self):
         target, got = self.rate_target, f"--beta-schedule {self.beta_schedule}"
@@ -351,6 +383,12 @@ class Config:
         if match[1] == "iwae" and any("." in number for number in given):
             raise ConfigError(_unknown("objective", self.objective, WRITTEN))
         return tuple(type(left_out or 0.0)(word) for word, left_out in zip(given, usual, strict=False)) + usual[len(given) :]
+
+    @property
+    def pretraining(self):
+        """EPOCHS of the procedure pretrain(EPOCHS), a third of the run where none are given; None for the others."""
+        match = re.fullmatch(r"pretrain(?:\((\d{1,9})\))?", self.procedure)
+        return (int(match[1]) if match[1] else max(1, round(self.epochs / 3))) if match else None
 
     @property
     def particles(self):

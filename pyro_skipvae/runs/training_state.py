@@ -12,10 +12,12 @@ from pyro_skipvae.runs.checkpoint import CheckpointError
 from pyro_skipvae.stored import check
 
 NUMBER = (int, float)
+CONTROL = {"total": NUMBER, "beta": NUMBER}  # of the rate
+PHASE = {"patience": int, "active": bool, "best": NUMBER, "misses": int}  # of lagging inference
 STATE = {  # what a checkpoint says, as far as it says it; `vae` alone is enough to read a model
     "vae?": {...: Tensor},
     "optimizer?": {...: dict},
-    "step?": {"steps": int, "left_out": Tensor, "control?": {"total": NUMBER, "beta": NUMBER}},
+    "step?": {"steps": int, "left_out": Tensor, "updates?": int, **{"control?": CONTROL, "phase?": PHASE}},
     "batches?": {"epoch": int, "position": int},
     "progress?": {"epochs": int, "loss": (*NUMBER, Tensor), "datapoints": (int, Tensor)},
     **{"epoch?": int, "best?": NUMBER, "stalled?": int, "data?": str},

@@ -1,10 +1,14 @@
 from .initialisation import data_dependent_ as data_dependent_
 from .initialisation import he_normal_ as he_normal_
+from .lagging import AggressivePhase as AggressivePhase
+from .lagging import lagging_step as lagging_step
+from .lagging import mutual_information_within as mutual_information_within
 from .loop import Callback as Callback
 from .loop import Epoch as Epoch
 from .loop import Progress as Progress
 from .loop import evaluate_loss as evaluate_loss
 from .loop import fit as fit
+from .pretraining import pretrained_step as pretrained_step
 from .ranks import AveragingOptim as AveragingOptim
 from .ranks import RankLost as RankLost
 from .ranks import Ranks as Ranks

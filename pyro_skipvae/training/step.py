@@ -114,16 +114,23 @@ class SVIStep:
         self._graphs: Graphs | None = None
         self.svi = SVI(model, guide, optim, loss=self._loss, loss_and_grads=self._loss_and_grads)
         self.svi.optim = self._update
-        self.steps, self._checked = 0, False
+        self.steps, self.updates, self._checked = 0, 0, False
+        self.held: set[int] = set()  # parameters, by id, that an update leaves alone
         self._one: Any = None  # the torch optimizer that works for all
         self._left_out = torch.zeros(5, dtype=torch.long)  # how many, the first, and three flags: input, loss, gradient
 
-    def __call__(self, x: Batch, beta: float = 1.0) -> Tensor:
+    def update(self, x: Batch, beta: float = 1.0) -> Tensor:
+        """What a step does to the parameters, and its loss; no step is counted, nor told to a schedule."""
         try:
             if not self._step_by_graph(x, beta):
                 self.svi.step(x, beta)
         except _SkipStep:
             _clear_gradients(self._parameters)
+        self.updates += 1
+        return self._last_loss
+
+    def __call__(self, x: Batch, beta: float = 1.0) -> Tensor:
+        self.update(x, beta)
         if isinstance(self.optim, PyroLRScheduler):
             self.optim.step()
         if self.control is not None and self._weight.grad is not None:
@@ -151,12 +158,21 @@ class SVIStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self._left_out, self._one = state["steps"], state["left_out"], None
+        self.updates = state.get("updates", self.steps)
         if self.control is not None:
             vars(self.control).update(vars(replace(self.control, **state["control"])))
         # Pyro gives a state only to a parameter that it has not seen: what this step's optimizers have seen is forgotten.
         for known in (self.optim.optim_objs, self.optim.grad_clip, self.optim._state_waiting_to_be_consumed):
             known.clear()
         self.optim.set_state(copy.deepcopy(state["optimizer"]))  # they would go on in the tensors of `state`
+
+    def forget(self) -> None:
+        """Let the optimizer begin anew, as if there had been no gradient; learning-rate schedules go on."""
+        for one in self.optim.optim_objs.values():
+            getattr(one, "optimizer", one).state.clear()
+        for state in self.optim._state_waiting_to_be_consumed.values():  # loaded, and not used yet
+            state.get("optimizer", state)["state"].clear()
+        self._one = None
 
     def _loss(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch) -> Tensor:
         with self._own_rows(x) as rows, _PlateScale() as plate:
@@ -224,6 +240,9 @@ class SVIStep:
 
     def _judge(self, x: Batch, loss: Tensor) -> None:
         """Clip the gradients, and keep the optimizer from them where something is not finite."""
+        for parameter in self._parameters:
+            if id(parameter) in self.held:
+                parameter.grad = None
         norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
         if self.max_norm is not None:
             clip_grads_with_norm_(self._parameters, self.max_norm, norm)
@@ -236,7 +255,7 @@ class SVIStep:
         if self.ranks is None:
             yield x
         else:
-            with self.ranks.noise(batch_size(x), self.steps):
+            with self.ranks.noise(batch_size(x), self.updates):
                 yield self.ranks.share(x)
 
     def _of_all(self, x: Batch, loss: Tensor, sites: dict[str, Any] | None = None) -> Tensor:
