@@ -1,0 +1,128 @@
+"""Any two choices of prior, guide, objective, inference and decoder go together, or are refused in a sentence.
+
+The rows are made of `Config`'s own tables by a greedy covering of pairs, so that a new choice is covered by itself.
+"""
+
+import functools
+import itertools
+import math
+import re
+
+import pyro
+import pytest
+import torch
+
+from pyro_skipvae.diagnostics import collapse_report
+from pyro_skipvae.runs.build import build_data, resolve
+from pyro_skipvae.runs.config import TEXT_DECODERS, Config, ConfigError
+from pyro_skipvae.training import fit
+from pyro_skipvae_cli.job import Job, as_trained
+
+FACTORS = ("prior", "guide", "objective", "inference", "decoder")
+NUMBER = {"K": 2, "NATS": 12, "SHARE": 0.5, "WEIGHT": 10, "ALPHA": 0.5}  # what stands in brackets
+SIZE = {"layers": 1, "width": 8, "maps": 4, "embedding": 4, "heads": 2, "components": 3, "svi_steps": 2, "batch_size": 12}
+SIZE |= {"epochs": 1, "limit_train": 24, "limit_eval": 12, "latent_dim": 3, "dropout": 0.1}
+OF_IMAGES = ("dropout",)  # sizes that only a text model has
+MOST = 120
+
+
+def choices(name):
+    """The choices of a setting, numbers in their places."""
+    return [
+        re.sub("[A-Z]+", lambda found: str(NUMBER[found[0]]), choice)
+        for choice in Config.__dataclass_fields__[name].metadata["choices"]
+    ]
+
+
+@functools.cache
+def data_of(text):
+    return build_data(Config(dataset="synthetic-text" if text else "digits", limit_train=24, limit_eval=12))
+
+
+@functools.cache
+def refusal(row):
+    """The sentence that refuses a row, or None."""
+    try:
+        configured(row)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def configured(row):
+    flags = dict(zip(FACTORS, row, strict=True))
+    text = flags["decoder"] in TEXT_DECODERS
+    size = {name: value for name, value in SIZE.items() if text or name not in OF_IMAGES}
+    return resolve(Config.from_flags({**size, **flags, "dataset": "synthetic-text" if text else "digits"}), data_of(text))
+
+
+def pairs_of(row):
+    """The pairs ((factor, choice), (factor, choice)) in a row."""
+    return set(itertools.combinations(zip(FACTORS, row, strict=True), 2))
+
+
+@functools.cache
+def covering():
+    """(rows that are accepted and hold every pair that any accepted row holds, the pairs that none holds)."""
+    rows = list(itertools.product(*map(choices, FACTORS)))
+    accepted = {row: pairs_of(row) for row in rows if refusal(row) is None}
+    left, chosen = set().union(*accepted.values()), []
+    never = set().union(*map(pairs_of, rows)) - left
+    while left:
+        best = max(accepted, key=lambda row: len(accepted[row] & left))  # of equal ones the first: the same rows each time
+        chosen.append(best)
+        left -= accepted[best]
+        accepted = {row: pairs for row, pairs in accepted.items() if pairs & left}
+    return chosen, sorted(never)
+
+
+def every_choice_once():
+    """The rows of the covering that hold a choice that none before them holds."""
+    seen, found = set(), []
+    for row in covering()[0]:
+        if not set(zip(FACTORS, row, strict=True)) <= seen:
+            found.append(row)
+            seen |= set(zip(FACTORS, row, strict=True))
+    return found
+
+
+def check_row(row):
+    """Train a few steps, and report: all numbers are finite, or a reason stands in their place."""
+    config = configured(row)
+    job = Job(config, data_of(config.decoder in TEXT_DECODERS), torch.device("cpu"))
+    with as_trained():
+        (epoch,) = fit(job.step, job.batches, epochs=1, beta=job.beta)
+        assert math.isfinite(epoch.loss) and job.step.nonfinite() is None, row
+    job.vae.eval()
+    report = collapse_report(job.vae.model, job.vae.guide, job.data.test, importance_samples=2, posterior_samples=2)
+    assert math.isfinite(report.elbo) and math.isfinite(report.rate) and math.isfinite(report.log_likelihood), row
+    for name in ("mi_lower", "mi_upper", "active_units"):
+        assert getattr(report, name) is not None or name.partition("_")[0] in str(report.card["unavailable"]), (row, name)
+    pyro.clear_param_store()
+
+
+def test_the_rows_hold_every_pair_and_are_few():
+    rows, never = covering()
+    every = {(a, b) for a, b in itertools.combinations([(f, c) for f in FACTORS for c in choices(f)], 2) if a[0] != b[0]}
+    assert set().union(*map(pairs_of, rows)) | set(never) == every and len(rows) <= MOST
+    held = {choice for row in rows for choice in zip(FACTORS, row, strict=True)}
+    assert held == {(factor, choice) for factor in FACTORS for choice in choices(factor)}  # none is always refused
+
+
+def test_pairs_that_make_no_sense_are_refused_by_name_and_say_what_to_use():
+    usual = {factor: Config.__dataclass_fields__[factor].default or "mlp" for factor in FACTORS}
+    for pair in covering()[1]:
+        said = refusal(tuple({**usual, **dict(pair)}.values()))
+        assert re.match("expected .*, got ", said) and "\n" not in said, (pair, said)
+        assert any(f"--{factor}" in said and choice in said for factor, choice in pair), (pair, said)
+
+
+def test_every_choice_trains_and_reports():
+    for row in every_choice_once():
+        check_row(row)
+
+
+@pytest.mark.slow
+def test_every_pair_trains_and_reports():
+    for row in covering()[0]:
+        check_row(row)
