@@ -83,6 +83,14 @@ REMEDIES = {
         *("posterior", "each dimension has a least rate", "Razavi et al. 2019, appendix"),
     ),
     "sa": Remedy(lambda: {"inference": "sa"}, "inference", "q(z|x) refined by gradient steps", "Kim et al. 2018"),
+    "lagging": Remedy(
+        lambda: {"procedure": "lagging"},
+        *("procedure", "the encoder is trained to its end before each step of the decoder", "He et al. 2019"),
+    ),
+    "pretrain": Remedy(
+        lambda epochs=None: {"procedure": "pretrain" if epochs is None else f"pretrain({epochs})"},
+        *("procedure", "first an autoencoder, whose decoder then starts anew", "Li et al. 2019"),
+    ),
     "anneal": Remedy(
         lambda epochs=None: {"beta_schedule": "linear"} | _given(warmup_epochs=epochs),
         *("objective", "the weight of the KL term rises to 1", "Bowman et al. 2016"),
