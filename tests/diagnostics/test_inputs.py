@@ -303,7 +303,7 @@ def test_weights_with_a_prior_are_a_latent_that_all_rows_share():
         pyro.sample("decoder.weight", normal(torch.zeros(3, 3), 0.1).to_event(1))
         module.guide(x)
 
-    with pytest.raises(ValueError, match="name the one of interest by site="):
+    with pytest.raises(ValueError, match="'decoder.weight' inside one data plate.*all rows share"):
         report(module, with_weights, X)
     with pytest.raises(ValueError, match="'decoder.weight' inside one data plate.*all rows share"):
         report(module, with_weights, X, site="z")
@@ -346,8 +346,9 @@ def test_a_chain_of_latents_is_named():
         return z
 
     pair = chain(transition), chain(lambda step, z, x: pyro.sample(f"z_{step}", normal((z + x) / 3, 0.6)))
+    assert [row.name for row in report(*pair, X).sites] == ["z_0", "z_1", "z_*"]
     with pytest.raises(ValueError, match=r"got \['z_0', 'z_1'\]: name the one of interest"):
-        report(*pair, X)
+        rate(*pair, X)
     with pytest.raises(ValueError, match=r"q\(z_1\|x\) that depends on x alone"):
         report(*pair, X, site="z_1")
     assert report(*pair, X, site="z_0").rate == pytest.approx(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..pairs.evaluation import as_found
-from ..pairs.finite import check_draws, finite
+from ..pairs.finite import check_densities, check_draws, finite
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Chunk, Pair, Progress
 from ..pairs.rows import Inputs
@@ -109,7 +109,8 @@ def _log_weights(pair: Pair, chunks: list[Chunk], points: int, samples: int) -> 
     most = max(1, pair.rows_at_a_time // points)
     for copies in [most] * (samples // most) + [samples % most] * (samples % most > 0):
         values, log_q = draw_all(pair, chunks, points, copies)
-        check_draws(values[pair.site].unflatten(0, (copies, points)), log_q[pair.site].view(copies, points))
+        check = check_densities if pair.joint else check_draws  # discrete draws may well be the same
+        check(values[pair.site].unflatten(0, (copies, points)), log_q[pair.site].view(copies, points))
         log_x, log_p = pair.log_joint(torch.arange(points).repeat(copies), values)
         log_weight = log_x + log_ratio(log_p, log_q)
         yield log_weight.double().cpu().view(copies, points)

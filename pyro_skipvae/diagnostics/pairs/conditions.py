@@ -74,8 +74,11 @@ def largest_call(trace: Any, rows: int) -> int:
     return min([size for size in largest if size > rows], default=2**31)
 
 
-def check_posterior(site: str, q: Distribution, auxiliary: list[str]) -> None:
-    """Raises ValueError, with the reason, for a q(z|x) without a density; `auxiliary` are the other sites of its guide."""
+def check_posterior(site: str, q: Distribution, auxiliary: list[str], *, discrete: bool = False) -> None:
+    """Raises ValueError, with the reason, for a q(z|x) without a density, or probabilities where it may be `discrete`.
+
+    `auxiliary` are the other sites of its guide.
+    """
     try:
         q.log_prob(drawn(q))
     except NotImplementedError as error:
@@ -93,8 +96,8 @@ def check_posterior(site: str, q: Distribution, auxiliary: list[str]) -> None:
         )
     if isinstance(base, Delta):
         raise Refused(f"expected a density q({site}|x), got a Delta: its rate is infinite")
-    if base.has_enumerate_support or has_discrete_support(base):
-        raise Refused(f"expected a continuous q({site}|x), got the discrete {type(base).__name__}")
+    if not discrete and (base.has_enumerate_support or has_discrete_support(base)):
+        raise Refused(f"expected a continuous q({site}|x), got the discrete {type(base).__name__}: leave site= out")
 
 
 def has_discrete_support(distribution: Distribution) -> bool:

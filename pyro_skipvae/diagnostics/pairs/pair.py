@@ -44,16 +44,17 @@ from .working_set import ConvolutionWatch
 
 ENCODER_ROWS = 256
 PROBE_ROWS = 3
+MaybeNone = Any  # a Distribution: only a joint pair, which is not asked for it, has none
 Progress = Callable[[str, int, int], object]  # called with the stage, what is done, and the total
 
 
 @dataclass
 class Chunk:
-    """Rows of x with their posterior q(z|x), batch (n,), read once from the guide."""
+    """Rows of x with their posterior q(z|x), batch (n,), read once from the guide; None in a joint pair."""
 
     start: int
     x: Rows
-    q: Distribution
+    q: MaybeNone
 
     def draws(self, samples: int) -> tuple[Tensor, Tensor]:
         """z (S, n, *event) and log q(z|x) (S, n): one draw at a time, since inverse flows know only their last one."""
@@ -76,6 +77,9 @@ class Pair:
     asked of a pair is asked at all rows.
 
     rows: how many rows of the model run at a time, which changes nothing but rounding (None: see `ConvolutionWatch`).
+    joint: all latent sites together, as they are drawn by the guide: they may be discrete, masked, and depend on each other in
+    both; there is then no single q(z|x), and `site` is but the first of them. None: where there are several and none is
+    named, or the only one is discrete.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Pair:
         *,
         site: str | None = None,
         rows: int | None = None,
+        joint: bool | None = False,
     ) -> None:
         self.model, self.guide, self.x, self.rows_given = model, guide, as_rows(x), rows
         if isinstance(guide, AutoGuide):  # even one look at three rows would set it up for three rows
@@ -98,7 +103,9 @@ class Pair:
         self.prior_masked = False
         few, guide_trace, model_trace = self._probe()
         self.latents, self.imputed = shared_latents(model_trace, guide_trace)
-        self.site = chosen_site(site, self.latents)
+        self.latents_of_guide = [name for name in latent_sites(guide_trace) if name in self.latents]
+        self.joint = self._is_joint(guide_trace, site) if joint is None else joint
+        self.site = chosen_site(self.latents[0] if self.joint and self.latents else site, self.latents)
         self.observed = likelihood_sites(model_trace)
         # Elements of one x, and whether log p(x|z) is of probabilities: the nats of a density depend on the unit of x.
         self.elements = sum(model_trace.nodes[name]["value"].numel() for name in self.observed) // count_rows(few)
@@ -109,7 +116,8 @@ class Pair:
         self._in_guide, self._in_model = set(sample_sites(guide_trace)), set(sample_sites(model_trace))
         self._scales: dict[tuple[str, str], float] = {}
         self.largest = min(largest_call(trace, self.probed) for trace in (guide_trace, model_trace))
-        self._check_guide(guide_trace, self.probed)
+        for name in self.latents if self.joint else [self.site]:
+            self._check_guide(guide_trace, name, self.probed)
         self._note_terms(guide_trace, model_trace, self.probed)
         self.rows_at_a_time, watch = self.probed, ConvolutionWatch(self.probed)
         with watch:
@@ -140,8 +148,8 @@ class Pair:
             starts.pop()
         for start, stop in zip(starts, [*starts[1:], self.points], strict=True):
             rows = self.rows(slice(start, stop))
-            q = self.posterior(rows)
-            if self.nuisance and not same_distribution(q, self.posterior(rows), rows):
+            q: MaybeNone = None if self.joint else self.posterior(rows)
+            if self.nuisance and not self.joint and not same_distribution(q, self.posterior(rows), rows):
                 self._refuse_posterior()
             yield Chunk(start, rows, q)
             if progress:
@@ -154,12 +162,12 @@ class Pair:
         have no estimates, and are named, but nothing else suffers.
         """
         try:
-            return posterior_at(self._guide_trace(rows), self.site, count_rows(rows))
+            return posterior_at(self.guide_trace(rows), self.site, count_rows(rows))
         except Refused:
             raise
         except ValueError:
             with pyro.validation_enabled(False):
-                q = posterior_at(self._guide_trace(rows), self.site, count_rows(rows))
+                q = posterior_at(self.guide_trace(rows), self.site, count_rows(rows))
                 if q.log_prob(drawn(q)).isfinite().all():
                     raise
             return q
@@ -180,7 +188,7 @@ class Pair:
         except NonlocalExit as stop:
             self._check_scale("model", stop.site, count_rows(rows))
             p = prior_at(stop.site, count_rows(rows))
-            self._note_mask(p)
+            self.note_mask(p, self.site)
             return p
         raise Refused(f"expected the model to sample {self.site!r} on every call, got a run without it")
 
@@ -199,10 +207,10 @@ class Pair:
 
         Log q has the factors and observed sites of the guide too, by their names.
         """
-        if not (self.nuisance or self.guide_terms):
+        if not (self.nuisance or self.guide_terms or self.joint):
             z = drawn(chunk.q)
             return {self.site: z[:points]}, {self.site: chunk.q.log_prob(z)[:points]}
-        trace = self._guide_trace(select_rows(chunk.x, slice(0, points)))
+        trace = self.guide_trace(select_rows(chunk.x, slice(0, points)))
         values = {name: trace.nodes[name]["value"] for name in self.latents}
         nodes = [*(posterior_node(trace, name) for name in self.latents), *(trace.nodes[name] for name in self.guide_terms)]
         log_q = [log_prob_by_row(node, points) for node in nodes]
@@ -213,18 +221,19 @@ class Pair:
         pieces = []
         # Even pieces: a last piece of one row is a trap for networks that squeeze.
         for part in torch.arange(len(index)).tensor_split(-(-len(index) // self.rows_at_a_time)):
-            trace = self._model_trace(self.rows(index[part]), {name: value[part] for name, value in values.items()})
+            trace = self.model_trace(self.rows(index[part]), {name: value[part] for name, value in values.items()})
             pieces.append({name: log_prob_by_row(trace.nodes[name], len(part)) for name in self.observed + self.latents})
         joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         log_x: Any = sum(joined[name] for name in self.observed)
         return log_x, {name: joined[name] for name in self.latents}
 
-    def _guide_trace(self, rows: Rows) -> Any:
+    def guide_trace(self, rows: Rows) -> Any:
+        """A run of the guide at these rows."""
         trace = traced(self.guide, rows)
         self._check_sites("guide", trace, self._in_guide, count_rows(rows))
         return trace
 
-    def _model_trace(self, rows: Rows, values: dict[str, Any]) -> Any:
+    def model_trace(self, rows: Rows, values: dict[str, Any]) -> Any:
         """A run of the model at given values of the latent sites."""
         trace = call(self.model, rows, poutine.trace(poutine.condition(self.model, data=values)).get_trace)
         self._check_sites("model", trace, self._in_model, count_rows(rows))
@@ -254,24 +263,31 @@ class Pair:
                 "Leave the scale out for the report"
             )
 
-    def _note_mask(self, p: Distribution) -> None:
+    def _is_joint(self, guide_trace: Any, site: str | None) -> bool:
+        if site is not None or not self.latents:
+            return False
+        return len(self.latents) > 1 or has_discrete_support(posterior_node(guide_trace, self.latents[0])["fn"])
+
+    def note_mask(self, p: Distribution, site: str) -> None:
+        """Notes that a mask leaves out some of p(z) that is not left out of q(z|x)."""
         if is_masked(p) and not self.prior_masked:
             self.prior_masked = True
             self.notes.append(
-                f"p({self.site}) is masked: log p({self.site}) counts as 0 where it is, as in Pyro's ELBO, "
+                f"p({site}) is masked: log p({site}) counts as 0 where it is, as in Pyro's ELBO, "
                 "so the rate may be negative and bounds no mutual information"
             )
 
-    def _check_guide(self, trace: Any, rows: int) -> None:
-        others = [name for name in auxiliary_sites(trace) if name != posterior_node(trace, self.site)["name"]]
-        check_posterior(self.site, posterior_at(trace, self.site, rows), others)
+    def _check_guide(self, trace: Any, site: str, rows: int) -> None:
+        others = [name for name in auxiliary_sites(trace) if name != posterior_node(trace, site)["name"]]
+        q = posterior_at(trace, site, rows, masked=self.joint)
+        check_posterior(site, q, others, discrete=self.joint)
         if others:
             raise Refused(
                 f"expected a guide that draws the sites of the model alone, got the auxiliary sites {others}: "
-                f"q({self.site}|x) is then an integral over them, without a density of its own"
+                f"q({site}|x) is then an integral over them, without a density of its own"
             )
-        if plate_scale(posterior_node(trace, self.site), rows) != 1:
-            raise Refused(f"expected {self.site!r} outside plates that subsample, got one inside: a part of z has no rate")
+        if plate_scale(posterior_node(trace, site), rows) != 1:
+            raise Refused(f"expected {site!r} outside plates that subsample, got one inside: a part of z has no rate")
 
     def _note_terms(self, guide_trace: Any, model_trace: Any, rows: int) -> None:
         """What a reader should know of factors, scales and missing values, of which the numbers are made."""
@@ -340,9 +356,12 @@ class Pair:
                 "expected the model to give the same log p(x|z) twice at the same z, got two values: "
                 "a functional dropout that stays on, or a plate that draws its own subsample, makes it random"
             )
-        q, watch = posterior_at(guide_trace, self.site, len(index)), DropoutWatch()
+        watch = DropoutWatch()
         with watch:
-            again = self._guide_trace(rows)
+            again = self.guide_trace(rows)
+        if self.joint:
+            return self._random_guide(watch.active) if watch.active else None
+        q = posterior_at(guide_trace, self.site, len(index))
         if not same_distribution(q, posterior_at(again, self.site, len(index)), rows):
             self._random_guide(watch.active)
         else:

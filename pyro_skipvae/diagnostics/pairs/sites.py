@@ -86,11 +86,11 @@ def posterior_node(trace: Any, site: str) -> Any:
     return node
 
 
-def posterior_at(trace: Any, site: str, rows: int) -> Distribution:
-    """q(z|x) from a guide's trace, batch (rows,); ValueError where a mask leaves out some of it."""
+def posterior_at(trace: Any, site: str, rows: int, *, masked: bool = False) -> Distribution:
+    """q(z|x) from a guide's trace, batch (rows,); ValueError where a mask leaves out some of it, unless it may be `masked`."""
     node = posterior_node(trace, site)
     q = _without_full_masks(node)
-    if is_masked(q):
+    if is_masked(q) and not masked:
         raise Refused(f"expected q({site}|x) without a mask, got one that leaves out entries: z then has no density")
     return _by_row(node, q, rows)
 
@@ -135,6 +135,18 @@ def is_masked(distribution: Distribution) -> bool:
             return True
         distribution = distribution.base_dist
     return False
+
+
+def counted(node: Any, rows: int) -> Tensor:
+    """Which rows have an entry of a site that no mask leaves out, (rows,)."""
+    distribution = node["fn"] if node["mask"] is None else node["fn"].mask(node["mask"])
+    kept = torch.ones(rows, dtype=torch.bool, device=node["value"].device)
+    while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
+        if isinstance(distribution, MaskedDistribution):
+            mask = torch.as_tensor(distribution._mask, device=kept.device).expand(distribution.batch_shape)
+            kept = kept & mask.reshape(rows, -1).any(1)
+        distribution = distribution.base_dist
+    return kept
 
 
 def _stands_for(frame: Any) -> float:

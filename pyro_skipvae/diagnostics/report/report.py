@@ -14,6 +14,7 @@ from pyro_skipvae.stored import INTERVAL, NUMBER, check, loads
 
 from ..estimates.active_units import mean_variances, units_above
 from ..estimates.bits import BOUNDS, bits
+from ..estimates.codes import Codes
 from ..estimates.components import Components, evaluable
 from ..estimates.elbo import elbo_terms, shuffled_latent_loss
 from ..estimates.encoder import Encoded, encode
@@ -31,14 +32,16 @@ from ..estimates.mutual_information import (
 from ..estimates.pairwise import factors
 from ..estimates.perplexity import checked_tokens, perplexities
 from ..estimates.random_components import Streamed, streamed
+from ..estimates.sites import SiteReport, cycle_interval, kind_of
 from ..pairs.evaluation import as_found
 from ..pairs.finite import check_draws, finite
 from ..pairs.interval import Interval, cycle_standard_error, mean_interval, standard_error
 from ..pairs.pair import Pair, Progress
 from ..pairs.rows import Inputs, count_rows, select_rows
-from ..pairs.unavailable import Unavailable, attempt
+from ..pairs.unavailable import Refused, Unavailable, attempt
 from .budget import ELBO_SHARE, Budget, measured_budget
 from .card import check_extra, evaluation_card
+from .joint import joint_fields, sites_beside
 from .sizes import Sizes
 from .table import html, table
 from .values import Estimate, estimates_of
@@ -60,6 +63,7 @@ STORED = {  # the shape of a report in JSON
     "elbo_on_log_likelihood_points?": NUMBER,
     "perplexity?": ({"ppl_iw": INTERVAL, "ppl_elbo": INTERVAL, "importance_samples": int}, NoneType),
     "bits_per_dimension?": ({**dict.fromkeys(BOUNDS, INTERVAL), "dimensions": int, "levels": int}, NoneType),
+    "sites?": ([dict], NoneType),
     "amortized?": ({...: (NUMBER, {...: (NUMBER, str)})}, NoneType),
     "card": {
         **dict.fromkeys(("points", "elbo_points", "log_likelihood_points"), int),
@@ -121,6 +125,7 @@ class CollapseReport:
     amortized: dict[str, Any] | None = None
     elbo_on_log_likelihood_points: float | MaybeNone = None
     bits_per_dimension: dict[str, Any] | None = None
+    sites: list[SiteReport] | MaybeNone = None
 
     def __str__(self) -> str:
         return table(self)
@@ -174,6 +179,7 @@ class CollapseReport:
             bounds = {name: _interval(under[name]) for name in ("lower", "upper", "marginal")}
             fields["model_mutual_information"] = MutualInformation(**under | bounds)
         fields["verdict"] = Verdict.from_stored(fields["verdict"])
+        fields["sites"] = [_site(row) for row in fields["sites"]] if fields.get("sites") else fields.get("sites")
         return cls(**fields)
 
 
@@ -230,7 +236,10 @@ def collapse_report(
         tokens = None if tokens is None else checked_tokens(tokens if first is None else tokens[:first], count_rows(x))
         if count_rows(x) > sizes.points:
             x, tokens = select_rows(x, slice(0, sizes.points)), None if tokens is None else tokens[: sizes.points]
-        pair = Pair(model, guide, x, site=site, rows=rows)
+        pair = Pair(model, guide, x, site=site, rows=rows, joint=None)
+        if pair.joint:
+            settings: Any = {"posterior_samples": posterior_samples, "importance_samples": importance_samples, "seed": seed}
+            return _on_all_sites(pair, budget, sizes, components, card, tokens, levels, progress, settings)
         facts: dict[str, Any] = {"seed": seed, "budget_seconds": budget}
         reasons: dict[str, str] = {}
         encoded = encode(pair, posterior_samples, progress)
@@ -238,8 +247,8 @@ def collapse_report(
         if components is None:
             fields |= _information(pair, encoded, fit_on, seed, reasons, facts, progress)
         else:
-            settings: Any = {"components": components, "fit_on": fit_on, "seed": seed, "progress": progress}
-            fields |= _information_of_many(pair, encoded, streamed(pair, many, samples=1, **settings), reasons, facts)
+            how: Any = {"components": components, "fit_on": fit_on, "seed": seed, "progress": progress}
+            fields |= _information_of_many(pair, encoded, streamed(pair, many, samples=1, **how), reasons, facts)
         fields |= _units(encoded, reasons)
         # What fails here fails below too, and has its reason there.
         spent = attempt({}, "budget", measured_budget, budget, pair, encoded.chunks) or Budget(budget)
@@ -248,6 +257,8 @@ def collapse_report(
         fields |= _under_the_model(pair, encoded, spent, sizes, reasons, facts)
         fields |= _log_likelihood(pair, encoded, weights, spent, sizes, importance_samples, reasons, facts, progress)
         fields["elbo_on_log_likelihood_points"] = _on_the_same_points(fields, reasons, facts["log_likelihood_points"])
+        if pair.nuisance:
+            fields["sites"] = attempt(reasons, "sites", sites_beside, pair, facts["elbo_points"], seed=seed)
         if tokens is not None:
             fields["perplexity"] = perplexities(fields, tokens, facts["importance_samples"])
         if levels is not None:
@@ -257,6 +268,54 @@ def collapse_report(
     facts |= {"notes": notes}
     made = evaluation_card(card, **_about(pair, encoded, facts["mi_components"]), **facts)
     return _concluded(fields, made, pair)
+
+
+def _on_all_sites(
+    pair: Pair,
+    seconds: float | None,
+    sizes: Sizes,
+    components: int | None,
+    card: dict[str, Any] | None,
+    tokens: Tensor | None,
+    levels: int | None,
+    progress: Progress | None,
+    settings: dict[str, Any],
+) -> CollapseReport:
+    """The report whose z are all latent sites."""
+    if components is not None:
+        raise Refused(f"expected one continuous latent site for components=, got {pair.latents}")
+    reasons: dict[str, str] = {}
+    facts: dict[str, Any] = {"seed": settings["seed"], "budget_seconds": seconds}
+    spent = attempt({}, "budget", measured_budget, seconds, pair, list(pair.chunks())) or Budget(seconds)
+    fields = joint_fields(pair, spent, sizes, reasons=reasons, facts=facts, progress=progress, **settings)
+    if tokens is not None:
+        fields["perplexity"] = perplexities(fields, tokens, facts["importance_samples"])
+    if levels is not None:
+        fields["bits_per_dimension"] = attempt(reasons, "bits_per_dimension", _bits, fields, pair, levels)
+    notes = pair.notes + [BUDGET_NOTE] * (seconds is not None)
+    facts |= {"beyond_budget": spent.beyond, "unavailable": reasons, "notes": notes}
+    return _concluded(fields, evaluation_card(card, **_about_all(pair, fields), **facts), pair)
+
+
+def _about_all(pair: Pair, fields: dict[str, Any]) -> dict[str, Any]:
+    """The card's fields on a pair whose z are all latent sites."""
+    z, _ = pair.draw(next(pair.chunks()), 1)
+    rates = "closed form where the guide allows it, else Monte Carlo: see sites"
+    return {
+        "site": ", ".join(pair.latents),
+        "nuisance_sites": [],
+        "observed_sites": pair.observed,
+        "latent_shape": [len(fields["active_unit_variances"])],
+        "posterior_family": "of several sites" if len(pair.latents) > 1 else "discrete",
+        "estimators": {
+            "rate": rates,
+            "elbo": f"E_q log p(x|z) - KL of each site, KL by {rates}",
+            "mutual_information": "of codes: H(code) - H(code | x), exact with respect to the points",
+            "log_likelihood": "importance sampling from q(z|x)",
+        },
+        "device": str(z[pair.site].device),
+        "dtype": str(z[pair.site].dtype),
+    }
 
 
 def _concluded(fields: dict[str, Any], card: dict[str, Any], pair: Pair) -> CollapseReport:
@@ -277,7 +336,25 @@ def _concluded(fields: dict[str, Any], card: dict[str, Any], pair: Pair) -> Coll
         nats_of_x=-fields["log_likelihood"] if pair.discrete_x and fields["log_likelihood"] is not None else None,
         elements=pair.elements,
     )
+    if "sites" not in fields:
+        fields["sites"] = [_only_site(fields, known, card, pair)]
     return CollapseReport(**fields, standard_errors=errors, verdict=told, card=card)
+
+
+def _only_site(fields: dict[str, Any], known: dict[str, Tensor], card: dict[str, Any], pair: Pair) -> SiteReport:
+    """What the report says of its one site, as a row."""
+    lost = cycle_interval(known["shuffled_latent_loss"]) if "shuffled_latent_loss" in known else None
+    return SiteReport(
+        name=pair.site,
+        sites=[pair.site],
+        dimensions=len(fields["active_unit_variances"]),
+        rate=mean_interval(known["rate"]) if "rate" in known else None,
+        rate_estimator=card["estimators"]["rate"],
+        active_units=fields["active_units"],
+        shuffled_latent_loss=lost,
+        shuffled_loss_with_latents=lost,
+        kind=kind_of(lost),
+    )
 
 
 def aggregate_kl(rate: Tensor, bounds: Sandwich, marginal: Interval | None) -> Interval:
@@ -526,6 +603,12 @@ def finite_or_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite_or_none(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _site(row: dict[str, Any]) -> SiteReport:
+    names = ("rate", "shuffled_latent_loss", "shuffled_loss_with_latents")
+    codes = None if row["codes"] is None else Codes(**row["codes"])
+    return SiteReport(**row | {name: _interval(row[name]) for name in names} | {"codes": codes})
 
 
 def _interval(fields: dict[str, Any] | None) -> Interval | None:

@@ -10,6 +10,8 @@ from rich.table import Table
 from ..pairs.interval import Interval
 
 if TYPE_CHECKING:
+    from ..estimates.codes import Codes
+    from ..estimates.sites import SiteReport
     from .report import CollapseReport
 
 GROUPS = {
@@ -28,6 +30,7 @@ GROUPS = {
     "decoder": (("loss when z is shuffled", "shuffled_latent_loss"),),
 }  # fmt: skip
 _SAME = ("elbo_on_log_likelihood_points",)  # said where it differs from the ELBO above
+MOST_SITES = 12  # rows in the table; all are in report.sites
 FEW_SAMPLES = 10  # effective importance samples, median over points: with fewer, log p(x) is a lower bound only
 
 
@@ -86,6 +89,7 @@ def _grid(report: "CollapseReport") -> Table:
         _ranking(grid, report.card["ranking"])
     if report.amortized:
         _amortized(grid, report.amortized)
+    _sites(grid, report)
     under = report.model_mutual_information
     if under:
         grid.add_row("generative model", "I_p(x; z), lower bound", *_bound(under.lower))
@@ -97,6 +101,43 @@ def _grid(report: "CollapseReport") -> Table:
     if batch:
         grid.add_row("" if papers else "papers' conventions", f"He 2019, batches of {batch['batch']}", *_convention(batch))
     return grid
+
+
+def _sites(grid: Table, report: "CollapseReport") -> None:
+    """A row for each latent site where there are several, groups first; and what discrete ones say."""
+    sites = report.sites or []
+    if len(sites) > 1:
+        rows = sorted(sites, key=lambda site: len(site.sites) == 1)
+        for position, site in enumerate(rows[:MOST_SITES]):
+            grid.add_row("" if position else "rate of each site", site.name, *_site(site))
+        if len(rows) > MOST_SITES:
+            grid.add_row("", f"... and {len(rows) - MOST_SITES} more", "", "report.sites")
+        grid.add_section()
+    for site in sites[:MOST_SITES]:
+        if site.codes:
+            _codes(grid, site.name, site.codes)
+
+
+def _site(site: "SiteReport") -> tuple[str, str]:
+    units = "units unknown" if site.active_units is None else f"{site.active_units} of {site.dimensions} units"
+    lost = site.shuffled_loss_with_latents
+    said = "" if lost is None else f"; {_number(lost.value)} lost without it"
+    return ("-" if site.rate is None else _number(site.rate.value)), f"{units}{said}: {site.kind}"
+
+
+def _codes(grid: Table, name: str, codes: "Codes") -> None:
+    several = codes.positions > 1
+    perplexity = sum(codes.perplexity) / codes.positions
+    grid.add_row(
+        f"codes of {name}", "perplexity" + ", mean of the positions" * several, _number(perplexity), f"of {codes.codes}"
+    )
+    grid.add_row("", "dead codes", str(sum(codes.dead)), f"of {codes.codes * codes.positions}")
+    if several:
+        grid.add_row("", "perplexity of a codebook shared by all", _number(codes.codebook_perplexity), f"of {codes.codes}")
+        grid.add_row("", "  dead codes", str(codes.codebook_dead), f"of {codes.codes}")
+    high, low = _number(codes.information_high), _number(codes.information_low)
+    grid.add_row("", "I(x; codes)", low if low == high else f"{low} to {high}", f"ceiling {_number(codes.ceiling)} a position")
+    grid.add_section()
 
 
 def _perplexities(grid: Table, perplexity: dict[str, Any]) -> None:

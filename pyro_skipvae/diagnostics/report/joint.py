@@ -1,0 +1,167 @@
+"""The report on all latent sites together: hierarchies, sequences and discrete codes, which have no single q(z|x)."""
+
+import math
+from typing import Any
+
+import torch
+
+from ..estimates.codes import Codes
+from ..estimates.log_likelihood import ImportanceEstimate, importance_estimate
+from ..estimates.sites import (
+    JointTerms,
+    SiteReport,
+    active_of,
+    dimensions_of,
+    groups_of,
+    joint_terms,
+    shuffled_losses,
+    site_reports,
+    variances_of,
+)
+from ..pairs.finite import finite
+from ..pairs.interval import Interval
+from ..pairs.pair import Pair, Progress
+from ..pairs.unavailable import Unavailable, attempt
+from .budget import ELBO_SHARE, Budget
+from .sizes import Sizes
+
+SITE_POINTS = 1000  # on which what is lost without a single site stands
+NAME_ONE = "there are {} latent sites: name one by site= for bounds on what it says of x"
+DISCRETE = "z is discrete"
+OF_ONE_SITE = (
+    "mi_lower", "mi_upper", "mi_marginal", "aggregate_kl", "mi_dieng_2019", "mi_he_2019_batch_32", "model_mutual_information",
+)  # fmt: skip
+OF_THE_PASS = (
+    "elbo", "distortion", "rate", "rate_per_dimension", "active_units", "active_units_0_02", "shuffled_latent_loss", "sites",
+)  # fmt: skip
+OF_THE_WEIGHTS = ("log_likelihood", "log_likelihood_tenth", "effective_sample_size", "elbo_on_log_likelihood_points")
+
+
+def joint_fields(
+    pair: Pair,
+    budget: Budget,
+    sizes: Sizes,
+    *,
+    posterior_samples: int,
+    importance_samples: int,
+    seed: int,
+    reasons: dict[str, str],
+    facts: dict[str, Any],
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """The fields of a report whose z are all latent sites; plain numbers are per point (n,). Everything is on `elbo_points`."""
+    points = budget.points("the ELBO", min(pair.points, sizes.elbo_points), 2, ELBO_SHARE)
+    samples = budget.samples(points, min(posterior_samples, sizes.elbo_samples), ELBO_SHARE)
+    facts |= {"points": points, "elbo_points": points, "posterior_samples": samples, "elbo_posterior_samples": samples}
+    facts |= {"mi_points": points, "mi_components": None, "mi_marginal_reference": None, "model_mutual_information_points": 0}
+    reasons |= dict.fromkeys(OF_ONE_SITE, NAME_ONE.format(len(pair.latents)) if pair.nuisance else DISCRETE)
+    fields: dict[str, Any] = dict.fromkeys((*OF_ONE_SITE, *OF_THE_PASS, *OF_THE_WEIGHTS, "saturated"))
+    fields |= {"mi_ceiling": math.log(points), "active_unit_variances": []}
+    terms = attempt(reasons, OF_THE_PASS, joint_terms, pair, points=points, samples=samples, progress=progress)
+    if terms is not None:
+        fields |= _of_the_pass(pair, terms, budget, seed, reasons)
+    known = None if terms is None else terms.log_weights
+    fields |= _log_likelihood(pair, known, budget, min(points, sizes.log_likelihood_points), importance_samples, reasons, facts,
+                              progress)  # fmt: skip
+    if fields["elbo"] is not None and fields["log_likelihood"] is not None:
+        fields["elbo_on_log_likelihood_points"] = fields["elbo"][: facts["log_likelihood_points"]]
+    return fields
+
+
+def sites_beside(pair: Pair, points: int, *, seed: int) -> list[SiteReport]:
+    """A row for each latent site and group, of a pair that was given one site by name: two draws of at most 1,000 points."""
+    whole = Pair(pair.model, pair.guide, pair.x, rows=pair.rows_given, joint=True)
+    points = min(points, SITE_POINTS)
+    return site_reports(whole, joint_terms(whole, points=points, samples=2), points, seed=seed)
+
+
+def _of_the_pass(pair: Pair, terms: JointTerms, budget: Budget, seed: int, reasons: dict[str, str]) -> dict[str, Any]:
+    rate = attempt(reasons, "rate", finite, terms.rate, "log q(z|x) - log p(z)")
+    fields: dict[str, Any] = {
+        "elbo": attempt(reasons, "elbo", finite, terms.elbo, "the ELBO"),
+        "distortion": attempt(reasons, "distortion", finite, -terms.log_likelihood, "-log p(x|z)"),
+        "rate": rate,
+        "rate_per_dimension": None if rate is None else attempt(reasons, "rate_per_dimension", _per_dimension, terms),
+        "shuffled_latent_loss": attempt(reasons, "shuffled_latent_loss", _loss_of_all, pair, terms, seed),
+    }
+    passes = len(pair.latents) + len(groups_of(pair.latents))
+    points = budget.points("what is lost without each site", min(len(terms.elbo), SITE_POINTS), passes)
+    fields["sites"] = attempt(reasons, "sites", site_reports, pair, terms, points, seed=seed)
+    return fields | _units(pair, terms, fields["sites"], reasons) | _information(fields["sites"], len(terms.elbo), reasons)
+
+
+def _loss_of_all(pair: Pair, terms: JointTerms, seed: int) -> torch.Tensor:
+    return shuffled_losses(pair, terms, pair.latents, len(terms.elbo), seed=seed)[0]
+
+
+def _per_dimension(terms: JointTerms) -> list[float]:
+    parts = [site.per_dimension for site in terms.sites.values() if site.per_dimension is not None and site.exact]
+    if len(parts) < len(terms.sites):
+        raise Unavailable("q and p of a site do not both factorise with a closed form per dimension")
+    return torch.cat(parts).tolist()
+
+
+def _units(pair: Pair, terms: JointTerms, sites: list[SiteReport] | None, reasons: dict[str, str]) -> dict[str, Any]:
+    """Active units of all sites: dimensions whose means vary, and positions of codes that say something."""
+    rows = {row.name: row for row in sites or () if len(row.sites) == 1}
+    variances: list[float] = []
+    counts = []
+    for name, site in terms.sites.items():
+        codes = rows[name].codes if name in rows else None
+        found = variances_of(site)
+        values = codes.information if codes else [math.nan] * dimensions_of(site, None) if found is None else found.tolist()
+        variances += values
+        counts.append(active_of(site, codes))
+    fields: dict[str, Any] = {"active_unit_variances": variances}
+    if None in counts:
+        reasons |= dict.fromkeys(("active_units", "active_units_0_02"), "a site has no finite posterior mean at some points")
+        return fields | {"active_units": None, "active_units_0_02": None}
+    above = {"active_units": 0.01, "active_units_0_02": 0.02}
+    return fields | {name: sum(value >= threshold for value in variances) for name, threshold in above.items()}
+
+
+def _information(sites: list[SiteReport] | None, points: int, reasons: dict[str, str]) -> dict[str, Any]:
+    """I(x; code) of a model whose only latent site is discrete: exact with respect to these points."""
+    codes: Codes | None = sites[0].codes if sites and len(sites) == 1 else None
+    if codes is None:
+        return {}
+    for name in ("mi_lower", "mi_upper"):
+        del reasons[name]
+    low, high = codes.information_low, codes.information_high
+    return {
+        "mi_lower": Interval(low, low, low),
+        "mi_upper": Interval(high, high, high),
+        "saturated": low > math.log(points) - 2,
+    }
+
+
+def _log_likelihood(
+    pair: Pair,
+    known: Any,
+    budget: Budget,
+    most: int,
+    samples: int,
+    reasons: dict[str, str],
+    facts: dict[str, Any],
+    progress: Progress | None,
+) -> dict[str, Any]:
+    points = budget.points(f"importance sampling with {samples} samples", most, samples)
+    facts |= {"log_likelihood_points": points, "importance_samples": samples}
+    facts["importance_samples_tenth"] = max(1, samples // 10)
+    chunks = [chunk for chunk in pair.chunks() if chunk.start < points]
+    settings: Any = {"points": points, "samples": samples, "known": known, "progress": progress}
+    found = attempt(reasons, OF_THE_WEIGHTS, _importance, pair, chunks, settings)
+    if found is None:
+        return {}
+    effective = {"median": found.effective_samples.median().item(), "min": found.effective_samples.min().item()}
+    return {
+        "log_likelihood": found.log_likelihood,
+        "log_likelihood_tenth": attempt(reasons, "log_likelihood_tenth", finite, found.tenth, "log p(x) by a tenth of K"),
+        "effective_sample_size": effective,
+    }
+
+
+def _importance(pair: Pair, chunks: Any, settings: dict[str, Any]) -> ImportanceEstimate:
+    found = importance_estimate(pair, chunks, **settings)
+    finite(found.log_likelihood, "log p(x)")
+    return found

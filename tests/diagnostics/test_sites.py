@@ -1,0 +1,276 @@
+"""Several latent sites and discrete ones: rows of a report against closed forms, Pyro's ELBO, and models that ignore a site."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from torch import nn
+
+from pyro_skipvae.diagnostics import CollapseReport, collapse_report
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def normal(loc, scale=1.0):
+    return dist.Normal(loc, scale).to_event(1)
+
+
+def report(model, guide, x, **options):
+    return collapse_report(model, guide, x, **{"importance_samples": 20, "posterior_samples": 4} | options)
+
+
+X = draw(300, 2) * 3**0.5
+
+
+def ladder(x, use_top=True):
+    """z2 ~ N(0, 1), z1 ~ N(z2, 1), x ~ N(z1, 1): p(x) = N(0, 3). Without use_top z1 ~ N(0, 2)."""
+    with pyro.plate("data", len(x)):
+        z2 = pyro.sample("z2", normal(torch.zeros_like(x)))
+        z1 = pyro.sample("z1", normal(z2) if use_top else normal(0 * z2, 2**0.5))
+        pyro.sample("x", normal(z1), obs=x)
+
+
+def top_down(x, use_top=True):
+    """The exact posterior, z2 first: q(z2|x) = N(x/3, 2/3), q(z1|z2, x) = N((z2 + x)/2, 1/2)."""
+    with pyro.plate("data", len(x)):
+        z2 = pyro.sample("z2", normal(x / 3, (2 / 3) ** 0.5) if use_top else normal(0 * x))
+        pyro.sample("z1", normal((z2 + x) / 2, 0.5**0.5) if use_top else normal(2 * x / 3, (2 / 3) ** 0.5))
+
+
+def bottom_up(x):
+    """The exact posterior, z1 first: q(z1|x) = N(2x/3, 2/3), q(z2|z1) = N(z1/2, 1/2)."""
+    with pyro.plate("data", len(x)):
+        z1 = pyro.sample("z1", normal(2 * x / 3, (2 / 3) ** 0.5))
+        pyro.sample("z2", normal(z1 / 2, 0.5**0.5))
+
+
+EVIDENCE = normal(torch.zeros(2).double(), 3**0.5).log_prob(X).mean().item()
+# KL(N(m, v) || N(0, s)) summed over two dimensions, with m^2 of the data.
+SQUARE = X.square().sum(1).mean().item()
+TOP = 0.5 * (2 * (2 / 3) + SQUARE / 9 - 2 - 2 * math.log(2 / 3))
+# E KL(N((z2 + x)/2, 1/2) || N(z2, 1)), (x - z2)/2 of mean x/3 and variance 1/6.
+BOTTOM = 0.5 * (2 * 0.5 + SQUARE / 9 + 2 / 6 - 2 - 2 * math.log(0.5))
+
+
+@pytest.mark.parametrize("guide", [top_down, bottom_up])
+def test_a_ladder_in_both_orders(guide):
+    found = report(ladder, guide, X, posterior_samples=60)
+    rows = {row.name: row for row in found.sites}
+    assert list(rows) == ["z2", "z1", "z*"] and rows["z*"].sites == ["z2", "z1"]
+    assert found.elbo == pytest.approx(EVIDENCE, abs=0.02) and found.log_likelihood == pytest.approx(EVIDENCE, abs=1e-9)
+    assert found.rate == pytest.approx(TOP + BOTTOM, abs=0.05)
+    assert rows["z*"].rate.value == pytest.approx(found.rate, abs=1e-9)
+    assert rows["z2"].rate.value + rows["z1"].rate.value == pytest.approx(found.rate, abs=1e-9)
+    if guide is top_down:
+        assert rows["z2"].rate.value == pytest.approx(TOP, abs=1e-9) and rows["z2"].rate_estimator == "closed form"
+        assert rows["z1"].rate.value == pytest.approx(BOTTOM, abs=0.02) and rows["z1"].rate_estimator == "closed form"
+        assert sum(found.rate_per_dimension) == pytest.approx(found.rate, abs=1e-6)
+    else:
+        assert rows["z1"].rate_estimator == "Monte Carlo" and found.rate_per_dimension is None
+    assert [rows[name].active_units for name in ("z2", "z1", "z*")] == [2, 2, 4] == [2, 2, found.active_units]
+    assert found.active_unit_variances == pytest.approx([x for f in (1 / 9, 4 / 9) for x in (f * X.var(0)).tolist()], rel=0.05)
+    # x sees z1 alone; what z2 does shows in log p(z1|z2).
+    assert rows["z2"].shuffled_latent_loss.value == pytest.approx(0, abs=1e-9)
+    assert rows["z2"].kind == rows["z1"].kind == "used"
+    # E 1/2 [(z1 - z2')^2 - (z1 - z2)^2] = Cov(z1, z2) = 1 per dimension where x has its variance of 3
+    assert rows["z2"].shuffled_loss_with_latents.value == pytest.approx(2, abs=0.4)
+    # E 1/2 [(x - z1')^2 - (x - z1)^2] = Cov(x, z1) = 2 per dimension
+    assert rows["z1"].shuffled_latent_loss.value == pytest.approx(4, abs=0.7)
+    assert found.shuffled_latent_loss == pytest.approx(rows["z*"].shuffled_latent_loss.value, abs=1e-9)
+
+
+def test_a_top_level_that_is_not_used_is_told_apart():
+    found = report(lambda x: ladder(x, use_top=False), lambda x: top_down(x, use_top=False), X)
+    rows = {row.name: row for row in found.sites}
+    assert (
+        rows["z2"].kind == "collapsed" and rows["z2"].active_units == 0 and rows["z2"].rate.value == pytest.approx(0, abs=1e-9)
+    )
+    assert rows["z1"].kind == "used" and found.verdict.kind == "not collapsed"
+
+
+def test_the_joint_bound_is_that_of_pyro_and_a_named_site_has_all_rows_beside():
+    elbo = -Trace_ELBO(num_particles=30).loss(ladder, top_down, X) / len(X)
+    assert report(ladder, top_down, X, posterior_samples=20).elbo == pytest.approx(elbo, abs=0.05)
+
+    def two(x):
+        with pyro.plate("data", len(x)):
+            z, w = pyro.sample("z", normal(torch.zeros_like(x))), pyro.sample("w", normal(torch.zeros_like(x)))
+            pyro.sample("x", normal(z + w), obs=x)
+
+    def independent(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(x / 3, 0.8))
+            pyro.sample("w", normal(x / 4, 0.8))
+
+    found = report(two, independent, X, site="w")
+    assert [row.name for row in found.sites] == ["z", "w"]
+    assert found.sites[1].rate.value == pytest.approx(found.rate, abs=1e-9) and found.card["site"] == "w"
+
+
+def test_a_report_of_one_site_has_one_row_and_all_come_back_from_json():
+    def one(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", normal(pyro.sample("z", normal(torch.zeros_like(x)))), obs=x)
+
+    def posterior(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(x / 2, 0.5**0.5))
+
+    found = report(one, posterior, X)
+    (row,) = found.sites
+    assert (row.name, row.rate.value, row.active_units) == ("z", found.rate, found.active_units) and row.kind == "used"
+    assert row.shuffled_latent_loss.value == found.shuffled_latent_loss
+    for each in (found, report(ladder, top_down, X)):
+        assert CollapseReport.from_json(each.to_json()).to_json() == each.to_json()
+    assert "z2" in str(each) and "z*" in str(each)
+
+
+class SmallDMM(nn.Module):
+    """Pyro's deep Markov model, small: masks of unequal lengths, p(z_t | z_(t-1)), q(z_t | z_(t-1), x), a scale of the KL."""
+
+    def __init__(self):
+        super().__init__()
+        self.emitter, self.transition = nn.Linear(2, 3).double(), nn.Linear(2, 2).double()
+        self.rnn, self.combiner = nn.RNN(3, 4, batch_first=True).double(), nn.Linear(6, 4).double()
+        with torch.no_grad():
+            self.emitter.weight.mul_(3)
+            self.combiner.weight.mul_(2)
+
+    def model(self, x, mask, annealing=1.0):
+        pyro.module("dmm", self)
+        z = x.new_zeros(len(x), 2)
+        with pyro.plate("z_minibatch", len(x)):
+            for t in range(1, x.shape[1] + 1):
+                with poutine.scale(scale=annealing):
+                    q = dist.Normal(0.5 * self.transition(z), 0.9).mask(mask[:, t - 1 : t]).to_event(1)
+                    z = pyro.sample(f"z_{t}", q)
+                p = dist.Bernoulli(logits=self.emitter(z)).mask(mask[:, t - 1 : t]).to_event(1)
+                pyro.sample(f"obs_x_{t}", p, obs=x[:, t - 1])
+
+    def guide(self, x, mask, annealing=1.0):
+        pyro.module("dmm", self)
+        z, hidden = x.new_zeros(len(x), 2), self.rnn(x.flip(1))[0].flip(1)
+        with pyro.plate("z_minibatch", len(x)):
+            for t in range(1, x.shape[1] + 1):
+                loc, scale = self.combiner(torch.cat([z, hidden[:, t - 1]], 1)).chunk(2, 1)
+                with poutine.scale(scale=annealing):
+                    q = dist.Normal(loc, 0.5 * scale.sigmoid()).mask(mask[:, t - 1 : t]).to_event(1)
+                    z = pyro.sample(f"z_{t}", q)
+
+
+def test_a_deep_markov_model_with_sequences_of_unequal_length():
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    dmm, length = SmallDMM(), torch.arange(60) % 4 + 1
+    x = (draw(60, 4, 3) > 0).double()
+    mask = torch.arange(4) < length[:, None]
+    found = report(dmm.model, dmm.guide, (x, mask), posterior_samples=20, importance_samples=40)
+    rows = {row.name: row for row in found.sites}
+    assert list(rows) == ["z_1", "z_2", "z_3", "z_4", "z_*"] and rows["z_*"].dimensions == 8
+    elbo = -sum(Trace_ELBO().loss(dmm.model, dmm.guide, x, mask) for _ in range(30)) / 30 / len(x)
+    assert found.elbo == pytest.approx(elbo, abs=0.1) and found.elbo < found.log_likelihood
+    assert sum(rows[f"z_{t}"].rate.value for t in (1, 2, 3, 4)) == pytest.approx(found.rate, abs=1e-9)
+    # Only a quarter of the rows has a fourth step, the others pay nothing for it.
+    alone = report(dmm.model, dmm.guide, (x[length == 4], mask[length == 4]), posterior_samples=20, importance_samples=2)
+    assert rows["z_4"].rate.value == pytest.approx(alone.sites[3].rate.value / 4, rel=0.1)
+    assert all(row.shuffled_latent_loss.value > 0 for row in found.sites)
+
+
+K, CODES = 5, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+POSTERIOR = torch.full((8, K), 0.025, dtype=torch.float64)
+POSTERIOR[torch.arange(8), CODES] = 0.9
+MEAN = POSTERIOR.mean(0)
+INFORMATION = ((POSTERIOR * POSTERIOR.log()).sum(1).mean() - (MEAN * MEAN.log()).sum()).item()
+LEVELS = torch.tensor([-2.0, -1, 1, 2, 0], dtype=torch.float64)
+
+
+def code_pair(family):
+    """One code of five, x ~ N(its level, 1/2); a one-hot code or its number, or two positions of it."""
+
+    def sites(probs):
+        if family == "categorical":
+            return dist.Categorical(probs)
+        if family == "one-hot":
+            return dist.OneHotCategorical(probs)
+        return dist.Categorical(probs[..., None, :].expand(*probs.shape[:-1], 2, K)).to_event(1)
+
+    def level(z):
+        return z @ LEVELS if family == "one-hot" else LEVELS[z] if family == "categorical" else LEVELS[z[..., 0]]
+
+    def model(x, probs):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", sites(torch.full_like(probs, 1 / K)))
+            pyro.sample("x", dist.Normal(level(z), 0.5), obs=x)
+
+    def guide(x, probs):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", sites(probs))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("family", ["categorical", "one-hot", "two positions"])
+def test_codes_against_closed_forms(family):
+    x = LEVELS[CODES] + 0.1 * draw(8)
+    found = report(*code_pair(family), (x, POSTERIOR), posterior_samples=10)
+    codes, positions = found.sites[0].codes, 2 if family == "two positions" else 1
+    assert codes.information == pytest.approx([INFORMATION] * positions, abs=1e-9)
+    assert codes.perplexity == pytest.approx([(-(MEAN * MEAN.log()).sum()).exp().item()] * positions)
+    assert codes.dead == [1] * positions and codes.codebook_dead == 1  # the fifth is expected 0.2 times in a position
+    assert (codes.positions, codes.codes, codes.ceiling) == (positions, K, pytest.approx(math.log(5)))
+    rate = positions * ((POSTERIOR * (POSTERIOR * K).log()).sum(1).mean().item())
+    assert found.rate == pytest.approx(rate, abs=1e-9) and found.active_units == positions
+    assert found.mi_lower.value == pytest.approx(INFORMATION) and found.mi_upper.value == pytest.approx(positions * INFORMATION)
+    assert "perplexity" in str(found) and "dead" in str(found)
+    many = report(*code_pair(family), (x.repeat(20), POSTERIOR.repeat(20, 1)))
+    assert many.sites[0].codes.dead == [0] * positions and many.sites[0].codes.information == pytest.approx(codes.information)
+    assert many.verdict.kind == "not collapsed" and many.sites[0].kind == "used"
+
+
+def test_the_elbo_of_codes_is_exact_where_the_posterior_is():
+    """p(x) by the sum over the codes; its exact posterior as the guide."""
+    x = LEVELS[CODES] + 0.3 * draw(8)
+    joint = dist.Normal(LEVELS, 0.5).log_prob(x[:, None]) - math.log(K)
+    found = report(*code_pair("categorical"), (x, joint.softmax(1)))
+    assert found.elbo == pytest.approx(joint.logsumexp(1).mean().item(), abs=0.5)
+    assert found.log_likelihood == pytest.approx(joint.logsumexp(1).mean().item(), abs=1e-9)
+
+
+def test_codes_that_say_nothing_are_collapsed():
+    x = draw(200)
+    found = report(*code_pair("one-hot"), (x, torch.full((200, K), 1 / K).double()))
+    assert found.sites[0].codes.information == pytest.approx([0], abs=1e-9) and found.sites[0].codes.dead == [0]
+    assert found.sites[0].codes.perplexity == pytest.approx([K]) and found.active_units == 0
+    assert found.verdict.kind == "collapsed"
+
+
+def test_bernoulli_codes():
+    p = torch.tensor([[0.9, 0.5], [0.1, 0.5]], dtype=torch.float64).repeat(10, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(torch.full_like(x, 0.5)).to_event(1))
+            pyro.sample("x", normal(z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(x).to_event(1))
+
+    codes = report(model, guide, p).sites[0].codes
+    assert codes.information == pytest.approx([math.log(2) + 0.9 * math.log(0.9) + 0.1 * math.log(0.1), 0], abs=1e-9)
+    assert codes.codes == 2 and codes.dead == [0, 0]
+
+
+def test_what_is_still_refused():
+    x = LEVELS[CODES]
+    pair, x = code_pair("categorical"), (x, POSTERIOR)
+    with pytest.raises(ValueError, match="leave site= out"):
+        report(*pair, x, site="z")
+    with pytest.raises(ValueError, match="one continuous latent site for components="):
+        report(*pair, x, components=4)
