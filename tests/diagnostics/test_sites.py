@@ -267,6 +267,16 @@ def test_bernoulli_codes():
     assert codes.codes == 2 and codes.dead == [0, 0]
 
 
+def test_a_density_against_probabilities_is_refused():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z2", dist.Bernoulli(x.sigmoid()).to_event(1))
+            pyro.sample("z1", normal(x))
+
+    with pytest.raises(ValueError, match=r"q\(z2\|x\) and p\(z2\) of one kind, got probabilities of values and a density"):
+        report(ladder, guide, X)
+
+
 def test_what_is_still_refused():
     x = LEVELS[CODES]
     pair, x = code_pair("categorical"), (x, POSTERIOR)

@@ -7,6 +7,7 @@ from pyro.distributions import (
     Delta,
     Distribution,
     ExpandedDistribution,
+    MaskedDistribution,
     RelaxedBernoulliStraightThrough,
     RelaxedOneHotCategoricalStraightThrough,
 )
@@ -106,6 +107,13 @@ def has_discrete_support(distribution: Distribution) -> bool:
         return distribution.support.is_discrete
     except (NotImplementedError, AttributeError):  # a density that does not state its support
         return False
+
+
+def has_finite_support(distribution: Distribution) -> bool:
+    """Whether each element of a distribution has one of a few values, such as a code, that can be enumerated."""
+    while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
+        distribution = distribution.base_dist
+    return has_discrete_support(distribution) and distribution.has_enumerate_support
 
 
 def equal(first: Tensor, second: Tensor) -> bool:

@@ -20,6 +20,7 @@ from .conditions import (
     drawn,
     equal,
     has_discrete_support,
+    has_finite_support,
     largest_call,
     same_distribution,
     shared_latents,
@@ -118,6 +119,7 @@ class Pair:
         self.largest = min(largest_call(trace, self.probed) for trace in (guide_trace, model_trace))
         for name in self.latents if self.joint else [self.site]:
             self._check_guide(guide_trace, name, self.probed)
+            self._check_kinds(guide_trace, model_trace, name)
         self._note_terms(guide_trace, model_trace, self.probed)
         self.rows_at_a_time, watch = self.probed, ConvolutionWatch(self.probed)
         with watch:
@@ -266,7 +268,7 @@ class Pair:
     def _is_joint(self, guide_trace: Any, site: str | None) -> bool:
         if site is not None or not self.latents:
             return False
-        return len(self.latents) > 1 or has_discrete_support(posterior_node(guide_trace, self.latents[0])["fn"])
+        return len(self.latents) > 1 or has_finite_support(posterior_node(guide_trace, self.latents[0])["fn"])
 
     def note_mask(self, p: Distribution, site: str) -> None:
         """Notes that a mask leaves out some of p(z) that is not left out of q(z|x)."""
@@ -288,6 +290,12 @@ class Pair:
             )
         if plate_scale(posterior_node(trace, site), rows) != 1:
             raise Refused(f"expected {site!r} outside plates that subsample, got one inside: a part of z has no rate")
+
+    def _check_kinds(self, guide_trace: Any, model_trace: Any, site: str) -> None:
+        """A density cannot be held against a probability."""
+        q, p = posterior_node(guide_trace, site)["fn"], model_trace.nodes[site]["fn"]
+        if has_discrete_support(q) != has_discrete_support(p):
+            raise Refused(f"expected q({site}|x) and p({site}) of one kind, got {_kind(q)} and {_kind(p)}")
 
     def _note_terms(self, guide_trace: Any, model_trace: Any, rows: int) -> None:
         """What a reader should know of factors, scales and missing values, of which the numbers are made."""
@@ -428,3 +436,7 @@ class Pair:
             f"expected p({self.site}) that does not depend on {self.nuisance}, got one that does: "
             "a rate against a conditional prior bounds no mutual information"
         )
+
+
+def _kind(distribution: Distribution) -> str:
+    return "probabilities of values" if has_discrete_support(distribution) else "a density"

@@ -1,0 +1,142 @@
+"""What to try against a collapse: causes from the most certain to the least, each with what was measured of its remedy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pyro.distributions import Distribution, Normal, Poisson
+from torch import Tensor
+from torch.distributions import Bernoulli
+
+from pyro_skipvae.distributions.autoregressive import Autoregressive
+
+from ..estimates.pairwise import factors
+from ..planning.prediction import CollapsePrediction, predict_collapse
+
+MOST_ELEMENTS = 2048  # of one x, up to which the spectrum of the monitor's rows is looked at
+TABLE_3 = "measured: MNIST, MLP of 4 layers, rate 17.8 -> 25.4 nats, three seeds (results/table3.json)"
+TABLE_4 = "measured: PTB, LSTM, rate 0.02 -> 0.71 nats, one seed (results/table4.json)"
+SKIP_SA = "measured: PTB, LSTM, rate 0.02 -> 4.17 nats together with skips, one seed (results/table4.json)"
+FIGURE_4 = "measured: MNIST, PixelCNN of 3 layers, rate 3.0 -> {}, one seed (results/delta-vae-figure4.json)"
+EXACT = "exact for linear models (predict_collapse)"
+UNMEASURED = "its effect was not measured here"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A cause that fits what is seen, what to try against it, and what is known of the effect; `measured`: whether it was."""
+
+    cause: str
+    remedy: str
+    evidence: str
+
+    @property
+    def measured(self) -> bool:
+        """Whether the effect of the remedy was measured or proved, on the data that `evidence` names."""
+        return self.evidence != UNMEASURED
+
+    def __str__(self) -> str:
+        return f"{self.cause}: {self.remedy} ({self.evidence})"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a monitor knows of a pair whose latent variables are not used."""
+
+    prediction: CollapsePrediction | None
+    beta: float
+    autoregressive: bool
+    encoder_varies: bool
+    was_used: bool
+
+
+# (whether the cause fits, the cause, the remedy, the evidence), the most certain first.
+TABLE: tuple[tuple[Callable[[Seen], bool], str, str, str], ...] = (
+    (
+        lambda seen: seen.prediction is not None and seen.prediction.active == 0,
+        "the noise of p(x|z), or beta, is so large that no direction of x pays for its rate",
+        "a smaller or a learned noise, a smaller beta",
+        EXACT,
+    ),
+    (lambda seen: seen.beta > 1, "beta is above 1", "beta = 1", EXACT),
+    (
+        lambda seen: seen.encoder_varies and not seen.autoregressive,
+        "the encoder says something of x and the decoder ignores it",
+        "skip connections from z into every layer of the decoder",
+        TABLE_3,
+    ),
+    (
+        lambda seen: seen.autoregressive,
+        "the decoder models x from its other elements alone",
+        "skip connections from z into every layer of the decoder",
+        TABLE_4,
+    ),
+    (
+        lambda seen: seen.autoregressive,
+        "the decoder models x from its other elements alone",
+        "free bits, free-bits-total(16)",
+        FIGURE_4.format("15.9 nats, ELBO 3.1 worse"),
+    ),
+    (
+        lambda seen: seen.autoregressive,
+        "the decoder models x from its other elements alone",
+        "semi-amortized inference with skips",
+        SKIP_SA,
+    ),
+    (
+        lambda seen: seen.autoregressive,
+        "the decoder models x from its other elements alone",
+        "a decoder that sees less of x: word dropout, a small receptive field",
+        UNMEASURED,
+    ),
+    (lambda seen: seen.was_used, "z was used and then given up", "a beta that rises from 0.1 to 1 (warm-up)", UNMEASURED),
+    (
+        lambda seen: seen.was_used,
+        "z was used and then given up",
+        "a prior that commits a rate (delta-VAE)",
+        FIGURE_4.format("12.1 nats with 8 committed, ELBO 9.1 worse"),
+    ),
+    (
+        lambda seen: not seen.autoregressive and not seen.encoder_varies,
+        "a deep decoder starts without z",
+        "skip connections from z into every layer of the decoder",
+        TABLE_3,
+    ),
+    (
+        lambda seen: True,
+        "the encoder lags behind the decoder",
+        "several steps of the encoder for each of the decoder",
+        UNMEASURED,
+    ),
+)
+
+
+def advice_for(seen: Seen) -> list[Advice]:
+    """The causes that fit, in the order of `TABLE`."""
+    return [Advice(cause, remedy, evidence) for fits, cause, remedy, evidence in TABLE if fits(seen)]
+
+
+def is_autoregressive(nodes: list[Any]) -> bool:
+    """Whether p(x|z) is one of ours that reads x element by element; of others it is not known."""
+    return any(isinstance(factors(node["fn"])[0], Autoregressive) for node in nodes)
+
+
+def predicted(nodes: list[Any], beta: float) -> CollapsePrediction | None:
+    """What linear models could carry of these rows with the noise of p(x|z) as it is now; None where that is not known.
+
+    `nodes` are the observed sites of a run of the model at rows of x. The noise of an element is the root of its mean square.
+    """
+    if len(nodes) != 1 or nodes[0]["value"][0].numel() > MOST_ELEMENTS:
+        return None
+    base, _ = factors(nodes[0]["fn"])
+    x, noise = nodes[0]["value"].flatten(1), _noise(base, nodes[0]["value"])
+    if isinstance(base, Normal):
+        return predict_collapse(x, noise, beta) if noise is not None and (noise > 0).all() else None
+    likelihood = "bernoulli" if isinstance(base, Bernoulli) else "poisson" if isinstance(base, Poisson) else None
+    return predict_collapse(x, beta=beta, likelihood=likelihood) if likelihood and 0 <= x.min() else None
+
+
+def _noise(base: Distribution, x: Tensor) -> Tensor | None:
+    if not isinstance(base, Normal):
+        return None
+    return base.scale.expand(x.shape).flatten(1).double().square().mean(0).sqrt().cpu()

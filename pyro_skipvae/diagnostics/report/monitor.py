@@ -1,0 +1,190 @@
+"""A monitor for a training loop of one's own: whether z is used, at a stated cost, and what to try when it is not."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ..estimates.sites import JointTerms, SiteReport, cycle_interval, kind_of, shuffled_losses, site_reports
+from ..estimates.sites import joint_terms as measured_terms
+from ..pairs.evaluation import as_found
+from ..pairs.finite import finite
+from ..pairs.interval import Interval, mean_interval
+from ..pairs.pair import Pair
+from ..pairs.rows import Inputs
+from ..pairs.unavailable import Unavailable
+from .advice import Advice, Seen, advice_for, is_autoregressive, predicted
+
+DRAWS = 2  # of z for each row: two, so that a posterior mean can be told from its noise
+PATIENCE = 3  # measurements in which a z that was never used may stay so
+NOTHING = 0.1  # nats, as in the verdict
+
+
+class Progressed(Protocol):
+    """What `fit` gives its callback: the steps so far, and the beta of the last one."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def beta(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement, in nats per datapoint on the monitor's rows, with 95 % intervals over them.
+
+    state: "used", "collapsed" or "undecided", by what the decoder loses when z is shuffled, as in the verdict of a report, or
+    "collapsed" where the rate is below 0.1. `set_in`: collapse was found here first, after z had been used, or in the third
+    measurement of a z that never was; `advice` is then what to try, the most certain first. `sites`: of several latent sites,
+    the row of each. `seconds`: what the measurement took.
+    """
+
+    step: int
+    beta: float
+    elbo: Interval
+    rate: Interval
+    active_units: int | None
+    dimensions: int
+    shuffled_latent_loss: Interval | None
+    state: str
+    set_in: bool
+    advice: list[Advice]
+    sites: list[SiteReport]
+    seconds: float
+
+    @property
+    def line(self) -> str:
+        """The record in one line; where collapse set in, with the first advice."""
+        lost = "is not known" if self.shuffled_latent_loss is None else _range(self.shuffled_latent_loss)
+        units = "unknown" if self.active_units is None else f"{self.active_units} of {self.dimensions}"
+        said = f"step {self.step}: rate {self.rate.value:.2f} nats, units {units}, loss when z is shuffled {lost}"
+        idle = [site.name for site in self.sites if site.kind == "collapsed" and len(site.sites) == 1]
+        if idle and self.state != "collapsed":
+            said += f"; not used: {', '.join(idle)}"
+        if not self.set_in:
+            return f"{said}: {self.state}"
+        return f"{said}: collapse set in. Try {'; or '.join(str(each) for each in self.advice[:2])}"
+
+    def __str__(self) -> str:
+        return self.line
+
+
+class Monitor:
+    """Measures every `every` steps whether z is used, and returns a `Record`; it never prints, and changes nothing.
+
+        monitor = Monitor(model, guide, x_valid, every=100)
+        for step, x in enumerate(batches):
+            svi.step(x)
+            if record := monitor(step):
+                print(record)
+
+    Any Pyro model and guide that `collapse_report` takes, a pair of `as_pair`, several or discrete latent sites. As
+    `fit(..., callback=monitor)` it measures after an epoch, where `every` steps have passed. `records` holds all of them.
+
+    Cost of a measurement: two passes of the guide and three of the decoder over the first `points` rows of x (one more for each
+    site and group where there are several), and a look at six rows. Where collapse sets in, also the spectrum of these rows.
+    Raises ValueError for a pair that has no numbers per datapoint (see `Pair`), when it is first called.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        x: Inputs,
+        *,
+        every: int = 100,
+        points: int = 500,
+        seed: int = 0,
+    ) -> None:
+        for name, value, least in (("every", every, 1), ("points", points, 2)):
+            if value < least:
+                raise ValueError(f"expected {name} to be {least} or more, got {value}")
+        self.model, self.guide, self.x = model, guide, x
+        self.every, self.points, self.seed = every, points, seed
+        self.records: list[Record] = []
+
+    def __call__(self, step: int | Progressed, beta: float | None = None) -> Record | None:
+        """The record of this step, or None where `every` steps have not passed since the last one.
+
+        step: its number, or what `fit` gives its callback; beta: the weight of the KL term now, for the advice (None: 1, or
+        that of the epoch).
+        """
+        if not isinstance(step, int):
+            beta = step.beta if beta is None else beta
+            step = step.steps
+        if self.records and step - self.records[-1].step < self.every:
+            return None
+        record = self._measured(step, 1.0 if beta is None else float(beta))
+        self.records.append(record)
+        return record
+
+    def _measured(self, step: int, beta: float) -> Record:
+        start = time.perf_counter()
+        with as_found(self.model, self.guide, x=self.x, seed=self.seed, samples=(DRAWS,), first=self.points) as x:
+            pair = Pair(self.model, self.guide, x, joint=True)
+            terms = measured_terms(pair, points=pair.points, samples=DRAWS)
+            rows = site_reports(pair, terms, pair.points, seed=self.seed)
+            lost = self._lost(pair, terms, rows)
+            rate = mean_interval(finite(terms.rate, "the rate"))
+            state = "collapsed" if rate.high < NOTHING else kind_of(lost)
+            set_in = self._sets_in(state)
+            advice = self._advice(pair, terms, rate, beta) if set_in else []
+        alone = [row for row in rows if len(row.sites) == 1]
+        units = [row.active_units for row in alone]
+        return Record(
+            step=step,
+            beta=beta,
+            elbo=mean_interval(finite(terms.elbo, "the ELBO")),
+            rate=rate,
+            active_units=None if None in units else sum(count for count in units if count is not None),
+            dimensions=sum(row.dimensions for row in alone),
+            shuffled_latent_loss=lost,
+            state=state,
+            set_in=set_in,
+            advice=advice,
+            sites=rows if len(rows) > 1 else [],
+            seconds=time.perf_counter() - start,
+        )
+
+    def _lost(self, pair: Pair, terms: JointTerms, rows: list[SiteReport]) -> Interval | None:
+        """What log p(x|z) loses without the z of its point, all sites together."""
+        if len(rows) == 1:
+            return rows[0].shuffled_latent_loss
+        try:
+            return cycle_interval(shuffled_losses(pair, terms, pair.latents, pair.points, seed=self.seed)[0])
+        except Unavailable:
+            return None
+
+    def _sets_in(self, state: str) -> bool:
+        """Whether collapse is to be told now: once for each time that z was used, or once where it never was."""
+        before = [record.state for record in self.records]
+        if state != "collapsed" or any(record.set_in for record in self._since_used()):
+            return False
+        return "used" in before or len(before) + 1 >= PATIENCE and before[1 - PATIENCE :] == ["collapsed"] * (PATIENCE - 1)
+
+    def _since_used(self) -> list[Record]:
+        used = [number for number, record in enumerate(self.records) if record.state == "used"]
+        return self.records[used[-1] + 1 :] if used else self.records
+
+    def _advice(self, pair: Pair, terms: JointTerms, rate: Interval, beta: float) -> list[Advice]:
+        trace = pair.model_trace(pair.rows(torch.arange(pair.points)), terms.values)
+        nodes = [trace.nodes[name] for name in pair.observed]
+        return advice_for(
+            Seen(
+                prediction=predicted(nodes, beta),
+                beta=beta,
+                autoregressive=is_autoregressive(nodes),
+                encoder_varies=rate.low >= NOTHING,
+                was_used=any(record.state == "used" for record in self.records),
+            )
+        )
+
+
+def _range(interval: Interval) -> str:
+    if math.isnan(interval.low):
+        return f"{interval.value:.2f}"
+    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"

@@ -1,0 +1,136 @@
+"""The monitor: what it reads, when it speaks of a collapse, in which order it gives advice, and that it leaves no trace."""
+
+import json
+import re
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.optim import Adam
+from torch import nn
+
+from pyro_skipvae import as_pair, fit, svi_step
+from pyro_skipvae.diagnostics import Monitor, rate
+from pyro_skipvae.diagnostics.report.advice import FIGURE_4, TABLE, UNMEASURED, Seen, advice_for
+from pyro_skipvae.objectives import elbo
+
+RESULTS = Path(__file__).parents[2] / "results"
+X = torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2**0.5
+
+
+class Dial:
+    """p(x|z) = N(weight z, noise^2), q(z|x) its exact posterior for p(z) = N(0, 1), both times `weight`."""
+
+    def __init__(self, weight=1.0, noise=1.0):
+        self.weight, self.noise = weight, noise
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.weight * z, self.noise).to_event(1), obs=x)
+
+    def guide(self, x):
+        precision = 1 + self.weight**2 / self.noise**2
+        with pyro.plate("data", len(x)):
+            loc = self.weight * x / self.noise**2 / precision
+            pyro.sample("z", dist.Normal(loc, precision**-0.5).to_event(1))
+
+
+def test_a_record_has_the_numbers_of_the_report():
+    dial = Dial()
+    record = Monitor(dial.model, dial.guide, X)(7)
+    assert record.step == 7 and record.state == "used" and not record.set_in and record.advice == []
+    assert record.rate.value == pytest.approx(rate(dial.model, dial.guide, X).value, abs=1e-9)
+    assert (record.active_units, record.dimensions) == (3, 3)
+    # E (x z - x z') = Cov(x, z) = 1 per dimension
+    assert record.shuffled_latent_loss.low < 3 < record.shuffled_latent_loss.high
+    assert record.line == str(record) and record.line.startswith("step 7: rate") and "\n" not in record.line
+
+
+def test_every_so_many_steps_and_with_fit():
+    dial = Dial()
+    monitor = Monitor(dial.model, dial.guide, X, every=10, points=50)
+    assert [step for step in range(25) if monitor(step)] == [0, 10, 20] == [record.step for record in monitor.records]
+    for name in ("every", "points"):
+        with pytest.raises(ValueError, match=f"expected {name}"):
+            Monitor(dial.model, dial.guide, X, **{name: 0})
+
+
+def test_in_fit_with_callables_of_plain_torch(capsys):
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    encoder, decoder = nn.Linear(3, 4), nn.Linear(2, 3)
+    pair = as_pair(lambda x: (encoder(x)[:, :2], encoder(x)[:, 2:].exp()), decoder, likelihood=lambda m: dist.Normal(m, 0.5))
+    monitor = Monitor(*pair, X.float(), every=20, points=100)
+    state = torch.get_rng_state()
+    monitor(0)
+    assert torch.equal(state, torch.get_rng_state()) and encoder.training
+    step = svi_step(*pair, elbo, Adam({"lr": 0.02}))
+    epochs = list(fit(step, X.float().split(20), epochs=4, beta=0.7, callback=monitor))
+    assert [record.step for record in monitor.records] == [0, 20, 40] and epochs[-1].steps == 40
+    assert monitor.records[-1].beta == 0.7 and monitor.records[-1].elbo.value > monitor.records[0].elbo.value
+    assert capsys.readouterr().out == ""
+
+
+def test_a_collapse_is_told_once_each_time_it_sets_in():
+    dial, told = Dial(), []
+    monitor = Monitor(dial.model, dial.guide, X, every=1)
+    for step, weight in enumerate((1.0, 0.0, 0.0, 0.0, 1.0, 0.0)):
+        dial.weight = weight
+        told.append(monitor(step).set_in)
+    assert told == [False, True, False, False, False, True]
+    assert "collapse set in. Try " in monitor.records[1].line and monitor.records[2].state == "collapsed"
+
+
+def test_a_z_that_was_never_used_is_told_at_the_third_measurement():
+    dial = Dial(weight=0.0)
+    monitor = Monitor(dial.model, dial.guide, X, every=1)
+    assert [monitor(step).set_in for step in range(5)] == [False, False, True, False, False]
+
+
+def test_advice_begins_with_a_noise_that_nothing_survives_and_a_beta_above_one():
+    dial = Dial()
+    monitor = Monitor(dial.model, dial.guide, X, every=1)
+    monitor(0)
+    dial.weight, dial.noise = 0.0, 3.0
+    causes = [advice.cause for advice in monitor(1, beta=4.0).advice]
+    assert "noise" in causes[0] and "beta is above 1" in causes[1] and "given up" in causes[2]
+    dial.weight, dial.noise = 1.0, 1.0
+    monitor(2)
+    dial.weight, dial.noise = 0.0, 0.5  # variances of 2 against 0.25: nothing in the way of z
+    advice = monitor(3).advice
+    assert not any("noise" in each.cause or "beta is" in each.cause for each in advice) and advice[-1].evidence == UNMEASURED
+    assert UNMEASURED in str(advice[-1]) and not advice[-1].measured
+
+
+def test_a_decoder_that_ignores_its_encoder_and_one_that_models_x_alone():
+    deaf = advice_for(Seen(None, 1.0, autoregressive=False, encoder_varies=True, was_used=False))
+    strong = advice_for(Seen(None, 1.0, autoregressive=True, encoder_varies=False, was_used=False))
+    assert "ignores it" in deaf[0].cause and "other elements" in strong[0].cause
+    assert "skip connections" in deaf[0].remedy and "skip connections" in strong[0].remedy
+
+
+def mean(table, row, arm, name="rate"):
+    entries = json.loads((RESULTS / f"{table}.json").read_text())["entries"]
+    found = [entry["report"][name] for entry in entries if (entry["row"], entry["arm"]) == (row, arm)]
+    return sum(found) / len(found)
+
+
+def test_what_the_advice_says_was_measured_is_what_the_results_hold():
+    evidence, plain, figure = " ".join(row[3] for row in TABLE), "beta-VAE, beta 1", "delta-vae-figure4"
+    assert (
+        f"rate {mean('table3', '4 layers', 'plain'):.1f} -> {mean('table3', '4 layers', 'skip'):.1f} nats, three seeds"
+        in evidence
+    )
+    for row, words in (("free bits, 16 nats", ""), ("delta-VAE, 8 nats", " with 8 committed")):
+        worse = mean(figure, plain, "plain", "elbo") - mean(figure, row, "plain", "elbo")
+        rates = f"rate {mean(figure, plain, 'plain'):.1f} -> {mean(figure, row, 'plain'):.1f} nats{words}"
+        assert f"{rates}, ELBO {worse:.1f} worse" in evidence
+    vae = mean("table4", "PTB, amortized, 32", "plain")
+    for row in ("PTB, amortized, 32", "PTB, semi-amortized, 32"):
+        assert f"rate {vae:.2f} -> {mean('table4', row, 'skip'):.2f} nats" in evidence
+    assert FIGURE_4 and {path for path in re.findall(r"results/([\w-]+)\.json", evidence)} <= {
+        p.stem for p in RESULTS.glob("*.json")
+    }
