@@ -17,6 +17,7 @@ from pyro_skipvae.diagnostics.report.budget import PAIR_SECONDS, expected_second
 from pyro_skipvae.diagnostics.report.sizes import sizes_of
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.distributions.multinomial import MultinomialGivenTotal
+from pyro_skipvae.guides.families import SemiImplicitNormal
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
 from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import choose_device
@@ -33,6 +34,10 @@ from .notes import note
 from .terminal import duration, progress
 
 NUMBERS = (".npz", ".csv")  # files of draws as numbers
+IMPLICIT = (
+    "q(z|x) is measured as the even mixture of {} normals at noise that was drawn once: its rate is, on average, no less than "
+    "that of the implicit q(z|x), which has no density."
+)
 GAP_POINTS = 500  # at most, for the gap: importance sampling once more
 
 
@@ -120,6 +125,8 @@ def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, compone
         about = {"fit_on": other, "budget": budget, "sizes": sizes, "tokens": tokens, "levels": _levels(data), "progress": show}
         points = x if components is None else data.test
         report = collapse_report(vae.model, vae.guide, points, card=card, components=components, **about, **samples)
+        if isinstance(posterior := getattr(vae.encoder, "posterior", None), SemiImplicitNormal):
+            report.card["notes"].append(IMPLICIT.format(len(posterior.fixed)))
         if auxiliary_prior is not None:
             found = auxiliary.measured(vae, auxiliary_prior, x, distortion=report.distortion)
             report.card["auxiliary_prior"] = found

@@ -102,6 +102,8 @@ class Job:
         target = config.numbers[0] if config.bound == "target-rate" else config.rate_target
         if target is not None:
             return distortion + max(1.0, metrics["beta"]) * abs(rate - target)
+        if config.procedure.startswith("adversarial-autoencoder"):
+            return distortion
         if config.bound in ("autoencoder", "mmd"):  # without the MMD, which is of a batch
             return distortion + (1 - config.numbers[1]) * rate if config.bound == "mmd" else distortion
         return -metrics["valid_elbo"]

@@ -13,6 +13,7 @@ from pyro.distributions.transforms import conditional_affine_autoregressive, con
 from torch import Tensor, nn
 
 from pyro_skipvae.blocks import LatentDim, in_full, latent_shape
+from pyro_skipvae.distributions.even_mixture import even_mixture
 from pyro_skipvae.distributions.von_mises_fisher import VonMisesFisher, check_dimensions, concentration_for
 
 
@@ -137,6 +138,47 @@ class VonMisesFisherPosterior(nn.Module):
         if self.concentration is not None:
             return VonMisesFisher(loc, self.concentration)
         return VonMisesFisher(loc, 1e-3 + nn.functional.softplus(parameters[..., -1]))  # at 0 there is no direction left
+
+
+class SemiImplicitNormal(nn.Module):
+    """q(z|x) = 1/K sum_k N(z; loc(x, e_k), diag(scale(x, e_k)^2)): a normal whose parameters read noise e, event (D,).
+
+    With fresh noise e_k ~ N(0, I) it stands for the implicit q(z|x) = E_e N(z; loc(x, e), scale(x, e)^2), whose density nobody
+    has: so in training, with K = `components` of each row and step. In evaluation the noise is a fixed set of K = `evaluated`,
+    the same for each x, so that q(z|x) is a distribution that x alone decides. Its KL from a prior is no less, on average,
+    than that of the implicit one, and comes to it as K grows. The noise joins the features (B, F) before a hidden layer.
+    Raises ValueError for a sequence z.
+
+    Reference: Yin and Zhou 2018, "Semi-Implicit Variational Inference"; a posterior for adversarial variational Bayes.
+    """
+
+    fixed: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        latent_dim: int,
+        *,
+        noise: int = 16,
+        hidden: int = 128,
+        components: int = 8,
+        evaluated: int = 64,
+    ) -> None:
+        super().__init__()
+        _check_one_vector(latent_dim, "SemiImplicitNormal")
+        self.noise, self.components = noise, components
+        self.of_features = nn.Linear(features, hidden)
+        self.of_noise = nn.Linear(noise, hidden, bias=False)
+        self.parameters_of = nn.Linear(hidden, 2 * latent_dim)
+        self.register_buffer("fixed", torch.randn(evaluated, noise))
+
+    def forward(self, features: Tensor) -> dist.TorchDistribution:
+        like = self.fixed
+        fresh = torch.randn(len(features), self.components, self.noise, dtype=like.dtype, device=like.device)
+        noise = fresh if self.training else like.expand(len(features), *like.shape)  # (B, K, noise)
+        hidden = nn.functional.relu(self.of_features(features)[:, None] + self.of_noise(noise))
+        loc, log_variance = in_full(self.parameters_of(hidden)).chunk(2, dim=-1)  # (B, K, D)
+        return even_mixture(dist.Normal(loc, (log_variance / 2).exp()).to_event(1))
 
 
 class FullCovarianceNormal(nn.Module):

@@ -33,6 +33,12 @@ from pyro_skipvae.guides.semi_amortized import VARIANTS, SemiAmortized, beside
 from pyro_skipvae.model import VAE
 from pyro_skipvae.schedules import Halving, RateControl
 from pyro_skipvae.skip import parameter_count, parameter_matched
+from pyro_skipvae.text.vocabulary import PAD
+from pyro_skipvae.training.adversarial import (
+    Critic,
+    adversarial_autoencoder_step,
+    adversarial_variational_bayes_step,
+)
 from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
 from pyro_skipvae.training.lagging import lagging_step
 from pyro_skipvae.training.pretraining import pretrained_step
@@ -68,6 +74,7 @@ GUIDES = {
     "minimum-rate": guides.MinimumRateNormal,
     "von-mises-fisher": guides.VonMisesFisherPosterior,
     "batch-normalised": guides.BatchNormalisedNormal,
+    "semi-implicit": guides.SemiImplicitNormal,
 }
 PRIORS = {
     "standard-normal": lambda config, encoder, data: priors.StandardNormal(config.latent_dim),
@@ -116,6 +123,7 @@ KINDS = {  # the values that each likelihood is a distribution over
 USUAL_LR = {"adam": 1e-3, "sgd": 1.0}
 # fused: one kernel for the whole update; on a CPU it takes about a third of the time of torch's default loop.
 OPTIMIZERS = {"adam": (torch.optim.Adam, {"fused": True}), "sgd": (torch.optim.SGD, {"fused": True})}
+CRITIC_WORDS = 128  # dimensions of a word for the critic of a text
 LAGGING_POINTS = 1000  # of the validation data, for the mutual information that ends lagging inference
 STATISTICS_BYTES = 2**26  # of items of a large file, as float32, that mean and deviation are counted on
 STATISTICS_ITEMS = 512  # of the training data, for the data-dependent start
@@ -517,7 +525,8 @@ def build_step(config, vae, steps, halving=None, ranks=None, beta=None, *, data=
     how = {"max_norm": config.max_norm, "ranks": ranks, "compile": config.compile, "precision": config.precision}
     how["control"] = beta if isinstance(beta, RateControl) else None
     made = PROCEDURES[config.procedure.partition("(")[0]](config, vae, data, batches)
-    return made(vae.model, vae.guide, objective, pyro.optim.LambdaLR(schedule), **how)
+    parts = (vae.model, vae.guide) if config.is_adversarial else (vae.model, vae.guide, objective)
+    return made(*parts, pyro.optim.LambdaLR(schedule), **how)
 
 
 def _lagging(config, vae, data, batches):
@@ -529,9 +538,32 @@ def _lagging(config, vae, data, batches):
     return partial(lagging_step, draw=batches.drawn, valid=valid, **rule)
 
 
+def _adversarial_autoencoder(config, vae, data, batches):
+    critic = Critic(_latent_size(vae)).to(next(vae.parameters()).device)
+    return partial(adversarial_autoencoder_step, prior=vae.prior, critic=critic, weight=config.game_weight)
+
+
+def _adversarial_bayes(config, vae, data, batches):
+    """A critic that reads x, too: its values in the units of the networks; of a text the mean of embeddings of its words."""
+    if data.kind == "text":
+        size = CRITIC_WORDS
+        features = torch.nn.EmbeddingBag(len(data.vocabulary), size, mode="mean", padding_idx=PAD)
+    else:
+        size = math.prod(data.event_shape)
+        features = torch.nn.Sequential(_inputs(config, data) or torch.nn.Identity(), torch.nn.Flatten())
+    critic = Critic(_latent_size(vae), features=features, feature_size=size).to(next(vae.parameters()).device)
+    return partial(adversarial_variational_bayes_step, prior=vae.prior, critic=critic)
+
+
+def _latent_size(vae):
+    return math.prod(vae.prior().event_shape)
+
+
 PROCEDURES = {  # of (config, vae, data, batches): what makes a step of model, guide, objective and optimizer
     "joint": lambda config, vae, data, batches: svi_step,
     "lagging": _lagging,
+    "adversarial-autoencoder": _adversarial_autoencoder,
+    "adversarial-variational-bayes": _adversarial_bayes,
     "pretrain": lambda config, vae, data, batches: partial(
         pretrained_step, decoder=vae.decoder, steps=config.pretraining * len(batches)
     ),

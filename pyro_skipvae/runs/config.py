@@ -52,7 +52,8 @@ PRIOR_OF = {  # guides that go with one prior alone, and take a rate
     "batch-normalised": "standard-normal",
 }
 FLOWS = ("inverse-autoregressive-flow", "planar-flow")  # guides without local parameters
-GUIDES = ("diagonal-normal", "full-covariance-normal", *FLOWS, *PRIOR_OF)
+IMPLICIT = "semi-implicit"  # nor has this one
+GUIDES = ("diagonal-normal", "full-covariance-normal", *FLOWS, IMPLICIT, *PRIOR_OF)
 FREE_BITS = ("free-bits-per-group", "free-bits-per-dimension", "free-bits-total")
 NUMBERS = {  # objective -> the numbers in its brackets: what each is where it is left out, or None
     **{"elbo": (), "analytic-elbo": (), "iwae": (5,)},
@@ -68,7 +69,8 @@ BOUNDS = ("elbo", "analytic-elbo")  # linear in beta, and in every form of infer
 PER_DIMENSION = (*FREE_BITS, "kl-balancing")  # need a KL for each dimension in closed form: these guides with these priors
 INDEPENDENT = ("diagonal-normal", "minimum-rate", "batch-normalised"), ("standard-normal", "ar1")
 LEARNED = ("mixture-of-normals", "vamp", "normalizing-flow")  # priors with parameters
-PROCEDURES = ("joint", "lagging", "pretrain(EPOCHS)")
+ADVERSARIAL = ("adversarial-autoencoder", "adversarial-variational-bayes")
+PROCEDURES = ("joint", "lagging", "pretrain(EPOCHS)", "adversarial-autoencoder(WEIGHT)", "adversarial-variational-bayes")
 SKIPS = ("all", "none", "first", "last", "parameter-matched")
 SCHEDULES = ("constant", "linear", "cyclical", "control(NATS)")
 LARGEST = 2**31  # of whole numbers; sizes beyond it do not fit into any memory
@@ -184,7 +186,8 @@ class Config:
     procedure: str = option(
         "joint",
         "how encoder and decoder are trained: at once, the encoder to its end before each step of the decoder while z says "
-        "more and more (lagging), or first as an autoencoder, whose decoder then starts anew (pretrain)",
+        "more and more (lagging), first as an autoencoder, whose decoder then starts anew (pretrain), or against a critic that "
+        "stands for the KL term",
         PROCEDURES,
     )
     inference: str = option("amortized", "how q(z|x) is found: by the encoder, or refined by SVI steps", INFERENCES)
@@ -260,6 +263,8 @@ class Config:
             raise ConfigError(f"expected --inference other than sa with --model {self.model}; use --model {named}")
         if self.latent_dim == 0 and self.model not in WITHOUT_LATENTS:
             raise ConfigError("expected --latent-dim of at least 1, got 0; use --model autoregressive for a model without z")
+        if self.inference != "amortized" and self.guide == IMPLICIT:
+            raise ConfigError(f"expected --inference amortized for --guide {IMPLICIT}, which has no local parameters to refine")
         if self.inference != "sa" and self.svi_gradient != "exact":
             raise ConfigError(
                 f"expected --svi-gradient with semi-amortized models only, got it with --inference {self.inference}"
@@ -327,8 +332,15 @@ class Config:
 
     def _check_procedure(self):
         got = f"--procedure {self.procedure}"
-        if self.procedure != "joint" and not re.fullmatch(r"lagging|pretrain(\(\d{1,9}\))?", self.procedure):
-            raise ConfigError(_unknown("procedure", self.procedure, PROCEDURES))
+        if self.procedure not in ("joint", "lagging", ADVERSARIAL[1]) and self.pretraining is None:
+            self.game_weight  # noqa: B018  raises for what is no procedure at all
+        if self.is_adversarial and (self.objective != "elbo" or self.rate_target is not None):
+            raise ConfigError(
+                f"expected --objective elbo without a control of the rate for {got}, whose critic stands for the KL term, got "
+                f"--objective {self.objective}" + f" --beta-schedule {self.beta_schedule}" * (self.rate_target is not None)
+            )
+        if self.is_adversarial and self.inference != "amortized":
+            raise ConfigError(f"expected --inference amortized for {got}, got {self.inference}, which refines by the ELBO")
         if self.procedure != "joint" and self.model in WITHOUT_LATENTS:
             raise ConfigError(f"expected --procedure joint for --model {self.model}, which has no encoder, got {got}")
         if self.procedure == "lagging" and self.inference != "amortized":
@@ -385,6 +397,19 @@ class Config:
         return tuple(type(left_out or 0.0)(word) for word, left_out in zip(given, usual, strict=False)) + usual[len(given) :]
 
     @property
+    def is_adversarial(self):
+        """Whether the procedure has a critic, in place of an objective of its own."""
+        return self.procedure.partition("(")[0] in ADVERSARIAL
+
+    @property
+    def game_weight(self):
+        """WEIGHT of the procedure adversarial-autoencoder(WEIGHT). Raises ConfigError for what is no procedure with one."""
+        match = re.fullmatch(r"adversarial-autoencoder(?:\((\d{1,9}(?:\.\d{1,9})?)\))?", self.procedure)
+        if match is None or match[1] and float(match[1]) == 0:
+            raise ConfigError(_unknown("procedure", self.procedure, PROCEDURES))
+        return float(match[1] or 10)
+
+    @property
     def pretraining(self):
         """EPOCHS of the procedure pretrain(EPOCHS), a third of the run where none are given; None for the others."""
         match = re.fullmatch(r"pretrain(?:\((\d{1,9})\))?", self.procedure)
@@ -413,6 +438,8 @@ class Config:
         refined = "delta-" if flags.get("prior") == "ar1" else "sa-" if flags.get("inference") == "sa" else ""
         skips = "" if flags.get("skip") in ("none", "parameter-matched") else "skip-"
         model = flags.get("model", f"{skips}{refined}vae")
+        if flags.get("procedure") == ADVERSARIAL[1]:  # made for what has no density
+            flags = {"guide": IMPLICIT, **flags}
         if not isinstance(model, str) or model not in MODELS:
             raise ConfigError(_unknown("model", model, MODELS))
         if isinstance(flags.get("correlation"), float):  # in a file of settings it may be a number

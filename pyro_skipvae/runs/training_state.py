@@ -13,11 +13,13 @@ from pyro_skipvae.stored import check
 
 NUMBER = (int, float)
 CONTROL = {"total": NUMBER, "beta": NUMBER}  # of the rate
+ADVERSARY = {"critic": {...: Tensor}, "optimizer": {"state": dict, "param_groups": [dict]}}
 PHASE = {"patience": int, "active": bool, "best": NUMBER, "misses": int}  # of lagging inference
+OF_STEPS = {"updates?": int, "control?": CONTROL, "phase?": PHASE, "adversary?": ADVERSARY}  # of some steps
 STATE = {  # what a checkpoint says, as far as it says it; `vae` alone is enough to read a model
     "vae?": {...: Tensor},
     "optimizer?": {...: dict},
-    "step?": {"steps": int, "left_out": Tensor, "updates?": int, **{"control?": CONTROL, "phase?": PHASE}},
+    "step?": {"steps": int, "left_out": Tensor, **OF_STEPS},
     "batches?": {"epoch": int, "position": int},
     "progress?": {"epochs": int, "loss": (*NUMBER, Tensor), "datapoints": (int, Tensor)},
     **{"epoch?": int, "best?": NUMBER, "stalled?": int, "data?": str},
