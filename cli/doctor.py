@@ -7,10 +7,11 @@ import click
 
 from .commands import JSON, examples
 from .echo import echo
+from .options import RunPath
 
 
 @click.command(epilog=examples("doctor", "doctor runs/digits/checkpoints/last.safetensors", "doctor my.npy"))
-@click.argument("path", required=False, type=click.Path(exists=True))
+@click.argument("path", required=False, type=RunPath(exists=True))
 @JSON
 def doctor(path, as_json):
     """Show versions, devices, torchvision and data of this machine; with PATH, what that file, run or data is."""

@@ -24,6 +24,7 @@ ELSEWHERE = {  # our option -> its names in other programs
     "batch-size": "bs batch minibatch-size train-batch-size",
     "latent-dim": "z-dim zdim z-size latent latents latent-size latent-dims n-latent num-latents nz code-size",
     "width": "hidden hidden-dim hidden-size hidden-units n-hidden units dim",
+    "encoder-width": "encoder-hidden encoder-units encoder-hidden-dim",
     "layers": "num-layers n-layers depth nlayers",
     "maps": "channels filters n-filters num-filters feature-maps",
     "kernel": "kernel-size",

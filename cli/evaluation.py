@@ -24,13 +24,15 @@ from pyro_skipvae.runs.build import choose_device
 from pyro_skipvae.runs.checkpoint import write_whole
 from pyro_skipvae.runs.committed import committed_by
 from pyro_skipvae.runs.folder import Run, load_run
+from pyro_skipvae.runs.included import is_included
 from pyro_skipvae.text.generation import samples
 from pyro_skipvae.text.vocabulary import PAD
 
 from . import text
-from .errors import user_errors, written
+from .errors import UserError, user_errors, written
 from .models import data_of
 from .notes import note
+from .options import beside
 from .terminal import duration, progress
 
 NUMBERS = (".npz", ".csv")  # files of draws as numbers
@@ -48,6 +50,8 @@ def evaluate_run(run, *, save, **options):
     """
     folder = Run(run)
     folder.config()
+    if save and is_included(run):
+        raise UserError(f"expected a run of your own for --save, got one that comes with the package; copy its folder: {run}")
     with folder.locked() if save else contextlib.nullcontext():
         report = _evaluated(folder, **options)
         if save:
@@ -214,7 +218,7 @@ def sample_run(run, *, count, mean, prior, decoding, beam_width, seed, out, devi
         said = samples(found.vae, found.about.vocabulary, count=count or 8, seed=seed, **how)
         return text.emit(run, said, {"decoding": how["decoding"], "seed": seed, "texts": said}, out=out, as_json=as_json)
     images = figures.can_draw(found.about.event_shape)
-    path = Path(out or Run(run).path / ("samples.png" if images else "samples.npz"))
+    path = Path(out or beside(run, "samples.png" if images else "samples.npz"))
     with user_errors(), written(path):
         if images and path.suffix.lower() not in NUMBERS:
             figures.save_png(draw_samples(found.vae, found.about.kind, count=count, mean=mean, seed=seed), path)

@@ -15,7 +15,7 @@ EXECUTOR = click.option(
     default="local",
     show_default=True,
     type=click.Choice(["local", "ray"]),
-    help="where: on this machine, or on those of the Ray cluster that it belongs to (pip install 'pyro_skipvae[ray]')",
+    help="where: on this machine, or on those of the Ray cluster that it belongs to (pip install ray)",
 )
 
 
@@ -24,7 +24,7 @@ def connected():
     try:
         import ray
     except ImportError:
-        raise UserError("expected Ray for --executor ray; install it with pip install 'pyro_skipvae[ray]'") from None
+        raise UserError("expected Ray for --executor ray; install it: pip install ray") from None
     if not ray.is_initialized():
         try:
             ray.init(address=os.environ.get("RAY_ADDRESS") or "auto", log_to_driver=False, logging_level="ERROR")

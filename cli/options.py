@@ -13,6 +13,7 @@ from typing import get_args
 import click
 
 from pyro_skipvae.runs.config import LARGEST, Config, check_names
+from pyro_skipvae.runs.included import folder_of, hint, is_included
 
 from .errors import NoRun, UserError, user_errors
 
@@ -66,7 +67,12 @@ class Duration(click.FloatRange):
 def check_run(path):
     """Tell that a folder is no run before torch is imported."""
     if not (Path(path) / "config.toml").exists():
-        raise NoRun(f"expected a run folder with a config.toml, got {path}")
+        raise NoRun(f"expected a run folder with a config.toml, got {path}{hint(path)}")
+
+
+def beside(run, name):
+    """Where a command writes what it makes of a run: in its folder, or here for a run that comes with the package."""
+    return Path(name) if is_included(run) else Path(run) / name
 
 
 def home_path(path):
@@ -77,7 +83,15 @@ def home_path(path):
     return found
 
 
-class RunFolder(click.Path):
+class RunPath(click.Path):
+    """A path, for which the name of a run that comes with the package may stand."""
+
+    def convert(self, value, param, ctx):
+        found = folder_of(value)
+        return super().convert(str(found) if is_included(found) else value, param, ctx)
+
+
+class RunFolder(RunPath):
     """The folder of a run."""
 
     def __init__(self):

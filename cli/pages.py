@@ -6,6 +6,8 @@ from functools import partial
 
 import click
 
+from pyro_skipvae.runs.included import is_included
+
 from .commands import DATASET, DEVICE, JSON, examples
 from .echo import echo
 from .errors import user_errors, written
@@ -126,6 +128,7 @@ def _page(run, out, dataset, device):
     except DataError as error:
         note(f"No pictures were drawn anew, for want of the data: {error}")
         vae = data = None
+    out = out or ("report.html" if is_included(run) else None)
     with written(out):
         return write_page(run, vae=vae, data=data, out=out)
 

@@ -7,7 +7,7 @@ from .commands import DATASET, DEVICE, JSON, RUN, SEED, examples
 from .errors import user_errors, written
 from .models import data_of, loaded
 from .notes import note
-from .options import Whole
+from .options import Whole, beside
 
 
 def picture(name):
@@ -138,8 +138,6 @@ def explore(run, dimensions, steps, item, seed, dataset, out, device, as_json):
     What the model makes of each place of the sliders is computed now: means of p(x|z) of images and tables, draws where an
     autoregressive decoder has no mean, texts decoded greedily.
     """
-    from pathlib import Path
-
     from pyro_skipvae.reports.comparison import read_record
     from pyro_skipvae.reports.explorer import explorer_page
     from pyro_skipvae.runs.checkpoint import write_whole
@@ -159,7 +157,7 @@ def explore(run, dimensions, steps, item, seed, dataset, out, device, as_json):
             item=item or 0,
             seed=seed,
         )
-    target = out or Path(run) / "explore.html"
+    target = out or beside(run, "explore.html")
     with user_errors(), written(target):
         write_whole(target, page)
     text.emit_file(run, target, as_json=as_json)
@@ -191,13 +189,11 @@ def _shown(run, device, dataset, **for_text):
 
 
 def _draw(run, out, name, as_json, make):
-    from pathlib import Path
-
     from pyro_skipvae.reports.figures import save_png
 
     with user_errors():
         figure = make()
-    target = out or Path(run) / name
+    target = out or beside(run, name)
     with user_errors(), written(target):
         save_png(figure, target)
     text.emit_file(run, target, as_json=as_json)

@@ -27,8 +27,8 @@ def tags(cell):
     return cell["metadata"].get("tags", [])
 
 
-def test_there_are_six():
-    assert len(SCRIPTS) >= 6
+def test_there_are_seven():
+    assert len(SCRIPTS) >= 7
 
 
 @each

@@ -1,6 +1,5 @@
 """setup.py, constraints.txt, environment.yml and pyproject.toml say the same."""
 
-import ast
 import os
 import re
 import subprocess
@@ -11,26 +10,16 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from setup_ranges import ROOT, lowest, pins, setup_arguments
 
-ROOT = Path(__file__).parents[1]
-
-
-def setup_arguments():
-    tree = ast.parse((ROOT / "setup.py").read_text())
-    call = next(node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "setup")
-    wanted = ("install_requires", "extras_require", "python_requires")
-    return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg in wanted}
-
-
-def pins():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+CONDA_NAMES = {"torch": "pytorch"}  # where it is not the one on PyPI in lower case
 
 
 def test_every_requirement_is_pinned_within_its_range():
     arguments = setup_arguments()
     extras = arguments["extras_require"]
-    for text in [*arguments["install_requires"], *extras["dev"], *extras["docs"], *extras["notebooks"]]:
+    for text in [*arguments["install_requires"], *extras["dev"], *extras["docs"], *extras["notebooks"], *extras["release"]]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins()[requirement.name]), text
 
@@ -46,11 +35,42 @@ def test_the_given_packages_are_required():
     assert (pins()["torch"], pins()["torchvision"], pins()["pyro-ppl"]) == ("2.13.0", "0.28.0", "1.9.2")
 
 
-def test_the_conda_environment_installs_the_project_with_the_pins():
+def test_the_conda_environment_has_the_ranges_of_setup_and_jupyter():
     text = (ROOT / "environment.yml").read_text()
-    assert f"python{setup_arguments()['python_requires']}" in text
-    assert "--constraint constraints.txt" in text and re.search(r"--editable \.\[dev\]", text)
-    assert not re.search(r"^\s*- (torch|numpy|pyro)", text, re.M)  # one place for versions
+    assert re.search(r"^channels:\n  - conda-forge$", text, re.M) and "- --editable ." in text  # pip adds the project alone
+    found = [Requirement(line) for line in re.findall(r"^  - ([a-z].*[^:])$", text, re.M)]
+    there = {each.name: each.specifier for each in found}
+    arguments = setup_arguments()
+    wanted = [Requirement(each) for each in (*arguments["install_requires"], *arguments["extras_require"]["notebooks"])]
+    ours = {CONDA_NAMES.get(each.name, each.name.lower()): each.specifier for each in wanted}
+    assert {name: there.get(name) for name in ours} == ours
+    assert str(there["python"]) == arguments["python_requires"] and {"jupyterlab", "pip", "pytest"} <= there.keys()
+
+
+def test_the_lock_file_is_in_step_with_setup():
+    text = (ROOT / "requirements.lock").read_text()
+    entries = re.findall(r"^([\w.-]+)==(\S+)(?: ;.*)?\n((?:    #.*\n)*)", text, re.M)
+    asked = {}
+    for name, version_, via in entries:
+        if "pyro-skipvae (setup.py)" in via:
+            asked.setdefault(canonicalize_name(name), []).append(version_)
+    arguments = setup_arguments()
+    wanted = [*arguments["install_requires"], *(each for extra in arguments["extras_require"].values() for each in extra)]
+    ranges = {canonicalize_name(Requirement(each).name): Requirement(each).specifier for each in wanted}
+    assert asked.keys() == ranges.keys(), "make lock"
+    locked = {(canonicalize_name(name), version_) for name, version_, _ in entries}
+    assert all(ranges[name].contains(one) for name, versions in asked.items() for one in versions), "make lock"
+    assert {(canonicalize_name(name), pin) for name, pin in pins().items()} <= locked, "make lock"
+
+
+def test_the_lowest_versions_are_those_of_setup():
+    assert lowest("numpy>=1.26,<3") == "numpy==1.26" and lowest("torch>=2.6") == "torch==2.13.0"
+
+
+def test_the_version_is_the_same_everywhere():
+    said = setup_arguments()["version"]
+    assert re.search(rf"^version: {re.escape(said)}$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert re.search(rf"^## {re.escape(said)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
 
 def test_pyproject_holds_the_build_system_and_tools_alone():

@@ -65,7 +65,7 @@ class Batches:
         # Mixed by SeedSequence, since sums or products of small numbers would repeat; stream 0 is the order, 1 + b the
         # noise of batch b.
         state = np.random.SeedSequence([self.seed, epoch, stream, *purpose.encode()]).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(state[0] >> 1))
+        return torch.Generator().manual_seed(int(state[0]) >> 1)
 
     def state_dict(self) -> dict[str, int]:
         """Return {"epoch": epochs completed, "position": batches yielded in the current one}."""

@@ -29,6 +29,7 @@ from pyro_skipvae.diagnostics.report.values import (
 )
 from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import Run, RunError, load_run
+from pyro_skipvae.runs.included import folder_of
 from pyro_skipvae.stored import check, loads
 from pyro_skipvae.text.printable import one_line
 from pyro_skipvae.text.vocabulary import PAD
@@ -141,8 +142,8 @@ class Comparison:
 
 
 def read_record(path):
-    """The record of a run folder. Raises RunError if it is none, or holds a report that is not one."""
-    run = Run(path)
+    """The record of a run (see `load_run`). Raises RunError if it is none, or holds a report that is not one."""
+    run = Run(folder_of(path))
     config, report, nonfinite = run.config(), _read_json(run.path / "report.json"), _read_json(run.path / "nonfinite.json")
     for found, pattern, what in ((report, STORED, "a collapse report"), (nonfinite, NONFINITE, "the steps left out")):
         try:

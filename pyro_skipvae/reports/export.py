@@ -129,8 +129,11 @@ def load_exported(folder, *, prior="model", device="cpu"):
     return vae.to(torch.device(device)).eval(), config
 
 
-def model_card(record, numbers):
-    """README.md of a run: text of a template, numbers of its report, its metrics and its weights."""
+def model_card(record, numbers, *, included=None):
+    """README.md of a run: text of a template, numbers of its report, its metrics and its weights.
+
+    `included` is the name by which `load_run` opens one that comes with the package.
+    """
     report, changed = record.report, changed_settings(record.config, record.report)
     return render(
         "README.md.j2",
@@ -147,6 +150,7 @@ def model_card(record, numbers):
         command=train_command(record.config, changed),
         epochs=record.metrics[-1]["epoch"] if record.metrics else 0,
         numbers=numbers,
+        included=included,
     )
 
 

@@ -18,6 +18,7 @@ from pyro_skipvae.runs.build import settled
 from pyro_skipvae.runs.checkpoint import write_whole
 from pyro_skipvae.runs.config import MODELS, Config
 from pyro_skipvae.runs.folder import Run, RunError
+from pyro_skipvae.runs.included import is_included
 
 from .captions import COLOURS, IDLE, MEANING, MODEL_PICTURES, MODEL_TEXTS, ORDER, about_picture
 from .comparison import LABELS, estimates_of, read_record
@@ -29,10 +30,13 @@ def write_page(path, *, vae=None, data=None, out=None):
     """Write the page of a run, a path or a `Run`, to report.html in its folder unless `out` names a file; returns the path.
 
     With the model and its data (as `load_run` returns them) the pictures of the model are drawn anew, and kept in the
-    folder too unless `out` is given. Raises RunError if the folder is not a run.
+    folder too unless `out` is given. Raises RunError if the folder is not a run, ValueError for one that comes with the
+    package if no `out` is given.
     """
     run = path if isinstance(path, Run) else Run(path)
     record = read_record(run.path)
+    if out is None and is_included(record.path):
+        raise ValueError(f"expected a file to write to for {record.name}, which comes with the package, got none")
     drawn = {} if vae is None else draw_pictures(record, vae, data)
     html = run_page(record, drawn)
     if out is not None:

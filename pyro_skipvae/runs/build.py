@@ -231,6 +231,7 @@ def without_effect(config):
         ),
         "kernel": (config.decoder == "pixelcnn", "--decoder pixelcnn"),
         "maps": (config.decoder in ("pixelcnn", "convolutional"), "--decoder pixelcnn or convolutional"),
+        "encoder_width": (config.encoder == "mlp", "--encoder mlp"),
         "components": (config.prior in ("mixture-of-normals", "vamp"), prior),
         **dict.fromkeys(("svi_steps", "svi_momentum"), (config.inference != "amortized", "--inference, or --model sa-vae")),
         **dict.fromkeys(("encoder", "prior", "guide"), (config.latent_dim != 0, "a model with latent variables")),
@@ -437,7 +438,8 @@ def _encoder(config, data):
         if config.encoder == "transformer":
             sizes |= {"layers": config.layers, "heads": config.heads, "dropout": config.dropout}
         return ENCODERS[config.encoder](len(data.vocabulary), size, **sizes, posterior=posterior)
-    return ENCODERS[config.encoder](data.event_shape, size, posterior=posterior, inputs=_inputs(config, data))
+    sizes = {"hidden": (config.encoder_width,) * 2} if config.encoder_width and config.encoder == "mlp" else {}
+    return ENCODERS[config.encoder](data.event_shape, size, **sizes, posterior=posterior, inputs=_inputs(config, data))
 
 
 def _sequence_encoder(config, data, size, posterior):

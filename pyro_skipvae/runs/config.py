@@ -146,6 +146,7 @@ class Config:
         ENCODERS,
         usual="for text lstm, with a transformer decoder transformer; mlp for an mlp decoder or images below 8x8, else resnet",
     )
+    encoder_width: int | None = option(None, "units in each of the two hidden layers of an MLP encoder", usual="512", least=1)
     likelihood: str | None = option(
         None,
         "family of p(x|z)",

@@ -31,6 +31,7 @@ from pyro_skipvae.text.vocabulary import Vocabulary, vocabulary_check
 from .checkpoint import CheckpointError
 from .config import Config
 from .description import DataDescription, stored
+from .included import folder_of, hint
 from .training_state import check_state, check_weights
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class Run:
         """The settings of the run. Raises RunError if its config.toml is missing or cannot be read."""
         file = self.path / "config.toml"
         if not os.path.isfile(file):  # Path.is_file raises for a name that is too long
-            raise RunError(f"expected a run folder with a config.toml, got {self.path}")
+            raise RunError(f"expected a run folder with a config.toml, got {self.path}{hint(self.path)}")
         try:
             found = Config.from_toml(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -479,6 +480,7 @@ def load_run(
 ) -> "LoadedRun":
     """Read a run back: an object with `.vae` (in evaluation mode), `.config`, and `.data`, read when it is first asked for.
 
+    `path` may also be the name of a run that comes with the package: "mnist-pair/plain" or "mnist-pair/skip".
     It also unpacks: `vae, data, config = load_run(path)`. `which` is "best" (the epoch with the lowest validation loss at the
     final beta) or "last"; where there is no best yet, it is the last. `dataset` is where the data lie now, if they were moved.
     Raises RunError or CheckpointError if the folder is not a whole run. What reads the data raises DataError if they are not
@@ -486,7 +488,7 @@ def load_run(
     """
     from .loaded import LoadedRun
 
-    return LoadedRun.read(Run(path), device=device, which=which, dataset=dataset)
+    return LoadedRun.read(Run(folder_of(path)), device=device, which=which, dataset=dataset)
 
 
 def new_folder(config: Config) -> Path:

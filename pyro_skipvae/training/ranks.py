@@ -339,7 +339,7 @@ class _RowNoise(TorchFunctionMode):
         self.draws += 1
         seed = np.random.SeedSequence([*self.own, self.draws]).generate_state(1, np.uint64)[0]
         devices = {part.device for part in (*args, *kwargs.values()) if isinstance(part, Tensor)}
-        with forked(devices, int(seed >> 1)):
+        with forked(devices, int(seed) >> 1):
             return function(*args, **kwargs)
 
 

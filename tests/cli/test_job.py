@@ -70,6 +70,7 @@ def test_validation_is_without_dropout(tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "told"), [
+    ({"encoder": "resnet", "encoder_width": 5}, {"--encoder-width": "--encoder mlp"}),
     ({"maps": 5}, {"--maps": "--decoder pixelcnn or convolutional"}),
     ({"word_dropout": 0.3}, {"--word-dropout": "--decoder lstm or dilated-cnn or transformer"}),
     ({"cycles": 2, "svi_steps": 3}, {"--cycles": "--beta-schedule cyclical", "--svi-steps": "--inference, or --model sa-vae"}),
@@ -79,6 +80,12 @@ def test_settings_without_effect_are_known(flags, told):
     from pyro_skipvae.runs.build import without_effect
 
     assert without_effect(make_config(TINY | flags, resume=None)[0]) == told
+
+
+def test_the_width_of_an_mlp_encoder_is_a_setting():
+    widths = {layer.out_features for layer in job_of(encoder_width=5).vae.encoder.network if isinstance(layer, nn.Linear)}
+    usual = {layer.out_features for layer in job_of().vae.encoder.network if isinstance(layer, nn.Linear)}
+    assert (widths, usual) == ({5}, {512})
 
 
 def test_an_estimated_rate_below_0_stops_no_training_without_a_committed_rate():
