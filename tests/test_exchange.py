@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -13,10 +14,14 @@ from command_line import skipvae
 from page_text import plain
 from small_runs import tiny_run
 
-from pyro_skipvae import collapse_report, fit, load_data
+from pyro_skipvae import VAE, collapse_report, fit, load_data
+from pyro_skipvae.decoders import LSTMDecoder, PixelCNNDecoder
 from pyro_skipvae.diagnostics import CollapseReport, to_arviz
 from pyro_skipvae.hub import from_pretrained, push_to_hub, save_pretrained
+from pyro_skipvae.priors import StandardNormal
+from pyro_skipvae.reports.explorer import explorer_page
 from pyro_skipvae.runs.checkpoint import CheckpointError
+from pyro_skipvae.text.vocabulary import Vocabulary
 
 X = torch.randn(30, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -185,3 +190,18 @@ def test_the_page_to_explore(tmp_path):
     assert "http" not in page and "2 most used, by rate" in plain(page)
     wrong = skipvae("explore", tiny_run(), "--dimensions", 4, "--steps", 99, "--out", "no.html", cwd=tmp_path)
     assert wrong.returncode == 2 and "a grid that a page can hold" in wrong.stderr and not (tmp_path / "no.html").exists()
+
+
+def explored(decoder, latent_dim, about):
+    """The page of an untrained model, and what its script is told."""
+    vae = VAE(StandardNormal(latent_dim), decoder, None).eval()
+    page = explorer_page(vae, about, name="untrained", dimensions=2, steps=3)
+    return plain(page), json.loads(page.split("const page = ")[1].split(";\n")[0])
+
+
+def test_a_page_to_explore_says_what_a_pixelcnn_and_a_text_decoder_show():
+    page, told = explored(PixelCNNDecoder(2, (8, 8), layers=1, maps=2), 2, SimpleNamespace(kind="binary", event_shape=(8, 8)))
+    assert told["drawn"] and len(base64.b64decode(told["pixels"])) == 9 * 64 and "not all that changes is due to z" in page
+    words = SimpleNamespace(kind="text", event_shape=(5,), vocabulary=Vocabulary("abc"))
+    page, told = explored(LSTMDecoder(7, 2, width=4, embedding=4, max_length=5), 2, words)
+    assert len(told["texts"]) == 9 and "word by word" in page

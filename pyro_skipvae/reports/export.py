@@ -137,7 +137,7 @@ def model_card(record, numbers, *, included=None):
     report, changed = record.report, changed_settings(record.config, record.report)
     return render(
         "README.md.j2",
-        name=record.name,
+        name=included or record.name,
         config=record.config,
         text=(record.path / VOCABULARY).exists(),
         auxiliary=auxiliary.exists(record.path),
