@@ -1,6 +1,5 @@
 """Without an optional package one sentence says what is missing, and its `pip install` is that of setup.py."""
 
-import importlib
 import re
 import sys
 from types import ModuleType
@@ -127,4 +126,4 @@ def test_an_example_says_how_to_install_what_it_imports(path):
     imported = set(re.findall(r"^(?:from|import) (\w+)", text, re.M)) - ours
     told = set(re.findall(r"pip install ([\w-]+)", text))
     names = {name.removesuffix("-tools").replace("-", "_") for name in told}
-    assert names == imported and all(importlib.util.find_spec(name) or name for name in names)
+    assert names == imported - {"anndata"}  # which scvi-tools brings along
