@@ -36,7 +36,7 @@ def remedies_page(table, entries):
         columns={column: NUMBERS[column] for column in shown_numbers(rows)},
         notes=sentences(table, entries),
         about=about(table),
-        pictures=[{**drawn, "wide": False} for drawn in pictures(rows)],
+        pictures=pictures(rows),
         entries=[_run(run, entry) for run, entry in own],
     )
 
@@ -45,7 +45,8 @@ def pictures(rows):
     """The plane of rate and distortion, then information, units and bound of each remedy."""
     if not rows:
         return []
-    return [_plane(rows), *(_column(rows, column) for column in DRAWN if any(row.numbers[column].seeds for row in rows))]
+    columns = [_column(rows, column) for column in DRAWN if any(row.numbers[column].seeds for row in rows)]
+    return [{**_plane(rows), "wide": True}, *({**drawn, "wide": False} for drawn in columns)]
 
 
 def plane_figure(rows):

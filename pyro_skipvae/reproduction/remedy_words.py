@@ -9,15 +9,15 @@ from .tables import POINTS, Cell, cell_at, entries_at, entry_for, identity
 
 SCHEMA = 1
 NUMBERS = {  # column -> its heading; nats per datapoint where nothing else is said
-    "elbo": "ELBO",
-    "log_likelihood": "log p(x)",
     "ppl": "PPL",
+    "elbo": "ELBO",
     "kl": "rate",
-    "distortion": "distortion",
     "mi_lower": "MI, lower bound",
     "mi_marginal": "MI, fitted marginal",
     "au": "active units",
     "shuffled_latent_loss": "loss, z shuffled",
+    "distortion": "distortion",
+    "log_likelihood": "log p(x)",
 }
 IN_TEXT = ("elbo", "ppl", "kl", "mi_lower", "au", "shuffled_latent_loss")  # what a terminal has room for
 NEAR = 2.0  # nats below ln N from which on the lower bound says little more of a mutual information than N
