@@ -170,15 +170,15 @@ def test_a_deep_markov_model_with_sequences_of_unequal_length():
     dmm, length = SmallDMM(), torch.arange(60) % 4 + 1
     x = (draw(60, 4, 3) > 0).double()
     mask = torch.arange(4) < length[:, None]
-    found = report(dmm.model, dmm.guide, (x, mask), posterior_samples=20, importance_samples=40)
+    found = report(dmm.model, dmm.guide, (x, mask), posterior_samples=10, importance_samples=10)
     rows = {row.name: row for row in found.sites}
     assert list(rows) == ["z_1", "z_2", "z_3", "z_4", "z_*"] and rows["z_*"].dimensions == 8
-    elbo = -sum(Trace_ELBO().loss(dmm.model, dmm.guide, x, mask) for _ in range(30)) / 30 / len(x)
-    assert found.elbo == pytest.approx(elbo, abs=0.1) and found.elbo < found.log_likelihood
+    elbo = -sum(Trace_ELBO().loss(dmm.model, dmm.guide, x, mask) for _ in range(15)) / 15 / len(x)
+    assert found.elbo == pytest.approx(elbo, abs=0.2) and found.elbo < found.log_likelihood
     assert sum(rows[f"z_{t}"].rate.value for t in (1, 2, 3, 4)) == pytest.approx(found.rate, abs=1e-9)
     # Only a quarter of the rows has a fourth step, the others pay nothing for it.
-    alone = report(dmm.model, dmm.guide, (x[length == 4], mask[length == 4]), posterior_samples=20, importance_samples=2)
-    assert rows["z_4"].rate.value == pytest.approx(alone.sites[3].rate.value / 4, rel=0.1)
+    alone = report(dmm.model, dmm.guide, (x[length == 4], mask[length == 4]), posterior_samples=10, importance_samples=2)
+    assert rows["z_4"].rate.value == pytest.approx(alone.sites[3].rate.value / 4, rel=0.2)
     assert all(row.shuffled_latent_loss.value > 0 for row in found.sites)
 
 
