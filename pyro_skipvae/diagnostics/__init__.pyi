@@ -2,6 +2,7 @@ from .estimates.active_units import active_units as active_units
 from .estimates.calibration import Calibration as Calibration
 from .estimates.calibration import calibration as calibration
 from .estimates.codes import Codes as Codes
+from .estimates.dimensions import dimension_losses as dimension_losses
 from .estimates.inference_gap import InferenceGap as InferenceGap
 from .estimates.inference_gap import inference_gap as inference_gap
 from .estimates.log_likelihood import (

@@ -16,7 +16,7 @@ X = torch.zeros(40, 3, dtype=torch.float64)
 
 
 def calibration(model, guide, x, **options):
-    return full_calibration(model, guide, x, **{"simulations": 400, "draws": 39} | options)
+    return full_calibration(model, guide, x, **{"simulations": 300, "draws": 39} | options)
 
 
 def model(x):
@@ -47,20 +47,20 @@ def test_the_exact_posterior_passes():
         assert abs(quantity.bias.value) < 0.05 and quantity.bias.low < 0 < quantity.bias.high
         for level, share in quantity.coverage.items():
             assert share.low < float(level.rstrip("%")) / 100 < share.high
-    contraction = 1 - COVARIANCE.diagonal()
-    assert [each.contraction for each in found.quantities[:2]] == pytest.approx(contraction.tolist(), abs=0.08)
+    explained = 1 - COVARIANCE.diagonal()
+    assert [each.explained for each in found.quantities[:2]] == pytest.approx(explained.tolist(), abs=0.08)
     assert "data that the model draws" in found.notes[-1] and json.loads(found.to_json())["kind"] == found.kind
 
 
 def test_the_p_values_of_an_exact_posterior_are_uniform():
-    """Of 48 p-values about 5 lie below a tenth; none, or more than 13, have a probability below 0.01 together."""
+    """Of 36 p-values about 4 lie below a tenth; more than 11 have a probability below 0.001."""
     values = [
         each
-        for seed in range(8)
+        for seed in range(6)
         for quantity in calibration(model, posterior(), X, simulations=100, draws=19, seed=seed).quantities
         for each in (quantity.uniformity, quantity.symmetry)
     ]
-    assert 1 <= sum(value < 0.1 for value in values) <= 13
+    assert sum(value < 0.1 for value in values) <= 11
 
 
 @pytest.mark.parametrize(("factor", "kind"), [(0.1, "too narrow"), (0.7, "too narrow"), (1.5, "too wide")])

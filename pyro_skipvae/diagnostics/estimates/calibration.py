@@ -38,8 +38,8 @@ class Quantity:
     low. symmetry: p-value of bias = 0, the symmetric test, which cannot see a wrong width. uniformity: p-value of ranks that
     are all equally likely (chi-squared), which can. width: the root mean square of (true value - guide's mean) / guide's
     standard deviation: 1 where it is right, 10 where the guide is ten times too narrow. coverage: the share of true values in
-    the guide's central intervals, by level. contraction: 1 - Var_q / Var_p, the part of the prior's variance that the guide
-    takes away.
+    the guide's central intervals, by level. explained: the part of the variance of the true values that
+    the guide's means explain (squared correlation), 0 where it ignores x.
     """
 
     name: str

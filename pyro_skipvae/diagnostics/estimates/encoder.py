@@ -12,12 +12,15 @@ from ..pairs.finite import check_densities, check_draws, finite
 from ..pairs.pair import Chunk, Pair, Progress
 from ..pairs.unavailable import FAILURES, Unavailable, told
 from .active_units import half_means
+from .dimensions import collapse_thresholds
 from .rate import closed_form, per_dimension
 
 
 @dataclass(frozen=True)
 class Encoded:
     """N points: z (S, N, *event), log q(z|x) and log p(z) (S, N), KL (N,), mean KL (D,), posterior means (2, N, D).
+
+    collapse_thresholds (D,): see `dimensions.collapse_thresholds`.
 
     log_p is None where p(z) refuses a draw of z, with the reason in `prior_failure`; one_prior: whether p(z) is the same for
     all points.
@@ -32,6 +35,7 @@ class Encoded:
     rate_per_dimension: Tensor | None
     halves: Tensor
     one_prior: bool
+    collapse_thresholds: Tensor | None = None
 
     @property
     def dimensions(self) -> int:
@@ -66,15 +70,26 @@ def encode(pair: Pair, samples: int, progress: Progress | None = None) -> Encode
         kl, terms = closed_form(chunk.q, p), per_dimension(chunk.q, p)
         chunks.append(chunk)
         priors.append(p)
-        parts.append((z, log_q, kl, None if terms is None else terms.sum(0), half_means(chunk)))
+        parts.append((z, log_q, kl, terms, half_means(chunk)))
     columns: Any = zip(*parts, strict=True)
     z, log_q, kl, terms, halves = columns
     exact = None if any(part is None for part in kl) else torch.cat(kl)
-    per_unit = None if any(part is None for part in terms) else sum(terms) / pair.points
+    per_point = None if any(part is None for part in terms) else torch.cat(terms)
+    per_unit = None if per_point is None else per_point.mean(0)
+    thresholds = None if per_point is None or not per_point.isfinite().all() else collapse_thresholds(per_point)
     log_p, failure = _log_priors(priors, z)
     one_prior = _agree(priors, drawn(priors[0])[:1] if log_p is None else z[0][0, :1])
     return Encoded(
-        chunks, torch.cat(z, 1), torch.cat(log_q, 1), log_p, failure, exact, per_unit, torch.cat(halves, 1), one_prior
+        chunks,
+        torch.cat(z, 1),
+        torch.cat(log_q, 1),
+        log_p,
+        failure,
+        exact,
+        per_unit,
+        torch.cat(halves, 1),
+        one_prior,
+        thresholds,
     )
 
 

@@ -64,6 +64,7 @@ STORED = {  # the shape of a report in JSON
     "perplexity?": ({"ppl_iw": INTERVAL, "ppl_elbo": INTERVAL, "importance_samples": int}, NoneType),
     "bits_per_dimension?": ({**dict.fromkeys(BOUNDS, INTERVAL), "dimensions": int, "levels": int}, NoneType),
     "sites?": ([dict], NoneType),
+    "collapse_thresholds?": ([NUMBER], NoneType),
     "amortized?": ({...: (NUMBER, {...: (NUMBER, str)})}, NoneType),
     "card": {
         **dict.fromkeys(("points", "elbo_points", "log_likelihood_points"), int),
@@ -94,6 +95,8 @@ class CollapseReport:
     `card["elbo_points"]` and `card["log_likelihood_points"]`. `elbo_on_log_likelihood_points` is the ELBO on the points of the
     log-likelihood, to compare the two. `standard_errors` holds those of the plain numbers. `verdict` is a string, its sentence,
     with a `kind` and `amounts`.
+    `sites` has a row for each latent site (see `SiteReport`). `collapse_thresholds` holds, for each dimension, the smallest e
+    at which it counts as collapsed: KL_d <= e at 99 % of x (Lucas et al. 2019); `collapsed_share(e)` is the curve.
     `perplexity` is there for texts, `bits_per_dimension` for images with levels; `amortized`, for a guide that refines, holds
     what its encoder alone reaches.
     """
@@ -126,6 +129,7 @@ class CollapseReport:
     elbo_on_log_likelihood_points: float | MaybeNone = None
     bits_per_dimension: dict[str, Any] | None = None
     sites: list[SiteReport] | MaybeNone = None
+    collapse_thresholds: list[float] | MaybeNone = None
 
     def __str__(self) -> str:
         return table(self)
@@ -159,6 +163,12 @@ class CollapseReport:
     def estimates(self) -> dict[str, Estimate]:
         """The numbers of the report by name, each with its 95 % interval and the points behind it."""
         return estimates_of(self.to_dict())
+
+    def collapsed_share(self, epsilon: float) -> float | MaybeNone:
+        """The share of dimensions with P_x[KL_d <= epsilon] >= 0.99; None where the KL has no closed form per dimension."""
+        if not self.collapse_thresholds:
+            return None
+        return sum(value <= epsilon for value in self.collapse_thresholds) / len(self.collapse_thresholds)
 
     def to_json(self) -> str:
         """JSON with the attributes' names as keys; what is not finite becomes null."""
@@ -383,7 +393,12 @@ def _rates(encoded: Encoded, reasons: dict[str, Any]) -> dict[str, Any]:
     found = attempt(reasons, "rate", lambda: encoded.rate)
     if per_dimension is not None and found is None:
         per_dimension, reasons["rate_per_dimension"] = None, reasons["rate"]
-    return {"rate": found, "rate_per_dimension": None if per_dimension is None else per_dimension.tolist()}
+    thresholds = None if per_dimension is None else encoded.collapse_thresholds
+    return {
+        "rate": found,
+        "rate_per_dimension": None if per_dimension is None else per_dimension.tolist(),
+        "collapse_thresholds": None if thresholds is None else thresholds.tolist(),
+    }
 
 
 def _information(

@@ -30,6 +30,7 @@ GROUPS = {
     "decoder": (("loss when z is shuffled", "shuffled_latent_loss"),),
 }  # fmt: skip
 _SAME = ("elbo_on_log_likelihood_points",)  # said where it differs from the ELBO above
+SMALL_RATE = 0.01  # nats of a dimension, below which at 99 % of x the table counts it as collapsed
 MOST_SITES = 12  # rows in the table; all are in report.sites
 FEW_SAMPLES = 10  # effective importance samples, median over points: with fewer, log p(x) is a lower bound only
 
@@ -84,6 +85,9 @@ def _grid(report: "CollapseReport") -> Table:
                 grid.add_row("", "  against the auxiliary prior", *_measured(report.card["auxiliary_prior"]["rate"]))
             if attribute == "elbo" and report.card.get("auxiliary_prior"):
                 grid.add_row("", "  with the auxiliary prior", *_measured(report.card["auxiliary_prior"]["elbo"]))
+            if attribute == "active_units_0_02" and report.collapse_thresholds:
+                share = f"{report.collapsed_share(SMALL_RATE):.0%}"
+                grid.add_row("", f"rate below {SMALL_RATE} at 99 % of x", share, "of the dimensions")
         grid.add_section()
     if report.card.get("ranking"):
         _ranking(grid, report.card["ranking"])
