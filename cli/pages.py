@@ -82,7 +82,7 @@ def report(runs, out, dataset, budget, posterior_samples, importance_samples, al
 @config_options(without=("seed",), hidden=True)
 def compare(
     runs, budget, posterior_samples, importance_samples, allow, executor, device, as_json,
-    remedies, seeds, jobs, minutes, report_budget, folder, results, html, **options,
+    remedies, preset, seeds, jobs, minutes, report_budget, folder, results, html, **options,
 ):  # fmt: skip
     """Compare RUNs: their settings, their estimates, and the ELBO on the same test points.
 
@@ -93,27 +93,30 @@ def compare(
     several together. Every setting of `train` may be given for all, such as --dataset, --epochs or --layers. What is done is
     known by its settings; what was interrupted goes on. There is a table, a page with pictures, and a file of results.
     """
-    how = {"seeds": seeds, "jobs": jobs, "minutes": minutes, "report_budget": report_budget}
+    how = {"preset": preset, "seeds": seeds, "jobs": jobs, "minutes": minutes, "report_budget": report_budget}
     how |= {"folder": folder, "results": results, "html": html}
     if remedies is None:
         _check_runs(runs, how, options)
         records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device, executor)
         return echo(comparison.to_json() if as_json else _text(records, comparison), nl=as_json)
-    idle = {"RUN": runs, "--budget": budget is not None, "--importance-samples": importance_samples, "--allow": allow}
-    if given := [name for name, value in idle.items() if value]:
+    if given := _given("runs", "budget", "posterior_samples", "importance_samples", "allow"):
         raise click.UsageError(f"expected no {given[0]} beside --remedies, which compares the runs that it makes")
-    return compare_remedies(remedies, settings(None, None, options), how, executor=executor, device=device, as_json=as_json)
+    return compare_remedies(remedies, settings(preset, None, options), how, executor=executor, device=device, as_json=as_json)
 
 
 def _check_runs(runs, how, options):
     """Raises UsageError for no runs, and for flags that need --remedies."""
-    source = click.get_current_context().get_parameter_source
-    given = [name for name in (*how, *options) if source(name) == click.core.ParameterSource.COMMANDLINE]
-    if given:
-        flag = "--runs" if given[0] == "folder" else f"--{given[0].replace('_', '-')}"
-        raise click.UsageError(f"expected --remedies with {flag}, which says how runs are made")
+    if given := _given(*how, *options):
+        raise click.UsageError(f"expected --remedies with {given[0]}, which says how runs are made")
     if not runs:
         raise click.UsageError("expected the folders of runs to compare, or --remedies with the names of some")
+
+
+def _given(*names):
+    """Those of some parameters that the command line gives, as they are written there."""
+    context = click.get_current_context()
+    written = {param.name: param.opts[0] if param.param_type_name == "option" else "RUN" for param in context.command.params}
+    return [written[name] for name in names if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE]
 
 
 def _page(run, out, dataset, device):

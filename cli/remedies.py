@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pyro_skipvae.runs.config import PRESETS
+
 from .echo import echo
 from .errors import RunsFailed, user_errors, written
 from .notes import note
@@ -19,6 +21,7 @@ OPTIONS = (
     click.option(
         "--remedies", metavar="NAMES", help="train what is missing of these first, such as skip,sa,skip+delta  [default: none]"
     ),
+    click.option("--preset", type=click.Choice(PRESETS), help="with --remedies: settings as of train  [default: none]"),
     click.option("--seeds", type=Whole(1), help="with --remedies: runs of each  [default: 1]"),
     click.option("--jobs", type=Whole(1), help="with --remedies: runs at a time  [default: the cores that are free]"),
     click.option(
