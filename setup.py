@@ -64,6 +64,7 @@ setup(
         "benchmarks": ["pythae>=0.1.2", "numpyro>=0.16", "jax>=0.4.30"],
         "arviz": ["arviz>=0.17,<1"],
         "anndata": ["anndata>=0.10"],
+        "vq": ["vector-quantize-pytorch>=1.20"],
         "hub": ["huggingface_hub>=0.30"],
     },
     entry_points={"console_scripts": ["skipvae-pyro = pyro_skipvae_cli:main"]},

@@ -18,9 +18,10 @@ from .signals import end_with_parent
 WHOLE_BATCH = {
     "objective": {
         "free-bits-per-group": "free-bits-per-dimension",
-        **dict.fromkeys(("kl-balancing", "mmd", "target-rate")),
+        **dict.fromkeys(("kl-balancing", "mmd", "target-rate", "batch-prior")),
     },
     "svi_gradient": {"authors": "exact"},
+    "guide": {"codebook": "categorical"},
 }
 
 

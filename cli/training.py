@@ -161,8 +161,8 @@ def _by_several(job):
 
 
 def _fitted_auxiliary(job, run):
-    """The auxiliary prior of a run with an AR(1) prior, fitted to the posteriors of training data and kept; else None."""
-    if job.config.prior != "ar1":
+    """The auxiliary prior of a run with an AR(1) prior or codes, fitted to posteriors of training data and kept; else None."""
+    if job.config.prior not in ("ar1", "uniform-categorical"):
         return None
     note("Fitting an auxiliary prior to the posteriors of training data.")
     fitted = auxiliary.fit(job.vae, job.data.train[: auxiliary.POINTS].to(job.device), seed=job.config.seed)

@@ -1,3 +1,4 @@
+from .codes import CodesDecoder as CodesDecoder
 from .convolutional import ConvolutionalDecoder as ConvolutionalDecoder
 from .dilated_cnn import DilatedCNNDecoder as DilatedCNNDecoder
 from .lstm import LSTMDecoder as LSTMDecoder

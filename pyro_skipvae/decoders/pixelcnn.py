@@ -30,14 +30,18 @@ class PixelCNNDecoder(nn.Module):
     map has one row of pixels for each of the T steps, which stands for H / T rows: row y sees z up to its own step. `inputs`
     is what x passes before the network reads it (`pyro_skipvae.blocks.Standardise`), element by element.
     `attention_layers` blocks of masked self-attention with `heads` heads stand after layers at equal distances, the last one
-    after the last layer: a pixel then sees all pixels before it directly (as in PixelSNAIL).
+    after the last layer: a pixel then sees all pixels before it directly (as in PixelSNAIL). With a `receptive_field` N a pixel
+    sees those before it that are at most N rows and N columns away: the first layers have the kernel, the others one of 1, so
+    that what is further away has to come by z.
 
     Where this departs from the authors' code: z reaches the current pixel in the first layer too (there the mask hides
     it), the residual of the horizontal stack is the identity, as in van den Oord et al., and not a learned map.
 
-    Raises ValueError where the rows cannot be dealt to the steps evenly, or the maps to the heads.
+    Raises ValueError where the rows cannot be dealt to the steps evenly, or the maps to the heads, and for a receptive field
+    that layers of this kernel cannot have.
     Reference: Dieng et al. 2019, section 4.1; van den Oord et al. 2016, figure 2; for sequences Razavi et al. 2019, figure 5;
-    for attention Chen, Mishra, Rohaninejad, Abbeel 2018.
+    for attention Chen, Mishra, Rohaninejad, Abbeel 2018; for small receptive fields Gulrajani et al. 2017 (PixelVAE) and Chen
+    et al. 2017 (variational lossy autoencoder).
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class PixelCNNDecoder(nn.Module):
         layers: int = 9,
         maps: int = 32,
         kernel: int = 3,
+        receptive_field: int | None = None,
         attention_layers: int = 0,
         heads: int = 8,
         skip: Skip = "all",
@@ -59,6 +64,9 @@ class PixelCNNDecoder(nn.Module):
             raise ValueError(f"expected at most {layers} attention layers, one a layer, got {attention_layers}")
         if kernel % 2 == 0 or layers < 1:
             raise ValueError(f"expected an odd kernel and at least 1 layer, got kernel {kernel} and {layers} layers")
+        if receptive_field is not None and attention_layers:
+            raise ValueError("expected no attention with a receptive field, got both: attention sees all pixels before")
+        kernels = kernels_within(receptive_field, layers, kernel)
         self.event_shape, self.likelihood, self.inputs = tuple(event_shape), likelihood, inputs
         self.observation = likelihood.module
         self.image_shape = (*([1] if len(event_shape) == 2 else []), *event_shape)
@@ -70,7 +78,8 @@ class PixelCNNDecoder(nn.Module):
         pixels = width if sequence else height * width
         self.latent_maps = SkipMaps(self.latent_shape[-1], dict.fromkeys(entries, pixels), bias=True)
         read = [channels + (BOTTOM in entries), *[maps] * (layers - 1)]
-        self.layers = nn.ModuleList(GatedLayer(n, maps, kernel, l in entries) for l, n in enumerate(read, 1))
+        shapes = enumerate(zip(read, kernels, strict=True), 1)
+        self.layers = nn.ModuleList(GatedLayer(n, maps, k, l in entries) for l, (n, k) in shapes)
         after = [layers * block // attention_layers for block in range(1, attention_layers + 1)]
         self.attention = nn.ModuleDict({str(l): AttentionBlock(maps, heads, joined=maps) for l in after})
         self.output = nn.Conv2d(maps + (OUTPUT in entries), channels * likelihood.parameters, 1)
@@ -130,6 +139,24 @@ class PixelCNNDecoder(nn.Module):
     def _distribution(self, eta: Tensor) -> Distribution:
         eta = eta.unflatten(1, (-1, self.likelihood.parameters)).movedim(2, -1)  # (N, C, H, W, parameters)
         return self.likelihood(eta.reshape(-1, *self.event_shape, self.likelihood.parameters), len(self.event_shape))
+
+
+def kernels_within(receptive_field: int | None, layers: int, kernel: int) -> list[int]:
+    """The kernel of each layer: as many have `kernel` as the receptive field allows, from the first on, the others 1.
+
+    The shift of the image reaches 1 pixel, and a layer kernel // 2 further. Raises ValueError for a receptive field that no
+    such layers have.
+    """
+    if receptive_field is None:
+        return [kernel] * layers
+    reach = kernel // 2
+    wide, rest = divmod(receptive_field - 1, reach) if reach else (0, receptive_field - 1)
+    if receptive_field < 1 or rest or wide > layers:
+        possible = ", ".join(str(1 + reach * number) for number in range((layers if reach else 0) + 1))
+        raise ValueError(
+            f"expected a receptive field out of {possible} for {layers} layers of kernel {kernel}, got {receptive_field}"
+        )
+    return [kernel] * wide + [1] * (layers - wide)
 
 
 def _channels_last(image: Tensor) -> Tensor:
@@ -192,7 +219,7 @@ class CachedSampler:
         self.eta = self.z.new_zeros(N, channels * decoder.likelihood.parameters, height, width)
         widths = [layer.vertical.in_channels for layer in decoder.layers]
         self.read: dict[str, list[Tensor]] = {}  # keys and values of the pixels so far, of each attention block
-        self.rows = [self.z.new_zeros(N, n, decoder.layers[0].reach + 1, width) for n in widths]
+        self.rows = [self.z.new_zeros(N, n, layer.reach + 1, width) for n, layer in zip(widths, decoder.layers, strict=True)]
         for y in range(height):
             biases = self._vertical(y)
             self._horizontal(y, biases)
@@ -224,7 +251,7 @@ class CachedSampler:
                 if str(l + 1) in decoder.attention:
                     out = self._attended(str(l + 1), out, y * decoder.image_shape[2] + x)
                 if l + 1 < len(lines):
-                    lines[l + 1][:, x + layer.reach, : out.shape[1]] = out
+                    lines[l + 1][:, x + decoder.layers[l + 1].reach, : out.shape[1]] = out
             self._draw(out, y, x)
 
     def _attended(self, name: str, features: Tensor, pixel: int) -> Tensor:

@@ -4,5 +4,6 @@ from .colours import ColourLogistics as ColourLogistics
 from .grey_levels import DiscretisedLogistic as DiscretisedLogistic
 from .grey_levels import GreyLevels as GreyLevels
 from .multinomial import MultinomialGivenTotal as MultinomialGivenTotal
+from .one_hot import OneHot as OneHot
 from .von_mises_fisher import SphereUniform as SphereUniform
 from .von_mises_fisher import VonMisesFisher as VonMisesFisher

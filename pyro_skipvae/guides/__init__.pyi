@@ -1,3 +1,5 @@
+from .codes import CategoricalPosterior as CategoricalPosterior
+from .codes import CodebookPosterior as CodebookPosterior
 from .families import BatchNormalisedNormal as BatchNormalisedNormal
 from .families import DiagonalNormal as DiagonalNormal
 from .families import FullCovarianceNormal as FullCovarianceNormal

@@ -1,4 +1,5 @@
 from .aggregate import autoencoder as autoencoder
+from .aggregate import batch_prior as batch_prior
 from .aggregate import mmd as mmd
 from .aggregate import squared_mmd as squared_mmd
 from .bounds import analytic_elbo as analytic_elbo

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro.distributions import ExpandedDistribution
 from torch import Tensor
+from torch.distributions import Independent, OneHotCategorical, kl_divergence
 
 from .terms import Batch, Objective, kl_sum, log_prob, plate_scale, terms
 
@@ -50,6 +52,31 @@ def mmd(weight: float, alpha: float = 1.0) -> Objective:
         return beta * (cost + alpha * fitted_prior(found.p)) - found.fit
 
     return objective
+
+
+def batch_prior(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
+    """Batch prior regularisation for categorical z: the rate is that of the mean posterior of the batch, of B rows.
+
+        -E_q log p(x|z) + beta B sum_m KL(q_B(z_m) || p(z_m)),   q_B(z_m) = 1/B sum_x q(z_m|x)
+
+    in nats summed over the batch. What it leaves out of the rate of each variable is I_B(x; z_m) = mean_x KL(q(z_m|x) || q_B),
+    the information that it carries about which row of the batch x is. The value is no bound: report the plain ELBO. Raises
+    ValueError for other than one latent site, or one that is not categorical, one-hot.
+
+    Reference: Zhao, Lee, Eskenazi 2018, "Unsupervised Discrete Sentence Representation Learning", equations 5 and 6 (DI-VAE).
+    """
+    found = terms(model, guide, x, "a batch prior")
+    q, p = (_factors(site["fn"]) for site in (found.q, found.p))
+    if not all(isinstance(part, OneHotCategorical) for part in (q, p)):
+        raise ValueError(f"expected one-hot categorical z for a batch prior, got {type(q).__name__} and {type(p).__name__}")
+    kl = kl_divergence(OneHotCategorical(probs=q.probs.mean(0)), OneHotCategorical(probs=p.probs.expand_as(q.probs)[0]))
+    return beta * len(q.probs) * plate_scale(found.q) * kl.sum() - found.fit
+
+
+def _factors(distribution: Any) -> Any:
+    while isinstance(distribution, Independent | ExpandedDistribution):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def squared_mmd(z: Tensor, other: Tensor, *, width: float | Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.util import check_fully_reparametrized, is_validation_enabled, torch_item
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
 from pyro_skipvae.schedules import constant, cyclical, linear  # noqa: F401  scripts import them with the objectives
 
@@ -61,7 +61,7 @@ class _MeanFieldELBO(TraceMeanField_ELBO):
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         model_trace, guide_trace = next(self._get_traces(model, guide, args, kwargs))
         latents: dict[str, Any] = dict(sites(guide_trace))
-        if is_validation_enabled():
+        if is_validation_enabled() and is_grad_enabled():  # without a gradient any draw will do
             for site in latents.values():
                 check_fully_reparametrized(site)
         elbo: Any = 0

@@ -2,9 +2,12 @@ from .ar1 import AR1 as AR1
 from .ar1 import committed_rate as committed_rate
 from .ar1 import correlation_for as correlation_for
 from .auxiliary import AuxiliaryPrior as AuxiliaryPrior
+from .auxiliary import CodesPrior as CodesPrior
 from .auxiliary import fit_auxiliary as fit_auxiliary
+from .auxiliary import fit_to_draws as fit_to_draws
 from .mixture_of_normals import MixtureOfNormals as MixtureOfNormals
 from .normalizing_flow import NormalizingFlow as NormalizingFlow
 from .standard_normal import StandardNormal as StandardNormal
+from .uniform_categorical import UniformCategorical as UniformCategorical
 from .uniform_sphere import UniformSphere as UniformSphere
 from .vamp_prior import VampPrior as VampPrior

@@ -1,4 +1,7 @@
-"""The auxiliary prior of a delta-VAE: fitted to the aggregated posterior after training, so that its rate may fall below."""
+"""Auxiliary priors, fitted to the aggregated posterior after training: of a delta-VAE, so that its rate may fall below what its
+prior commits, and of codes, whose prior in training is uniform."""
+
+from collections.abc import Callable
 
 import pyro.distributions as dist
 import torch
@@ -9,6 +12,7 @@ from torch.optim import Adam
 
 from pyro_skipvae.blocks import sequence_shape
 from pyro_skipvae.distributions.autoregressive import Autoregressive
+from pyro_skipvae.distributions.one_hot import OneHot
 
 SMALLEST_SCALE = 1e-3  # without a floor the density of a channel that stands still has no bound
 
@@ -68,6 +72,52 @@ class MixtureLSTM(nn.Module):
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), normals)
 
 
+class CodesPrior(nn.Module):
+    """r(z) = prod_m r(z_m | z_<m) over M one-hot rows of K classes: () -> batch (), event (M, K).
+
+    An LSTM of `width` units reads the rows before. The rest is as in `AuxiliaryPrior`.
+
+    Reference: van den Oord, Vinyals, Kavukcuoglu 2017, section 3.2.
+    """
+
+    nothing: Tensor
+
+    def __init__(self, latent_dim: tuple[int, int], *, width: int = 64) -> None:
+        super().__init__()
+        self.event_shape = sequence_shape(latent_dim)
+        self.network = CodesLSTM(self.event_shape, width)
+        self.register_buffer("nothing", torch.zeros(0))
+
+    def forward(self) -> Autoregressive:
+        return Autoregressive(self.network, self.nothing, self.event_shape)
+
+
+class CodesLSTM(nn.Module):
+    """The network that `Autoregressive` reads, for one-hot rows."""
+
+    support = constraints.independent(constraints.simplex, 1)
+
+    def __init__(self, event_shape: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.length, classes = event_shape
+        self.lstm = nn.LSTM(classes, width, batch_first=True)
+        self.output = nn.Linear(width, classes)
+
+    def log_prob(self, z: Tensor, told: Tensor) -> Tensor:
+        """z (N, M, K) -> (N,) nats."""
+        states, _ = self.lstm(F.pad(z[:, :-1], (0, 0, 1, 0)))
+        return OneHot(self.output(states)).log_prob(z).sum(1)
+
+    def generate(self, told: Tensor) -> tuple[Tensor, None]:
+        """Rows for each row of `told`: (N, M, K); and None."""
+        row, memory, rows = told.new_zeros(len(told), 1, self.lstm.input_size), None, []
+        for _ in range(self.length):
+            states, memory = self.lstm(row, memory)
+            row = OneHot(self.output(states)).sample()
+            rows.append(row)
+        return torch.cat(rows, 1), None
+
+
 def fit_auxiliary(
     prior: AuxiliaryPrior, loc: Tensor, scale: Tensor, *, steps: int = 500, batch_size: int = 128, lr: float = 3e-3
 ) -> float:
@@ -79,11 +129,20 @@ def fit_auxiliary(
     """
     if loc.shape[1:] != prior.event_shape:
         raise ValueError(f"expected posteriors over {prior.event_shape}, got {tuple(loc.shape[1:])}")
-    optimizer = Adam(prior.parameters(), lr=lr)
-    loss = torch.zeros(())
-    for _ in range(steps):
+
+
+    def draw() -> Tensor:
         rows = torch.randint(len(loc), (batch_size,), device=loc.device)
-        loss = -prior().log_prob(torch.normal(loc[rows], scale[rows])).mean()
+        return torch.normal(loc[rows], scale[rows])
+
+    return fit_to_draws(prior, draw, steps=steps, lr=lr)
+
+
+def fit_to_draws(prior: nn.Module, draw: Callable[[], Tensor], *, steps: int = 500, lr: float = 3e-3) -> float:
+    """Fit an auxiliary prior by maximum likelihood to the z (n, *event) of `draw`, anew in each step; the last loss in nats."""
+    optimizer, loss = Adam(prior.parameters(), lr=lr), torch.zeros(())
+    for _ in range(steps):
+        loss = -prior().log_prob(draw()).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(prior.parameters(), 5.0)

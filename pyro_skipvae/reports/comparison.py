@@ -15,6 +15,7 @@ from torch.distributions import kl_divergence
 
 from pyro_skipvae.diagnostics import log_likelihood_per_point
 from pyro_skipvae.diagnostics.estimates.perplexity import COUNTED
+from pyro_skipvae.diagnostics.pairs.conditions import drawn
 from pyro_skipvae.diagnostics.report.report import STORED, finite_or_none
 from pyro_skipvae.diagnostics.report.values import (
     BITS,
@@ -306,7 +307,7 @@ def values_per_point(vae, x, *, q=None, samples=1):
         rate = None
     distortion, sampled = 0.0, 0.0
     for _ in range(samples):
-        z = q.rsample()
+        z = drawn(q)
         distortion = distortion - vae.decoder(z).log_prob(x).double() / samples
         if rate is None:
             sampled = sampled + (q.log_prob(z) - p.log_prob(z)).double() / samples

@@ -7,6 +7,7 @@ import torch
 
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
 from pyro_skipvae.distributions.von_mises_fisher import SphereUniform
+from pyro_skipvae.priors import UniformCategorical
 from pyro_skipvae.reports import figures
 from pyro_skipvae.text import generation as texts
 from pyro_skipvae.text.decoding import interpolate
@@ -26,6 +27,7 @@ def draw_pictures(record, vae, data):
         drawn["samples.png"] = draw_samples(vae, data.kind)
     if images and latent:
         drawn["reconstructions.png"] = draw_reconstructions(vae, data)
+    if images and latent and record.config.prior != "uniform-categorical":  # between two codes there is nothing
         drawn["traversals.png"] = draw_traversals(vae, data, rates=record.report.get("rate_per_dimension"))
     if "test" in data.labels and record.config.latent_dim > 1 and len(data.test) >= FEWEST_POINTS:
         drawn |= {f"{name}.png": figure for name, figure in draw_posterior_means(vae, data).items()}
@@ -133,6 +135,8 @@ def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, see
     is None, a draw from the prior is moved instead, and without rates the rows are in their own order. Raises ValueError
     for an item that is not there.
     """
+    if isinstance(vae.prior, UniformCategorical):
+        raise ValueError("expected latent variables that can be moved for a traversal, got codes")
     start, ranked = start_of(vae, data, rates, item, seed)
     what = "rate" if rates else "variance"
     rows = ranked.argsort(descending=True, stable=True)[:dimensions].tolist()

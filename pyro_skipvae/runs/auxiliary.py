@@ -1,4 +1,4 @@
-"""The auxiliary prior of a run with an AR(1) prior: fitted after training, kept in its folder, measured on test data."""
+"""The auxiliary prior of a run with an AR(1) prior or codes: fitted after training, kept in its folder, measured on tests."""
 
 from dataclasses import asdict
 
@@ -6,13 +6,14 @@ import torch
 
 from pyro_skipvae.diagnostics.pairs.interval import mean_interval
 from pyro_skipvae.distributions.ar1 import normal_factors
-from pyro_skipvae.priors import AuxiliaryPrior, fit_auxiliary
+from pyro_skipvae.priors import AuxiliaryPrior, CodesPrior, UniformCategorical, fit_auxiliary, fit_to_draws
 from pyro_skipvae.runs import checkpoint
 
 from .folder import Run, RunError
 
 FILE = "auxiliary.safetensors"
 ROWS, DRAWS = 500, 10
+STEPS, BATCH = 1000, 128  # of the fit to codes
 POINTS = 10_000  # of the training data, that it is fitted to
 
 
@@ -21,15 +22,30 @@ def fit(vae, x, *, seed):
     prior = vae.prior()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        if isinstance(vae.prior, UniformCategorical):
+            return _fitted_to_codes(vae, x)
         loc, scale = _posteriors(vae, x)
         found = AuxiliaryPrior(tuple(prior.event_shape)).to(loc)
         fit_auxiliary(found, loc, scale)
     return found.eval()
 
 
+def _fitted_to_codes(vae, x):
+    """The prior of codes that is learned after training, fitted to draws from the posteriors of x."""
+    found = CodesPrior(tuple(vae.prior().event_shape)).to(x.device)
+
+    def draw():
+        with torch.no_grad():
+            return vae.posterior(x[torch.randint(len(x), (BATCH,), device=x.device)]).sample()
+
+    fit_to_draws(found, draw, steps=STEPS)
+    return found.eval()
+
+
 def save(run, prior):
     """Keep an auxiliary prior in a run folder."""
-    checkpoint.save(Run(run).path / FILE, {"latent_dim": list(prior.event_shape), "weights": prior.state_dict()})
+    about = {"latent_dim": list(prior.event_shape), "codes": isinstance(prior, CodesPrior)}
+    checkpoint.save(Run(run).path / FILE, about | {"weights": prior.state_dict()})
 
 
 def exists(run):
@@ -41,9 +57,9 @@ def load(run, device="cpu"):
     """The auxiliary prior of a run folder. Raises RunError where it has none, CheckpointError for one that is damaged."""
     file = Run(run).path / FILE
     if not exists(run):
-        raise RunError(f"expected a run with an auxiliary prior, which a delta-VAE has after training, got {run}")
+        raise RunError(f"expected a run with an auxiliary prior, which a delta-VAE has after training, or codes, got {run}")
     state = checkpoint.load(file)
-    prior = AuxiliaryPrior(tuple(state["latent_dim"]))
+    prior = (CodesPrior if state.get("codes") else AuxiliaryPrior)(tuple(state["latent_dim"]))
     prior.load_state_dict(state["weights"])
     return prior.to(device).eval()
 

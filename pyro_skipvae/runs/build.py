@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pyro.optim
@@ -13,6 +14,7 @@ from pyro_skipvae.blocks import Standardise, mean_and_scale
 from pyro_skipvae.data import DATASETS, load_data
 from pyro_skipvae.data.on_disk import OnDisk
 from pyro_skipvae.decoders import (
+    CodesDecoder,
     ConvolutionalDecoder,
     DilatedCNNDecoder,
     LSTMDecoder,
@@ -20,6 +22,7 @@ from pyro_skipvae.decoders import (
     PixelCNNDecoder,
     TransformerDecoder,
 )
+from pyro_skipvae.decoders.pixelcnn import kernels_within
 from pyro_skipvae.encoders import (
     LSTMEncoder,
     LSTMSequenceEncoder,
@@ -29,6 +32,7 @@ from pyro_skipvae.encoders import (
     ResNetEncoder,
     TransformerEncoder,
 )
+from pyro_skipvae.guides.codes import WIDTH, codebook_loss
 from pyro_skipvae.guides.semi_amortized import VARIANTS, SemiAmortized, beside
 from pyro_skipvae.model import VAE
 from pyro_skipvae.schedules import Halving, RateControl
@@ -44,13 +48,13 @@ from pyro_skipvae.training.lagging import lagging_step
 from pyro_skipvae.training.pretraining import pretrained_step
 from pyro_skipvae.training.step import svi_step
 
-from .config import FLOWS, PRIOR_OF, TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
+from .config import CODES, FLOWS, RATED, TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
 from .correlations import correlations
 
 TEXT = ("embedding", "dropout", "word_dropout")
 # name -> (constructor, its layers by default, the field and argument that widens it, further fields it takes)
 DECODERS = {
-    "pixelcnn": (PixelCNNDecoder, 9, "maps", ("kernel", "attention_layers", "heads")),
+    "pixelcnn": (PixelCNNDecoder, 9, "maps", ("kernel", "receptive_field", "attention_layers", "heads")),
     "mlp": (MLPDecoder, 4, "width", ()),
     "convolutional": (ConvolutionalDecoder, 3, "maps", ()),
     "lstm": (LSTMDecoder, 1, "width", TEXT),
@@ -75,6 +79,8 @@ GUIDES = {
     "von-mises-fisher": guides.VonMisesFisherPosterior,
     "batch-normalised": guides.BatchNormalisedNormal,
     "semi-implicit": guides.SemiImplicitNormal,
+    "categorical": guides.CategoricalPosterior,
+    "codebook": guides.CodebookPosterior,
 }
 PRIORS = {
     "standard-normal": lambda config, encoder, data: priors.StandardNormal(config.latent_dim),
@@ -84,6 +90,7 @@ PRIORS = {
     "vamp": lambda config, encoder, data: priors.VampPrior(encoder, _pseudo_inputs(data, config.components)),
     "normalizing-flow": lambda config, encoder, data: priors.NormalizingFlow(config.latent_dim),
     "uniform-sphere": lambda config, encoder, data: priors.UniformSphere(config.latent_dim),
+    "uniform-categorical": lambda config, encoder, data: priors.UniformCategorical(config.latent_dim, config.classes),
     "ar1": lambda config, encoder, data: priors.AR1(*latent_dim(config, data), correlation=_correlations(config, data)),
 }
 TOTALS = 1000  # of the training data, evenly spread over their order, from which a multinomial draws its own
@@ -120,6 +127,7 @@ KINDS = {  # the values that each likelihood is a distribution over
     "normal-shared-scale": ("grey", "real"),
     "poisson": ("count", "binary"),
 }
+USUAL_CLASSES = {"categorical": 10, "codebook": 128}
 USUAL_LR = {"adam": 1e-3, "sgd": 1.0}
 # fused: one kernel for the whole update; on a CPU it takes about a third of the time of torch's default loop.
 OPTIMIZERS = {"adam": (torch.optim.Adam, {"fused": True}), "sgd": (torch.optim.SGD, {"fused": True})}
@@ -139,6 +147,7 @@ OBJECTIVES = {  # of the numbers in their brackets
     "mmd": objectives.mmd,
     "target-rate": objectives.target_rate,
     "autoencoder": lambda: objectives.autoencoder,
+    "batch-prior": lambda: objectives.batch_prior,
 }
 
 
@@ -170,6 +179,7 @@ def resolve(config, data):
     """The config with everything chosen that was left open. Raises ConfigError where it does not suit the data."""
     found = settled(config, data)
     _check_decoder(found, data)
+    _check_receptive_field(found)
     _check_encoder(found, data)
     _check_values(found, data)
     _check_sequence(found, data)
@@ -208,6 +218,7 @@ def settled(config, data):
         rate=config.rate or (10.0 if committed else None),
         chunk=config.chunk or (None if not sequence else 8 if text else 1),
         encoder_direction=config.encoder_direction or (_usual_direction(encoder) if sequence else None),
+        classes=config.classes or USUAL_CLASSES.get(config.guide),
         latent_dim=_latent_dim(config, text) if config.latent_dim is None else config.latent_dim,
         binarisation=config.binarisation if data.binarisation == "given" else data.binarisation,
         svi_lr=config.svi_lr or (1.0 if config.svi_gradient == "authors" else 1 / 32),
@@ -269,6 +280,19 @@ def _check_decoder(config, data):
         raise ConfigError(f"expected --decoder pixelcnn for a model without z, got --decoder {decoder}")
 
 
+def _check_receptive_field(config):
+    if config.receptive_field is None:
+        return
+    if config.decoder != "pixelcnn":
+        raise ConfigError(f"expected --decoder pixelcnn for --receptive-field, got --decoder {config.decoder}")
+    if config.attention_layers:
+        raise ConfigError("expected no --attention-layers with --receptive-field, for attention sees all pixels before")
+    try:
+        kernels_within(config.receptive_field, config.layers, config.kernel)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _usual_likelihood(decoder, data):
     """A PixelCNN of colours is told their levels, so that its bits per dimension can be compared."""
     colours = decoder == "pixelcnn" and data.kind == "grey" and data.levels and _is_colour(data)
@@ -288,6 +312,8 @@ def _usual_direction(encoder):
 
 
 def _latent_dim(config, text):
+    if config.guide == "codebook" and config.model not in WITHOUT_LATENTS:
+        return 16
     return 0 if config.model in WITHOUT_LATENTS else 8 if config.prior == "ar1" else 32 if text else 50
 
 
@@ -297,6 +323,12 @@ def latent_dim(config, data):
         return config.latent_dim
     places = data.event_shape[0 if data.vocabulary else -2]  # an exported model has no other data
     return (-(-places // config.chunk), config.latent_dim)
+
+
+def _read(config, data):
+    """The `latent_dim` of what a decoder reads: z, or the rows or vectors of its codes, one after the other."""
+    width = {"categorical": config.classes, "codebook": WIDTH}.get(config.guide)
+    return width * config.latent_dim if width and config.latent_dim else latent_dim(config, data)
 
 
 def _correlations(config, data):
@@ -366,7 +398,7 @@ def _check_values(config, data):
 
 def _usual_schedule(config, decoder):
     """Without a rate, or with a price of its own for one, there is nothing to be lenient with at first."""
-    if config.bound in ("autoencoder", "target-rate"):
+    if config.bound in ("autoencoder", "target-rate") or config.guide == "codebook":
         return "constant"
     lenient = config.bound == "kl-balancing" or config.pretraining is not None
     return "linear" if decoder in AUTOREGRESSIVE or lenient else "constant"
@@ -404,7 +436,10 @@ def build_vae(config, data):
     if config.latent_dim == 0:
         return VAE(priors.StandardNormal(0), build_decoder(config, data), NoEncoder())
     encoder = _encoder(config, data)
-    vae = VAE(PRIORS[config.prior](config, encoder, data), build_decoder(config, data), encoder)
+    decoder = build_decoder(config, data)
+    if config.guide in CODES:
+        decoder = CodesDecoder(decoder, encoder.posterior if config.guide == "codebook" else None)
+    vae = VAE(PRIORS[config.prior](config, encoder, data), decoder, encoder)
     if config.initialisation == "he":
         he_normal_(vae)
     elif config.initialisation == "data-dependent":
@@ -430,7 +465,13 @@ def build_blank(config, about):
 
 def _encoder(config, data):
     posterior, size = GUIDES[config.guide], latent_dim(config, data)
-    posterior = partial(posterior, rate=config.rate) if config.guide in PRIOR_OF else posterior
+    if config.guide in RATED:
+        posterior = partial(posterior, rate=config.rate)
+    elif config.guide in CODES:
+        if config.guide == "codebook" and find_spec("vector_quantize_pytorch") is None:
+            package = "vector-quantize-pytorch"
+            raise ConfigError(f"expected the package {package} for --guide codebook: pip install {package}")
+        posterior = partial(posterior, classes=config.classes)
     if config.prior == "ar1" and config.encoder in DIRECTED:
         return _sequence_encoder(config, data, size, posterior)
     if config.encoder in TEXT_ENCODERS:
@@ -489,10 +530,10 @@ def build_decoder(config, data):
     """The decoder of a resolved config; `parameter-matched` widens a plain one to the size of its skip counterpart."""
     make, _, width, further = DECODERS[config.decoder]
     if config.decoder in TEXT_DECODERS:
-        make = partial(make, len(data.vocabulary), latent_dim(config, data), max_length=data.event_shape[0])
+        make = partial(make, len(data.vocabulary), _read(config, data), max_length=data.event_shape[0])
     else:
         likelihood = LIKELIHOODS[config.likelihood](data, _scaled(config))
-        make = partial(make, latent_dim(config, data), data.event_shape, likelihood=likelihood)
+        make = partial(make, _read(config, data), data.event_shape, likelihood=likelihood)
     if config.decoder == "pixelcnn":
         make = partial(make, inputs=_inputs(config, data))
     make = partial(make, layers=config.layers, **{name: getattr(config, name) for name in further})
@@ -514,6 +555,7 @@ def build_step(config, vae, steps, halving=None, ranks=None, beta=None, *, data=
     objective = OBJECTIVES[config.bound](*config.numbers)
     encoder_loss = VARIANTS[config.inference][1] if config.inference != "amortized" else None
     objective = beside(encoder_loss, objective) if encoder_loss else objective
+    objective = codebook_loss(vae) if config.guide == "codebook" else objective
     torch_optimizer, arguments = OPTIMIZERS[config.optimizer]
     arguments = {"lr": config.lr, **arguments}
     halving = halving or Halving()

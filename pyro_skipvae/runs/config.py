@@ -43,27 +43,38 @@ LIKELIHOODS = (
 )
 SCALINGS = ("none", "standard", "log")
 BINARISATIONS = ("dynamic", "static", "threshold", "none")
-PRIORS = ("standard-normal", "mixture-of-normals", "vamp", "ar1", "uniform-sphere", "normalizing-flow")
+PRIORS = ("standard-normal", "mixture-of-normals", "vamp", "ar1", "uniform-sphere", "normalizing-flow", "uniform-categorical")
 SEQUENCE = ("rate", "correlation", "chunk", "encoder_direction")  # settings of a sequence z, which an AR(1) prior is of
 DIRECTIONS = ("anti-causal", "causal", "full")
-PRIOR_OF = {  # guides that go with one prior alone, and take a rate
+RATED = ("minimum-rate", "von-mises-fisher", "batch-normalised")  # guides that take a rate
+CODES = ("categorical", "codebook")  # guides of discrete z
+PRIOR_OF = {  # guides that go with one prior alone
     "minimum-rate": "standard-normal",
     "von-mises-fisher": "uniform-sphere",
     "batch-normalised": "standard-normal",
+    **dict.fromkeys(CODES, "uniform-categorical"),
 }
+GUIDE_OF = {"uniform-sphere": ("von-mises-fisher",), "uniform-categorical": CODES}  # priors that go with these guides alone
 FLOWS = ("inverse-autoregressive-flow", "planar-flow")  # guides without local parameters
 IMPLICIT = "semi-implicit"  # nor has this one
 GUIDES = ("diagonal-normal", "full-covariance-normal", *FLOWS, IMPLICIT, *PRIOR_OF)
+GUIDES_SET = {  # what a discrete z needs besides its guide
+    "categorical": {"prior": "uniform-categorical", "objective": "analytic-elbo"},
+    "codebook": {"prior": "uniform-categorical"},
+}
+OF_CODES = {"categorical": ("batch-prior",), "codebook": ()}  # further objectives
 FREE_BITS = ("free-bits-per-group", "free-bits-per-dimension", "free-bits-total")
 NUMBERS = {  # objective -> the numbers in its brackets: what each is where it is left out, or None
     **{"elbo": (), "analytic-elbo": (), "iwae": (5,)},
     **dict.fromkeys(FREE_BITS, (None,)),
     **{"kl-balancing": (), "kl-balancing-prior": (0.8,), "mmd": (10.0, 1.0), "target-rate": (None,), "autoencoder": ()},
+    "batch-prior": (),
 }
 OBJECTIVES = tuple(NUMBERS)
 WRITTEN = (
     *("elbo", "analytic-elbo", "iwae(K)", *(f"{name}(NATS)" for name in FREE_BITS)),
     *("kl-balancing", "kl-balancing-prior(SHARE)", "mmd(WEIGHT)", "mmd(WEIGHT,ALPHA)", "target-rate(NATS)", "autoencoder"),
+    "batch-prior",
 )
 BOUNDS = ("elbo", "analytic-elbo")  # linear in beta, and in every form of inference
 PER_DIMENSION = (*FREE_BITS, "kl-balancing")  # need a KL for each dimension in closed form: these guides with these priors
@@ -138,8 +149,22 @@ class Config:
     word_dropout: float = option(0.0, "part of the input words of a text decoder that become unknown", least=0.0, below=1.0)
     maps: int = option(32, "feature maps of a PixelCNN or convolutional decoder", least=1)
     kernel: int = option(3, "kernel size of a PixelCNN decoder, odd", least=1)
+    receptive_field: int | None = option(
+        None,
+        "pixels before it, up and to the side, that a pixel of a PixelCNN decoder sees: what is further comes by z",
+        usual="1 + layers * (kernel // 2)",
+        least=1,
+    )
     skip: str = option("all", "where z enters again", (*SKIPS, "1,3,output"))
-    latent_dim: int | None = option(None, "dimensions of z; of each step with prior ar1", usual="50; text 32; ar1 8", least=0)
+    latent_dim: int | None = option(
+        None,
+        "dimensions of z; of each step with prior ar1; variables of guide categorical, codes of guide codebook",
+        usual="50; text 32; ar1 8; codebook 16",
+        least=0,
+    )
+    classes: int | None = option(
+        None, "classes of each discrete variable, codes in a codebook", usual="categorical 10, codebook 128", least=2
+    )
     encoder: str | None = option(
         None,
         "network of q(z|x)",
@@ -278,13 +303,15 @@ class Config:
     def _check_sequence(self):
         given = [name for name in SEQUENCE if getattr(self, name) is not None]
         if self.guide in PRIOR_OF:
-            given = [name for name in given if name != "rate"]
+            given = [name for name in given if name != "rate" or self.guide not in RATED]
             for name, wanted in {"prior": PRIOR_OF[self.guide], "inference": "amortized"}.items():
                 if getattr(self, name) != wanted:
                     got = f"{_flag(name)} {getattr(self, name)}"
                     raise ConfigError(f"expected {_flag(name)} {wanted} for --guide {self.guide}, got {got}")
-        elif self.prior == "uniform-sphere":
-            raise ConfigError(f"expected --guide von-mises-fisher for --prior uniform-sphere, got --guide {self.guide}")
+        elif self.prior in GUIDE_OF:
+            wanted = " or ".join(GUIDE_OF[self.prior])
+            raise ConfigError(f"expected --guide {wanted} for --prior {self.prior}, got --guide {self.guide}")
+        self._check_codes()
         if self.prior != "ar1":
             if given:
                 raise ConfigError(f"expected --prior ar1 (--model delta-vae) for {_flag(given[0])}, got --prior {self.prior}")
@@ -305,6 +332,29 @@ class Config:
             except ValueError as error:
                 raise ConfigError(str(error)) from None
 
+    def _check_codes(self):
+        guide = f"--guide {self.guide}"
+        if self.guide not in CODES:
+            if self.classes is not None:
+                raise ConfigError(f"expected --guide {' or '.join(CODES)} for --classes, got {guide}")
+            return
+        wanted = "analytic-elbo" if self.guide == "categorical" else "elbo"
+        allowed = (wanted, *OF_CODES[self.guide])
+        if self.objective not in allowed:
+            raise ConfigError(f"expected --objective {' or '.join(allowed)} for {guide}, got {self.objective}")
+        for name in ("beta", "beta_schedule") if self.guide == "codebook" else ():
+            if getattr(self, name) not in (None, 1, "constant"):
+                raise ConfigError(
+                    f"expected no {_flag(name)} for {guide}, whose rate is fixed by --latent-dim and --classes, got "
+                    f"{getattr(self, name)}"
+                )
+        if self.procedure != "joint":
+            raise ConfigError(f"expected --procedure joint for {guide}, got {self.procedure}")
+        if self.guide == "codebook" and self.compile:
+            raise ConfigError(f"expected no --compile for {guide}, whose codebook moves in each step by no gradient")
+        if self.initialisation == "data-dependent":
+            raise ConfigError(f"expected --initialisation torch or he for {guide}, got {self.initialisation}")
+
     def _check_objective(self):
         name, numbers, got = self.bound, self.numbers, f"--objective {self.objective}"
         if name == "iwae" and numbers[0] < 1:
@@ -323,6 +373,8 @@ class Config:
                 f"--guide {', '.join(INDEPENDENT[0])}, --prior {', '.join(INDEPENDENT[1])}), got --guide {self.guide} --prior "
                 f"{self.prior}; 'target-rate(NATS)' takes any"
             )
+        if name == "batch-prior" and self.guide != "categorical":
+            raise ConfigError(f"expected --guide categorical for {got}, which is of categorical variables, got {self.guide}")
         if name == "kl-balancing-prior" and self.prior not in LEARNED:
             raise ConfigError(
                 f"expected --prior {' or '.join(LEARNED)} for {got}, got --prior {self.prior}, which has nothing to learn: "
@@ -434,7 +486,7 @@ class Config:
 
     @classmethod
     def from_flags(cls, flags):
-        """The config of the flags given: defaults < what the model presets < flags. `--skip none` alone means a VAE."""
+        """The config of flags: defaults < what model and guide preset < the flags. `--skip none` alone means a VAE."""
         check_names(flags)
         refined = "delta-" if flags.get("prior") == "ar1" else "sa-" if flags.get("inference") == "sa" else ""
         skips = "" if flags.get("skip") in ("none", "parameter-matched") else "skip-"
@@ -445,7 +497,7 @@ class Config:
             raise ConfigError(_unknown("model", model, MODELS))
         if isinstance(flags.get("correlation"), float):  # in a file of settings it may be a number
             flags = {**flags, "correlation": repr(flags["correlation"])}
-        return cls(**{**MODELS[model], "model": model, **flags})
+        return cls(**{**MODELS[model], **GUIDES_SET.get(flags.get("guide"), {}), "model": model, **flags})
 
     @classmethod
     def from_toml(cls, text):

@@ -11,7 +11,8 @@ from .vocabulary import BOS, EOS, PAD
 def greedy(decoder, z):
     """The most probable next word, again and again: z (N, D) -> x (N, max_length), PAD after EOS."""
     with torch.no_grad():
-        return decoder.network.generate(z, choose=lambda logits: logits.argmax(-1))[0]
+        p = decoder(z)
+        return p.network.generate(p.z, choose=lambda logits: logits.argmax(-1))[0]
 
 
 @torch.no_grad()
@@ -24,7 +25,8 @@ def beam(decoder, z, *, width=5):
     """
     if width < 1:
         raise ValueError(f"expected a beam of at least 1, got width={width}")
-    network, N = decoder.network, len(z)
+    p = decoder(z)
+    network, z, N = p.network, p.z, len(z)
     z = z.repeat_interleave(width, 0)  # (N * width, D): the beams of one z are neighbours
     first = torch.arange(N, device=z.device)[:, None] * width
     memory, word = network.start(z), torch.full((N * width,), BOS, device=z.device)

@@ -19,6 +19,7 @@ DECODERS = {
     "pixelcnn": lambda **over: PixelCNNDecoder(3, (2, 3), layers=3, maps=4, **over),
     "pixelcnn plain": lambda **over: PixelCNNDecoder(3, (2, 3), layers=2, maps=4, skip="none", **over),
     "pixelcnn kernel 5": lambda **over: PixelCNNDecoder(3, (2, 3), layers=2, maps=4, kernel=5, skip=[2], **over),
+    "pixelcnn receptive field": lambda **over: PixelCNNDecoder(3, (2, 3), layers=3, maps=4, receptive_field=2, **over),
     "pixelcnn attention": lambda **over: PixelCNNDecoder(
         3, (2, 3), layers=3, maps=4, attention_layers=2, heads=2, **over
     ),
@@ -101,6 +102,35 @@ def test_the_receptive_field_has_no_blind_spot(float64):
     (sees,) = torch.autograd.grad(eta[4 * 7 + 3], x)
     before = torch.arange(42) < 4 * 7 + 3
     assert ((sees.reshape(-1) != 0) == before).all()
+
+
+@pytest.mark.parametrize(("N", "kernel"), [(1, 3), (2, 3), (3, 3), (3, 5)])
+def test_a_small_receptive_field_sees_all_near_pixels_before_and_no_others(float64, N, kernel):
+    decoder = PixelCNNDecoder(3, (9, 11), layers=4, maps=4, kernel=kernel, receptive_field=N)
+    x = torch.rand(1, 9, 11)
+    z = torch.randn(1, 3)
+    eta = decoder.natural_parameters(x, z)[0, 0, 5, 5]
+    changed = torch.zeros(9, 11, dtype=torch.bool)
+    for row, column in itertools.product(range(9), range(11)):
+        other = x.clone()
+        other[0, row, column] += 1
+        changed[row, column] = decoder.natural_parameters(other, z)[0, 0, 5, 5] != eta
+    rows, columns = (place - 5 for place in torch.meshgrid(torch.arange(9), torch.arange(11), indexing="ij"))
+    above = (rows < 0) & (rows >= -N) & (columns.abs() <= N - 1)
+    left = (rows == 0) & (columns < 0) & (columns >= -N)
+    near = (rows <= 0) & (rows >= -N) & (columns.abs() <= N)
+    assert (changed & ~near).sum() == 0 and changed[above | left].all()
+
+
+REFUSED = [({"receptive_field": 6}, "1, 2, 3"), ({"receptive_field": 2, "kernel": 5}, "1, 3, 5")]
+
+
+@pytest.mark.parametrize(("over", "possible"), REFUSED)
+def test_receptive_fields_that_no_layers_have_are_refused(over, possible):
+    with pytest.raises(ValueError, match=f"expected a receptive field out of {possible} for 2 layers"):
+        PixelCNNDecoder(3, (4, 4), layers=2, maps=4, **over)
+    with pytest.raises(ValueError, match="expected no attention with a receptive field"):
+        PixelCNNDecoder(3, (4, 4), layers=2, maps=8, receptive_field=2, attention_layers=1)
 
 
 @pytest.mark.parametrize("name", PIXELCNN)

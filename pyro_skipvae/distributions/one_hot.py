@@ -1,0 +1,59 @@
+"""Categorical distributions over one-hot rows: codes, and their relaxed draws."""
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.nn import functional as F
+
+ROWS = type(constraints.simplex)()  # one-hot rows, and in training those between
+ROWS.is_discrete = True
+
+
+class OneHot(dist.OneHotCategorical):
+    """A categorical distribution over K classes as one-hot rows (..., K); with a `temperature` its draws are relaxed.
+
+        log p(z) = sum_k z_k log p_k,   a relaxed draw: z = softmax((log p + Gumbel noise) / temperature)
+
+    The probabilities, log p at one-hot rows, the KL and the entropy are those of the categorical distribution, exactly. Relaxed
+    draws lie between one-hot rows, where the expression for log p is an extension, no density: train through them with a KL in
+    closed form. Logits of -inf are classes of probability 0. batch (...), event (K,).
+
+    Reference: Jang, Gu, Poole 2017, "Categorical Reparameterization with Gumbel-Softmax", equation 2; Maddison et al. 2017.
+    """
+
+    support = ROWS
+
+    def __init__(self, logits: Tensor, *, temperature: float | None = None, validate_args: bool | None = None) -> None:
+        self.temperature = temperature
+        super().__init__(logits=logits, validate_args=validate_args)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether draws are relaxed."""
+        return self.temperature is not None
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Any:
+        new = self._get_checked_instance(OneHot, _instance)
+        new.temperature = self.temperature
+        return super().expand(batch_shape, _instance=new)
+
+    def log_prob(self, value: Any) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return (value * self.logits.masked_fill(value == 0, 0)).sum(-1)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        if self.temperature is None:
+            raise NotImplementedError("expected a temperature for relaxed draws, got none")
+        logits = self.logits.expand(self._extended_shape(sample_shape))
+        noise = -(-torch.rand_like(logits).clamp(min=torch.finfo(logits.dtype).tiny).log()).log()
+        return ((logits + noise) / self.temperature).softmax(-1)
+
+
+def codes_of(classes: Tensor, size: int, like: Tensor) -> OneHot:
+    """The distribution that is certain of the classes (...), of so many: logits 0 and -inf."""
+    chosen = F.one_hot(classes, size).bool()
+    return OneHot(torch.zeros(chosen.shape, dtype=like.dtype, device=like.device).masked_fill(~chosen, -torch.inf))

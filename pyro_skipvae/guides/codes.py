@@ -1,0 +1,128 @@
+"""Families of posteriors over codes: M categorical variables of K classes, as one-hot rows z (M, K)."""
+
+import math
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_skipvae.blocks import in_full
+from pyro_skipvae.distributions.one_hot import OneHot, codes_of
+from pyro_skipvae.objectives import elbo
+
+WIDTH = 16  # of a code's vector
+TEMPERATURE = 0.5  # of relaxed draws in training
+
+
+class CategoricalPosterior(nn.Module):
+    """q(z|x): M = `latent_dim` independent categorical variables of K = `classes`, logits linear in the features.
+
+    In training draws are relaxed (`OneHot` with a temperature), in evaluation they are one-hot: features (B, F) -> batch (B,),
+    event (M, K).
+
+    Reference: Jang, Gu, Poole 2017; Zhao, Lee, Eskenazi 2018, "Unsupervised Discrete Sentence Representation Learning".
+    """
+
+    def __init__(self, features: int, latent_dim: int, *, classes: int, temperature: float = TEMPERATURE) -> None:
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"expected a temperature above 0, got {temperature}")
+        self.event_shape, self.temperature = (latent_dim, classes), temperature
+        self.parameters_of = nn.Linear(features, latent_dim * classes)
+
+    def forward(self, features: Tensor) -> Any:
+        logits = in_full(self.parameters_of(features)).unflatten(-1, self.event_shape)
+        return OneHot(logits, temperature=self.temperature if self.training else None).to_event(1)
+
+
+class CodebookPosterior(nn.Module):
+    """q(z|x) that is certain of the codes nearest to M vectors e(x), linear in the features; a VQ-VAE's.
+
+        z_m = the one-hot row of argmin_k |e_m - c_k|
+
+    features (B, F) -> batch (B,), event (M, K), M = `latent_dim`, K = `classes`; the codebook c (K, d), `vectors`, is shared by
+    all M. In training each draw moves the codebook towards the e of its codes, by a moving average, and codes out of use start
+    anew at some e: `vector_quantize_pytorch` does this, and decides the gradient that the decoder's input sends to e. Raises
+    ImportError where that library is not installed.
+
+    Reference: van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", section 3 and appendix A.
+    """
+
+    def __init__(
+        self, features: int, latent_dim: int, *, classes: int, width: int = WIDTH, commitment: float = 0.25, decay: float = 0.99
+    ) -> None:
+        super().__init__()
+        try:
+            from vector_quantize_pytorch import VectorQuantize
+        except ImportError:
+            message = "expected the package vector-quantize-pytorch for a codebook: pip install vector-quantize-pytorch"
+            raise ImportError(message) from None
+        self.event_shape, self.commitment = (latent_dim, classes), commitment
+        self.parameters_of = nn.Linear(features, latent_dim * width)
+        self.quantizer = VectorQuantize(
+            width, classes, decay=decay, kmeans_init=True, threshold_ema_dead_code=2, sync_codebook=False, rotation_trick=False
+        )
+
+    @property
+    def vectors(self) -> Tensor:
+        """The codebook (K, d)."""
+        found: Tensor = self.quantizer.codebook
+        return found
+
+    def forward(self, features: Tensor) -> Any:
+        e = in_full(self.parameters_of(features)).unflatten(-1, (self.event_shape[0], -1))
+        if not self.training:
+            return codes_of(torch.cdist(e, self.vectors).argmin(-1), self.event_shape[1], e).to_event(1)
+        # What is not finite must not enter the moving average, as it does not enter the optimizer's.
+        vectors, classes, loss = self.quantizer(e, freeze_codebook=not bool(e.isfinite().all()))
+        logits = codes_of(classes, self.event_shape[1], e).logits
+        return Quantised(logits, vectors, self.commitment * e.numel() * loss).to_event(1)
+
+
+class Quantised(OneHot):
+    """Certain codes (..., M, K) with what they are trained by.
+
+    `vectors` (..., M, d) are the codes' own, whose gradient goes on to the e(x) that they are nearest to; `commitment` is the
+    sum over all of them of beta |e - c|^2, a tensor ().
+    """
+
+    def __init__(self, logits: Tensor, vectors: Tensor, commitment: Tensor) -> None:
+        super().__init__(logits)
+        self.vectors, self.commitment = vectors, commitment
+
+
+def quantised(q: Distribution) -> Quantised:
+    """The codes of a codebook's posterior in training. Raises ValueError for another distribution."""
+    base: Any = q
+    while not isinstance(base, Quantised) and hasattr(base, "base_dist"):
+        base = base.base_dist
+    if not isinstance(base, Quantised):
+        raise ValueError(f"expected the posterior of a codebook in training mode, got {type(base).__name__}")
+    return base
+
+
+def codebook_loss(vae: Any) -> Any:
+    """What a VQ-VAE minimises, as an objective of its model and guide: nats summed over the batch, a tensor ().
+
+        sum_x -log p(x | c(x)) + M ln K + beta sum_m |e_m - sg(c_m)|^2,   c = e + sg(c - e)
+
+    sg stops the gradient: what the decoder's input is told goes on to e, which is drawn to its codes, while these follow by
+    their moving average. In evaluation this is the negative ELBO under the uniform prior.
+
+    Reference: van den Oord, Vinyals, Kavukcuoglu 2017, equation 3, with the moving average of its appendix in place of the
+    second term.
+    """
+
+    def objective(model: Any, guide: Any, x: Tensor, beta: float = 1.0) -> Tensor:
+        if not vae.encoder.training:
+            return elbo(model, guide, x)
+        pyro.module("encoder", vae.encoder)
+        pyro.module("decoder", vae.decoder)
+        found = quantised(vae.encoder(x))
+        rate = math.prod(found.batch_shape) * math.log(found.logits.shape[-1])
+        loss: Tensor = found.commitment + rate - vae.decoder.of_vectors(found.vectors).log_prob(x).sum()
+        return loss
+
+    return objective
