@@ -8,7 +8,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn import functional as F
 
-ROWS = type(constraints.simplex)()  # one-hot rows, and in training those between
+ROWS: Any = type(constraints.simplex)()  # one-hot rows, and in training those between
 ROWS.is_discrete = True
 
 
@@ -24,21 +24,22 @@ class OneHot(dist.OneHotCategorical):
     Reference: Jang, Gu, Poole 2017, "Categorical Reparameterization with Gumbel-Softmax", equation 2; Maddison et al. 2017.
     """
 
-    support = ROWS
+    support: Any = ROWS
 
     def __init__(self, logits: Tensor, *, temperature: float | None = None, validate_args: bool | None = None) -> None:
         self.temperature = temperature
         super().__init__(logits=logits, validate_args=validate_args)
 
     @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
+    def has_rsample(self) -> bool:
         """Whether draws are relaxed."""
         return self.temperature is not None
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Any:
         new = self._get_checked_instance(OneHot, _instance)
         new.temperature = self.temperature
-        return super().expand(batch_shape, _instance=new)
+        expand: Any = super().expand
+        return expand(batch_shape, _instance=new)
 
     def log_prob(self, value: Any) -> Tensor:
         if self._validate_args:

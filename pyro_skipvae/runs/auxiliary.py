@@ -13,7 +13,7 @@ from .folder import Run, RunError
 
 FILE = "auxiliary.safetensors"
 ROWS, DRAWS = 500, 10
-STEPS, BATCH = 1000, 128  # of the fit to codes
+STEPS, BATCH = 500, 128  # of the fit to codes
 POINTS = 10_000  # of the training data, that it is fitted to
 
 
