@@ -57,10 +57,7 @@ setup(
     ],
     extras_require={
         "ray": ["ray>=2.40"],
-        "dev": [
-            *("pytest>=8.0", "pytest-xdist>=3.5", "mypy>=1.11", "ruff>=0.6", "hypothesis>=6.100"),
-            "vector-quantize-pytorch>=1.20",
-        ],
+        "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "mypy>=1.11", "ruff>=0.6", "hypothesis>=6.100"],
         "docs": ["sphinx>=8.0", "myst-nb>=1.3", "furo>=2024.8"],
         "release": ["build>=1.2", "twine>=6.0", "uv>=0.5"],
         "notebooks": ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6.29"],
