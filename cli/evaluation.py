@@ -38,7 +38,7 @@ from .terminal import duration, progress
 NUMBERS = (".npz", ".csv")  # files of draws as numbers
 IMPLICIT = (
     "q(z|x) is measured as the even mixture of {} normals at noise that was drawn once: its rate is, on average, no less than "
-    "that of the implicit q(z|x), which has no density."
+    "that of the implicit q(z|x), which has no density"
 )
 GAP_POINTS = 500  # at most, for the gap: importance sampling once more
 

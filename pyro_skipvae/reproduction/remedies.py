@@ -91,6 +91,14 @@ REMEDIES = {
         lambda epochs=None: {"procedure": "pretrain" if epochs is None else f"pretrain({epochs})"},
         *("procedure", "first an autoencoder, whose decoder then starts anew", "Li et al. 2019"),
     ),
+    "aae": Remedy(
+        lambda weight=10: {"procedure": f"adversarial-autoencoder({weight:g})"},
+        *("procedure", "a critic holds the aggregated posterior to the prior", "Makhzani et al. 2016"),
+    ),
+    "avb": Remedy(
+        lambda: {"procedure": "adversarial-variational-bayes", "guide": "semi-implicit"},
+        *("procedure", "a critic estimates the KL term of a posterior without a density", "Mescheder et al. 2017"),
+    ),
     "anneal": Remedy(
         lambda epochs=None: {"beta_schedule": "linear"} | _given(warmup_epochs=epochs),
         *("objective", "the weight of the KL term rises to 1", "Bowman et al. 2016"),

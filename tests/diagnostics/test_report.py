@@ -359,6 +359,15 @@ def test_the_convention_of_one_paper_is_shown_without_that_of_the_other(found):
     assert "papers' conventions" in text and "He 2019" in text and "Dieng 2019" not in text
 
 
+def test_a_posterior_that_leaves_the_prior_is_said_to_have_holes(found):
+    def apart(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2 + 4, 0.6).to_event(1))  # 24 nats more of KL(q(z) || p(z))
+
+    said = str(collapse_report(model, apart, X, importance_samples=1))
+    assert "Holes in q(z): at least 2" in said and "Holes" not in str(found)
+
+
 def test_report_in_a_notebook_and_in_a_debugger(found):
     assert len(repr(found).splitlines()) <= 4 and found.verdict in repr(found) and f"elbo={found.elbo:.2f}" in repr(found)
     odd = dataclasses.replace(found, card=found.card | {"notes": ["<u>&"]}, verdict=Verdict("<i>", "undecided"))

@@ -11,6 +11,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import SGD, Adam
 from several_processes import Job
+from torch import nn
 from torch.nn import functional as F
 
 from pyro_skipvae import VAE, svi_step
@@ -20,7 +21,7 @@ from pyro_skipvae.guides import InverseAutoregressiveFlow, SemiAmortized
 from pyro_skipvae.objectives import elbo, iwae
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.schedules import RateControl
-from pyro_skipvae.training import AveragingOptim, join_ranks
+from pyro_skipvae.training import AveragingOptim, Critic, adversarial_variational_bayes_step, join_ranks, lagging_step
 from pyro_skipvae.training.ranks import _place, digest
 from pyro_skipvae_cli.job import as_trained
 
@@ -31,6 +32,8 @@ CASES = {
     "flow": (elbo, {"posterior": InverseAutoregressiveFlow}),
     "semi-amortized": (elbo, {"refined": True}),
     "control": (elbo, {"control": 0.01}),
+    "lagging": (elbo, {"make": "lagging"}),
+    "game": (None, {"make": "game"}),
     "trace elbo": (Trace_ELBO(num_particles=2, vectorize_particles=True), {}),
 }
 
@@ -50,8 +53,18 @@ def trained(ranks, name):
     objective, about = CASES[name]
     control = RateControl(about.pop("control"), integral=0.1) if "control" in (about := dict(about)) else None
     beta = control or (lambda step: 1.0)
+    make = about.pop("make", None)
     vae = made(**about)
-    step = svi_step(vae.model, vae.guide, objective, Adam({"lr": 0.01}), max_norm=1.0, ranks=ranks, control=control)
+    how = {"max_norm": 1.0, "ranks": ranks, "control": control}
+    pair, optim = (vae.model, vae.guide), Adam({"lr": 0.01})
+    if make == "lagging":
+        rows = torch.ones(5, *SHAPE).double()
+        step = lagging_step(*pair, objective, optim, draw=lambda number: rows, valid=rows, every=1, most=4, **how)
+    elif make == "game":
+        critic = Critic(2, features=nn.Flatten(), feature_size=9).double()
+        step = adversarial_variational_bayes_step(*pair, optim, prior=vae.prior, critic=critic, **how)
+    else:
+        step = svi_step(*pair, objective, optim, **how)
     losses = [step((torch.rand(rows, *SHAPE) < 0.5).double(), beta(step.steps)).item() for rows in (7, 1, 8)]
     losses.append(beta(step.steps))
     losses.append(float(step.evaluate(torch.ones(5, *SHAPE).double())))

@@ -219,6 +219,9 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
+HOLES = 5.0  # nats between q(z) and the prior: a draw of q(z) is then about a hundred times as likely under it
+
+
 def _notes(report: "CollapseReport") -> list[str]:
     notes = []
     if report.card.get("mi_components"):
@@ -236,6 +239,12 @@ def _notes(report: "CollapseReport") -> list[str]:
         notes.append(f"ELBO, distortion, loss when z is shuffled{by_elbo}: on the first {report.card['elbo_points']:,} points.")
     if report.card["log_likelihood_points"] < report.card["points"]:
         notes.append(f"Log-likelihood{iw}: on the first {report.card['log_likelihood_points']:,} points.")
+    apart = report.aggregate_kl
+    if apart and apart.low > max(HOLES, report.rate / 2):
+        notes.append(
+            f"Holes in q(z): at least {_number(apart.low)} of the {_number(report.rate)} nats of the rate are KL(q(z) || p(z)), "
+            "which says nothing of x; draws of the prior lie mostly where the decoder was never trained."
+        )
     few = few_samples((report.effective_sample_size or {}).get("median"), report.card["importance_samples"])
     if few:
         notes.append(f"Warning: {few}")
