@@ -242,8 +242,8 @@ def _notes(report: "CollapseReport") -> list[str]:
     apart = report.aggregate_kl
     if apart and apart.low > max(HOLES, report.rate / 2):
         notes.append(
-            f"Holes in q(z): at least {_number(apart.low)} of the {_number(report.rate)} nats of the rate are KL(q(z) || p(z)), "
-            "which says nothing of x; draws of the prior lie mostly where the decoder was never trained."
+            f"Holes in q(z): at least {_number(apart.low)} of the {_number(report.rate)} nats of the rate are KL(q(z) || p(z)) "
+            "and say nothing of x; draws of the prior lie mostly where the decoder was never trained."
         )
     few = few_samples((report.effective_sample_size or {}).get("median"), report.card["importance_samples"])
     if few:
