@@ -214,7 +214,7 @@ def table_of_growth(kept):
             powers = f"{found['time_exponent']:.2f} | {found['memory_exponent']:.2f}"
             sizes = f"{found['sizes'][0]:,} to {found['sizes'][-1]:,}"
             picture = f"![time and memory](pictures/growth_{name}.png)"
-            lines.append(f"| {name.replace('_', ' ')}: {found['what'].rstrip('.')} | {sizes} | {powers} | {picture} |")
+            lines.append(f"| {found['what'].rstrip('.')} | {sizes} | {powers} | {picture} |")
     return lines
 
 

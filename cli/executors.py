@@ -3,12 +3,15 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 
 import click
 
 from .errors import UserError
+
+SECONDS_TO_ANSWER = 10  # that a cluster has, at most
 
 EXECUTOR = click.option(
     "--executor",
@@ -27,13 +30,32 @@ def connected():
         raise UserError("expected Ray for --executor ray; install it: pip install ray") from None
     if not ray.is_initialized():
         try:
-            ray.init(address=os.environ.get("RAY_ADDRESS") or "auto", log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            address = os.environ.get("RAY_ADDRESS") or "auto"
+            _check_answer(address)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 "expected a Ray cluster for --executor ray, got no answer from one; start it with `ray start --head`, and "
                 f"`ray start --address HOST:6379` on the others, or name it in RAY_ADDRESS ({str(error).splitlines()[0]})"
             ) from None
     return ray
+
+
+def _check_answer(address):
+    """Raises OSError where nobody answers at the address, or at what `auto` stands for.
+
+    Ray itself tries for minutes, and `auto` is also the address of the last cluster here, which may be gone.
+    """
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    found = canonicalize_bootstrap_address_or_die(address) if address == "auto" else address.rpartition("//")[2]
+    host, _, port = found.rpartition(":")
+    if not (host and port.isdigit()):
+        return  # a name that Ray makes an address of
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise OSError(f"{found}: {error.strerror or error}") from None
 
 
 def started(arguments, *, log, variables):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from inspect import Parameter, signature
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -94,5 +95,10 @@ def weighted(
 
 def _takes_beta(callable_: Callable[..., Any]) -> bool:
     # What a module takes is what its forward takes; __call__ takes anything.
-    parameter = signature(callable_.forward if isinstance(callable_, nn.Module) else callable_).parameters.get("beta")
+    taken = callable_.forward if isinstance(callable_, nn.Module) else callable_
+    function = getattr(taken, "__func__", taken)
+    if type(function) is FunctionType and not hasattr(function, "__wrapped__") and not hasattr(function, "__signature__"):
+        code = function.__code__  # a twentieth of a step's overhead is `signature`
+        return "beta" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    parameter = signature(taken).parameters.get("beta")
     return parameter is not None and parameter.kind is not Parameter.VAR_KEYWORD

@@ -367,8 +367,10 @@ def batch_size(x: Batch) -> int:
 
 def _same_fused_optimizers(optimizers: Sequence[Any]) -> bool:
     """Whether these are there, of one fused kind, which treats each number of a tensor alike, and with the same options."""
-    fused = all(one is not None and one.defaults.get("fused") for one in optimizers)
-    return fused and all(type(one) is type(optimizers[0]) and _options(one) == _options(optimizers[0]) for one in optimizers)
+    if not optimizers or not all(one is not None and one.defaults.get("fused") for one in optimizers):
+        return False
+    kind, options = type(optimizers[0]), _options(optimizers[0])
+    return all(type(one) is kind and _options(one) == options for one in optimizers[1:])
 
 
 def _options(optimizer: Any) -> dict[str, Any]:
