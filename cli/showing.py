@@ -1,5 +1,7 @@
 """Commands that show what a model does: reconstructions, interpolations, traversals."""
 
+from dataclasses import replace
+
 import click
 
 from . import text
@@ -164,11 +166,12 @@ def explore(run, dimensions, steps, item, seed, dataset, out, device, as_json):
 
 
 def _data_or_none(run):
+    """The data of a run where they are here: a start alone is not worth a download."""
     from pyro_skipvae.data.folder import DataError
 
     try:
         with user_errors():
-            return run.data
+            return replace(run, config=replace(run.config, download="never")).data
     except DataError as error:
         note(f"Starting from a draw of the prior, since the data were not found: {error}")
         return None
