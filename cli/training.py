@@ -137,6 +137,8 @@ def _announce(job, run):
         note(f"The {by} commits {committed:.3f} nats ({bits:.2f} bits) for each datapoint: no rate is below.")
     if config.compile:
         note("Compiling the step, which may take minutes; the next run of the same model finds most of it done.")
+    if config.procedure == "lagging":
+        note("While the encoder is trained first, a step takes up to a hundred of the steps that are measured here.")
     seconds = seconds_per_step(job)
     note(
         f"An epoch takes about {duration(seconds * len(job.batches))} here, "

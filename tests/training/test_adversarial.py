@@ -19,7 +19,7 @@ from pyro_skipvae.guides import DiagonalNormal, PlanarFlow, SemiImplicitNormal
 from pyro_skipvae.objectives import elbo
 from pyro_skipvae.priors import MixtureOfNormals, StandardNormal
 from pyro_skipvae.runs.folder import Run
-from pyro_skipvae.training import Critic, adversarial_autoencoder_step, adversarial_variational_bayes_step
+from pyro_skipvae.training import Critic, adversarial_autoencoder_step, adversarial_variational_bayes_step, graphs
 from pyro_skipvae_cli.job import as_trained
 
 X = torch.rand(12, 3, 3, generator=torch.Generator().manual_seed(0)).gt(0.5).double()
@@ -127,6 +127,17 @@ def test_each_game_goes_on_exactly_with_any_posterior(posterior, kind, float64):
     broken["adversary"]["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
     with pytest.raises(ValueError, match="adversary.optimizer has exp_avg of the shape"):
         step.load_state_dict(broken)
+
+
+def test_a_compiled_step_plays_the_same_game(float64, monkeypatch):
+    monkeypatch.setattr(graphs, "_compiled", lambda graph, tensors: graph)
+    found = []
+    for compiled in (False, True):
+        vae = make_vae(SemiImplicitNormal)
+        step = game(vae, Critic(2, features=nn.Flatten(), feature_size=9), "avb", compile=compiled)
+        torch.manual_seed(1)
+        found.append([step(X, beta).item() for beta in (0.3, 0.6, 1.0)])
+    assert found[0] == pytest.approx(found[1]) and step.compilation.graphs == 1 and step.compilation.refused is None
 
 
 def test_a_loss_that_is_not_finite_leaves_the_critic_alone(float64):

@@ -15,7 +15,7 @@ from torch import nn
 from pyro_skipvae import VAE, svi_step
 from pyro_skipvae.decoders import LSTMDecoder, MLPDecoder, PixelCNNDecoder, TransformerDecoder
 from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, TransformerEncoder
-from pyro_skipvae.objectives import analytic_elbo, elbo, free_bits_total, iwae
+from pyro_skipvae.objectives import analytic_elbo, elbo, free_bits_total, iwae, mmd, target_rate
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.training import graphs
 
@@ -58,7 +58,7 @@ def trained(vae, step):
     return losses, {name: value.clone() for name, value in vae.state_dict().items()}, torch.rand(3)
 
 
-@pytest.mark.parametrize("objective", [elbo, analytic_elbo, iwae(3), free_bits_total(0.5)])
+@pytest.mark.parametrize("objective", [elbo, analytic_elbo, iwae(3), free_bits_total(0.5), mmd(2.0), target_rate(0.1)])
 def test_a_graph_makes_the_step_that_pyro_makes(interpreted, objective):
     vae = make_vae()
     plain = trained(vae, steps_of(vae, objective))
