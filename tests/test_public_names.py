@@ -43,6 +43,11 @@ SIGNATURES = {
     "diagnostics.mutual_information": "model guide x",
     "diagnostics.active_units": "model guide x",
     "diagnostics.log_likelihood_per_point": "model guide x",
+    "diagnostics.predict_collapse": "x sigma beta / latent_dim likelihood",
+    "diagnostics.effective_beta": "loss / event_size latent_dim batch_size reconstruction kl weight form sigma",
+    "diagnostics.Monitor": "model guide x / every points seed",
+    "diagnostics.calibration": "model guide x / simulations draws seed",
+    "diagnostics.dimension_losses": "model guide x / replace points site seed",
     "runs.folder.Run.log": "self / metrics",
     "runs.checkpoint.load": "path",
     "runs.checkpoint.save": "path state",
@@ -51,8 +56,8 @@ SIGNATURES = {
 }
 REPORT = """elbo rate rate_per_dimension log_likelihood mi_lower mi_upper mi_marginal mi_ceiling saturated aggregate_kl
 active_units active_unit_variances shuffled_latent_loss verdict card to_json distortion mi_dieng_2019 mi_he_2019_batch_32
-model_mutual_information""".split()
-COMMANDS = "train evaluate sample reconstruct compare datasets reproduce target-rate".split()
+model_mutual_information sites collapse_thresholds""".split()
+COMMANDS = "train evaluate sample reconstruct compare datasets reproduce target-rate predict".split()
 REPORTING = "train evaluate compare datasets reproduce target-rate".split()
 TRAIN = """dataset model decoder layers latent-dim skip prior guide objective epochs batch-size seed device out resume
 limit-train limit-eval report-budget json""".split()
