@@ -9,5 +9,6 @@ from .families import PlanarFlow as PlanarFlow
 from .families import SemiImplicitNormal as SemiImplicitNormal
 from .families import VonMisesFisherPosterior as VonMisesFisherPosterior
 from .gradient_check import compare_gradients as compare_gradients
+from .laplace import VariationalLaplace as VariationalLaplace
 from .semi_amortized import VARIANTS as VARIANTS
 from .semi_amortized import SemiAmortized as SemiAmortized

@@ -61,6 +61,7 @@ DECODERS = {
     "dilated-cnn": (DilatedCNNDecoder, 10, "width", TEXT),
     "transformer": (TransformerDecoder, 4, "width", (*TEXT, "heads")),
 }
+LINEARISED = ("mlp", "convolutional")  # decoders whose derivative in z a guide may take
 AUTOREGRESSIVE = ("pixelcnn", *TEXT_DECODERS)
 ENCODERS = {
     "resnet": ResNetEncoder,
@@ -79,6 +80,7 @@ GUIDES = {
     "von-mises-fisher": guides.VonMisesFisherPosterior,
     "batch-normalised": guides.BatchNormalisedNormal,
     "semi-implicit": guides.SemiImplicitNormal,
+    "variational-laplace": guides.DiagonalNormal,  # whose mean is where the steps start
     "categorical": guides.CategoricalPosterior,
     "codebook": guides.CodebookPosterior,
 }
@@ -180,6 +182,7 @@ def resolve(config, data):
     found = settled(config, data)
     _check_decoder(found, data)
     _check_receptive_field(found)
+    _check_laplace(found)
     _check_encoder(found, data)
     _check_values(found, data)
     _check_sequence(found, data)
@@ -278,6 +281,16 @@ def _check_decoder(config, data):
                 f"expected images or text for --model {config.model}, got items of shape {data.event_shape}; use --model vae"
             )
         raise ConfigError(f"expected --decoder pixelcnn for a model without z, got --decoder {decoder}")
+
+
+def _check_laplace(config):
+    if config.guide != "variational-laplace":
+        return
+    for name, wanted in {"decoder": LINEARISED, "likelihood": ("bernoulli", "normal", "normal-shared-scale")}.items():
+        if getattr(config, name) not in wanted:
+            raise ConfigError(
+                f"expected --{name} {' or '.join(wanted)} for --guide {config.guide}, got --{name} {getattr(config, name)}"
+            )
 
 
 def _check_receptive_field(config):
@@ -444,6 +457,8 @@ def build_vae(config, data):
         he_normal_(vae)
     elif config.initialisation == "data-dependent":
         data_dependent_(vae, data.train[:STATISTICS_ITEMS])
+    if config.guide == "variational-laplace":
+        vae.guide = guides.VariationalLaplace(vae)
     if config.inference != "amortized":
         loop = {
             "steps": config.svi_steps,

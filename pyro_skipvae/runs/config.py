@@ -53,6 +53,7 @@ PRIOR_OF = {  # guides that go with one prior alone
     "von-mises-fisher": "uniform-sphere",
     "batch-normalised": "standard-normal",
     **dict.fromkeys(CODES, "uniform-categorical"),
+    "variational-laplace": "standard-normal",
 }
 GUIDE_OF = {"uniform-sphere": ("von-mises-fisher",), "uniform-categorical": CODES}  # priors that go with these guides alone
 FLOWS = ("inverse-autoregressive-flow", "planar-flow")  # guides without local parameters
@@ -312,6 +313,7 @@ class Config:
             wanted = " or ".join(GUIDE_OF[self.prior])
             raise ConfigError(f"expected --guide {wanted} for --prior {self.prior}, got --guide {self.guide}")
         self._check_codes()
+        self._check_laplace()
         if self.prior != "ar1":
             if given:
                 raise ConfigError(f"expected --prior ar1 (--model delta-vae) for {_flag(given[0])}, got --prior {self.prior}")
@@ -331,6 +333,14 @@ class Config:
                 correlation_range(self.correlation)
             except ValueError as error:
                 raise ConfigError(str(error)) from None
+
+    def _check_laplace(self):
+        if self.guide != "variational-laplace":
+            return
+        for name, wanted in {"procedure": "joint", "precision": "float32", "compile": False}.items():
+            if getattr(self, name) != wanted:
+                flag = "no --compile" if name == "compile" else f"{_flag(name)} {wanted}"
+                raise ConfigError(f"expected {flag} for --guide {self.guide}, got {_flag(name)} {getattr(self, name)}")
 
     def _check_codes(self):
         guide = f"--guide {self.guide}"
