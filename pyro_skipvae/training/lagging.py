@@ -128,6 +128,8 @@ class LaggingStep(SVIStep):
             return None
         found = mutual_information_within(self.svi.model, self.svi.guide, self.valid)
         self.phase.after(found)
+        if self.ranks is not None:  # other processors may round it otherwise
+            self.phase.active = not self.ranks.any(not self.phase.active)[0]
         return found
 
     def state_dict(self) -> dict[str, Any]:

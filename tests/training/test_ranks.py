@@ -67,6 +67,8 @@ def trained(ranks, name):
         step = svi_step(*pair, objective, optim, **how)
     losses = [step((torch.rand(rows, *SHAPE) < 0.5).double(), beta(step.steps)).item() for rows in (7, 1, 8)]
     losses.append(beta(step.steps))
+    if make == "lagging":
+        losses += [step.after_epoch(), float(step.phase.active)]
     losses.append(float(step.evaluate(torch.ones(5, *SHAPE).double())))
     parameters = torch.cat([parameter.detach().flatten() for parameter in vae.parameters()])
     return parameters.tolist(), losses, torch.rand(()).item()
