@@ -36,6 +36,7 @@ class OneHot(dist.OneHotCategorical):
         return self.temperature is not None
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Any:
+        """The same distribution over more of the batch."""
         new = self._get_checked_instance(OneHot, _instance)
         new.temperature = self.temperature
         expand: Any = super().expand
