@@ -20,7 +20,7 @@ from pyro_skipvae.training import fit
 from pyro_skipvae_cli.job import Job, as_trained
 
 FACTORS = ("prior", "guide", "objective", "procedure", "inference", "decoder")
-NUMBER = {"K": 2, "NATS": 12, "SHARE": 0.5, "WEIGHT": 10, "ALPHA": 0.5, "EPOCHS": 1}  # what stands in brackets
+NUMBER = {"K": 2, "NATS": 12, "SHARE": 0.5, "WEIGHT": 10, "EPOCHS": 1}  # what stands in brackets
 SIZE = {"layers": 1, "width": 8, "maps": 4, "embedding": 4, "heads": 2, "components": 3, "svi_steps": 2, "batch_size": 12}
 SIZE |= {"epochs": 2, "limit_train": 24, "limit_eval": 12, "latent_dim": 3, "dropout": 0.1}
 OF_IMAGES = ("dropout",)  # sizes that only a text model has
@@ -28,12 +28,11 @@ MOST = 120
 
 
 def choices(name):
-    """The choices of a setting, numbers in their places."""
-    return [
-        re.sub("[A-Z]+", lambda found: str(NUMBER[found[0]]), choice)
-        for choice in Config.__dataclass_fields__[name].metadata["choices"]
-        if choice != "codebook" or find_spec("vector_quantize_pytorch")  # an extra
-    ]
+    """The choices of a setting, numbers in their places; one with a second number is the same with one."""
+    named = [choice for choice in Config.__dataclass_fields__[name].metadata["choices"] if "," not in choice]
+    if not find_spec("vector_quantize_pytorch"):  # an extra
+        named = [choice for choice in named if choice != "codebook"]
+    return [re.sub("[A-Z]+", lambda found: str(NUMBER[found[0]]), choice) for choice in named]
 
 
 @functools.cache

@@ -291,7 +291,10 @@ class Config:
         if self.latent_dim == 0 and self.model not in WITHOUT_LATENTS:
             raise ConfigError("expected --latent-dim of at least 1, got 0; use --model autoregressive for a model without z")
         if self.inference != "amortized" and self.guide == IMPLICIT:
-            raise ConfigError(f"expected --inference amortized for --guide {IMPLICIT}, which has no local parameters to refine")
+            raise ConfigError(
+                f"expected --inference amortized for --guide {IMPLICIT}, which has no local parameters to refine, got "
+                f"--inference {self.inference}"
+            )
         if self.inference != "sa" and self.svi_gradient != "exact":
             raise ConfigError(
                 f"expected --svi-gradient with semi-amortized models only, got it with --inference {self.inference}"

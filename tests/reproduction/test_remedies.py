@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import pytest
 from command_line import skipvae
@@ -22,6 +24,13 @@ def test_every_remedy_is_a_config_of_its_own(name):
     base, run = (comparison_of([each], seeds=1, **flags).runs[0] for each in ("vae", name))
     assert (run.config == base.config) == (name == "vae") and run.config.seed == 0
     assert all((REMEDIES[name].part, REMEDIES[name].what, REMEDIES[name].reference))
+
+
+def test_the_page_on_remedies_has_a_row_for_each():
+    page = (Path(__file__).parents[2] / "docs/remedies.md").read_text()
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = [name for cell in cells for name in re.findall("`([a-z-]+)`", cell)]
+    assert sorted(named) == sorted(set(REMEDIES) - {"vae"})
 
 
 def test_names_are_taken_together_and_take_numbers():
