@@ -9,8 +9,8 @@ from pyro_skipvae.reproduction.remedy_words import lines, rows_of
 from pyro_skipvae.reproduction.tables import read_results
 
 HERE = Path(__file__).parent
-SETTINGS = {"dataset": "mnist", "decoder": "mlp", "layers": 5, "width": 256, "latent_dim": 50, "batch_size": 128, "svi_steps": 5}
-SETTINGS |= {"limit_train": 20000, "limit_eval": 5000, "epochs": 20}
+SETTINGS = {"dataset": "mnist", "decoder": "mlp", "layers": 5, "width": 256, "latent_dim": 50, "batch_size": 128}
+SETTINGS |= {"svi_steps": 5, "limit_train": 20000, "limit_eval": 5000, "epochs": 20}
 
 entries = read_results(HERE.parents[1] / "results/remedies-mnist.json")
 names = list(dict.fromkeys(entry["arm"] for entry in entries))
