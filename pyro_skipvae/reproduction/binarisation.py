@@ -20,23 +20,30 @@ def findings(table, entries) -> list[str]:
         for arm in ARMS:
             own = {name: found[f"{decoder}, {name}", arm]["elbo"] for name in SETS}
             if all(cell.seeds for cell in own.values()):
-                told.append(_nearer(decoder, arm, own, _error(table, entries, decoder, arm)))
+                runs = [entry for name in SETS for entry in entries_at(table, entries, f"{decoder}, {name}", arm)]
+                told.append(_nearer(decoder, arm, own, runs))
     return told or ["It waits for its runs."]
 
 
-def _nearer(decoder, arm, own, error):
-    """Which set's ELBO is nearer to the published one; not shown where the interval of either would turn it round."""
+def _nearer(decoder, arm, own, runs):
+    """Which set's ELBO is nearer to the published one; not shown where the interval of either would turn it round.
+
+    Nor is it where one was trained for longer.
+    """
     distances = {name: abs(cell.difference) for name, cell in own.items()}
     near, far = sorted(distances, key=distances.get)
-    gap = distances[far] - distances[near]
-    shown = gap > error
+    gap, error, lengths = distances[far] - distances[near], _error(runs), {run["epochs"] for run in runs}
     numbers = ", ".join(f"{cell.ours:.2f} on {name}" for name, cell in own.items())
-    verdict = f"{near} is nearer, by {gap:.2f}" if shown else f"which is nearer is not shown (by {gap:.2f}, error {error:.2f})"
+    if len(lengths) > 1:
+        verdict = f"which is nearer is not shown: runs of {' and '.join(map(str, sorted(lengths)))} epochs"
+    elif gap > error:
+        verdict = f"{near} is nearer, by {gap:.2f}"
+    else:
+        verdict = f"which is nearer is not shown (by {gap:.2f}, error {error:.2f})"
     return f"{decoder}, {arm}: ELBO {numbers}, published {own[near].published:.2f}; {verdict} (one seed)."
 
 
-def _error(table, entries, decoder, arm):
+def _error(runs):
     """Half of the 95 % interval of the difference between the two ELBOs, over test points that are not the same."""
-    own = [entry for name in SETS for entry in entries_at(table, entries, f"{decoder}, {name}", arm)]
-    halves = [found[1] if (found := interval_of(entry, "elbo")) else math.inf for entry in own]
+    halves = [found[1] if (found := interval_of(run, "elbo")) else math.inf for run in runs]
     return math.hypot(*halves)
