@@ -22,7 +22,7 @@ from pyro_skipvae_cli.job import Job, as_trained
 
 FACTORS = ("prior", "guide", "objective", "procedure", "decoder")
 REFINED = tuple(name for name in INFERENCES if name != "amortized")  # procedures too, by another flag
-NUMBER = {"K": 2, "NATS": 12, "SHARE": 0.5, "WEIGHT": 10, "EPOCHS": 1}  # what stands in brackets
+NUMBER = {"K": 2, "NATS": 12, "SHARE": 0.5, "WEIGHT": 10, "EPOCHS": 1, "MOVES": 1}  # what stands in brackets
 SIZE = {"layers": 1, "width": 8, "maps": 4, "embedding": 4, "heads": 2, "components": 3, "svi_steps": 2, "batch_size": 12}
 SIZE |= {"epochs": 2, "limit_train": 24, "limit_eval": 12, "latent_dim": 3, "dropout": 0.1}
 OF_IMAGES = ("dropout",)  # sizes that only a text model has

@@ -18,6 +18,7 @@ PLAIN = {"skip": "none", "beta_schedule": "constant"}  # a VAE without any remed
 BASE = "vae"  # what all others are compared with
 OWN = ("latent_dim",)  # settings that a remedy has of its own, whatever all others are given: it counts z otherwise
 DELTA_CHANNELS = 8  # of each step of a sequence z
+CODES = 16  # of each datapoint, out of one codebook
 COLUMNS = ("elbo", "log_likelihood", "kl", "mi_lower", "au", "shuffled_latent_loss")
 
 
@@ -49,6 +50,10 @@ REMEDIES = {
     ),
     "word-dropout": Remedy(
         lambda part=0.25: {"word_dropout": part}, "decoder", "a part of the words it reads become unknown", "Bowman et al. 2016"
+    ),
+    "receptive-field": Remedy(
+        lambda pixels=2: {"receptive_field": pixels},
+        *("decoder", "a PixelCNN sees its nearest pixels alone", "Gulrajani et al. 2017; Chen et al. 2017"),
     ),
     "mixture": Remedy(
         lambda components=10: {"prior": "mixture-of-normals", "components": components},
@@ -82,10 +87,29 @@ REMEDIES = {
         lambda nats=10: {"guide": "minimum-rate", "rate": nats},
         *("posterior", "each dimension has a least rate", "Razavi et al. 2019, appendix"),
     ),
+    "laplace": Remedy(
+        lambda: {"guide": "variational-laplace"},
+        *("posterior", "a normal at the mode of the posterior, with the curvature there", "Park et al. 2019"),
+    ),
+    "categorical": Remedy(
+        lambda: {"guide": "categorical"}, "posterior", "categorical variables in place of real ones", "Jang et al. 2017"
+    ),
+    "di-vae": Remedy(
+        lambda: {"guide": "categorical", "objective": "batch-prior"},
+        *("posterior", "the same, held to the prior over a batch alone", "Zhao et al. 2018"),
+    ),
+    "codebook": Remedy(
+        lambda codes=CODES: {"guide": "codebook", "latent_dim": codes},
+        *("posterior", "the nearest codes of a codebook: a fixed rate", "van den Oord et al. 2017"),
+    ),
     "sa": Remedy(lambda: {"inference": "sa"}, "inference", "q(z|x) refined by gradient steps", "Kim et al. 2018"),
     "lagging": Remedy(
         lambda: {"procedure": "lagging"},
         *("procedure", "the encoder is trained to its end before each step of the decoder", "He et al. 2019"),
+    ),
+    "hmc": Remedy(
+        lambda moves=3: {"procedure": f"hmc({moves})"},
+        *("procedure", "the decoder learns of draws that Hamiltonian Monte Carlo has moved", "Hoffman 2017"),
     ),
     "pretrain": Remedy(
         lambda epochs=None: {"procedure": "pretrain" if epochs is None else f"pretrain({epochs})"},

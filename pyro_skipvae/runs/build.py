@@ -43,6 +43,7 @@ from pyro_skipvae.training.adversarial import (
     adversarial_autoencoder_step,
     adversarial_variational_bayes_step,
 )
+from pyro_skipvae.training.hamiltonian import hamiltonian_step
 from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
 from pyro_skipvae.training.lagging import lagging_step
 from pyro_skipvae.training.pretraining import pretrained_step
@@ -621,6 +622,7 @@ def _latent_size(vae):
 PROCEDURES = {  # of (config, vae, data, batches): what makes a step of model, guide, objective and optimizer
     "joint": lambda config, vae, data, batches: svi_step,
     "lagging": _lagging,
+    "hmc": lambda config, vae, data, batches: partial(hamiltonian_step, moves=config.moves),
     "adversarial-autoencoder": _adversarial_autoencoder,
     "adversarial-variational-bayes": _adversarial_bayes,
     "pretrain": lambda config, vae, data, batches: partial(

@@ -59,6 +59,7 @@ GUIDE_OF = {"uniform-sphere": ("von-mises-fisher",), "uniform-categorical": CODE
 FLOWS = ("inverse-autoregressive-flow", "planar-flow")  # guides without local parameters
 IMPLICIT = "semi-implicit"  # nor has this one
 GUIDES = ("diagonal-normal", "full-covariance-normal", *FLOWS, IMPLICIT, *PRIOR_OF)
+DEVIATING = ("diagonal-normal", "full-covariance-normal", "minimum-rate", "batch-normalised")  # have a scale to move by
 GUIDES_SET = {  # what a discrete z needs besides its guide
     "categorical": {"prior": "uniform-categorical", "objective": "analytic-elbo"},
     "codebook": {"prior": "uniform-categorical"},
@@ -82,7 +83,10 @@ PER_DIMENSION = (*FREE_BITS, "kl-balancing")  # need a KL for each dimension in 
 INDEPENDENT = ("diagonal-normal", "minimum-rate", "batch-normalised"), ("standard-normal", "ar1")
 LEARNED = ("mixture-of-normals", "vamp", "normalizing-flow")  # priors with parameters
 ADVERSARIAL = ("adversarial-autoencoder", "adversarial-variational-bayes")
-PROCEDURES = ("joint", "lagging", "pretrain(EPOCHS)", "adversarial-autoencoder(WEIGHT)", "adversarial-variational-bayes")
+PROCEDURES = (
+    *("joint", "lagging", "hmc(MOVES)", "pretrain(EPOCHS)"),
+    *("adversarial-autoencoder(WEIGHT)", "adversarial-variational-bayes"),
+)
 SKIPS = ("all", "none", "first", "last", "parameter-matched")
 SCHEDULES = ("constant", "linear", "cyclical", "control(NATS)")
 LARGEST = 2**31  # of whole numbers; sizes beyond it do not fit into any memory
@@ -213,8 +217,8 @@ class Config:
     procedure: str = option(
         "joint",
         "how encoder and decoder are trained: at once, the encoder to its end before each step of the decoder while z says "
-        "more and more (lagging), first as an autoencoder, whose decoder then starts anew (pretrain), or against a critic that "
-        "stands for the KL term",
+        "more and more (lagging), the decoder on z moved by Hamiltonian Monte Carlo (hmc), first as an "
+        "autoencoder, whose decoder then starts anew (pretrain), or against a critic that stands for the KL term",
         PROCEDURES,
     )
     inference: str = option("amortized", "how q(z|x) is found: by the encoder, or refined by SVI steps", INFERENCES)
@@ -398,7 +402,7 @@ class Config:
 
     def _check_procedure(self):
         got = f"--procedure {self.procedure}"
-        if self.procedure not in ("joint", "lagging", ADVERSARIAL[1]) and self.pretraining is None:
+        if self.procedure not in ("joint", "lagging", ADVERSARIAL[1]) and self.pretraining is None and self.moves is None:
             self.game_weight  # noqa: B018  raises for what is no procedure at all
         if self.is_adversarial and (self.objective != "elbo" or self.rate_target is not None):
             raise ConfigError(
@@ -418,6 +422,7 @@ class Config:
                 f"expected a --guide whose density is known at any z for {got}, which ends by the mutual information, got "
                 f"--guide {self.guide}; use --guide full-covariance-normal"
             )
+        self._check_moves(got)
         if self.pretraining is not None and self.inference in ("svi", "vae+svi", "vae+svi+kl"):
             raise ConfigError(f"expected --inference amortized or sa for {got}, got {self.inference}")
         if self.pretraining is not None and not 0 < self.pretraining < max(self.epochs, 2):
@@ -426,6 +431,27 @@ class Config:
             )
         if self.pretraining is not None and self.bound == "autoencoder":
             raise ConfigError(f"expected another objective after {got}, got --objective autoencoder; use 'free-bits-total(8)'")
+
+    def _check_moves(self, got):
+        if self.moves is None:
+            return
+        wanted = {
+            "guide": DEVIATING,
+            "objective": BOUNDS,
+            "inference": ("amortized",),
+            "precision": ("float32",),
+            "compile": (False,),
+        }
+        for name, allowed in wanted.items():
+            if getattr(self, name) not in allowed:
+                flag = "no --compile" if name == "compile" else f"{_flag(name)} {' or '.join(allowed)}"
+                raise ConfigError(f"expected {flag} for {got}, got {_flag(name)} {getattr(self, name)}")
+        if self.moves == 0:
+            raise ConfigError(f"expected at least 1 of the MOVES of --procedure hmc(MOVES), got {got}")
+        if self.rate_target is not None:
+            raise ConfigError(
+                f"expected no control of the rate for {got}, whose draws have none, got --beta-schedule {self.beta_schedule}"
+            )
 
     def _check_control(self):
         target, got = self.rate_target, f"--beta-schedule {self.beta_schedule}"
@@ -480,6 +506,12 @@ class Config:
         """EPOCHS of the procedure pretrain(EPOCHS), a third of the run where none are given; None for the others."""
         match = re.fullmatch(r"pretrain(?:\((\d{1,9})\))?", self.procedure)
         return (int(match[1]) if match[1] else max(1, round(self.epochs / 3))) if match else None
+
+    @property
+    def moves(self):
+        """MOVES of the procedure hmc(MOVES), 3 where none are given; None for the others."""
+        match = re.fullmatch(r"hmc(?:\((\d{1,9})\))?", self.procedure)
+        return int(match[1] or 3) if match else None
 
     @property
     def particles(self):

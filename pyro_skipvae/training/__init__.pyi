@@ -1,6 +1,8 @@
 from .adversarial import Critic as Critic
 from .adversarial import adversarial_autoencoder_step as adversarial_autoencoder_step
 from .adversarial import adversarial_variational_bayes_step as adversarial_variational_bayes_step
+from .hamiltonian import hamiltonian_draws as hamiltonian_draws
+from .hamiltonian import hamiltonian_step as hamiltonian_step
 from .initialisation import data_dependent_ as data_dependent_
 from .initialisation import he_normal_ as he_normal_
 from .lagging import AggressivePhase as AggressivePhase

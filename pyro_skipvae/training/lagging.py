@@ -96,8 +96,8 @@ class LaggingStep(SVIStep):
         if not self.phase.active:
             return super().__call__(x, beta)
         if not self._encoder:
-            self._encoder = set(map(id, _parameters_of(self.svi.guide, x)))
-            self._others = set(map(id, _parameters_of(self.svi.model, x))) - self._encoder
+            self._encoder = set(map(id, parameters_of_sites(self.svi.guide, x)))
+            self._others = set(map(id, parameters_of_sites(self.svi.model, x))) - self._encoder
         try:
             self.held = self._others
             self._train_encoder(x, beta)
@@ -158,7 +158,7 @@ def mutual_information_within(model: Callable[..., Any], guide: Callable[..., An
             raise ValueError(f"expected a guide whose density is known at any z, got one where {error}") from None
 
 
-def _parameters_of(callable_: Callable[..., Any], x: Batch) -> list[Tensor]:
+def parameters_of_sites(callable_: Callable[..., Any], x: Batch) -> list[Tensor]:
     """The parameters that a model or guide is made of; it leaves no trace in buffers and random numbers."""
     with poutine.trace(param_only=True) as capture:
         run_once(lambda x, _: callable_(*as_arguments(x)), x, 1.0)

@@ -216,9 +216,18 @@ def test_the_command_line_refuses(flags, tmp_path):
 
 
 @pytest.mark.slow  # four trainings in processes of their own
-@pytest.mark.parametrize("procedure", ["lagging", "pretrain(1)"])
-def test_a_stopped_run_ends_as_if_it_had_not_been(procedure, tmp_path):
-    quick, more = (("no_report",),), ("--procedure", procedure)
+@pytest.mark.parametrize(
+    "more",
+    [
+        *[("--procedure", procedure) for procedure in ("lagging", "pretrain(1)", "hmc(1)")],
+        *[("--guide", guide) for guide in ("categorical", "codebook", "variational-laplace")],
+    ],
+    ids=lambda more: more[1],
+)
+def test_a_stopped_run_ends_as_if_it_had_not_been(more, tmp_path):
+    if "codebook" in more:
+        pytest.importorskip("vector_quantize_pytorch")
+    quick = (("no_report",),)
     assert torture.train(tmp_path / "whole", "mlp", *more, hooks=quick).end() == 0
     stopped = torture.train(tmp_path / "run", "mlp", *more, hooks=(*quick, ("signal_at", 10, signal.SIGTERM)))
     assert stopped.end() == 143, stopped.log.read_text()

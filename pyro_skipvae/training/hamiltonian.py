@@ -1,0 +1,184 @@
+"""Hamiltonian Monte Carlo from draws of the guide: z of the posterior itself, of which the decoder learns."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.ops.integrator import velocity_verlet
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_skipvae.diagnostics.pairs.evaluation import evaluation_mode
+from pyro_skipvae.objectives import Batch, Objective, as_arguments, plate_scale, weighted
+from pyro_skipvae.objectives.terms import sites
+
+from .lagging import parameters_of_sites
+from .step import SVIStep, batch_size
+
+
+class HamiltonianDraws(NamedTuple):
+    """z (B, *event), one draw for each row, at the site `name`, and the part of its moves that was accepted, (B,)."""
+
+    name: str
+    z: Tensor
+    accepted: Tensor
+
+
+def hamiltonian_draws(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Batch,
+    beta: float = 1.0,
+    *,
+    moves: int = 3,
+    leapfrog: int = 5,
+    step_size: float = 0.2,
+) -> HamiltonianDraws:
+    """Draws of p(z|x): those of the guide after `moves` moves of Hamiltonian Monte Carlo, which leave p(z|x) as it is.
+
+        H(z, r) = -log p(x|z) - beta log p(z) + |s r|^2 / 2,   r ~ N(0, 1 / s^2),   s the deviations of q(z|x)
+
+    A move is `leapfrog` steps of Pyro's `velocity_verlet` of size `step_size`, in units of s. Each row of x is accepted by
+    itself, with min(1, exp(-change of H)): Pyro's kernel `HMC` accepts all rows or none, which for many rows is none. The
+    draws are as near to p(z|x) as `moves` bring them, and have no density: no ELBO or rate of them can be told. Modules run
+    in evaluation mode, and no gradient goes through. Cost: moves (leapfrog + 1) passes forward and back.
+
+    Raises ValueError for other than one latent site, a guide without deviations or of z that is not real, and a
+    model whose rows are not independent.
+
+    Reference: Neal 2011, "MCMC using Hamiltonian dynamics"; Hoffman 2017, "Learning Deep Latent Gaussian Models with MCMC".
+    """
+    model, guide = weighted(model, guide, beta)
+    with evaluation_mode(_owner(model), _owner(guide)), torch.enable_grad():
+        name, z, scale = _start(guide, x)
+        accepted = torch.zeros(len(z), dtype=z.dtype, device=z.device)
+        for _ in range(moves):
+            z, moved = _move(lambda at: -_log_joint(model, x, name, at), z, scale, leapfrog, step_size)
+            accepted += moved
+    return HamiltonianDraws(name, z, accepted / max(moves, 1))
+
+
+def _owner(callable_: Any) -> Any:
+    return getattr(callable_, "func", callable_)  # what `weighted` has made a partial of
+
+
+def _start(guide: Callable[..., Any], x: Batch) -> tuple[str, Tensor, Tensor]:
+    """The name of the latent site, a draw of it, and its deviations, (B, *event) each."""
+    with torch.no_grad():
+        found = dict(sites(poutine.trace(guide).get_trace(*as_arguments(x))))
+        if len(found) != 1:
+            raise ValueError(f"expected one latent site for Hamiltonian Monte Carlo, got {list(found)}")
+        ((name, site),) = found.items()
+        q = site["fn"]
+        try:
+            scale = q.stddev
+        except NotImplementedError:
+            scale = None
+        if scale is None or getattr(q.support, "base_constraint", q.support) is not constraints.real:
+            raise ValueError(
+                f"expected a guide of real z with a deviation for Hamiltonian Monte Carlo, got {type(q).__name__} at {name}"
+            )
+        return name, site["value"].detach(), scale.expand(site["value"].shape)
+
+
+def _log_joint(model: Callable[..., Any], x: Batch, name: str, z: Tensor) -> Tensor:
+    """log p(x, z) of each row, (B,), whatever a plate makes of it."""
+    trace = poutine.trace(poutine.condition(model, data={name: z})).get_trace(*as_arguments(x))
+    trace.compute_log_prob()
+    total: Any = 0
+    for other, site in sites(trace):
+        if not site["is_observed"] or site["log_prob"].shape != (len(z),):
+            raise ValueError(f"expected {name} alone to be unknown, with a log p for each row, got the site {other}")
+        total = total + site["log_prob"] / plate_scale(site)
+    return total
+
+
+def _move(
+    energy: Callable[[Tensor], Tensor], z: Tensor, scale: Tensor, leapfrog: int, step_size: float
+) -> tuple[Tensor, Tensor]:
+    """z after one move, and which rows were accepted, (B,)."""
+    energies: list[Tensor] = []  # of each place on the way
+
+    def potential(at: dict[str, Tensor]) -> Tensor:
+        energies.append(energy(at["z"]))
+        return energies[-1].sum()
+
+    def kinetic(r: Tensor) -> Tensor:
+        return (scale * r).square().flatten(1).sum(1) / 2
+
+    r = torch.randn_like(z) / scale
+    velocity = lambda at: {"z": scale.square() * at["z"]}  # noqa: E731
+    end, r_end, _, _ = velocity_verlet({"z": z}, {"z": r}, potential, velocity, step_size, leapfrog)
+    change = (energies[-1] + kinetic(r_end["z"]) - energies[0] - kinetic(r)).detach()
+    # A uniform number from a normal one: that is the noise which several processes deal out by rows.
+    moved = torch.special.log_ndtr(torch.randn_like(change)) < -change  # not where it is nan
+    return torch.where(moved.reshape(-1, *[1] * (z.dim() - 1)), end["z"], z).detach(), moved
+
+
+def hamiltonian_step(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    objective: Objective | ELBO,
+    optim: PyroOptim,
+    *,
+    moves: int = 3,
+    leapfrog: int = 5,
+    step_size: float = 0.2,
+    **how: Any,
+) -> "HamiltonianStep":
+    """A step as of `svi_step` in which the decoder learns of `hamiltonian_draws` z', the encoder by the objective.
+
+        parameters of the guide:  gradient of the objective
+        all others:               gradient of -mean_x [log p(x|z') + beta log p(z')]
+
+    The loss is that of the objective, a bound at the guide that the draws start from. `how` are the other arguments of
+    `svi_step`; raises ValueError for a control, a graph or bfloat16 among them, and what `hamiltonian_draws` does.
+
+    Reference: Hoffman 2017, algorithm 1.
+    """
+    for name, usual in {"compile": False, "precision": "float32", "control": None}.items():
+        if how.get(name, usual) != usual:
+            raise ValueError(f"expected no {name} for a step with Hamiltonian Monte Carlo, got {how[name]}")
+    chain = {"moves": moves, "leapfrog": leapfrog, "step_size": step_size}
+    return HamiltonianStep(model, guide, objective, optim, chain, **how)
+
+
+class HamiltonianStep(SVIStep):
+    """What `hamiltonian_step` returns; `accepted` is the part of moves of the last step that was accepted, a tensor ()."""
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        objective: Objective | ELBO,
+        optim: PyroOptim,
+        chain: dict[str, Any],
+        *,
+        max_norm: float | None = None,
+        **how: Any,
+    ) -> None:
+        super().__init__(model, guide, objective, optim, max_norm, **how)
+        self.chain, self.accepted = chain, torch.ones(())
+        self._encoder: list[Tensor] = []
+        self._others: list[Tensor] = []
+
+    def __call__(self, x: Batch, beta: float = 1.0) -> Tensor:
+        if not self._encoder:
+            self._encoder = parameters_of_sites(self.svi.guide, x)
+            known = set(map(id, self._encoder))
+            self._others = [other for other in parameters_of_sites(self.svi.model, x) if id(other) not in known]
+        return super().__call__(x, beta)
+
+    def _mean_loss_and_grads(self, x: Batch, beta: Any) -> Tensor:
+        loss = super()._mean_loss_and_grads(x, beta)
+        for other in self._others:
+            other.grad = None
+        model, guide = self.svi.model, self.svi.guide
+        drawn = hamiltonian_draws(model, guide, x, beta, **self.chain)
+        self.accepted = drawn.accepted.mean()
+        log_joint = _log_joint(weighted(model, guide, beta)[0], x, drawn.name, drawn.z)
+        (-log_joint.sum() / batch_size(x)).backward(inputs=self._others)
+        return loss
