@@ -89,7 +89,7 @@ def compare(
     The first run is what the others are compared with. Runs that differ in the seed alone count as one model, and with
     two seeds of each there is a standard error over seeds. Runs whose evaluation cards disagree are refused.
 
-    With --remedies the runs are made first, as far as they are missing: of the plain VAE and of each remedy named, + taking
+    With --remedies, the runs are made first, as far as they are missing: of the plain VAE and of each remedy named, + taking
     several together. Every setting of `train` may be given for all, such as --dataset, --epochs or --layers. What is done is
     known by its settings; what was interrupted goes on. There is a table, a page with pictures, and a file of results.
     """

@@ -21,20 +21,20 @@ OPTIONS = (
     click.option(
         "--remedies", metavar="NAMES", help="train what is missing of these first, such as skip,sa,skip+delta  [default: none]"
     ),
-    click.option("--preset", type=click.Choice(PRESETS), help="with --remedies: settings as of train  [default: none]"),
-    click.option("--seeds", type=Whole(1), help="with --remedies: runs of each  [default: 1]"),
-    click.option("--jobs", type=Whole(1), help="with --remedies: runs at a time  [default: the cores that are free]"),
+    click.option("--preset", type=click.Choice(PRESETS), help="for remedies: settings as of train  [default: none]"),
+    click.option("--seeds", type=Whole(1), help="for remedies: runs of each  [default: 1]"),
+    click.option("--jobs", type=Whole(1), help="for remedies: runs at a time  [default: the cores that are free]"),
     click.option(
-        "--minutes", type=Duration(min_open=True), help="with --remedies: stop then, with checkpoints  [default: no limit]"
+        "--minutes", type=Duration(min_open=True), help="for remedies: stop then, with checkpoints  [default: no limit]"
     ),
     click.option(
         "--report-budget",
         type=Duration(),
-        help="with --remedies: seconds for the estimates that need the decoder  [default: fixed numbers of points]",
+        help="for remedies: seconds for the estimates that need the decoder  [default: fixed numbers of points]",
     ),
-    click.option("--runs", "folder", help="with --remedies: where run folders go  [default: runs/remedies]"),
-    click.option("--results", help="with --remedies: where results and the page go  [default: results]"),
-    click.option("--html", type=click.Path(dir_okay=False), help="with --remedies: the page  [default: in the results]"),
+    click.option("--runs", "folder", help="for remedies: where run folders go  [default: runs/remedies]"),
+    click.option("--results", help="for remedies: where results and the page go  [default: results]"),
+    click.option("--html", type=click.Path(dir_okay=False), help="for remedies: the page  [default: in the results]"),
 )
 
 

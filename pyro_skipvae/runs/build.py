@@ -390,10 +390,10 @@ def _check_values(config, data):
     likelihood, scaling = config.likelihood, config.scaling
     what = f"{data.kind} values (dataset {data.name}, binarisation {data.binarisation})"
     if data.kind not in KINDS[likelihood]:
-        suits = ", ".join(name for name, kinds in KINDS.items() if data.kind in kinds)
+        suits = " or ".join(f"--likelihood {name}" for name, kinds in KINDS.items() if data.kind in kinds)
         raise ConfigError(
             f"expected {' or '.join(KINDS[likelihood])} values for --likelihood {likelihood}, got {what}; "
-            f"for these there is --likelihood {suits}"
+            f"for these there is {suits}"
         )
     if likelihood == "colour-logistics" and not _is_colour(data):
         raise ConfigError(

@@ -23,6 +23,7 @@ def losses(run):
     return [json.loads(line)["train_loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_how_it_trains_and_goes_on_exactly(tmp_path):
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()

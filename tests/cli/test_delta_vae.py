@@ -117,6 +117,7 @@ def test_the_rate_of_each_step_adds_up_to_the_rate(run):
     assert "given the step before" in plain((run / "report.html").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "shape"),
     [

@@ -113,6 +113,7 @@ def test_odd_names_for_a_new_run_are_refused(path, tmp_path):
 NAMES = ("red\x1b[31m", "two\nlines", "\u202egnp", "<b>&amp;|*`")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES, ids=repr)
 def test_a_run_of_any_name_is_trained_and_used(name, tmp_path):
     done = skipvae("train", *FAST, "--out", name, cwd=tmp_path)
@@ -157,6 +158,7 @@ MACHINES = {  # several at once: each start of a process takes seconds
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", MACHINES)
 def test_a_training_ends_well_on(machine, tmp_path):
     before, environment = MACHINES[machine]
@@ -173,6 +175,7 @@ TRAIN = ("train", *FAST, "--out", "run")
 PRINTED = ((FULL, TRAIN), (BROKEN, TRAIN), (FULL, ("datasets",)), (BROKEN, ("datasets",)), (FULL, ("--help",)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stdout", "words"), PRINTED)
 def test_a_result_that_cannot_be_printed_is_told(stdout, words, tmp_path):
     done = started(*words, cwd=tmp_path, before=stdout)

@@ -62,6 +62,9 @@ class Echo:
     def parameters(self):
         yield torch.zeros(0)
 
+    def __call__(self, z):
+        return SimpleNamespace(network=self.network, z=z)
+
     def posterior(self, x):
         return torch.distributions.Normal((x[:, :1] == 5).double(), 1.0)
 
@@ -327,6 +330,7 @@ def test_words_that_a_terminal_lacks_are_no_reason_to_fail():
     assert (done.returncode, done.stdout) == (0, "\\u0416\n"), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", [("--model", "skip-sa-vae"), ("--model", "vae", "--skip", "parameter-matched")])
 def test_a_transformer_trains_goes_on_and_speaks(folder, tmp_path, arm):
     about, run = ("--decoder", "transformer", "--heads", "2", "--layers", "2", *arm), tmp_path / "run"

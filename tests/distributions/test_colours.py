@@ -23,6 +23,7 @@ def test_the_probabilities_of_all_values_of_a_pixel_sum_to_one(float64):
     torch.testing.assert_close(pixel(batch=(5,)).log_prob(all_values(4)[:, None]).logsumexp(0), torch.zeros(5))
 
 
+@pytest.mark.slow
 def test_they_sum_to_one_by_channel_at_256_levels(float64):
     eta, grid = torch.randn(3, 1, 1, 8), torch.linspace(0, 1, 256)
 

@@ -546,6 +546,7 @@ def test_the_folder_of_another_run_is_not_taken_for_this_one(two_tables):
     assert fresh(path).name == f"{path.name}-1" and reproduction.run_folder(other, folder / "runs/reproduce") is None
 
 
+@pytest.mark.slow
 def test_a_slice_ends_with_a_checkpoint_and_the_next_goes_on(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("pyro_skipvae_cli.pool.LOOK_SECONDS", 0.05)
     planned = tiny_table("any").runs[0]
@@ -620,6 +621,7 @@ def test_what_is_made_anew_is_gone_on_with(tmp_path):
     assert Anew(tmp_path, runs).folder_of(runs[0]).name == f"{runs[0].folder}-2"
 
 
+@pytest.mark.slow
 def test_runs_that_fail_are_told_and_the_others_kept(tmp_path, monkeypatch):
     table = tiny_table("any")
     broken = replace(table.runs[0], flags={**table.runs[0].flags, "encoder": "lstm"})

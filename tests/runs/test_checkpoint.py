@@ -177,6 +177,7 @@ def test_checkpoints_of_the_first_version_are_read_and_gone_on_from(tmp_path):
     assert torture.same(states.plain(other.state()), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", range(2))
 def test_states_of_a_right_checksum_that_are_none_are_one_sentence(tmp_path, unit):
     assert states.unit(tmp_path, 0, random.Random(unit), 1) == (states.BATCH, [])
