@@ -1,6 +1,8 @@
 from .codes import CodesDecoder as CodesDecoder
 from .convolutional import ConvolutionalDecoder as ConvolutionalDecoder
 from .dilated_cnn import DilatedCNNDecoder as DilatedCNNDecoder
+from .identifiable import ConvexGradient as ConvexGradient
+from .identifiable import IdentifiableMLPDecoder as IdentifiableMLPDecoder
 from .lstm import LSTMDecoder as LSTMDecoder
 from .mlp import MLPDecoder as MLPDecoder
 from .pixelcnn import PixelCNNDecoder as PixelCNNDecoder

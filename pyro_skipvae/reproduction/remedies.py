@@ -16,7 +16,7 @@ from .tables import Planned, Table
 
 PLAIN = {"skip": "none", "beta_schedule": "constant"}  # a VAE without any remedy; autoregressive decoders anneal by default
 BASE = "vae"  # what all others are compared with
-OWN = ("latent_dim",)  # settings that a remedy has of its own, whatever all others are given: it counts z otherwise
+OWN = ("latent_dim", "decoder")  # settings that a remedy has of its own, whatever all others are given
 DELTA_CHANNELS = 8  # of each step of a sequence z
 CODES = 16  # of each datapoint, out of one codebook
 COLUMNS = ("elbo", "log_likelihood", "kl", "mi_lower", "au", "shuffled_latent_loss")
@@ -47,6 +47,9 @@ REMEDIES = {
     "skip": Remedy(lambda: {"skip": "all"}, "decoder", "z enters every layer again", "Dieng et al. 2019"),
     "matched": Remedy(
         lambda: {"skip": "parameter-matched"}, "decoder", "no skips, but as many parameters as with them", "a control"
+    ),
+    "identifiable": Remedy(
+        lambda: {"decoder": "identifiable-mlp"}, "decoder", "an MLP in which no two z give the same p(x|z)", "Wang et al. 2021"
     ),
     "word-dropout": Remedy(
         lambda part=0.25: {"word_dropout": part}, "decoder", "a part of the words it reads become unknown", "Bowman et al. 2016"

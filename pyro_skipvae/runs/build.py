@@ -10,13 +10,14 @@ import pyro.optim
 import torch
 
 from pyro_skipvae import guides, likelihoods, objectives, priors, schedules
-from pyro_skipvae.blocks import Standardise, mean_and_scale
+from pyro_skipvae.blocks import Standardise, latent_shape, mean_and_scale
 from pyro_skipvae.data import DATASETS, load_data
 from pyro_skipvae.data.on_disk import OnDisk
 from pyro_skipvae.decoders import (
     CodesDecoder,
     ConvolutionalDecoder,
     DilatedCNNDecoder,
+    IdentifiableMLPDecoder,
     LSTMDecoder,
     MLPDecoder,
     PixelCNNDecoder,
@@ -49,7 +50,7 @@ from pyro_skipvae.training.lagging import lagging_step
 from pyro_skipvae.training.pretraining import pretrained_step
 from pyro_skipvae.training.step import svi_step
 
-from .config import CODES, FLOWS, RATED, TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
+from .config import CODES, FLOWS, INJECTIVE, RATED, TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
 from .correlations import correlations
 
 TEXT = ("embedding", "dropout", "word_dropout")
@@ -57,11 +58,13 @@ TEXT = ("embedding", "dropout", "word_dropout")
 DECODERS = {
     "pixelcnn": (PixelCNNDecoder, 9, "maps", ("kernel", "receptive_field", "attention_layers", "heads")),
     "mlp": (MLPDecoder, 4, "width", ()),
+    "identifiable-mlp": (IdentifiableMLPDecoder, 2, "width", ()),
     "convolutional": (ConvolutionalDecoder, 3, "maps", ()),
     "lstm": (LSTMDecoder, 1, "width", TEXT),
     "dilated-cnn": (DilatedCNNDecoder, 10, "width", TEXT),
     "transformer": (TransformerDecoder, 4, "width", (*TEXT, "heads")),
 }
+MLPS = ("mlp", "identifiable-mlp")  # decoders of items of any shape
 LINEARISED = ("mlp", "convolutional")  # decoders whose derivative in z a guide may take
 AUTOREGRESSIVE = ("pixelcnn", *TEXT_DECODERS)
 ENCODERS = {
@@ -187,6 +190,7 @@ def resolve(config, data):
     _check_encoder(found, data)
     _check_values(found, data)
     _check_sequence(found, data)
+    _check_injective(found, data)
     _check_objective(found, data)
     if config.prior == "vamp" and (config.guide in FLOWS or data.kind == "text"):
         raise ConfigError(
@@ -205,7 +209,7 @@ def settled(config, data):
     """The config with everything chosen that was left open, whether or not it suits the data: nothing is refused here."""
     text = data.kind == "text"
     decoder = config.decoder or ("lstm" if text else "pixelcnn" if _images(data) else "mlp")
-    small = decoder == "mlp" or not _fit_resnet(data)
+    small = decoder in MLPS or not _fit_resnet(data)
     sequence = config.prior == "ar1"
     committed = sequence and config.correlation is None or config.guide in ("minimum-rate", "batch-normalised")
     network = _usual_encoder(decoder, sequence) if text else "mlp" if small else "pixelcnn" if sequence else "resnet"
@@ -270,11 +274,11 @@ def _fit_resnet(data):
 def _check_decoder(config, data):
     text, decoder = data.kind == "text", config.decoder
     if text != (decoder in TEXT_DECODERS):
-        wanted = " or ".join(TEXT_DECODERS) if text else "pixelcnn, mlp or convolutional"
+        wanted = " or ".join(TEXT_DECODERS) if text else "pixelcnn, mlp, identifiable-mlp or convolutional"
         raise ConfigError(f"expected --decoder {wanted} for {data.kind} data ({data.name}), got --decoder {decoder}")
     if config.model == "lm" and not text:
         raise ConfigError(f"expected text for --model lm, got {data.name}; use --model autoregressive")
-    if decoder not in ("mlp", *TEXT_DECODERS) and not _images(data):
+    if decoder not in (*MLPS, *TEXT_DECODERS) and not _images(data):
         raise ConfigError(f"expected images for --decoder {decoder}, got items of shape {data.event_shape}; use --decoder mlp")
     if config.latent_dim == 0 and decoder not in AUTOREGRESSIVE:
         if not _images(data):
@@ -282,6 +286,17 @@ def _check_decoder(config, data):
                 f"expected images or text for --model {config.model}, got items of shape {data.event_shape}; use --model vae"
             )
         raise ConfigError(f"expected --decoder pixelcnn for a model without z, got --decoder {decoder}")
+
+
+def _check_injective(config, data):
+    if config.decoder != INJECTIVE:
+        return
+    read, features = math.prod(latent_shape(_read(config, data))), math.prod(data.event_shape)
+    if read > features:
+        raise ConfigError(
+            f"expected a z of at most the {features} values of an item for --decoder {INJECTIVE}, got {read}; use a smaller "
+            "--latent-dim"
+        )
 
 
 def _check_laplace(config):

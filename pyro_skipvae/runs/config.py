@@ -29,7 +29,8 @@ MODELS = {
 }
 WITHOUT_LATENTS = ("autoregressive", "lm")
 PRESETS = ("text-small",)
-DECODERS = ("pixelcnn", "mlp", "convolutional", "lstm", "dilated-cnn", "transformer")
+DECODERS = ("pixelcnn", "mlp", "identifiable-mlp", "convolutional", "lstm", "dilated-cnn", "transformer")
+INJECTIVE = "identifiable-mlp"  # a decoder that skips would make another one
 TEXT_DECODERS = ("lstm", "dilated-cnn", "transformer")
 ENCODERS = ("resnet", "pixelcnn", "mlp", "lstm", "transformer")
 TEXT_ENCODERS = ("lstm", "transformer")
@@ -139,7 +140,7 @@ class Config:
     layers: int | None = option(
         None,
         "layers of the decoder",
-        usual="pixelcnn 9, mlp 4, convolutional 3, lstm 1, dilated-cnn 10, transformer 4",
+        usual="pixelcnn 9, mlp 4, identifiable-mlp 2, convolutional 3, lstm 1, dilated-cnn 10, transformer 4",
         least=1,
     )
     width: int | None = option(
@@ -277,6 +278,9 @@ class Config:
         named = SKIPS
         if self.skip not in named and not re.fullmatch(r"(\d+|output)(,(\d+|output))*", self.skip):
             raise ConfigError(_unknown("skip", self.skip, named, " or entries like 1,3,output"))
+
+        if self.decoder == INJECTIVE and self.skip != "none":
+            raise ConfigError(f"expected --skip none (--model vae) for --decoder {INJECTIVE}, got --skip {self.skip}")
 
     def _check_model(self):
         for name, value in MODELS[self.model].items():
@@ -534,7 +538,8 @@ class Config:
         """The config of flags: defaults < what model and guide preset < the flags. `--skip none` alone means a VAE."""
         check_names(flags)
         refined = "delta-" if flags.get("prior") == "ar1" else "sa-" if flags.get("inference") == "sa" else ""
-        skips = "" if flags.get("skip") in ("none", "parameter-matched") else "skip-"
+        plain = flags.get("skip") in ("none", "parameter-matched") or "skip" not in flags and flags.get("decoder") == INJECTIVE
+        skips = "" if plain else "skip-"
         model = flags.get("model", f"{skips}{refined}vae")
         if flags.get("procedure") == ADVERSARIAL[1]:  # made for what has no density
             flags = {"guide": IMPLICIT, **flags}

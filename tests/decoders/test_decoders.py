@@ -9,13 +9,14 @@ from pyro.infer import Predictive
 
 from pyro_skipvae import VAE, likelihoods
 from pyro_skipvae.blocks import Standardise, mean_and_scale
-from pyro_skipvae.decoders import ConvolutionalDecoder, MLPDecoder, PixelCNNDecoder
+from pyro_skipvae.decoders import ConvolutionalDecoder, IdentifiableMLPDecoder, MLPDecoder, PixelCNNDecoder
 from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.priors import StandardNormal
 
 DECODERS = {
     "mlp": lambda **over: MLPDecoder(3, (2, 3), layers=2, width=8, **over),
     "mlp plain": lambda **over: MLPDecoder(3, (2, 3), layers=2, width=8, skip="none", **over),
+    "identifiable": lambda **over: IdentifiableMLPDecoder(3, (2, 3), width=8, **over),
     "pixelcnn": lambda **over: PixelCNNDecoder(3, (2, 3), layers=3, maps=4, **over),
     "pixelcnn plain": lambda **over: PixelCNNDecoder(3, (2, 3), layers=2, maps=4, skip="none", **over),
     "pixelcnn kernel 5": lambda **over: PixelCNNDecoder(3, (2, 3), layers=2, maps=4, kernel=5, skip=[2], **over),

@@ -1,0 +1,74 @@
+"""An MLP z -> p(x|z) that is injective by construction: no two z give the same p(x|z)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyro_skipvae.blocks import LatentDim, latent_shape
+from pyro_skipvae.likelihoods import Likelihood, bernoulli
+from pyro_skipvae.skip import Skip, skip_entries
+
+
+class ConvexGradient(nn.Module):
+    """The gradient of a strictly convex network, a Brenier map R^N -> R^N, and so injective.
+
+        phi(h) = sum_j a_j (softplus(u_j) - u_j / 2) + sum_i e_i h_i^2 / 2,   u = W h + b,   a, e > 0
+        grad phi(h) = W' (a (sigmoid(u) - 1/2)) + e h
+
+    h (..., N) -> (..., N). Its Jacobian W' diag(a s (1 - s)) W + diag(e) is symmetric and positive definite everywhere.
+    """
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(size, width)
+        self.raw_slopes, self.raw_diagonal = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(size))
+
+    def forward(self, h: Tensor) -> Tensor:
+        gates = F.softplus(self.raw_slopes) * (self.hidden(h).sigmoid() - 0.5)
+        return gates @ self.hidden.weight + F.softplus(self.raw_diagonal) * h
+
+
+class IdentifiableMLPDecoder(nn.Module):
+    """p(x|z) with natural parameters from `layers` Brenier maps of z, an isometry, and one more Brenier map.
+
+        eta = g(Q f_layers(... f_1(z))) + c,   f_l in R^D, g in R^E (`ConvexGradient`, `width` units),   Q'Q = I
+
+    Each part is injective, so p(x|z) depends on all of z; how strongly is learned. That alone does not make z used: the price
+    of its rate is as before. z (..., D), or a sequence z as one vector. Raises ValueError for skips, which would not keep it
+    injective, and for more dimensions of z than natural parameters.
+
+    Reference: Wang, Blei, Cunningham 2021, "Posterior Collapse and Latent Variable Non-identifiability", section 3.
+    """
+
+    def __init__(
+        self,
+        latent_dim: LatentDim,
+        event_shape: Sequence[int],
+        *,
+        layers: int = 2,
+        width: int = 512,
+        skip: Skip = "none",
+        likelihood: Likelihood = bernoulli,
+    ) -> None:
+        super().__init__()
+        if skip_entries(skip, layers):
+            raise ValueError(f"expected skip='none' for a decoder that is to stay injective, got {skip!r}")
+        self.event_shape, self.likelihood = tuple(event_shape), likelihood
+        self.latent_shape = latent_shape(latent_dim)
+        dimensions, outputs = math.prod(self.latent_shape), math.prod(event_shape) * likelihood.parameters
+        if dimensions > outputs:
+            raise ValueError(f"expected at most {outputs} dimensions of z, as many as p(x|z) has parameters, got {dimensions}")
+        self.observation = likelihood.module
+        self.maps = nn.Sequential(*(ConvexGradient(dimensions, width) for _ in range(layers)))
+        self.directions = nn.Parameter(torch.randn(outputs, dimensions))
+        self.last, self.bias = ConvexGradient(outputs, width), nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, z: Tensor) -> Distribution:
+        Q = torch.linalg.qr(self.directions).Q
+        eta = self.last(self.maps(z.flatten(-len(self.latent_shape))) @ Q.T) + self.bias
+        eta = eta.reshape(*eta.shape[:-1], *self.event_shape, self.likelihood.parameters)
+        return self.likelihood(eta, len(self.event_shape))
