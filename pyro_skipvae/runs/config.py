@@ -60,7 +60,7 @@ GUIDE_OF = {"uniform-sphere": ("von-mises-fisher",), "uniform-categorical": CODE
 FLOWS = ("inverse-autoregressive-flow", "planar-flow")  # guides without local parameters
 IMPLICIT = "semi-implicit"  # nor has this one
 GUIDES = ("diagonal-normal", "full-covariance-normal", *FLOWS, IMPLICIT, *PRIOR_OF)
-DEVIATING = ("diagonal-normal", "full-covariance-normal", "minimum-rate", "batch-normalised")  # have a scale to move by
+MOVED = ("diagonal-normal", "full-covariance-normal")  # guides whose draws may be moved: they have scales, and commit no rate
 GUIDES_SET = {  # what a discrete z needs besides its guide
     "categorical": {"prior": "uniform-categorical", "objective": "analytic-elbo"},
     "codebook": {"prior": "uniform-categorical"},
@@ -440,7 +440,7 @@ class Config:
         if self.moves is None:
             return
         wanted = {
-            "guide": DEVIATING,
+            "guide": MOVED,
             "objective": BOUNDS,
             "inference": ("amortized",),
             "precision": ("float32",),
