@@ -184,7 +184,9 @@ def as_trained():
 def seconds_per_step(job, steps=5):
     """The least time of some steps after the first, on a copy that is thrown away; the random numbers stay as they were."""
     with torch.random.fork_rng(), as_trained(), multiplied(job.config.matmul):
-        config = replace(job.config, procedure="joint")  # a step of which the others are made
+        config = job.config
+        if config.moves is None:
+            config = replace(config, procedure="joint")  # a step of which the others are made
         step = build_step(config, copy.deepcopy(job.vae), steps, ranks=job.ranks, **job.sources)
         batches = list(itertools.islice(job.data.batches("train", job.config.batch_size, seed=job.config.seed), MEASURED))
         mean = sum(x.numel() for x in batches) / len(batches)  # batches of text differ in length

@@ -12,7 +12,10 @@ from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.guides import PlanarFlow, VonMisesFisherPosterior
 from pyro_skipvae.objectives import elbo
 from pyro_skipvae.priors import StandardNormal, UniformSphere
-from pyro_skipvae.training import hamiltonian_draws, hamiltonian_step
+from pyro_skipvae.runs.build import build_data, resolve
+from pyro_skipvae.runs.config import Config
+from pyro_skipvae.training import hamiltonian, hamiltonian_draws, hamiltonian_step
+from pyro_skipvae_cli.job import Job, seconds_per_step
 
 D, E, VARIANCE = 2, 3, 0.49
 PLAIN = "--decoder mlp --print-config"
@@ -139,3 +142,13 @@ BAD = {
 def test_the_command_line_refuses(flags, tmp_path):
     done = skipvae("train", *PLAIN.split(), *flags.split(), cwd=tmp_path)
     assert done.returncode == 2 and BAD[flags] in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_the_time_of_an_epoch_is_that_of_its_own_steps(monkeypatch):
+    """What is measured before a run moves z, too."""
+    calls, told = [], lambda *of, **how: calls.append(how["moves"]) or hamiltonian_draws(*of, **how)
+    monkeypatch.setattr(hamiltonian, "hamiltonian_draws", told)
+    config = Config.from_flags({"decoder": "mlp", "width": 4, "procedure": "hmc(1)", "limit_train": 20, "limit_eval": 4})
+    data = build_data(config)
+    seconds_per_step(Job(resolve(config, data), data, torch.device("cpu")), steps=1)
+    assert set(calls) == {1}
