@@ -110,9 +110,6 @@ def check_row(row):
     with as_trained():
         for epoch in fit(job.step, job.batches, epochs=2, beta=job.beta):
             assert math.isfinite(epoch.loss), row
-        # Nothing holds a free rate: a hundred encoder steps in a row make q(z|x) as narrow as floats go. Those are left out.
-        if "lagging" in row and {"mmd(10)", "autoencoder"} & set(row):
-            return
         assert job.step.nonfinite() is None, row
     job.vae.eval()
     report = collapse_report(job.vae.model, job.vae.guide, job.data.test, importance_samples=2, posterior_samples=2)

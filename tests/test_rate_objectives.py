@@ -266,6 +266,8 @@ def test_the_command_line_refuses(objective, tmp_path):
         (("--objective", "mmd", "--limit-train", "101", "--batch-size", "50"), "use --batch-size 51"),
         (("--objective", "target-rate(4)", "--model", "delta-vae", "--rate", "5"), "above the 5 nats that --rate commits"),
         (("--objective", "kl-balancing", "--prior", "vamp"), "'target-rate(NATS)' takes any"),
+        (("--objective", "autoencoder", "--prior", "vamp"), "use --prior mixture-of-normals"),
+        (("--procedure", "adversarial-autoencoder", "--prior", "vamp"), "use --prior mixture-of-normals"),
         (("--objective", "mmd", "--model", "sa-vae"), "expected --objective elbo with --inference sa"),
         (("--objective", "mmd", "--model", "autoregressive"), "which has no z"),
     ],

@@ -98,7 +98,10 @@ def squared_mmd(z: Tensor, other: Tensor, *, width: float | Tensor) -> Tensor:
 
 
 def fitted_prior(site: dict[str, Any]) -> Tensor:
-    """Zero, with the gradient of -log p(z) in the prior's parameters at draws that are held: maximum likelihood for it."""
+    """Zero, with the gradient of -log p(z) in the prior's parameters at draws that are held: maximum likelihood for it.
+
+    Not for a VampPrior, whose parameters are the encoder's: this would make q(z|x) ever narrower at its pseudo-inputs.
+    """
     cost = -log_prob(site, site["value"].detach()).sum()
     return cost - cost.detach()
 

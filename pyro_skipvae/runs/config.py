@@ -376,6 +376,14 @@ class Config:
         if self.initialisation == "data-dependent":
             raise ConfigError(f"expected --initialisation torch or he for {guide}, got {self.initialisation}")
 
+    def _check_fitted_prior(self):
+        free = "procedure" if self.is_adversarial else "objective" if self.bound in ("mmd", "autoencoder") else None
+        if free and self.prior == "vamp":
+            raise ConfigError(
+                f"expected --prior other than vamp for {_flag(free)} {getattr(self, free)}, got vamp: its parts are "
+                "posteriors, so fitting it to the draws would train the encoder; use --prior mixture-of-normals"
+            )
+
     def _check_objective(self):
         name, numbers, got = self.bound, self.numbers, f"--objective {self.objective}"
         if name == "iwae" and numbers[0] < 1:
@@ -403,6 +411,7 @@ class Config:
             )
         self._check_control()
         self._check_procedure()
+        self._check_fitted_prior()
 
     def _check_procedure(self):
         got = f"--procedure {self.procedure}"
