@@ -18,6 +18,7 @@ NEEDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEEDS)
 def test_example_runs_where_its_package_is(name, tmp_path):
     if NEEDS[name] and not find_spec(NEEDS[name]):

@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+LONG = ("02", "03", "04")  # which train six models or so
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if path.name[:2] in LONG else ()) for path in EXAMPLES],
+    ids=lambda path: path.name,
+)
 def test_example_runs(path, tmp_path):
     done = subprocess.run([sys.executable, str(path), "--smoke"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -573,6 +573,7 @@ def test_a_slice_ends_with_a_checkpoint_and_the_next_goes_on(tmp_path, monkeypat
     assert "or slices may never finish a run" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they go on")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_runs_end_with_a_checkpoint_when_the_command_is_killed(number, tmp_path):
