@@ -36,7 +36,7 @@ ADVICE = [
     ("bits.npz", "--model skip-vae --skip none", "use --model vae", "--model vae"),
     ("bits.npz", "--model vae --inference sa", "use --model sa-vae", "--model sa-vae"),
     ("images.npz", "--likelihood colour-logistics", "use --likelihood discr", "--likelihood discretised-logistic"),
-    ("images.npz", "--decoder lstm", "expected --decoder pixelcnn, mlp, identifiable-mlp or convolutional", "--decoder convolutional"),
+    ("images.npz", "--decoder lstm", "mlp, identifiable-mlp or convolutional", "--decoder convolutional"),
     ("images.npz", "--lr 1e30", "lower --lr", "--lr 0.001"),
     ("text.txt", "--decoder mlp", "expected --decoder lstm", "--decoder lstm"),
     ("text.txt", "--decoder pixelcnn", "or dilated-cnn", "--decoder dilated-cnn"),
