@@ -128,4 +128,7 @@ def test_which_binarisation_is_nearer_is_told_only_where_an_interval_says_so():
     assert "published -93.79; mnist is nearer, by 2.42" in sentence
     (sentence,) = binarisation.findings(table, [entry(own[0], elbo=-92.0), entry(own[1], elbo=-95.7)])
     assert "which is nearer is not shown" in sentence
+    shorter = {**entry(own[1], elbo=-98.0), "epochs": 20}
+    (sentence,) = binarisation.findings(table, [{**entry(own[0], elbo=-92.0), "epochs": 100}, shorter])
+    assert "which is nearer is not shown: runs of 20 and 100 epochs" in sentence
     assert binarisation.findings(table, []) == ["It waits for its runs."]
