@@ -72,8 +72,8 @@ check-wheel: dist
 
 # what reads files, draws pictures, computes and stores, and so is the first to notice another version
 LOWEST := test_packaging.py test_estimator.py test_objectives.py test_likelihoods.py data/test_own_files.py data/test_data.py \
-	diagnostics/test_known_answers.py diagnostics/test_report.py distributions runs/test_checkpoint.py runs/test_included.py \
-	reports/test_page.py reports/test_comparison.py cli/test_run_commands.py
+	diagnostics/test_known_answers.py diagnostics/test_report.py distributions guides/test_codes.py runs/test_checkpoint.py \
+	runs/test_included.py reports/test_page.py reports/test_comparison.py cli/test_run_commands.py
 check-lowest: setup
 	rm -rf $(VENV)-lowest
 	$(PYTHON) -m venv $(VENV)-lowest

@@ -1,5 +1,6 @@
 """What setup.py requires, read without running it; as a program, the lowest version that each range allows, one a line.
 
+These are the requirements of every installation, and those of the extra `vq`, which the tests use.
 torch and torchvision stay those of constraints.txt.
 """
 
@@ -34,4 +35,5 @@ def lowest(text):
 
 
 if __name__ == "__main__":
-    print(*map(lowest, setup_arguments()["install_requires"]), sep="\n")
+    arguments = setup_arguments()
+    print(*map(lowest, [*arguments["install_requires"], *arguments["extras_require"]["vq"]]), sep="\n")

@@ -215,7 +215,7 @@ def test_the_command_line_refuses(flags, tmp_path):
     assert done.returncode == 2 and BAD[flags] in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-@pytest.mark.slow  # four trainings in processes of their own
+@pytest.mark.slow  # three trainings in processes of their own
 @pytest.mark.parametrize(
     "more",
     [
