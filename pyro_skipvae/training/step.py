@@ -5,6 +5,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import pyro
@@ -80,6 +81,9 @@ class Nonfinite:
     what: tuple[str, ...]
 
 
+MOST_LOOKED = 64  # steps whose look for what is not finite waits to be counted
+
+
 class SVIStep:
     """What `svi_step` returns: `steps` counts its calls; `state_dict` holds the optimizer and both counts."""
 
@@ -118,6 +122,7 @@ class SVIStep:
         self.held: set[int] = set()  # parameters, by id, that an update leaves alone
         self._one: Any = None  # the torch optimizer that works for all
         self._left_out = torch.zeros(5, dtype=torch.long)  # how many, the first, and three flags: input, loss, gradient
+        self._looked: list[tuple[int, Tensor]] = []  # what of the last steps was finite, not yet counted
 
     def update(self, x: Batch, beta: float = 1.0) -> Tensor:
         """What a step does to the parameters, and its loss; no step is counted, nor told to a schedule."""
@@ -144,7 +149,7 @@ class SVIStep:
 
     def nonfinite(self) -> Nonfinite | None:
         """The `Nonfinite` of all steps so far, or None. Waits for the device."""
-        steps, first, *flags = self._left_out.tolist()
+        steps, first, *flags = self._counted().tolist()
         what = tuple(name for name, flag in zip(("input", "loss", "gradient"), flags, strict=True) if flag)
         return Nonfinite(steps, first, what) if steps else None
 
@@ -154,10 +159,11 @@ class SVIStep:
         optimizer = {**self.optim._state_waiting_to_be_consumed, **self.optim.get_state()}
         # Sorted: SVI hands its parameters over as a set, whose order differs from process to process.
         control = {} if self.control is None else {"control": vars(self.control).copy()}
-        return {"steps": self.steps, "optimizer": dict(sorted(optimizer.items())), "left_out": self._left_out, **control}
+        return {"steps": self.steps, "optimizer": dict(sorted(optimizer.items())), "left_out": self._counted(), **control}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self._left_out, self._one = state["steps"], state["left_out"], None
+        self._looked.clear()
         self.updates = state.get("updates", self.steps)
         if self.control is not None:
             vars(self.control).update(vars(replace(self.control, **state["control"])))
@@ -292,25 +298,38 @@ class SVIStep:
         """Whether all of it is finite, as a tensor on the device; what is not is written down there too."""
         parts = [part for part in as_arguments(x) if isinstance(part, torch.Tensor) and part.is_floating_point()]
         # Both ends are nan where anything is; one pass, a sixth of the time of isfinite().all().
-        ends = [torch.stack(part.aminmax()).isfinite().all().to(norm.device) for part in parts if part.numel()]
-        whole = torch.stack(ends).all() if ends else torch.ones_like(norm, dtype=torch.bool)
-        bad = ~torch.stack([whole, loss.isfinite().to(norm.device), norm.isfinite()])
-        here = torch.cat([torch.full((1,), self.steps, device=bad.device), bad.long()])
-        count, first = self._left_out.to(bad.device).split([1, 4])
-        first = torch.where((count == 0) & bad.any(), here, first)
-        self._left_out = torch.cat([count + bad.any(), first])
-        return ~bad.any()
+        ends = [end.to(norm.device) for part in parts if part.numel() for end in part.aminmax()]
+        finite = torch.stack([*ends, loss.to(norm.device), norm]).isfinite()
+        if len(self._looked) == MOST_LOOKED or (self._looked and self._looked[0][1].shape != finite.shape):
+            self._counted()
+        self._looked.append((self.steps, finite))
+        return finite.all()
+
+    def _counted(self) -> Tensor:
+        """What was not finite in all steps; many are counted at once, since a step of a small net takes as long."""
+        if self._looked:
+            steps, looked = zip(*self._looked, strict=True)
+            bad = ~torch.stack(looked)
+            bad = torch.stack([bad[:, :-2].any(1), bad[:, -2], bad[:, -1]], 1)
+            left_out, device = bad.any(1), bad.device
+            at = left_out.byte().argmax()
+            here = torch.cat([torch.tensor(steps, device=device)[at][None], bad[at].long()])
+            count, first = self._left_out.to(device).split([1, 4])
+            first = torch.where((count == 0) & left_out.any(), here, first)
+            self._left_out = torch.cat([count + left_out.sum(), first])
+            self._looked.clear()
+        return self._left_out
 
     def _skip_step_unless(self, finite: Tensor) -> None:
         """Keep the optimizer from a step that is not finite: zero gradients alone would still move what has momentum."""
         optimizers = [getattr(one, "optimizer", one) for one in map(self.optim.optim_objs.get, self._parameters)]
         fused = [one for one in optimizers if one is not None and one.defaults.get("fused")]
+        found = (~finite).float()
         for optimizer in fused:
-            optimizer.found_inf = (~finite).float()
+            optimizer.found_inf = found
         # The first step finds no optimizer yet, and asks the device, as any that is not fused does at every step.
         if len(fused) < len(self._parameters) and not finite:
             raise _SkipStep
-
 
     def _checks(self) -> contextlib.AbstractContextManager[Any]:
         """After the first step Pyro looks at no site and no sum any more: each look waits for the device."""
@@ -369,8 +388,10 @@ def _same_fused_optimizers(optimizers: Sequence[Any]) -> bool:
     """Whether these are there, of one fused kind, which treats each number of a tensor alike, and with the same options."""
     if not optimizers or not all(one is not None and one.defaults.get("fused") for one in optimizers):
         return False
-    kind, options = type(optimizers[0]), _options(optimizers[0])
-    return all(type(one) is kind and _options(one) == options for one in optimizers[1:])
+    first, *others = optimizers
+    options = itemgetter(*_options(first))
+    values = options(first.param_groups[0])
+    return all(type(one) is type(first) and options(one.param_groups[0]) == values for one in others)
 
 
 def _options(optimizer: Any) -> dict[str, Any]:

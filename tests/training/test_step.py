@@ -18,6 +18,7 @@ from pyro_skipvae.objectives import analytic_elbo, elbo
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.schedules import Halving, linear, unfinished
 from pyro_skipvae.training import Progress, evaluate_loss
+from pyro_skipvae.training.step import MOST_LOOKED
 
 
 def make_vae():
@@ -408,6 +409,24 @@ def test_inputs_of_any_type_are_looked_at_and_only_floats_can_be_not_finite():
     with pytest.warns(UserWarning, match="Encountered NaN"):
         step((torch.tensor([0.0, torch.nan, 1.0]), *others))
     assert step.nonfinite().first == 1 and step.nonfinite().what[0] == "input"
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_steps_that_are_not_finite_are_counted_over_many_and_over_a_resume(vae):
+    def make_step():
+        return svi_step(vae.model, vae.guide, lambda *given: factor * elbo(*given), Adam({"lr": 1e-3, "fused": True}))
+
+    step = make_step()
+    for n in range(MOST_LOOKED + 10):
+        factor = torch.nan if n in (MOST_LOOKED - 1, MOST_LOOKED + 3) else 1.0
+        step(X.double())
+    assert vars(step.nonfinite()) == {"steps": 2, "first": MOST_LOOKED - 1, "what": ("loss", "gradient")}
+    again = make_step()
+    again(X.double())
+    again.load_state_dict(step.state_dict())
+    factor = torch.nan
+    again(X.double())
+    assert vars(again.nonfinite()) == {**vars(step.nonfinite()), "steps": 3}
 
 
 def test_halving_waits_for_its_epoch_and_does_not_stop_once_it_started():
