@@ -24,6 +24,7 @@ import pyro.distributions as dist
 import torch
 from interleaved import machine
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from pyro.optim import Adam
 
 from pyro_skipvae import VAE, svi_step
@@ -191,6 +192,9 @@ def draw(name, found):
         ax.loglog(found["sizes"], values, "o-", color="#0072B2")
         ax.set_xticks(found["sizes"], [f"{size:,}" for size in found["sizes"]], fontsize=8)
         ax.set_xticks([], minor=True)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:,.3g}")
+        ax.yaxis.set_minor_formatter("")
         ax.set_xlabel(name.replace("_", " "))
         ax.set_ylabel(unit)
         ax.set_title(f"exponent {power:.2f}", fontsize=9, loc="left")

@@ -85,6 +85,7 @@ ROWS = {  # by the function that measures them, as module:function
     "text:step": [
         Row("B8 loop", "text step: loop over words / ours", "step by hand, loop over words", "step", ">= 7"),
         Row("B8", "text step: all logits at once / ours", "step by hand, all logits", "step", ">= 1.5"),
+        Row("B8 medium", "the same / ours with `--matmul medium`", "step by hand, all logits", "step, medium", ">= 1.5"),
     ],
     "text:logits_memory": [
         Row("B8 memory", "largest tensor of logits: ours / all", "output in pieces", "output, all logits", "<= 0.125"),

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from pyro_skipvae.blocks import can_look, in_full
 from pyro_skipvae.guides.recurrence import SECOND_DERIVATIVE
 
-PIECE = 400  # places: smaller pieces lose to the sums of the weights' gradients, larger ones leave the cache
+PIECE = 320  # places: smaller pieces lose to the sums of the weights' gradients, larger ones leave the cache
 KEPT = 160 * 2**20
 KEPT_IN_A_REFINEMENT = 32 * 2**20  # each of its steps keeps that much
 
