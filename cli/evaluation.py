@@ -19,6 +19,7 @@ from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.distributions.multinomial import MultinomialGivenTotal
 from pyro_skipvae.guides.families import SemiImplicitNormal
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
+from pyro_skipvae.reports.decoder_use import layers_moved
 from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import choose_device
 from pyro_skipvae.runs.checkpoint import write_whole
@@ -131,6 +132,8 @@ def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, compone
         report = collapse_report(vae.model, vae.guide, points, card=card, components=components, **about, **samples)
         if isinstance(posterior := getattr(vae.encoder, "posterior", None), SemiImplicitNormal):
             report.card["notes"].append(IMPLICIT.format(len(posterior.fixed)))
+        if math.prod(vae.prior().event_shape):
+            report.card["decoder_layers"] = layers_moved(vae, data)
         if auxiliary_prior is not None:
             found = auxiliary.measured(vae, auxiliary_prior, x, distortion=report.distortion)
             report.card["auxiliary_prior"] = found

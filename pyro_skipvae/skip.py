@@ -87,7 +87,7 @@ class SkipSequential(nn.Module):
         outputs, problem = _measure(self.network, self.labels, latent_dim, like)
         if problem and skip not in ("none", (), []):
             raise ValueError(problem)
-        layers = _layers(self.network, outputs)
+        self.starts = layers = _layers(self.network, outputs)
         if not layers:
             raise ValueError(problem or "expected a network with linear or convolutional layers, got none")
         names: dict[Entry, int] = dict(zip([*range(1, len(layers)), OUTPUT], layers, strict=True))
@@ -96,6 +96,10 @@ class SkipSequential(nn.Module):
         self.last_axis = {index: last for index, (_, last) in features.items()}
         sizes = {self.entry_at[index]: width for index, (width, _) in features.items()}
         self.skips = SkipMaps(latent_dim, sizes, like=like)
+
+    def hidden_layers(self) -> list[nn.Module]:
+        """What ends each hidden layer, and so gives what the next one reads: its last child, such as an activation."""
+        return [self.network[start - 1] for start in self.starts[1:]]
 
     @torch.no_grad()
     def share_fan_in_(self) -> None:

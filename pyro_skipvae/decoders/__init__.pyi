@@ -3,6 +3,7 @@ from .convolutional import ConvolutionalDecoder as ConvolutionalDecoder
 from .dilated_cnn import DilatedCNNDecoder as DilatedCNNDecoder
 from .identifiable import ConvexGradient as ConvexGradient
 from .identifiable import IdentifiableMLPDecoder as IdentifiableMLPDecoder
+from .layers import layers_of as layers_of
 from .lstm import LSTMDecoder as LSTMDecoder
 from .mlp import MLPDecoder as MLPDecoder
 from .pixelcnn import PixelCNNDecoder as PixelCNNDecoder

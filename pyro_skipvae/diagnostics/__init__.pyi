@@ -5,6 +5,8 @@ from .estimates.codes import Codes as Codes
 from .estimates.dimensions import dimension_losses as dimension_losses
 from .estimates.inference_gap import InferenceGap as InferenceGap
 from .estimates.inference_gap import inference_gap as inference_gap
+from .estimates.layers import LayerSensitivity as LayerSensitivity
+from .estimates.layers import layer_sensitivities as layer_sensitivities
 from .estimates.log_likelihood import (
     log_likelihood as log_likelihood,
 )

@@ -2,6 +2,7 @@
 
 
 EMBEDDED_POINTS = 1000  # t-SNE of more takes minutes
+DIMENSIONS = 20  # whose loss is measured: each takes a pass of the decoder
 # file -> (title, alternative text, caption)
 MODEL_PICTURES = {
     "reconstructions.png": (
@@ -22,6 +23,20 @@ MODEL_PICTURES = {
         "The posterior mean of the first test image, with one dimension at a time moved through the prior. "
         "Rows by decreasing rate. A row that does not change is a dimension that the decoder ignores. Shown are means of "
         "p(x|z).",
+    ),
+    "layers.png": (
+        "What z moves in the decoder",
+        "Bars over the layers of the decoder: the part of each that comes of z, and in how many directions z moves it",
+        "Each layer, from the bottom to the output. Above: of the mean square of its activations, the part that changes when z "
+        "comes from another datapoint, the part that comes of the elements of x that the decoder has read before, if it reads "
+        "any, and the part that is always the same. Below: in how many directions, about, z moves the layer. A layer with few "
+        "directions passes little of z on; skips bring z to each layer anew.",
+    ),
+    "dimensions.png": (
+        "Which dimensions matter to the decoder",
+        "What the decoder loses for each dimension of z, with 95 % intervals",
+        "What log p(x|z) loses when this one dimension comes from another datapoint; shown are those of the "
+        f"largest rate, {DIMENSIONS} at most. At 0 the decoder does without it, whatever its rate.",
     ),
     "tsne.png": (
         "Posterior means, t-SNE",
@@ -73,7 +88,10 @@ MODEL_TEXTS = {
         "z from the prior, x from the decoder word by word, always with the same random numbers.",
     ),
 }
-ORDER = ("reconstructions.png", "samples.png", "traversals.png", "rates", "units", "tsne.png", "pca.png", "training", "bound")
+ORDER = (
+    *("reconstructions.png", "samples.png", "traversals.png", "rates", "collapse", "units", "dimensions.png", "layers.png"),
+    *("tsne.png", "pca.png", "training", "bound"),
+)
 BESIDE = ("Rate of each dimension", "Reconstructions", "Samples from the model", "Posterior means, t-SNE")
 MEANING = {  # kind of verdict -> what it means
     "collapsed": "z says next to nothing of x: q(z|x) is nearly the same for every x.",

@@ -169,6 +169,84 @@ def active_unit_variances(variances, *, ax=None):
     return ax.figure
 
 
+@_styled
+def collapse_curve(thresholds, *, ax=None, epsilon=0.01):
+    """The share of dimensions that are collapsed at each e, P_x[KL_d <= e] >= 0.99, over e in nats on a log axis.
+
+    `thresholds` (D,) are the smallest such e of each dimension, or a report (a CollapseReport or its dict); `epsilon` is
+    marked.
+    Reference: Lucas et al. 2019, "Don't blame the ELBO!", definition 1 and figure 3.
+    """
+    thresholds = np.sort(_vector(_from_report(thresholds, "collapse_thresholds"), "thresholds"))
+    ax = _axes(ax, 6.4, 2.8)
+    # A dimension that is the prior at all x has the threshold 0, which a log axis cannot show: it counts from the left end on.
+    left, right = min(1e-3, epsilon / 2), max(2 * thresholds[-1], 10 * epsilon)
+    places = np.concatenate([[left], thresholds[thresholds > left], [right]])
+    ax.step(places, [np.mean(thresholds <= place) for place in places], where="post", color=PALETTE[0])
+    ax.axvline(epsilon, color=PALETTE[1], linestyle="--", linewidth=1)
+    ax.set(xscale="log", xlim=(left, right), ylim=(-0.03, 1.03))
+    _plain_log_labels(ax.xaxis)
+    ax.set_xlabel("e (nats): the KL of the dimension is at most e at 99 % of x")
+    ax.set_ylabel("share of dimensions")
+    ax.set_title(f"{(thresholds <= epsilon).sum()} of {len(thresholds)} dimensions are collapsed at {epsilon:g} nats")
+    return ax.figure
+
+
+@_styled
+def dimension_losses(losses, labels, *, ax=None, threshold=0.1):
+    """Bars of what the decoder loses for each dimension (D,), sorted, with their 95 % intervals, in nats per datapoint.
+
+    `losses` are (value, low, high), named by `labels`; those whose interval reaches `threshold` are set apart. Raises
+    ValueError if there are not as many.
+    """
+    losses = _array(losses, "losses")
+    if losses.shape != (len(labels), 3) or not len(labels):
+        raise ValueError(f"expected a loss with its interval for each of {len(labels)} labels, got shape {losses.shape}")
+    order = np.argsort(-losses[:, 0], kind="stable")
+    values, lows, highs = losses[order].T
+    matter = lows > threshold
+    ax = _axes(ax, 6.4, 2.8)
+    places = np.arange(1, len(labels) + 1)
+    ax.bar(places, values, color=np.where(matter, PALETTE[0], PALETTE[4]), width=0.8)
+    ax.errorbar(places, values, yerr=[values - lows, highs - values], fmt="none", ecolor=INK, elinewidth=1)
+    ax.set_xticks(places, [labels[i] for i in order], rotation=90 if len(labels) > 12 else 0)
+    ax.set_xlim(0.4, len(labels) + 0.6)
+    ax.set_xlabel("latent dimension, sorted by loss")
+    ax.set_ylabel("loss (nats)")
+    ax.set_title(f"{matter.sum()} of {len(labels)} dimensions matter: a loss above {threshold:g} nats")
+    return ax.figure
+
+
+@_styled
+def layer_sensitivities(layers, *, figure=None):
+    """Two panels over the layers of a decoder: what its activations are made of, and in how many directions z moves them.
+
+    `layers` are dicts of `layer`, `z` (a dict of value, low, high), `others`, `constant` and `directions`, from the bottom up:
+    see `pyro_skipvae.diagnostics.LayerSensitivity`. Draws two axes into `figure`. Raises ValueError for no layers.
+    """
+    if not layers:
+        raise ValueError("expected at least one layer, got none")
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained") if figure is None else figure
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    places = np.arange(len(layers))
+    z, low, high = _array([[layer["z"][name] for name in ("value", "low", "high")] for layer in layers], "parts").T
+    # A part that is 0 but for the noise of the draws may be estimated a little below; a decoder of z alone has no others.
+    others, constant = (np.clip(_array([layer[name] for layer in layers], "parts"), 0, 1) for name in ("others", "constant"))
+    _axes(above).bar(places, z, color=PALETTE[0], label="z")
+    if others.max() > 0.02:
+        above.bar(places, others, bottom=z, color=PALETTE[4], label="elements of x before")
+    above.bar(places, constant, bottom=z + others, color=FAINT, label="the same for all x")
+    above.errorbar(places, z, yerr=[z - low, high - z], fmt="none", ecolor=INK, elinewidth=1)
+    above.set(ylim=(0, 1.05), ylabel="part of the mean square")
+    directions = _array([layer["directions"] for layer in layers], "directions")
+    _axes(below).bar(places, directions, color=PALETTE[0])
+    below.set_xticks(places, [layer["layer"] for layer in layers])
+    below.set(xlabel="layer of the decoder, from the bottom up", ylabel="directions")
+    below.set_ylim(0, max(2.0, 1.1 * directions.max()))
+    above.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return figure
+
+
 def _from_report(values, name):
     """What a report, or its dict, has under a name; other values as they are. Raises ValueError where the report has none."""
     found = values.get(name) if isinstance(values, dict) else getattr(values, name, values)

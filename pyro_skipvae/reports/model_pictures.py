@@ -13,8 +13,10 @@ from pyro_skipvae.text import generation as texts
 from pyro_skipvae.text.decoding import interpolate
 from pyro_skipvae.text.printable import printable
 
-from .captions import EMBEDDED_POINTS
+from .captions import DIMENSIONS, EMBEDDED_POINTS
+from .decoder_use import layers_moved, losses_of
 
+WHOLE = ("uniform-categorical", "uniform-sphere")  # priors of z without dimensions of their own: codes, places on a sphere
 FEWEST_POINTS = 20  # fewer have no neighbourhoods to speak of
 DECODED = 500  # images that are decoded together
 STEPS = (-3, -2, -1, 0, 1, 2, 3)  # of a traversal
@@ -29,10 +31,23 @@ def draw_pictures(record, vae, data):
         drawn["reconstructions.png"] = draw_reconstructions(vae, data)
     if images and latent and record.config.prior != "uniform-categorical":  # between two codes there is nothing
         drawn["traversals.png"] = draw_traversals(vae, data, rates=record.report.get("rate_per_dimension"))
+    if latent:
+        known = record.report.get("card", {}).get("decoder_layers")
+        drawn["layers.png"] = figures.layer_sensitivities(known or layers_moved(vae, data))
+        if record.config.prior not in WHOLE:
+            drawn["dimensions.png"] = draw_dimension_losses(vae, data, rates=record.report.get("rate_per_dimension"))
     if "test" in data.labels and record.config.latent_dim > 1 and len(data.test) >= FEWEST_POINTS:
         drawn |= {f"{name}.png": figure for name, figure in draw_posterior_means(vae, data).items()}
     said = write_texts(vae, data, latent=latent) if data.kind == "text" else {}
     return {**{name: figures.png(figure) for name, figure in drawn.items()}, **said}
+
+
+def draw_dimension_losses(vae, data, *, rates=None):
+    """What the decoder loses for each of the dimensions of the largest rate, or, where that is not known, variance."""
+    _, ranked = start_of(vae, data, rates, 0, 0)
+    chosen = ranked.argsort(descending=True, stable=True)[:DIMENSIONS].tolist()
+    losses = [(loss.value, loss.low, loss.high) for loss in losses_of(vae, data, chosen)]
+    return figures.dimension_losses(losses, [place(dimension, vae.prior().event_shape) for dimension in chosen])
 
 
 def write_texts(vae, data, *, latent=True):

@@ -225,6 +225,8 @@ def _pictures(record, drawn):
     found = {name: model_picture(record, name, drawn) for name in MODEL_PICTURES}
     if report.get("rate_per_dimension"):
         found["rates"] = rate_picture(record)
+    if report.get("collapse_thresholds"):
+        found["collapse"] = _collapse_curve(report)
     if report.get("active_unit_variances"):
         alt = f"Variance of the posterior mean of each dimension; {report['active_units']} are above 0.01"
         caption = "A unit counts as active where its posterior mean varies over the data by more than the threshold."
@@ -250,6 +252,15 @@ def rate_picture(record):
     if record.config.prior == "ar1":
         caption = "What each step and channel adds to the rate, given the step before. A part is committed, whatever x is."
     return picture("Rate of each dimension", alt, caption, figures.rate_per_dimension(rates))
+
+
+def _collapse_curve(report):
+    alt = f"A curve: the share of {len(report['collapse_thresholds'])} dimensions that count as collapsed, over the threshold"
+    caption = (
+        "How many dimensions count as collapsed at each threshold e: those whose KL is at most e at 99 % of x. A step far to "
+        "the right is a dimension that is far from collapsed."
+    )
+    return picture("Collapse as a curve", alt, caption, figures.collapse_curve(report["collapse_thresholds"]))
 
 
 def _importance_bound(report):

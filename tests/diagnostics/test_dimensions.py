@@ -33,8 +33,17 @@ def test_each_dimension_loses_what_it_says(replace):
     assert (losses[2].low, losses[2].value, losses[2].high) == (0, 0, 0)
 
 
+def test_some_dimensions_lose_what_they_lose_among_all():
+    every = dimension_losses(model, guide, X)
+    assert dimension_losses(model, guide, X, dimensions=[2, 0]) == [every[2], every[0]]
+
+
 def test_what_is_asked_wrongly_is_told():
-    for options, words in (({"replace": "noise"}, "'shuffled' or 'prior'"), ({"points": 1}, "points to be 2 or more")):
+    for options, words in (
+        ({"replace": "noise"}, "'shuffled' or 'prior'"),
+        ({"points": 1}, "points to be 2 or more"),
+        ({"dimensions": [1, 3]}, r"dimensions from 0 to 2, got \[1, 3\]"),
+    ):
         with pytest.raises(ValueError, match=words):
             dimension_losses(model, guide, X, **options)
 

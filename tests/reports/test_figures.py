@@ -38,6 +38,11 @@ PLACES = [
     ("x", "x", None, None, None),
 ]
 CURVES = [("plain", [2, 3], [5.0, 4.0], [5.5, None], [0.2, None]), ("skip", [2, 3], [6.0, 5.0], [None, None], [None, None])]
+LAYERS = [
+    {"layer": str(l), "z": {"value": 0.3 / l, "low": 0.2 / l, "high": 0.4 / l}, "others": 0.2, "constant": 0.8 - 0.3 / l,
+     "directions": 9.0 / l}
+    for l in (1, 2, 3)
+]  # fmt: skip
 RUN = ("skip-vae", REPORT.rate, REPORT.distortion, 0.1, 0.3)
 
 # name -> how to draw it, into `ax` where that is given
@@ -49,6 +54,8 @@ DRAWN = {
     ),
     "rate_per_dimension": lambda **o: figures.rate_per_dimension(REPORT.rate_per_dimension, **o),
     "active_unit_variances": lambda **o: figures.active_unit_variances(REPORT.active_unit_variances, **o),
+    "collapse_curve": lambda **o: figures.collapse_curve([0.0, 0.004, 0.6, 2.5], **o),
+    "dimension_losses": lambda **o: figures.dimension_losses([(0.0, -0.1, 0.1), (9.0, 8.0, 10.0)], ["3", "17"], **o),
     "posterior_means": lambda **o: figures.posterior_means(EMBEDDING, CLASSES, title="PCA", accuracy=0.9, **o),
     "rate_distortion": lambda **o: figures.rate_distortion([RUN, ("vae", 0.2, 27.0, 0.0, 0.0)], **o),
     "importance_bound": lambda **o: figures.importance_bound(
@@ -60,7 +67,11 @@ DRAWN = {
         {"plain": REPORT.active_unit_variances, "skip": [0.9, 0.7]}, between=(0.003, 0.1), **o
     ),
 }
-EVERY = DRAWN | {"training_curves": lambda: figures.training_curves(METRICS)}
+PANELS = {"training_curves": 4, "layer_sensitivities": 2}
+EVERY = DRAWN | {
+    "training_curves": lambda: figures.training_curves(METRICS),
+    "layer_sensitivities": lambda: figures.layer_sensitivities(LAYERS),
+}
 
 
 def rendered(figure):
@@ -93,7 +104,7 @@ def test_a_figure_is_not_blank_and_all_its_text_can_be_read(name):
     figure = EVERY[name]()
     pixels = rendered(figure)
     assert pixels[..., :3].std() > 0.03
-    assert len(figure.axes) == (4 if name == "training_curves" else 1)
+    assert len(figure.axes) == PANELS.get(name, 1)
     assert all(text.get_fontsize() >= 8 for text in written(figure))
     assert not any("$" in text for text in words(figure))  # its superscripts would be smaller
 
@@ -140,6 +151,36 @@ def test_the_module_does_without_pyplot():
     code = "import sys; from pyro_skipvae.reports import figures as f; f.rate_per_dimension([1.0]); "
     code += "assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_curve_of_collapse_counts_what_is_at_or_below_each_threshold():
+    ax = DRAWN["collapse_curve"]().axes[0]
+    x, y = ax.lines[0].get_data()
+    assert dict(zip(x.tolist(), y.tolist(), strict=True)) == {0.001: 0.25, 0.004: 0.5, 0.6: 0.75, 2.5: 1.0, 5.0: 1.0}
+    assert "2 of 4 dimensions are collapsed at 0.01 nats" in ax.get_title(loc="left")
+    whole = figures.collapse_curve({"collapse_thresholds": [0.0, 0.0]}).axes[0].lines[0].get_data()[1]
+    assert set(whole.tolist()) == {1.0}
+
+
+def test_losses_are_sorted_and_those_near_0_set_apart():
+    ax = DRAWN["dimension_losses"]().axes[0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["17", "3"]
+    assert [bar.get_height() for bar in ax.patches] == [9.0, 0.0]
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 2
+    assert "1 of 2 dimensions matter" in ax.get_title(loc="left")
+    with pytest.raises(ValueError, match="for each of 2 labels"):
+        figures.dimension_losses([(1.0, 0.0, 2.0)], ["1", "2"])
+
+
+def test_the_parts_of_a_layer_stand_on_each_other():
+    above, below = figures.layer_sensitivities(LAYERS).axes
+    tops = {bar.get_y() + bar.get_height() for bar in above.patches[-3:]}
+    assert all(top == pytest.approx(1) for top in tops) and len(above.patches) == 9
+    assert [label.get_text() for label in below.get_xticklabels()] == ["1", "2", "3"]
+    alone = figures.layer_sensitivities([layer | {"others": -0.01} for layer in LAYERS]).axes[0]
+    assert len(alone.patches) == 6  # a decoder of z alone
+    with pytest.raises(ValueError, match="at least one layer"):
+        figures.layer_sensitivities([])
 
 
 def test_images_are_shown_pixel_by_pixel_with_their_own_greys(tmp_path):

@@ -51,7 +51,7 @@ def test_a_page_is_one_file_without_scripts_or_network(html):
 
 def test_every_picture_has_an_alternative_text_and_a_size(html):
     pictures = [attributes for tag, attributes in Tags(html).tags if tag == "img"]
-    assert len(pictures) == 9
+    assert len(pictures) == 12
     for attributes in pictures:
         assert len(attributes["alt"]) > 20 and int(attributes["width"]) > 100 and int(attributes["height"]) > 50
 

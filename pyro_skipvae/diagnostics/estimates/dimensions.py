@@ -1,6 +1,6 @@
 """Which dimensions of z matter to the decoder, and from which threshold on each counts as collapsed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,16 +26,19 @@ def dimension_losses(
     *,
     replace: str = "shuffled",
     points: int = 500,
+    dimensions: Sequence[int] | None = None,
     site: str | None = None,
     seed: int = 0,
 ) -> list[Interval]:
     """What the decoder loses for each dimension of z when that dimension alone is replaced: log p(x|z) - log p(x|z').
 
     replace: "shuffled", by that of another datapoint (a random cycle), or "prior", by a draw from p(z). Nats per datapoint on
-    the first `points` rows, with 95 % intervals. Near 0: the decoder does without this dimension, whatever the encoder says
-    in it. The losses do not add up where dimensions act together. Cost: the guide once and (D + 1) `points` rows of the
-    decoder.
-    Raises ValueError for a model and guide that `Pair` does not take, or rows where log p(x|z) is not finite.
+    the first `points` rows, with 95 % intervals, of all `dimensions` of a flat z or those that are named, by number. Near 0:
+    the decoder does without this dimension, whatever the encoder says in it. The losses do not add up where dimensions act
+    together. Cost: the guide once and (D + 1) `points` rows of the decoder.
+
+    Raises ValueError for a model and guide that `Pair` does not take, rows where log p(x|z) is not finite, and dimensions that
+    z does not have.
     """
     if replace not in (SHUFFLED, PRIOR):
         raise ValueError(f"expected replace to be '{SHUFFLED}' or '{PRIOR}', got {replace!r}")
@@ -48,8 +51,11 @@ def dimension_losses(
         other = flat(z[index].roll(1, 0) if replace == SHUFFLED else drawn(pair.prior(pair.rows(index))))
         taken = {name: value[index] for name, value in values.items()}
         before = finite(pair.log_joint(index, taken)[0].double().cpu(), "log p(x|z)")
+        chosen = range(other.shape[1]) if dimensions is None else dimensions
+        if not set(chosen) <= set(range(other.shape[1])):
+            raise ValueError(f"expected dimensions from 0 to {other.shape[1] - 1}, got {list(chosen)}")
         losses = []
-        for dimension in range(other.shape[1]):
+        for dimension in chosen:
             changed = flat(taken[pair.site]).clone()
             changed[:, dimension] = other[:, dimension]
             after = pair.log_joint(index, taken | {pair.site: changed.view_as(taken[pair.site])})[0]

@@ -1,0 +1,145 @@
+"""How much each layer of a decoder depends on z."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..pairs.evaluation import as_found
+from ..pairs.interval import Interval, cycle_standard_error
+from ..pairs.pair import Pair
+from ..pairs.rows import Inputs
+from .elbo import draw_all
+
+ROWS = 64  # at a time: a text decoder sorts more of them by length
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """Of the mean square of a layer's activations, the parts that come of z, of other inputs, and of no input; they sum to 1.
+
+    z: its 95 % interval is over points. others: what differs between datapoints whatever z is, the elements of x that an
+    autoregressive decoder has read; for a decoder of z alone it is 0, up to the noise of the draw. It may be below 0
+    where these elements and z say the same. constant: what is the same for all datapoints, such as biases. directions: in how
+    many directions, about, z moves the layer; 0 where it moves nothing.
+    """
+
+    layer: str
+    z: Interval
+    others: float
+    constant: float
+    directions: float
+
+
+def layer_sensitivities(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Inputs,
+    layers: Mapping[str, nn.Module] | nn.Module,
+    *,
+    points: int = 256,
+    site: str | None = None,
+    seed: int = 0,
+) -> list[LayerSensitivity]:
+    """How much the activations h of each layer depend on z: what changes in them when z comes from another datapoint.
+
+        z:        E |h(x, z') - h(x, z)|^2 / (2 E |h(x, z)|^2),   z ~ q(z|x), z' ~ q(z|x'), x' of another row
+        constant: |E h(x, z)|^2 / E |h(x, z)|^2                   others: the rest
+        directions: (tr C)^2 / tr(C^2),   C the covariance of h(x, z') - h(x, z): k for k equal ones, fewer for unequal ones
+
+    x stays as it is, so that what an autoregressive decoder reads of it does not change with z. A layer h = W z + V u + b of
+    independent z (mean m, covariance C) and u (n, S) has the parts tr(W C W'), |W m + V n + b|^2 and tr(V S V').
+
+    layers: {name: module} of modules that run when the model does, in the order of the result; or a decoder, which stands for
+    its submodules with weights of their own. Of several tensors that a module gives, those with a row for each datapoint
+    count. On the first `points` rows; of several latent sites all change, or `site` alone. Cost: the guide once, the decoder
+    twice. Raises ValueError for a pair that `Pair` does not take, and for a layer that does not run, or gives no such tensor.
+
+    Reference: the part of z is Jansen's estimate of a total effect (Saltelli et al. 2010, table 2), here of the mean square
+    and not of the variance, which for a decoder of z alone is all of z.
+    """
+    named = _with_weights(layers) if isinstance(layers, nn.Module) else dict(layers)
+    if not named:
+        raise ValueError("expected layers to have at least one module with weights, got none")
+    if points < 2:
+        raise ValueError(f"expected points to be 2 or more, got {points}")
+    with as_found(model, guide, x=x, seed=seed, samples=(1,), first=points) as x:
+        pair = Pair(model, guide, x, site=site, joint=None)
+        values, _ = draw_all(pair, list(pair.chunks()), pair.points)
+        order = torch.randperm(pair.points)
+        moved = pair.latents if pair.joint else [pair.site]
+        others = {name: values[name][order.roll(1)] if name in moved else values[name][order] for name in values}
+        own = {name: value[order] for name, value in values.items()}
+        parts: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in named}
+        with _outputs(named) as seen:
+            for rows in torch.arange(pair.points).tensor_split(-(-pair.points // max(2, min(ROWS, pair.rows_at_a_time)))):
+                before, after = (_run(pair, seen, order[rows], {k: v[rows] for k, v in z.items()}) for z in (own, others))
+                for name in named:
+                    parts[name].append(_parts(before[name], after[name]))
+    return [_sensitivity(name, *map(torch.cat, zip(*found, strict=True))) for name, found in parts.items()]
+
+
+def _with_weights(decoder: nn.Module) -> dict[str, nn.Module]:
+    """The submodules that hold weights themselves, by name; the module itself where it has no others."""
+    found = {name or type(decoder).__name__: part for name, part in decoder.named_modules()}
+    return {name: part for name, part in found.items() if next(part.parameters(recurse=False), None) is not None}
+
+
+@contextmanager
+def _outputs(named: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
+    """{name: what the module gave in each call}, while inside."""
+    seen: dict[str, list[Any]] = {name: [] for name in named}
+    hooks = [
+        part.register_forward_hook(lambda _module, _inputs, output, name=name: seen[name].append(output))
+        for name, part in named.items()
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _run(pair: Pair, seen: dict[str, list[Any]], index: Tensor, values: dict[str, Any]) -> dict[str, Tensor]:
+    """The activations of each layer in one run of the model, (n, ...) flattened."""
+    for outputs in seen.values():
+        outputs.clear()
+    pair.log_joint(index, values)
+    return {name: _by_row(name, outputs, len(index)) for name, outputs in seen.items()}
+
+
+def _by_row(name: str, outputs: list[Any], rows: int) -> Tensor:
+    if not outputs:
+        raise ValueError(f"expected the layer {name!r} to run with the model, and it did not")
+    flat = [part for output in outputs for part in (output if isinstance(output, tuple | list) else [output])]
+    found = [part for part in flat if isinstance(part, Tensor) and part.is_floating_point() and part.shape[:1] == (rows,)]
+    if not found:
+        raise ValueError(f"expected the layer {name!r} to give a tensor with a row for each of {rows} datapoints, got none")
+    return torch.cat([part.reshape(rows, -1) for part in found], 1)
+
+
+def _parts(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+    """Of each row, (n,): |h|^2, |d|^2 / 2 of its change d, its share of |E h|^2, and the mean of (d_i d_j)^2 over rows j.
+
+    The last two are over other rows, so that no square of a row is in them; rows that are next to each other share a z, and are
+    left out of the last.
+    """
+    rows, change = len(before), after - before
+    square, moved = (part.square().sum(1, dtype=torch.double) for part in (before, change))
+    shared = (before * (before.sum(0) - before)).sum(1, dtype=torch.double) / (rows - 1)
+    apart = (torch.arange(rows)[:, None] - torch.arange(rows)).abs() > 1
+    products = (change @ change.T).double().square().cpu() * apart
+    return square.cpu(), moved.cpu() / 2, shared.cpu(), products.sum(1) / apart.sum(1).clamp(min=1)
+
+
+def _sensitivity(layer: str, square: Tensor, moved: Tensor, shared: Tensor, products: Tensor) -> LayerSensitivity:
+    total, spread = square.mean().item(), products.mean().item()
+    if not total:
+        return LayerSensitivity(layer, Interval(0.0, 0.0, 0.0), 0.0, 1.0, 0.0)
+    part, constant = moved.mean().item() / total, shared.mean().item() / total
+    half = 1.96 * cycle_standard_error((moved - part * square) / total)  # of a ratio of means
+    directions = (2 * moved.mean().item()) ** 2 / spread if spread else 0.0
+    return LayerSensitivity(layer, Interval(part, part - half, part + half), 1 - part - constant, constant, directions)
