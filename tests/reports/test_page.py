@@ -18,6 +18,7 @@ from small_runs import tiny_run, train
 from pyro_skipvae import load_run
 from pyro_skipvae.reports import run_page
 from pyro_skipvae.reports.comparison import estimates_of, read_record
+from pyro_skipvae.reports.decoder_use import layers_moved
 from pyro_skipvae.reports.rendering import duration, nats, signed
 from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import RunError
@@ -54,6 +55,12 @@ def test_every_picture_has_an_alternative_text_and_a_size(html):
     assert len(pictures) == 12
     for attributes in pictures:
         assert len(attributes["alt"]) > 20 and int(attributes["width"]) > 100 and int(attributes["height"]) > 50
+
+
+def test_the_card_holds_what_the_page_shows_of_the_layers(record, trained):
+    vae, data, _ = load_run(trained)
+    found = record.report["card"]["decoder_layers"]
+    assert [layer["layer"] for layer in found] == ["1", "output"] and found == layers_moved(vae, data)
 
 
 def test_the_verdict_comes_first_and_every_estimate_is_printed(html, record):
