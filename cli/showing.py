@@ -173,7 +173,8 @@ def _data_or_none(run):
         with user_errors():
             return replace(run, config=replace(run.config, download="never")).data
     except DataError as error:
-        note(f"Starting from a draw of the prior, since the data were not found: {error}")
+        reason = str(error).partition(";")[0]
+        note(f"Starting from a draw of the prior: {reason}. --item 0 takes a test item, and downloads the data if needed.")
         return None
 
 

@@ -40,7 +40,7 @@ def copy_notebooks(app):
     """The solutions, with their outputs, become pages, on which the code of an answer, a check or the set-up is folded."""
     (HERE / "notebooks").mkdir(exist_ok=True)
     for source in sorted((NOTEBOOKS / "solutions").glob("*.ipynb")):
-        notebook = json.loads(source.read_text())
+        notebook = json.loads(source.read_text().replace("(../../../docs/", "(../"))
         for cell in notebook["cells"]:
             text, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
             if {"solution", "claim"} & set(tags) or "find_spec(" in text or "def check(" in text:

@@ -87,6 +87,13 @@ def test_the_first_cell_installs_from_the_checkout_or_by_name(path, monkeypatch,
     assert called == [str(FOLDER.parents[1]), "pyro_skipvae"]
 
 
+@each
+def test_links_lead_to_files(path):
+    for cell in committed(path, "solutions"):
+        for target in re.findall(r"\]\((\.[^)]*)\)", source(cell)):
+            assert (FOLDER / "solutions" / target).exists(), target
+
+
 @pytest.mark.slow
 @each
 def test_it_runs_and_every_check_fails_before_its_solution(path):

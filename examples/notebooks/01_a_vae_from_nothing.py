@@ -1,13 +1,16 @@
 # %% [markdown]
 # # 1. A VAE in Pyro from nothing
 #
-# A variational autoencoder is two programs. The *model* says how data come about: draw z, then draw x given z. The *guide* says what z may have
-# been, given x. Training makes both agree. Here everything is linear and normal, so that each number has an exact value beside it.
+# In [Pyro](https://pyro.ai), a library for probabilistic programs in PyTorch, a variational autoencoder is two programs. The *model* says how data
+# come about: draw z, then draw x given z. It is the prior p(z) and the decoder p(x|z). The *guide* says what z may have been, given x. It is the encoder
+# q(z|x). Here everything is linear and normal, so that each number has an exact value beside it.
 #
-# You will write a model and a guide, read their traces, compute the ELBO by hand, watch it approach the log-likelihood, and then break the guide on
-# purpose and predict what that costs.
+# You will write a model and a guide, look at their traces, compute the ELBO (the evidence lower bound, which a VAE maximises) by hand, watch it approach
+# the log-likelihood, and then break the guide on purpose and predict what that costs.
 #
-# *You need:* PyTorch, normal distributions, matrices. *Time:* 60 to 90 minutes. *It runs for* less than a minute.
+# *You need:* PyTorch, normal distributions, matrices, and the idea of a VAE. No Pyro. *Time:* 60 to 90 minutes. *It runs for* less than a minute.
+#
+# Log-probabilities are in *nats*, that is, by the natural logarithm: 1 nat is 1.44 bits.
 
 # %%
 # Installs the package where it is missing, as on Colab.
@@ -64,8 +67,14 @@ x.shape
 # %% [markdown]
 # ## Model and guide
 #
-# A model and a guide are functions of x. Each `pyro.sample` is a *site* with a name, and the guide samples the sites that the model does not observe.
-# The *plate* says that rows are independent.
+# A model and a guide are Python functions of x. Five calls are all of Pyro that you need:
+#
+# - `pyro.sample("z", distribution)` draws a value, at a *site* with the name "z". With `obs=x` the value is given and not drawn: the site is *observed*.
+#   The guide samples each site of the model that is not observed, under the same name.
+# - `pyro.plate("data", N)` says that the N rows are independent, so that their log-probabilities are added.
+# - `.to_event(1)` says that the numbers along the last axis are one draw: `log_prob` then gives one number for a row, not D.
+# - `pyro.module` and `pyro.param` name what is to be trained: the weights of a network, and a single tensor.
+# - All of these are kept in one global *parameter store*. `pyro.clear_param_store()` empties it; without that, a second model trains the old tensors.
 
 # %%
 pyro.clear_param_store()
@@ -88,8 +97,9 @@ def guide(x):
 
 
 # %% [markdown]
-# A *trace* is what one run of a program leaves behind: each site with its distribution and its value. `|` separates independent rows from the numbers
-# that belong together.
+# A *trace* is a record of one run of a program: each site with its distribution and its value. `pyro.poutine` has the functions that record runs, or
+# change them. The table below lists shapes. `x dist 500 | 6` means 500 independent rows (left of the bar), each of which is one draw of 6 numbers
+# (right of it).
 
 # %%
 print(poutine.trace(model).get_trace(x).format_shapes())
@@ -97,8 +107,8 @@ print(poutine.trace(model).get_trace(x).format_shapes())
 # %% [markdown]
 # ## The ELBO by hand
 #
-# > **Predict before you run.** The ELBO is the mean over z ~ q(z|x) of log p(x|z) + log p(z) - log q(z|x). Below it is computed from one draw of z for
-# > each point, once by hand and once by Pyro with the same random numbers. Will they be equal, or equal on average?
+# > **Predict before you run.** The ELBO is the mean over z ~ q(z|x) of log p(x|z) + log p(z) - log q(z|x). Below it is estimated from one draw of z for
+# > each point, once by hand and once by Pyro with the same seed. Will the two numbers be equal, or only equal on average?
 #
 # *Kingma and Welling 2014, equation 2; Pyro's `Trace_ELBO`.*
 
@@ -119,12 +129,12 @@ print(f"by hand {by_hand:.6f}, by Pyro {by_pyro:.6f} nats, summed over {N} point
 assert math.isclose(by_hand.item(), by_pyro, rel_tol=1e-12)  # equal, not only on average: the same z
 
 # %% [markdown]
-# They are equal: with one draw Pyro does the same sum. Note the last words of the output. **Pyro's loss is summed over the batch**; the numbers of this
-# package, and of most papers, are nats *per datapoint*.
+# They are equal: Pyro draws the same z and adds the same terms. Note the last words of the output. **Pyro's loss is summed over the batch.** The numbers of
+# this package, and of most papers, are nats *per datapoint*.
 #
 # ## What the ELBO leaves out
 #
-# The ELBO is a lower bound, and what is missing has a name:
+# The ELBO is a lower bound on log p(x). The difference is a KL divergence, from the guide to the exact posterior p(z|x):
 #
 # $$\log p(x) = \mathrm{ELBO}(x) + \mathrm{KL}\big(q(z|x)\,\|\,p(z|x)\big)$$
 #
@@ -155,8 +165,11 @@ def exact_gap(W, x, q_mean, q_scale):
 # %% [markdown]
 # ## Training
 #
-# > **Predict before you run.** Both log p(x) and the ELBO are followed while model and guide are trained together. Which of them rises first? Can the
-# > ELBO rise while log p(x) falls? Where do they end?
+# `pyro.infer.SVI` (stochastic variational inference) is the training loop's inner part: `step` draws z, takes -ELBO as the loss, and moves all parameters of
+# model and guide by one step of the optimizer. Here the batch is the whole data set.
+#
+# > **Predict before you run.** log p(x) and the ELBO are both recorded while model and guide are trained. Can the ELBO rise while log p(x) falls? How large
+# > will the gap be at the end?
 
 
 # %%
@@ -169,7 +182,7 @@ def measure():
 
 
 pyro.set_rng_seed(2)
-svi = SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.998}), Trace_ELBO())
+svi = SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.998}), Trace_ELBO())  # lrd: lr is multiplied by it at each step
 steps, history = (30 if SMOKE else 1500), []
 for _ in range(steps):
     svi.step(x)
@@ -177,8 +190,8 @@ for _ in range(steps):
 log_p, gap, drawn = torch.tensor(history).T
 
 # %% [markdown]
-# The best that any W can do is known too. With the eigenvalues $\lambda_i$ of the data's covariance, the best W keeps the D largest and models the rest
-# by the noise. *(Tipping and Bishop 1999, equation 15; the noise is held fixed here.)*
+# The best that any W can do is known too: it keeps the D largest eigenvalues of the data's covariance, and leaves the rest to the noise.
+# *(Tipping and Bishop 1999, equation 15; the noise is held fixed here.)*
 
 # %%
 values, vectors = torch.linalg.eigh(x.T @ x / N)
@@ -212,7 +225,8 @@ assert SMOKE or (log_p - gap - drawn).abs()[-100:].mean() < 0.2  # the noise of 
 #
 # ## The same by the report
 #
-# The report finds all of this out without knowing that the model is linear: log p(x) by importance sampling with 200 draws of z.
+# `collapse_report` measures any Pyro model and guide, without knowing that this one is linear. Its log p(x) is estimated by importance sampling, with 200
+# draws of z for each point (notebook 4 shows how).
 
 # %%
 report = collapse_report(model, guide, x)
@@ -225,9 +239,14 @@ assert SMOKE or abs(report.log_likelihood - exact_log_p(decoder.weight, x).mean(
 # %% [markdown]
 # **Result:** by importance sampling log p(x) comes out within 0.01 nats of its exact value.
 #
+# The second line is the *verdict*: is z used? "z says 3 nats of x" is the mutual information of x and z, as an interval. "The decoder loses 97 nats when z is
+# shuffled" means that log p(x|z) is lower by so much if each x gets the z of another point. A *unit* is a dimension of z; it is active if its mean
+# moves with x. If z said nothing, the model would be *collapsed*: that is notebook 2.
+#
 # ## Exercises
 #
-# The exercises use the best W, so that answers do not depend on how long you trained. `W`, `mean` and `scale` describe a perfect guide.
+# The exercises use the best W, so that answers do not depend on how long you trained. `mean` (N, D) and `scale` (D,) are those of the exact posterior at
+# this W: a perfect guide. Replace each `...` by your answer, then run the check below it; it says "right", or gives a hint.
 
 # %%
 W = best_W
@@ -236,8 +255,8 @@ mean, scale = posterior.mean, posterior.covariance_matrix[0].diagonal().sqrt()
 print(f"gap of this guide {exact_gap(W, x, mean, scale).mean():.1e} nats; standard deviations of p(z|x): {scale.tolist()}")
 
 # %% [markdown]
-# **Exercise 1.** Write the ELBO with K draws for each point: nats per datapoint, from `W`, `q_mean` (N, D) and `q_scale` (D,). Use no Pyro sites, only
-# distributions. *Hint:* `dist.Normal(...).to_event(1).rsample([K])` has shape (K, N, D).
+# **Exercise 1.** Write the ELBO, estimated from K draws for each point, in nats per datapoint: a function of `W`, `q_mean` (N, D) and `q_scale` (D,). Use
+# distributions only, no `pyro.sample`. *Hint:* `dist.Normal(...).to_event(1).rsample([K])` has shape (K, N, D).
 
 
 # %% tags=["exercise"]
@@ -260,7 +279,7 @@ check(elbo_by_hand(W, x, 0 * mean, scale, 200), best - exact_gap(W, x, 0 * mean,
 
 # %% [markdown]
 # **Exercise 2: break the guide by a shift.** Somebody adds 0.5 to every mean of the guide. By how many nats does the ELBO fall? Predict it from `scale`
-# alone. *Hint:* the KL between two normals of one covariance is half a squared distance, in units of the standard deviation.
+# alone. *Hint:* the KL between two normals with the same covariance is half the squared distance of their means, in standard deviations.
 
 # %% tags=["exercise"]
 predicted_shift = ...
@@ -286,9 +305,9 @@ check(predicted_doubling, exact_gap(W, x, mean, 2 * scale).mean().item(), 1e-6)
 
 # %% [markdown]
 # **Exercise 4: break it by a rotation.** Turn the latent space by 45 degrees: W becomes W R. p(x) stays the same, but p(z|x) is now correlated, and a
-# guide of independent dimensions cannot follow. Predict the *smallest* gap of such a guide.
+# guide whose dimensions are independent (a *factorised* guide) cannot match it. Predict the *smallest* gap of such a guide.
 #
-# *Hint:* with the precision $\Lambda$ of p(z|x) the best factorised q has variances $1/\Lambda_{ii}$, so the gap is
+# *Hint:* with the precision matrix $\Lambda$ (the inverse covariance) of p(z|x), the best factorised q has variances $1/\Lambda_{ii}$, so the gap is
 # $\frac12\big(\sum_i \ln \Lambda_{ii} - \ln\det\Lambda\big)$ *(Bishop 2006, section 10.1.2, for the variances)*.
 
 # %%

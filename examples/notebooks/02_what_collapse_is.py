@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 2. What collapse is, where everything is known
 #
-# A latent dimension is *collapsed* when its posterior is its prior: q(z_d|x) = p(z_d) for every x. Then z_d says nothing about x. In deep models one can
-# argue for ever about whose fault that is. In the **linear VAE** everything has a closed form, and the answer is short:
+# A latent dimension is *collapsed*, or *dead*, when its posterior is its prior: q(z_d|x) = p(z_d) for every x. Then z_d says nothing about x. In deep models
+# it is hard to say what causes this: the decoder, the encoder, or the objective. In the **linear VAE** everything has a closed form, and the answer is short:
 #
-# > a dimension dies exactly when the variance of the data along it is below the variance of the noise.
+# > a dimension dies exactly when the variance of the data along its direction is below the variance of the noise in p(x|z).
 #
-# You will train one, see its dimensions live and die, find the same picture in information theory ("reverse water-filling"), and compute the beta at which
-# each dimension dies.
+# You will train one and see which of its dimensions die, find the same picture in information theory ("reverse water-filling"), and compute the weight
+# beta of a β-VAE at which each dimension dies.
 #
 # *You need:* notebook 1, eigenvalues. *Time:* 90 minutes. *It runs for* about a minute.
 
@@ -51,8 +51,8 @@ def check(answer, truth, tolerance):
 # %% [markdown]
 # ## Data whose covariance is known
 #
-# 2,000 points in twelve dimensions, made so that their covariance has *exactly* these eigenvalues. They are the variances of the data along twelve
-# directions.
+# 2,000 points in twelve dimensions, made so that their covariance has *exactly* the eigenvalues below. These are the variances of the data along its
+# twelve principal directions.
 
 # %%
 EIGENVALUES = torch.tensor([9, 5, 3, 1.8, 1.2, 0.9, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
@@ -74,7 +74,8 @@ x = points_with(EIGENVALUES, 2000)
 #
 # $$z \sim N(0, I), \qquad x|z \sim N(Wz,\ \sigma^2 I), \qquad q(z|x) = N(Vx,\ \mathrm{diag}(s^2)).$$
 #
-# Six latent dimensions; the noise variance $\sigma^2$ is fixed. `beta` weighs log p(z) and log q(z|x); at beta = 1 the objective is the ELBO.
+# Six latent dimensions; the noise variance $\sigma^2$ is fixed. `poutine.scale` multiplies the log-probabilities inside it, here log p(z) and log q(z|x), by
+# `beta`. That is the β-VAE, whose KL term has the weight β *(Higgins et al. 2017)*. At beta = 1 the objective is the ELBO.
 
 
 # %%
@@ -102,7 +103,11 @@ class LinearVAE(nn.Module):
 
 
 # %% [markdown]
-# `rates` is KL(q(z_d|x) || p(z_d)), averaged over x, for each dimension d: 1/2 (s^2 + mean^2 - 1 - ln s^2).
+# The *rate* is KL(q(z|x) || p(z)), averaged over x: what the ELBO charges for z. `rates` gives it for each dimension d: 1/2 (s² + mean² - 1 - ln s²). A dead
+# dimension has rate 0.
+#
+# `svi_step` makes a function like `SVI(...).step`, which returns the loss in nats per datapoint, and skips a step whose loss or gradient is not finite.
+# `TraceMeanField_ELBO` is Pyro's ELBO with the KL in closed form, which has less noise than `Trace_ELBO`.
 
 
 # %%
@@ -129,8 +134,8 @@ def train(x, *, latent=LATENT, variance=1.0, beta=1.0, steps=2000, seed=0, every
 
 
 # %% [markdown]
-# > **Predict before you run.** The noise has variance 1. Six latent dimensions are offered; the six largest variances of the data are 9, 5, 3, 1.8, 1.2
-# > and 0.9. How many dimensions will be in use at the end? At which rate does each end? Can a dimension that is dead at the end be alive in between?
+# > **Predict before you run.** The noise has variance 1, and z has six dimensions. The six largest variances of the data are 9, 5, 3, 1.8, 1.2 and 0.9. How
+# > many dimensions will be in use at the end? What is the rate of each? Can a dimension that is dead at the end be alive during training?
 
 # %%
 vae, history = train(x)
@@ -158,21 +163,24 @@ assert SMOKE or (final - known).abs().max() < 0.02
 assert SMOKE or (final > 0.05).sum() == 5
 
 # %% [markdown]
-# **Result:** five of six dimensions are used, each at the rate 1/2 ln(λ/σ²) within 0.02 nats (dotted); the sixth, whose λ = 0.9 is below the noise, is dead.
+# **Result:** five of six dimensions are used. Each ends within 0.02 nats of 1/2 ln(λ/σ²) (dotted), λ being the variance of the data along its direction. The
+# sixth, whose λ = 0.9 is below the noise, is dead.
 #
-# At first all six are in use: W still mixes the directions. A dimension dies only when the others have taken over what it had to say.
+# At first all six are in use, because each column of W still mixes several directions. A dimension dies only when the others have taken over its share.
 #
 # ## Why
 #
-# Every stationary point of the likelihood is $W = U_A(\Lambda_A - \sigma^2 I)^{1/2}$: some set A of eigenvectors, each shrunk, the other columns of W zero.
-# A column can grow only along a direction whose variance is *more than the noise accounts for already*, $\lambda > \sigma^2$. At the optimum
+# Up to a rotation of z, every stationary point of the likelihood is $W = U_A(\Lambda_A - \sigma^2 I)^{1/2}$. Here A is a set of eigenvectors of the data's
+# covariance; $U_A$ has them as columns, and the diagonal matrix $\Lambda_A$ has their eigenvalues. The other columns of W are zero. The square root is real
+# only where $\lambda > \sigma^2$: the noise accounts for a variance of σ² in every direction already, and W adds what is missing. At the optimum
 #
 # $$\text{variance of } q(z_i|x) = \min(1, \sigma^2/\lambda_i), \qquad \mathrm{KL}_i = \mathrm{MI}_i = \tfrac12 \ln^+(\lambda_i/\sigma^2).$$
 #
-# *Tipping and Bishop 1999, section 3.2 and appendix A; Lucas et al. 2019, section 4; ln⁺(a) is ln a, or 0 where a < 1.*
+# $\mathrm{KL}_i$ is the rate of dimension i, $\mathrm{MI}_i$ the mutual information of $z_i$ and x; ln⁺(a) is ln a, or 0 where a < 1. *(Tipping and Bishop
+# 1999, section 3.2 and appendix A; Lucas et al. 2019, section 4.)*
 #
-# Here the *exact posterior* of the best model equals the prior along a dead dimension. So neither the encoder nor the ELBO is to blame: maximum
-# likelihood with that noise wants it so.
+# The *exact posterior* of this best model equals the prior along a dead dimension; the cell below computes it. So neither the encoder nor the ELBO causes
+# the collapse: it is in the model of highest likelihood at this noise.
 
 # %%
 W = torch.diag((EIGENVALUES - 1.0).clamp(min=0).sqrt())[:, :LATENT]  # the best W at noise variance 1, in closed form
@@ -185,13 +193,13 @@ torch.testing.assert_close(covariance.diagonal(), (1 / EIGENVALUES[:LATENT]).cla
 # %% [markdown]
 # ## Reverse water-filling
 #
-# How many nats does one need to describe a normal vector so that its squared error is at most some level? Shannon's answer: fill the variances with
-# water up to a level. What is under water is error; a direction that is wholly under water gets no nats, any other gets 1/2 ln(λ/level).
+# How many nats are needed to describe a normal vector, if some squared error is allowed? Shannon's answer is a picture. Draw the variances as bars, and fill
+# them with water up to a level. What is under water is the error. A direction that is wholly under water gets no nats; any other gets 1/2 ln(λ/level).
 # *(Cover and Thomas 2006, theorem 10.3.3.)*
 #
-# That is the linear VAE, with the level βσ²: the β-VAE replaces σ² by βσ² in all that was said above.
+# That is the linear VAE with the level σ². In the β-VAE the level is βσ²: everything above holds with βσ² in place of σ².
 #
-# > **Predict before you run.** In the figure, beta goes from 0.1 to 20. Is the rate as a function of beta smooth? What happens to its slope when a
+# > **Predict before you run.** In the right figure beta goes from 0.1 to 20. Is the rate a smooth function of beta? What happens to its slope when a
 # > dimension dies?
 
 
@@ -205,7 +213,7 @@ betas = torch.logspace(-1, 1.3, 200)
 curve = torch.stack([water_filling(EIGENVALUES[:LATENT], beta)[0] for beta in betas])  # (200, 6)
 figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 places = torch.arange(1, 13)
-left.bar(places, EIGENVALUES, color=PALETTE[0], width=0.8, label="told by z")
+left.bar(places, EIGENVALUES, color=PALETTE[0], width=0.8, label="explained by z")
 left.bar(places, EIGENVALUES.clamp(max=1.0), color=PALETTE[5], width=0.8, label="under water: left to the noise")
 left.axhline(1.0, color=PALETTE[1], lw=1.5)
 left.annotate(r"level $\beta\sigma^2$", (12.4, 1.0), (0, 4), textcoords="offset points", ha="right", color=PALETTE[1])
@@ -217,7 +225,7 @@ for eigenvalue in EIGENVALUES[:LATENT]:
     right.plot(eigenvalue, height, "o", color="#222222", ms=3)
     right.annotate(f"{eigenvalue:.1f}", (eigenvalue, height), (4, 4), textcoords="offset points", fontsize=8)
 right.set(xscale="log", xlabel=r"$\beta$   (noise variance 1)", ylabel="rate (nats)", xlim=(0.1, 20), ylim=(0, None))
-right.set_title(r"The rate, by dimension: each dies at $\beta = \lambda/\sigma^2$")
+right.set_title(r"Rate, one colour a dimension; dots: a death at $\beta = \lambda/\sigma^2$")
 pyplot.show()
 
 # %% tags=["claim"]
@@ -227,15 +235,15 @@ slopes = torch.diff(curve.sum(1)) / torch.diff(betas.log())
 assert (slopes <= 1e-9).all() and torch.isclose(slopes[0], torch.tensor(-3.0)) and slopes[-1] == 0  # -k/2 with k alive
 
 # %% [markdown]
-# **Result:** at the level 1 five directions stand out of the water, with 2.84 nats in all; over ln β the rate falls in straight lines of slope -k/2, k
-# the number of dimensions alive, so that each death is a kink.
+# **Result:** left, at level 1 five directions rise above the water, with 2.84 nats in all. Right, over ln β the rate falls along straight lines of slope -k/2,
+# where k is the number of dimensions alive: each death, marked with its λ, is a kink.
 #
 # ## The same for digits
 #
-# 8x8 digits are not normal, but what a linear VAE does depends on their covariance alone.
+# Images of 8x8 digits are not normally distributed, but what a linear VAE learns depends on their covariance alone.
 #
-# > **Predict before you run.** Below are the variances of the digits along their first principal directions. With noise of variance 0.05, how many of 20
-# > latent dimensions will be active?
+# > **Predict before you run.** The next cell prints the variances of the digits along their first 24 principal directions. With noise of variance 0.05, how
+# > many of 20 latent dimensions will be active?
 
 # %%
 digits = load_data("digits", binarisation="none").train.flatten(1).double()
@@ -260,15 +268,17 @@ axes.legend()
 pyplot.show()
 
 # %% tags=["claim"]
+assert predicted == 18
 assert SMOKE or (report.active_units == predicted and abs(report.rate - expected) < 0.02)
 assert SMOKE or (digit_history[-1].sort(descending=True).values - water_filling(variances[:20], NOISE_OF_DIGITS)[0]).abs().max() < 0.02
 
 # %% [markdown]
-# **Result:** as many dimensions are active as variances of the digits exceed the noise, and each rate is that of water-filling within 0.02 nats.
+# **Result:** 18 dimensions are active, as many as the digits have variances above the noise, and each rate is within 0.02 nats of water-filling (orange).
 #
 # ## Exercises
 #
-# **Exercise 1: the beta at which dimension k dies.** Write the function, for noise variance 1. The check trains on both sides of the third death.
+# **Exercise 1: the beta at which dimension k dies.** Write the function, for the first data set and noise variance 1. The check trains models on both sides
+# of the third death, which takes some seconds.
 
 
 # %% tags=["exercise"]
@@ -290,8 +300,8 @@ for factor, alive in ((0.7, 3), (1.4, 2)):  # train on both sides of the third d
     assert SMOKE or (found[-1] > 0.05).sum() == alive, "the trained model does not agree"
 
 # %% [markdown]
-# **Exercise 2: choose the noise.** You want exactly three active dimensions at beta = 1, and as high a rate as possible. Which noise variance do you take
-# (from above), and which rate do you get?
+# **Exercise 2: choose the noise.** You want exactly three active dimensions at beta = 1, and the highest rate possible. Which noise variance do you take,
+# and which rate do you get?
 
 # %% tags=["exercise"]
 noise_variance, highest_rate = ..., ...
@@ -305,10 +315,10 @@ check(noise_variance, 1.8, 0.011)
 check(highest_rate, water_filling(EIGENVALUES, torch.tensor(1.8))[0].sum().item(), 0.02)
 
 # %% [markdown]
-# **Exercise 3: learn the noise.** If σ² is learned too, at the ELBO's optimum it is the mean of the variances that the model leaves out. With a weight
-# beta, and the q largest directions alive, it solves $\sigma^2 (n - q\beta) = \sum_{i>q} \lambda_i$, and consistency asks for
-# $\lambda_q > \beta\sigma^2 \ge \lambda_{q+1}$, where at most six directions can be alive. Compute σ² at beta = 1 and at beta = 2, for n = 12. *Hint:* try
-# q = 6, 5, 4, ... until it is consistent.
+# **Exercise 3: learn the noise.** If σ² is learned too, at the ELBO's optimum it is the mean of the variances that z leaves out. With a weight beta, n = 12
+# dimensions of x, and the q largest directions alive, it solves $\sigma^2 (n - q\beta) = \sum_{i>q} \lambda_i$. The number q must fit its own result:
+# $\lambda_q > \beta\sigma^2 \ge \lambda_{q+1}$. (At q = 6 only the first inequality counts, because z has no more dimensions.) Compute σ² at beta = 1 and at
+# beta = 2. *Hint:* try q = 6, 5, 4, ... until q fits.
 
 
 # %% tags=["exercise"]
@@ -331,10 +341,10 @@ check(learned_variance(1.0), 0.45, 1e-9)
 check(learned_variance(2.0), 1.1, 1e-9)
 
 # %% [markdown]
-# At beta = 1 the learned noise keeps all six dimensions alive (0.45 < 0.9). Collapse here comes from a noise that is *held* too large, or from beta.
+# At beta = 1 the learned noise keeps all six dimensions alive (0.45 < 0.9). In this model collapse comes from a noise that is *fixed* too large, or from beta.
 #
-# **Exercise 4: dead for another reason.** Set a column of W, and the row of V that belongs to it, to exactly zero. What is their gradient? Is that
-# dimension stable, that is: does it stay dead after a tiny push, when its direction has λ = 3 and the noise 1? Answer with two booleans.
+# **Exercise 4: dead for another reason.** Set a column of W, and the row of V that belongs to it, to exactly zero. Is their gradient zero? The direction has
+# λ = 3 and the noise 1: does the dimension stay dead after a tiny push? Answer with two booleans.
 
 # %% tags=["exercise"]
 gradient_is_zero, stays_dead_after_a_push = ..., ...
@@ -379,6 +389,8 @@ print("right")
 # ## References
 #
 # - T. M. Cover, J. A. Thomas, *Elements of Information Theory*, 2nd edition, Wiley 2006.
+# - I. Higgins et al., [beta-VAE: Learning Basic Visual Concepts with a Constrained Variational
+#   Framework](https://openreview.net/forum?id=Sy2fzU9gl), ICLR 2017.
 # - J. Lucas, G. Tucker, R. Grosse, M. Norouzi, [Don't Blame the ELBO!](https://arxiv.org/abs/1911.02469), NeurIPS 2019.
 # - M. E. Tipping, C. M. Bishop, Probabilistic Principal Component Analysis, *Journal of the Royal Statistical Society B* 61, 1999.
 # - Z. Wang, L. Ziyin, [Posterior Collapse of a Linear Latent Variable Model](https://arxiv.org/abs/2205.04009), NeurIPS 2022.

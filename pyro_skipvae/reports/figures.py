@@ -740,12 +740,12 @@ def _from_zero(ax):
 
 
 def _widen(ax, points):
-    """Limits with room around the points for their bars and for the lines of equal ELBO."""
-    for set_limits, value, error in ((ax.set_xlim, 1, 3), (ax.set_ylim, 2, 4)):
+    """Limits with room around the points for their bars and for the lines of equal ELBO; hardly any at negative rates."""
+    for set_limits, value, error, least in ((ax.set_xlim, 1, 3, 0.0), (ax.set_ylim, 2, 4, -np.inf)):
         low = min(point[value] - 1.96 * point[error] for point in points)
         high = max(point[value] + 1.96 * point[error] for point in points)
         room = max(0.2 * (high - low), 0.05 * abs(high), 0.5)
-        set_limits(low - room, high + room)
+        set_limits(max(low - room, min(low, least) - room / 4), high + room)
 
 
 def _iso_elbo_lines(ax, points):
