@@ -185,8 +185,8 @@ def resolve(config, data):
     """The config with everything chosen that was left open. Raises ConfigError where it does not suit the data."""
     found = settled(config, data)
     _check_decoder(found, data)
-    _check_receptive_field(found)
-    _check_laplace(found)
+    _check_receptive_field(found, data)
+    _check_laplace(found, data)
     _check_encoder(found, data)
     _check_values(found, data)
     _check_sequence(found, data)
@@ -299,9 +299,11 @@ def _check_injective(config, data):
         )
 
 
-def _check_laplace(config):
+def _check_laplace(config, data):
     if config.guide != "variational-laplace":
         return
+    if data.kind == "text":  # whose decoders cannot be linearised
+        raise ConfigError(f"expected images or numbers for --guide {config.guide}, got text ({data.name})")
     for name, wanted in {"decoder": LINEARISED, "likelihood": ("bernoulli", "normal", "normal-shared-scale")}.items():
         if getattr(config, name) not in wanted:
             raise ConfigError(
@@ -309,9 +311,11 @@ def _check_laplace(config):
             )
 
 
-def _check_receptive_field(config):
+def _check_receptive_field(config, data):
     if config.receptive_field is None:
         return
+    if data.kind == "text":
+        raise ConfigError(f"expected images for --receptive-field, got text ({data.name}); use --decoder dilated-cnn there")
     if config.decoder != "pixelcnn":
         raise ConfigError(f"expected --decoder pixelcnn for --receptive-field, got --decoder {config.decoder}")
     if config.attention_layers:

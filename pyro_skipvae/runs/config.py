@@ -90,6 +90,7 @@ PROCEDURES = (
 )
 SKIPS = ("all", "none", "first", "last", "parameter-matched")
 SCHEDULES = ("constant", "linear", "cyclical", "control(NATS)")
+WHOLE, NUMBER = r"[0-9]{1,9}", r"[0-9]{1,9}(?:\.[0-9]{1,9})?"  # in the brackets of a name
 LARGEST = 2**31  # of whole numbers; sizes beyond it do not fit into any memory
 PRECISIONS = ("float32", "bf16")
 MATMULS = ("highest", "medium")
@@ -276,7 +277,7 @@ class Config:
 
     def _check_skip(self):
         named = SKIPS
-        if self.skip not in named and not re.fullmatch(r"(\d+|output)(,(\d+|output))*", self.skip):
+        if self.skip not in named and not re.fullmatch(r"([0-9]+|output)(,([0-9]+|output))*", self.skip):
             raise ConfigError(_unknown("skip", self.skip, named, " or entries like 1,3,output"))
 
         if self.decoder == INJECTIVE and self.skip != "none":
@@ -359,6 +360,8 @@ class Config:
             if self.classes is not None:
                 raise ConfigError(f"expected --guide {' or '.join(CODES)} for --classes, got {guide}")
             return
+        if self.model in WITHOUT_LATENTS:
+            raise ConfigError(f"expected a model with latent variables for {guide}, got --model {self.model}")
         wanted = "analytic-elbo" if self.guide == "categorical" else "elbo"
         allowed = (wanted, *OF_CODES[self.guide])
         if self.objective not in allowed:
@@ -438,9 +441,10 @@ class Config:
         self._check_moves(got)
         if self.pretraining is not None and self.inference in ("svi", "vae+svi", "vae+svi+kl"):
             raise ConfigError(f"expected --inference amortized or sa for {got}, got {self.inference}")
-        if self.pretraining is not None and not 0 < self.pretraining < max(self.epochs, 2):
+        most = max(self.epochs, 2) - 1
+        if self.pretraining is not None and not 0 < self.pretraining <= most:
             raise ConfigError(
-                f"expected --procedure pretrain(EPOCHS) with from 1 to {self.epochs - 1} EPOCHS of the {self.epochs}, got {got}"
+                f"expected --procedure pretrain(EPOCHS) with from 1 to {most} EPOCHS of the {self.epochs}, got {got}"
             )
         if self.pretraining is not None and self.bound == "autoencoder":
             raise ConfigError(f"expected another objective after {got}, got --objective autoencoder; use 'free-bits-total(8)'")
@@ -491,8 +495,7 @@ class Config:
     @property
     def numbers(self):
         """The numbers in the brackets of the objective, those left out as they usually are. Raises ConfigError for others."""
-        number = r"\d{1,9}(?:\.\d{1,9})?"
-        match = re.fullmatch(rf"([a-z-]+)(?:\(({number}(?:,-?{number})*)\))?", self.objective)
+        match = re.fullmatch(rf"([a-z-]+)(?:\(({NUMBER}(?:,-?{NUMBER})*)\))?", self.objective)
         usual = NUMBERS.get(match[1]) if match else None
         given = match[2].split(",") if match and match[2] else []
         if usual is None or len(given) > len(usual) or None in usual[len(given) :]:
@@ -509,7 +512,7 @@ class Config:
     @property
     def game_weight(self):
         """WEIGHT of the procedure adversarial-autoencoder(WEIGHT). Raises ConfigError for what is no procedure with one."""
-        match = re.fullmatch(r"adversarial-autoencoder(?:\((\d{1,9}(?:\.\d{1,9})?)\))?", self.procedure)
+        match = re.fullmatch(rf"adversarial-autoencoder(?:\(({NUMBER})\))?", self.procedure)
         if match is None or match[1] and float(match[1]) == 0:
             raise ConfigError(_unknown("procedure", self.procedure, PROCEDURES))
         return float(match[1] or 10)
@@ -517,13 +520,13 @@ class Config:
     @property
     def pretraining(self):
         """EPOCHS of the procedure pretrain(EPOCHS), a third of the run where none are given; None for the others."""
-        match = re.fullmatch(r"pretrain(?:\((\d{1,9})\))?", self.procedure)
+        match = re.fullmatch(rf"pretrain(?:\(({WHOLE})\))?", self.procedure)
         return (int(match[1]) if match[1] else max(1, round(self.epochs / 3))) if match else None
 
     @property
     def moves(self):
         """MOVES of the procedure hmc(MOVES), 3 where none are given; None for the others."""
-        match = re.fullmatch(r"hmc(?:\((\d{1,9})\))?", self.procedure)
+        match = re.fullmatch(rf"hmc(?:\(({WHOLE})\))?", self.procedure)
         return int(match[1] or 3) if match else None
 
     @property
@@ -539,7 +542,7 @@ class Config:
     @property
     def rate_target(self):
         """NATS of the schedule control(NATS); None for the others."""
-        match = re.fullmatch(r"control\((\d{1,9}(?:\.\d{1,9})?)\)", self.beta_schedule or "")
+        match = re.fullmatch(rf"control\(({NUMBER})\)", self.beta_schedule or "")
         return float(match[1]) if match else None
 
     @classmethod
@@ -626,6 +629,10 @@ def _flag(name):
 
 
 def _unknown(what, got, names, rest=""):
+    forms = [name for name in names if "(" in str(got) and name.partition("(")[0] == str(got).partition("(")[0]]
+    if forms:  # the name is right, and what follows it is not
+        number = "a whole number such as 3" if re.search(r"\((K|EPOCHS|MOVES)\)", forms[0]) else "numbers such as 3 or 0.5"
+        return f"unknown {what} {got!r}: expected {' or '.join(forms)}" + f", with {number}" * ("(" in forms[0])
     near = difflib.get_close_matches(str(got), list(names), 1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown {what} {got!r}: expected {', '.join(names)}{rest}{hint}"
