@@ -167,6 +167,8 @@ MISTAKES = [
     (["train", "--device", "mps"], 2, "expected a device with the float64 of the reports"),
     (["train", "--prior", "vamp", "--guide", "inverse-autoregressive-flow"], 2, "expected a guide whose density"),
     (["train", "--prior", "vamp", "--components", "5000"], 2, "expected --components of at most 1257"),
+    (["train", "--dataset", "synthetic-text", "--guide", "variational-laplace"], 2, "expected images or numbers for --guide"),
+    (["train", "--dataset", "synthetic-text", "--receptive-field", "3"], 2, "use --decoder dilated-cnn there"),
     (["train", "--dataset", "absent.npz"], 3, "absent.npz"),
     (["train", "--dataset", "kmnist", "--download", "never"], 3, "kmnist"),
     (["train", "--dataset", "bad.npz"], 2, "bad.npz"),

@@ -83,7 +83,7 @@ def test_what_is_asked_wrongly_is_told():
     pair = decoder.model, decoder.guide, X[:64]
     for layers, words in (
         (nn.ReLU(), "at least one module with weights"),
-        ({"idle": nn.Linear(1, 1)}, "the layer 'idle' to run with the model, and it did not"),
+        ({"idle": nn.Linear(1, 1)}, "the layer 'idle' to run with the model"),
     ):
         with pytest.raises(ValueError, match=words):
             layer_sensitivities(*pair, layers)
@@ -161,6 +161,25 @@ def test_a_skip_brings_z_to_a_layer_whose_input_has_none():
         found = layer_sensitivities(vae.model, guide, inputs("mlp"), layers_of(vae.decoder))
         parts[skip] = [layer.z.value > 0 for layer in found]
     assert parts == {"none": [True, False, False, False], "last": [True, False, False, True], "all": [True] * 4}
+
+
+def test_what_comes_after_a_layer_may_work_in_place():
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(D, 8), nn.ReLU(inplace=inplace), nn.Linear(8, 64), nn.Unflatten(1, IMAGE))
+        vae = VAE(StandardNormal(D), Bernoulli(network), nn.Identity())
+        found.append(layer_sensitivities(vae.model, guide, inputs("mlp"), network))
+    assert found[0] == found[1] and [layer.layer for layer in found[0]] == ["0", "2"]
+
+
+class Bernoulli(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, z):
+        return dist.Bernoulli(logits=self.network(z)).to_event(2)
 
 
 def test_what_a_pixelcnn_reads_of_x_is_no_part_of_z():

@@ -89,11 +89,16 @@ def _with_weights(decoder: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _outputs(named: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
-    """{name: what the module gave in each call}, while inside."""
-    seen: dict[str, list[Any]] = {name: [] for name in named}
+def _outputs(named: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
+    """{name: the tensors that the module has given}, while inside; copies, since what comes next may work in place."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in named}
+
+    def keep(name: str, output: Any) -> None:
+        given = output if isinstance(output, tuple | list) else [output]
+        seen[name] += [part.clone() for part in given if isinstance(part, Tensor)]
+
     hooks = [
-        part.register_forward_hook(lambda _module, _inputs, output, name=name: seen[name].append(output))
+        part.register_forward_hook(lambda _module, _inputs, output, name=name: keep(name, output))
         for name, part in named.items()
     ]
     try:
@@ -103,7 +108,7 @@ def _outputs(named: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
             hook.remove()
 
 
-def _run(pair: Pair, seen: dict[str, list[Any]], index: Tensor, values: dict[str, Any]) -> dict[str, Tensor]:
+def _run(pair: Pair, seen: dict[str, list[Tensor]], index: Tensor, values: dict[str, Any]) -> dict[str, Tensor]:
     """The activations of each layer in one run of the model, (n, ...) flattened."""
     for outputs in seen.values():
         outputs.clear()
@@ -111,11 +116,10 @@ def _run(pair: Pair, seen: dict[str, list[Any]], index: Tensor, values: dict[str
     return {name: _by_row(name, outputs, len(index)) for name, outputs in seen.items()}
 
 
-def _by_row(name: str, outputs: list[Any], rows: int) -> Tensor:
+def _by_row(name: str, outputs: list[Tensor], rows: int) -> Tensor:
     if not outputs:
-        raise ValueError(f"expected the layer {name!r} to run with the model, and it did not")
-    flat = [part for output in outputs for part in (output if isinstance(output, tuple | list) else [output])]
-    found = [part for part in flat if isinstance(part, Tensor) and part.is_floating_point() and part.shape[:1] == (rows,)]
+        raise ValueError(f"expected the layer {name!r} to run with the model, and to give a tensor, and it did not")
+    found = [part for part in outputs if part.is_floating_point() and part.shape[:1] == (rows,)]
     if not found:
         raise ValueError(f"expected the layer {name!r} to give a tensor with a row for each of {rows} datapoints, got none")
     return torch.cat([part.reshape(rows, -1) for part in found], 1)
