@@ -277,6 +277,11 @@ def test_one_run_or_many_or_unequal_scales_have_lines_of_equal_elbo(runs):
     assert any(text.startswith("ELBO") for text in words(figure))
 
 
+def test_the_plane_spends_little_room_on_negative_rates():
+    left, right = figures.rate_distortion([("plain", 0.1, 27.0, 0.1, 0.2), ("mmd", 27.0, 19.0, 0.5, 0.2)]).axes[0].get_xlim()
+    assert -2 < left < 0 and right > 28  # all of a bar at 0.1 is to be seen
+
+
 def test_training_curves_keep_rate_and_distortion_apart():
     losses, rate, units, beta = figures.training_curves(METRICS).axes
     assert [list(line.get_ydata()) for line in losses.lines[1:]] == [[26.0] * 4, [24.0] * 4]
