@@ -198,7 +198,7 @@ class Config:
         None,
         "nats that the prior ar1, or the guide minimum-rate or von-mises-fisher, commits: no rate is below; for the guide "
         "batch-normalised those of a training batch",
-        usual="10; with von-mises-fisher none, and its concentration is learned", least=0.0
+        usual="10; with von-mises-fisher none, and its concentration is learned", least=0.0, below=10**6
     )
     correlation: str | None = option(
         None, "of neighbouring steps of the prior ar1: a number, or LOW:HIGH over the channels", usual="by the rate"

@@ -87,6 +87,7 @@ def test_skip_alone_names_the_model():
         ({"procedure": "pretrain(0)", "epochs": 1}, "from 1 to 1 EPOCHS of the 1"),
         ({"beta_schedule": "control(-5)"}, "'control(-5)': expected control(NATS), with numbers such as 3 or 0.5"),
         ({"skip": "١"}, "unknown skip"),
+        ({"guide": "batch-normalised", "rate": 1e30}, "expected --rate of at least 0.0 and below 1,000,000, got 1e+30"),
         ({"model": "autoregressive", "guide": "codebook"}, "expected a model with latent variables for --guide codebook"),
         ({"model": "lm", "guide": "categorical"}, "expected a model with latent variables for --guide categorical"),
         ({"model": ["vae"]}, "unknown model"),
