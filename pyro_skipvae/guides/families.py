@@ -77,14 +77,17 @@ def variances_within(delta: float) -> tuple[float, float]:
     return bisect(1.0, math.exp(-2 * delta - 2)), bisect(1.0, 4 * delta + 4)
 
 
+LEAST_VARIANCE = 1e-12  # of batch-normalised means before they are put to one
+
+
 class BatchNormalisedNormal(nn.Module):
     """q(z|x): independent normals whose means vary by a fixed amount over a batch, so that no dimension can fall silent.
 
         loc = gamma (m - mean(m)) / std(m) + shift,   gamma = sqrt(2 rate / D)
 
     m and the log variance are linear in the features (B, F), the shift is learned; event (D,) or (T, C). In training the mean
-    over the batch of KL(q || N(0, I)) is at least D gamma^2 / 2 = `rate` nats, but for the constant 1e-5 that is added
-    to the variance. In evaluation, and for a batch of one row, which has no variance, running statistics take the batch's
+    over the batch of KL(q || N(0, I)) is at least D gamma^2 / 2 = `rate` nats. The constant that is added to the variance
+    is 1e-12: with the usual 1e-5 an encoder may shrink its m below it, and collapse all the same. In evaluation, and for a batch of one row, which has no variance, running statistics take the batch's
     place: each row then depends on itself alone, and the bound is only approximate. Raises ValueError for a rate of 0 or less.
 
     Reference: Zhu, Bi, Liu, Ma, Li, Wu 2020, "A Batch Normalized Inference Network Keeps the KL Vanishing Away", equation 8.
@@ -108,7 +111,7 @@ class BatchNormalisedNormal(nn.Module):
     def forward(self, features: Tensor) -> dist.Distribution:
         means, log_variance = self.parameters_of(features).chunk(2, dim=-1)
         batch = self.training and len(means) > 1
-        means = nn.functional.batch_norm(means, self.running_mean, self.running_variance, training=batch)
+        means = nn.functional.batch_norm(means, self.running_mean, self.running_variance, training=batch, eps=LEAST_VARIANCE)
         loc = self.gamma * means + self.shift
         halves = (half.unflatten(-1, self.event_shape) for half in (loc, (log_variance / 2).exp()))
         return dist.Normal(*halves).to_event(len(self.event_shape))

@@ -131,6 +131,13 @@ def test_what_the_advice_says_was_measured_is_what_the_results_hold():
     vae = mean("table4", "PTB, amortized, 32", "plain")
     for row in ("PTB, amortized, 32", "PTB, semi-amortized, 32"):
         assert f"rate {vae:.2f} -> {mean('table4', row, 'skip'):.2f} nats" in evidence
+    for arm in ("skip", "anneal", "beta"):
+        elbo, rate = ([mean("remedies-mnist", "mnist", each, name) for each in ("vae", arm)] for name in ("elbo", "rate"))
+        assert f"ELBO {elbo[1] - elbo[0]:+.1f} nats, rate {rate[0]:.1f} -> {rate[1]:.1f}, three seeds" in evidence
+    ptb = {name: mean("remedies-ptb", "ptb", "free-bits", name) for name in ("elbo", "rate")}
+    worse = mean("remedies-ptb", "ptb", "vae", "elbo") - ptb["elbo"]
+    assert f"rate 0.00 -> {ptb['rate']:.1f} nats, ELBO {worse:.1f} worse, one seed" in evidence
+    assert all(mean("remedies-ptb", "ptb", arm) < 0.005 for arm in ("vae", "word-dropout"))
     assert FIGURE_4 and {path for path in re.findall(r"results/([\w-]+)\.json", evidence)} <= {
         p.stem for p in RESULTS.glob("*.json")
     }
