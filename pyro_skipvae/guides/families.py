@@ -87,8 +87,9 @@ class BatchNormalisedNormal(nn.Module):
 
     m and the log variance are linear in the features (B, F), the shift is learned; event (D,) or (T, C). In training the mean
     over the batch of KL(q || N(0, I)) is at least D gamma^2 / 2 = `rate` nats. The constant that is added to the variance
-    is 1e-12: with the usual 1e-5 an encoder may shrink its m below it, and collapse all the same. In evaluation, and for a batch of one row, which has no variance, running statistics take the batch's
-    place: each row then depends on itself alone, and the bound is only approximate. Raises ValueError for a rate of 0 or less.
+    is 1e-12: with the usual 1e-5 an encoder may shrink its m below it, and collapse all the same. In evaluation, and for a
+    batch of one row, which has no variance, running statistics take the batch's place: each row then depends on itself
+    alone, and the bound is only approximate. Raises ValueError for a rate of 0 or less.
 
     Reference: Zhu, Bi, Liu, Ma, Li, Wu 2020, "A Batch Normalized Inference Network Keeps the KL Vanishing Away", equation 8.
     """
