@@ -1,4 +1,4 @@
-"""Draw docs/pictures/remedies_plane.png and print the tables of docs/remedies.md: python docs/pictures/remedies.py."""
+"""Draw the planes and print the tables of docs/remedies.md: python docs/pictures/remedies.py."""
 
 import tomllib
 from pathlib import Path
@@ -48,5 +48,5 @@ def table_of(rows):
 for dataset in SETTINGS:
     rows = compared(dataset)
     print(f"{dataset}: seeds {', '.join(f'{row.name} {row.seeds}' for row in rows)}", *table_of(rows), sep="\n")
-    if dataset == "mnist":
-        save_png(plane_figure([row for row in rows if row.name not in FAR]), HERE / "remedies_plane.png")
+    drawn = plane_figure([row for row in rows if row.name not in FAR])
+    save_png(drawn, HERE / {"mnist": "remedies_plane.png", "ptb": "remedies_ptb.png"}[dataset])
