@@ -313,7 +313,8 @@ class SVIStep:
             bad = torch.stack([bad[:, :-2].any(1), bad[:, -2], bad[:, -1]], 1)
             left_out, device = bad.any(1), bad.device
             at = left_out.byte().argmax()
-            here = torch.cat([torch.tensor(steps, device=device)[at][None], bad[at].long()])
+            numbers = torch.tensor(steps).to(device, non_blocking=True)
+            here = torch.cat([numbers[at][None], bad[at].long()])
             count, first = self._left_out.to(device).split([1, 4])
             first = torch.where((count == 0) & left_out.any(), here, first)
             self._left_out = torch.cat([count + left_out.sum(), first])
