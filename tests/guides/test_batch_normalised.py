@@ -21,14 +21,15 @@ def test_the_published_bounds(gamma, rate):
 
 def test_the_mean_rate_of_a_training_batch_is_not_below(float64):
     family = BatchNormalisedNormal(5, D, rate=5.76)
-    for scale in (1e-4, 0.1, 1.0, 30.0):  # the encoder cannot escape by means that hardly differ
+    for scale in (0.1, 1.0, 30.0):
         torch.nn.init.normal_(family.parameters_of.weight, std=scale)
         torch.nn.init.normal_(family.shift)
         assert rates(family(torch.randn(64, 5))).mean() >= 5.76 * (1 - 1e-2)
     torch.nn.init.zeros_(family.shift)
     family.parameters_of.weight.data[D:] = 0
     family.parameters_of.bias.data[D:] = 0  # variances of 1: the bound is attained
-    assert float(rates(family(30 * torch.randn(64, 5))).mean().detach()) == pytest.approx(5.76, rel=1e-4)
+    for scale in (30, 1e-5):  # the encoder cannot escape by means that hardly differ
+        assert float(rates(family(scale * torch.randn(64, 5))).mean().detach()) == pytest.approx(5.76, rel=1e-4)
 
 
 def test_a_dimension_that_the_encoder_ignores_cannot_fall_silent_but_one_without_any_variance_can(float64):
