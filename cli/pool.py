@@ -53,8 +53,8 @@ class Pool:
 
     def fail(self, planned, reason):
         """Tell that a run is left out, and why."""
-        warn(f"{_label(planned)}: {reason}")
-        self.failed.append(_label(planned))
+        warn(f"{planned.label}: {reason}")
+        self.failed.append(planned.label)
 
     def _trained(self):
         note(f"Now training {len(self.waiting)} into {self.folder}.")
@@ -79,7 +79,7 @@ class Pool:
             path = self._begun(planned)
             if path and is_finished(path):
                 self.waiting.remove(planned)
-                note(f"Found: {_label(planned)}, in {path}")
+                note(f"Found: {planned.label}, in {path}")
                 yield planned, path
 
     def _start(self, planned, bar):
@@ -90,7 +90,7 @@ class Pool:
         command = ["train", *where, "--device", self.device, "--json"]
         command += [] if self.budget is None else ["--report-budget", self.budget]
         process = self._process([*map(str, command)], path.with_suffix(".log"))
-        label = _label(planned)
+        label = planned.label
         task = bar.add_task(label, total=planned.config.epochs, status="")
         self.running[process] = (planned, path, task, label, time.monotonic())
         note(f"Started: {label}")
@@ -137,7 +137,7 @@ class Pool:
         self.waiting.insert(0, planned)
         if (path / ".lock").exists():  # another file in its place: what may still run there writes no more
             write_whole(path / ".lock", "")
-        note(f"Lost: {_label(planned)}; it goes on elsewhere.")
+        note(f"Lost: {planned.label}; it goes on elsewhere.")
 
     def _stop(self):
         """Ask those that still run for a checkpoint, and wait for it."""
@@ -218,7 +218,3 @@ def fresh(path, taken=()):
     """The path, or with a number behind it the first that is not in use."""
     names = (path if n == 0 else path.with_name(f"{path.name}-{n}") for n in range(10_000))
     return next(p for p in names if not p.exists() and not p.with_suffix(".toml").exists() and p.name not in taken)
-
-
-def _label(planned):
-    return f"{planned.row}, {planned.arm}, seed {planned.seed}"

@@ -119,6 +119,8 @@ def reproduce(
     missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries + others)]
     if missing and not train:
         note(f"{_done(wanted, missing)} --train trains the others; `reproduce {name} --list` says what that takes here.")
+        for words in _begun(missing, Path(folder)):
+            note(words)
     if missing and train:
         check_places(missing, device, results, folder)
         note(_done(wanted, missing) + cost(missing, Path(folder), force, device))
@@ -171,19 +173,35 @@ def _done(wanted, missing):
     return f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)} runs are done."
 
 
+def _begun(missing, folder):
+    """How far those are of the missing runs that have been begun, a line each."""
+    from pyro_skipvae.reproduction.tables import is_finished, last_epoch, run_folder
+
+    for run in missing:
+        path = run_folder(run, folder)
+        if path and not is_finished(path) and (last := last_epoch(path)):
+            measured = {"ELBO": last["valid_elbo"], "rate": last["valid_rate"], "active units": last.get("active_units")}
+            told = ", ".join(f"{name} {_number(value)}" for name, value in measured.items() if value is not None)
+            yield f"{run.label}: {last['epoch']} of {run.config.epochs} epochs; on validation items {told}."
+
+
 def cost(missing, folder, force, device):
     """What the missing runs take here, one at a time, from a step of each; one that cannot begin fails in its turn.
 
-    "" where all that is missing is what is done with finished runs.
+    Of a run that was begun only the epochs that are left. "" where all that is missing is what is done with finished runs.
     """
-    from pyro_skipvae.reproduction.tables import is_finished, run_folder
+    from pyro_skipvae.reproduction.tables import is_finished, last_epoch, run_folder
 
-    costs, seconds = Costs(device), []
-    new = [run for run in missing if force or not ((path := run_folder(run, folder)) and is_finished(path))]
-    for run in new:
+    costs, seconds, new = Costs(device), [], 0
+    for run in missing:
+        path = None if force else run_folder(run, folder)
+        if path and is_finished(path):
+            continue
+        new += 1
         with contextlib.suppress(ValueError):
-            seconds.append(costs.of(run))
-    return f" The other {len(new)} take about {duration(sum(seconds))} of training, one at a time." if new else ""
+            last = path and last_epoch(path)
+            seconds.append(costs.of(run) * (1 - (last["epoch"] if last else 0) / run.config.epochs))
+    return f" The other {new} take about {duration(sum(seconds))} of training, one at a time." if new else ""
 
 
 def _otherwise(which):

@@ -25,6 +25,7 @@ from pyro_skipvae.reports.comparison import BOUNDS, estimates_of, paired_values,
 from pyro_skipvae.runs.build import choose_device
 from pyro_skipvae.runs.checkpoint import write_whole
 from pyro_skipvae.runs.config import Config, ConfigError
+from pyro_skipvae.runs.folder import Run
 from pyro_skipvae.stored import NUMBER, check, loads
 
 from .analyses import analyse
@@ -96,6 +97,10 @@ class Planned:
         return Config.from_flags({**self.flags, **self.scaled, "seed": self.seed})
 
     @property
+    def label(self):
+        return f"{self.row}, {self.arm}, seed {self.seed}"
+
+    @property
     def folder(self):
         how = [self.protocol] if self.protocol != "default" else []
         how += [f"{name}{value}" for name, value in self.scaled.items()]
@@ -163,7 +168,8 @@ def load_table(name, *, seeds=None, protocol="default", full=False, full_data=Fa
     for cell in content.get("runs", ()):
         published[cell["row"], cell["arm"]] = cell.get("published", {})
         own = {} if full else cell.get("scaled", content.get("scaled", {}))
-        own = content["full_data"] if own and full_data and "full_data" in content else own
+        if own and full_data and "full_data" in content:
+            own = content["full_data"] | cell.get("full_data", {})
         runs += _planned(cell, content, seeds, protocol, own | {name: v for name, v in scale.items() if v is not None})
     if protocol != "default" and not any(run.quirks for run in runs):
         raise ConfigError(f"expected --protocol default for {name}, which has no settings of the paper, got {protocol}")
@@ -229,6 +235,11 @@ def run_folder(planned, folder):
                 found.append(settings)
     newest = max(found, key=lambda file: (is_finished(file.with_suffix("")), file.stat().st_mtime_ns), default=None)
     return newest and newest.with_suffix("")
+
+
+def last_epoch(path):
+    """What the last whole epoch of a run measured, None before its first."""
+    return next(iter(Run(path).metrics()[-1:]), None)
 
 
 def is_finished(path):

@@ -213,9 +213,12 @@ def _small(table, row, arm):
 def label(table, row, arm):
     """What is added to our name of a row whose runs are scaled down: by what."""
     run = next(run for run in table.runs if (run.row, run.arm) == (row, arm))
-    if set(run.scaled) - {"precision"} == {"epochs"} and "epochs" in run.flags and not run.flags.get("limit_train"):
-        return f" (scaled down: all data, {run.scaled['epochs']:,} of {run.flags['epochs']:,} epochs)"
-    return f" (scaled down: {', '.join(f'{name} {value:,}' for name, value in run.scaled.items())})" if run.scaled else ""
+    scaled = {name: value for name, value in run.scaled.items() if name != "precision"}  # which is no size; `notes` name it
+    words, whole = [], "limit_train" not in scaled and not run.flags.get("limit_train")
+    if whole and "epochs" in scaled and "epochs" in run.flags:
+        words.append(f"all data, {scaled.pop('epochs'):,} of {run.flags['epochs']:,} epochs")
+    words += [f"{name} {value:,}" for name, value in scaled.items()]
+    return f" (scaled down: {', '.join(words)})" if words else ""
 
 
 def scaled_words(table):
@@ -249,6 +252,8 @@ def notes(table, entries):
         found.append(f"PPL is ppl_iw{draws}, per token by importance sampling with {draws} draws of z. Tokens: {COUNTED}.")
     if any(run.scaled for run in table.runs):
         found.append("Rows marked scaled down cannot be compared with what was published; --train --full trains in full.")
+    if any(run.config.precision != "float32" for run in table.runs):
+        found.append("Trained with --precision bf16, where a row is scaled down to fewer epochs; every number is in float32.")
     if table.has_full_data and any("limit_train" in run.scaled for run in table.runs):
         found.append("Tables of few images check that they run; --full-data stands for all images and fewer epochs.")
     if any(e["settings"].get("limit_train") and not e["scaled"] for e in own):

@@ -138,6 +138,8 @@ def test_what_the_advice_says_was_measured_is_what_the_results_hold():
     worse = mean("remedies-ptb", "ptb", "vae", "elbo") - ptb["elbo"]
     assert f"rate 0.00 -> {ptb['rate']:.1f} nats, ELBO {worse:.1f} worse, one seed" in evidence
     assert all(mean("remedies-ptb", "ptb", arm) < 0.005 for arm in ("vae", "word-dropout"))
+    (warm_up,) = (row for row in TABLE if "warm-up" in row[2] and row[0](Seen(None, 1.0, True, False, was_used=True)))
+    assert warm_up[3].startswith(f"measured: PTB, LSTM, rate 0.00 -> {mean('remedies-ptb', 'ptb', 'anneal'):.2f} nats")
     assert FIGURE_4 and {path for path in re.findall(r"results/([\w-]+)\.json", evidence)} <= {
         p.stem for p in RESULTS.glob("*.json")
     }

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from pyro_skipvae.runs.folder import Run, load_run
 from pyro_skipvae_cli.errors import UserError
 from pyro_skipvae_cli.job import make_config, make_job
 from pyro_skipvae_cli.pool import Anew, Pool, fresh
-from pyro_skipvae_cli.reproduction import Costs
+from pyro_skipvae_cli.reproduction import Costs, cost
 
 TINY = {"dataset": "digits", "decoder": "mlp", "layers": 1, "width": 16, "latent_dim": 3}
 FEW = {"epochs": 1, "limit_train": 200, "limit_eval": 60}
@@ -81,9 +82,18 @@ def test_full_data_is_all_images_for_fewer_epochs_and_says_so():
     assert not reproduction_words.is_comparable(table, "9 layers", "skip")
     mixed = load_table("classification", full_data=True)
     assert {run.row: run.config.epochs for run in mixed.runs} == {"MLP": 100, "PixelCNN, 9 layers": 30}
+    words = " (scaled down: all data, 30 of 100 epochs, latent_dim 20)"
+    assert reproduction_words.label(mixed, "PixelCNN, 9 layers", "skip") == words
+    smaller = load_table("table2-mnist", full_data=True, limit_train=5000)
+    assert reproduction_words.label(smaller, "9 layers", "skip") == " (scaled down: epochs 30, limit_train 5,000)"
+    assert sum("bf16" in note for note in reproduction_words.notes(smaller, [])) == 1
+    assert not any("bf16" in note for note in reproduction_words.notes(load_table("table2-mnist"), []))
     arms = {(run.row, run.arm): run.config for run in load_table("table2-arms").runs if not run.seed}
     pair = {run.arm: run.config for run in table.runs if run.row == "9 layers"}
-    assert all(arms["KL warm-up", arm] == pair[arm] for arm in ("plain", "skip"))  # trained once, for both tables
+    assert all(arms["KL warm-up", arm] == pair[arm] for arm in ("plain", "skip"))  # trained once, for all tables
+    for name in ("classification", "figure2"):
+        own = {run.arm: run.config for run in load_table(name, full_data=True).runs if run.row == "PixelCNN, 9 layers"}
+        assert own == pair
     with pytest.raises(ConfigError, match="--full or --full-data"):
         load_table("table1", full=True, full_data=True)
 
@@ -392,6 +402,23 @@ def test_nothing_is_trained_unless_it_is_asked_for(two_tables, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
     _, said, *_ = two_tables
     assert re.search(r"0 of 2 runs are done. The other 2 take about [\d.]+ s of training", said["first"].stderr)
+
+
+def test_runs_that_were_begun_are_told_with_what_they_have_reached(two_tables, tmp_path, monkeypatch):
+    folder, *_ = two_tables
+    monkeypatch.setattr(reproduction, "load_table", lambda name, **which: tiny_table(name))
+    monkeypatch.setattr(reproduction, "table_names", lambda: ["any"])
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    plain, skip = (reproduction.run_folder(run, tmp_path / "runs/reproduce") for run in tiny_table("any").runs)
+    (plain / "report.json").unlink()
+    (last,) = Run(plain).metrics()
+    done = skipvae("reproduce", "any", cwd=tmp_path)
+    reached = f"ELBO {last['valid_elbo']:.2f}, rate {last['valid_rate']:.2f}"
+    assert done.returncode == 0 and f"digits, plain, seed 0: 1 of 1 epochs; on validation items {reached}" in done.stderr
+    assert "digits, skip" not in done.stderr
+    (skip / "metrics.jsonl").unlink()
+    assert reproduction.last_epoch(skip) is None
+    assert cost(tiny_table("any").runs, tmp_path / "runs/reproduce", False, "cpu").startswith(" The other 1 take about 0 s of")
 
 
 def test_the_list_is_json_where_that_is_asked_for(tmp_path, monkeypatch):
