@@ -17,6 +17,45 @@ SEED = click.option("--seed", default=0, show_default=True, type=Seed(), help="s
 JSON = click.option("--json", "as_json", is_flag=True, help="print the result as JSON on stdout")
 DATASET = click.option("--dataset", metavar="FILE", help="the data of RUN, if they were moved  [default: where they were]")
 RUN = click.argument("run", type=RunFolder())
+REPORT = (
+    click.option(
+        "--report-budget",
+        type=Duration(),
+        help="seconds for the estimates that need the decoder  [default: fixed numbers of points]",
+    ),
+    click.option(
+        "--elbo-points",
+        type=Whole(2),
+        metavar="N",
+        help="test points of the ELBO and of the loss when z is shuffled  [default: by the kind of decoder]",
+    ),
+    click.option(
+        "--log-likelihood-points",
+        type=Whole(2),
+        metavar="N",
+        help="those of them for log p(x)  [default: by the kind of decoder]",
+    ),
+)
+
+
+def report_options(command):
+    """Give a command the options that say how much its report measures."""
+    for option in reversed(REPORT):
+        command = option(command)
+    return command
+
+
+def report_limits(report_budget, elbo_points, log_likelihood_points):
+    """How much a report measures: the budget in seconds, and the numbers of points that were asked for."""
+    asked = {"elbo_points": elbo_points, "log_likelihood_points": log_likelihood_points}
+    points = {name: number for name, number in asked.items() if number is not None}
+    if points and report_budget is not None:
+        raise click.UsageError(f"expected --report-budget or --{next(iter(points)).replace('_', '-')}, got both")
+    if len(points) == 2 and log_likelihood_points > elbo_points:
+        raise click.UsageError(
+            f"expected --log-likelihood-points of at most the --elbo-points, {elbo_points}, got {log_likelihood_points}"
+        )
+    return {"budget": report_budget, "points": points}
 
 
 def examples(*lines):
@@ -47,11 +86,7 @@ def examples(*lines):
 @click.option("--resume", type=click.Path(file_okay=False), help="go on with this run folder, exactly where it stopped")
 @click.option("--checkpoint-minutes", default=10.0, show_default=True, type=Duration(), help="minutes between two checkpoints")
 @click.option("--on-nan", default="stop", show_default=True, type=OnNan(), help="stop, or skip:N to leave out N steps at most")
-@click.option(
-    "--report-budget",
-    type=Duration(),
-    help="seconds for the estimates that need the decoder  [default: fixed numbers of points]",
-)
+@report_options
 @click.option("--tensorboard", is_flag=True, help="write event files for TensorBoard, too")
 @click.option("--print-config", is_flag=True, help="print the settings that would be used, as TOML, and stop")
 @click.option("--dry-run", is_flag=True, help="print parameters, memory and time, from one batch; writes nothing")
@@ -65,6 +100,8 @@ def train(
     checkpoint_minutes,
     on_nan,
     report_budget,
+    elbo_points,
+    log_likelihood_points,
     tensorboard,
     print_config,
     dry_run,
@@ -84,6 +121,7 @@ def train(
         raise click.UsageError("expected the name of a run folder, got an empty one")
     if resume:
         check_run(resume)
+    limits = report_limits(report_budget, elbo_points, log_likelihood_points)
     out = out and home_path(out)
     with Signals() as signals:
         flags = settings(preset, file, options)
@@ -108,7 +146,7 @@ def train(
             job,
             out=out,
             resume=resume,
-            budget=report_budget,
+            limits=limits,
             minutes=checkpoint_minutes,
             allowed=on_nan,
             signals=signals,
@@ -118,7 +156,13 @@ def train(
         _show(report, as_json, run=str(run.path))
 
 
-@click.command(epilog=examples("evaluate runs/digits", "evaluate runs/digits --importance-samples 1000 --json > report.json"))
+@click.command(
+    epilog=examples(
+        "evaluate runs/digits",
+        "evaluate runs/digits --importance-samples 1000 --json > report.json",
+        "evaluate runs/digits --elbo-points 10000 --log-likelihood-points 1000",
+    )
+)
 @RUN
 @click.option("--importance-samples", default=200, show_default=True, type=Whole(1), help="K of the bound on log p(x)")
 @click.option("--posterior-samples", default=10, show_default=True, type=Whole(1), help="draws of z for each point")
@@ -129,22 +173,19 @@ def train(
     metavar="M",
     help="bounds on I(x; z) from all test items, each against M random ones  [default: the first 10000 against each other]",
 )
-@click.option(
-    "--report-budget",
-    type=Duration(),
-    help="seconds for the estimates that need the decoder  [default: fixed numbers of points]",
-)
+@report_options
 @click.option("--svi-steps", type=Whole(0), help="refine q(z|x) by so many steps  [default: as in training]")
 @DATASET
 @click.option("--checkpoint", default="best", show_default=True, type=click.Choice(["best", "last"]))
 @click.option("--save", is_flag=True, help="replace the report.json of the run")
 @DEVICE
 @JSON
-def evaluate(run, as_json, **options):
+def evaluate(run, as_json, report_budget, elbo_points, log_likelihood_points, **options):
     """Measure the collapse of the latent variables of a finished RUN anew."""
+    limits = report_limits(report_budget, elbo_points, log_likelihood_points)
     from .evaluation import evaluate_run
 
-    _show(evaluate_run(run, **options), as_json, run=run)
+    _show(evaluate_run(run, limits=limits, **options), as_json, run=run)
 
 
 @click.command(

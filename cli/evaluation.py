@@ -67,7 +67,7 @@ def _evaluated(
     posterior_samples,
     limit_eval,
     mi_components,
-    report_budget,
+    limits,
     checkpoint,
     device,
     svi_steps,
@@ -88,7 +88,7 @@ def _evaluated(
     extra = {"run": run.name, "checkpoint": loaded, "checkpoint_sha256": checksum}
     extra |= {"settings": asdict(config), "svi_steps": svi_steps}
     samples = {"importance_samples": importance_samples, "posterior_samples": posterior_samples}
-    about = {"device": device, "budget": report_budget, "extra": extra, "auxiliary_prior": _kept(run, device)}
+    about = {"device": device, **limits, "extra": extra, "auxiliary_prior": _kept(run, device)}
     return report_on(vae, data, components=mi_components, **about, **samples)
 
 
@@ -106,14 +106,15 @@ def _kept(run, device):
     return auxiliary.load(run, device) if auxiliary.exists(run) else None
 
 
-def report_on(vae, data, *, device, budget, extra, auxiliary_prior=None, components=None, **samples):
+def report_on(vae, data, *, device, budget, extra, points=None, auxiliary_prior=None, components=None, **samples):
     """The collapse report on the first test points; the variational marginal is fitted on as many training points.
 
-    How many points and draws there are is fixed by `sizes_for`, or, with a budget in seconds, by what fits.
+    How many points and draws there are is fixed by `sizes_for`, but for the `points` that are given, {"elbo_points": number,
+    "log_likelihood_points": number}, or, with a budget in seconds, by what fits.
     What an auxiliary prior reaches is in the card, under names of its own. With `components` the bounds on the mutual
     information stand on all test points (see `collapse_report`).
     """
-    sizes = sizes_for(vae, data)
+    sizes = with_points(sizes_for(vae, data), **(points or {}))
     x, other = data.first("test", sizes.points).to(device), data.train[: sizes.points].to(device)
     if budget is None:
         _announce_report(vae, x, sizes, samples, pairs=len(data.test) * (components or 0))
@@ -172,6 +173,12 @@ def sizes_for(vae, data):
     else:
         kind = "feed-forward"
     return sizes_of("refined " * isinstance(vae.guide, SemiAmortized) + kind, math.prod(data.event_shape))
+
+
+def with_points(sizes, **points):
+    """The sizes with other numbers of points, each estimate on some of the points of the one before it."""
+    wanted = {"elbo_points": max(sizes.elbo_points, points.get("log_likelihood_points", 0)), **points}
+    return replace(sizes, **wanted, points=max(sizes.points, wanted["elbo_points"]))
 
 
 def _announce_report(vae, x, sizes, samples, pairs):

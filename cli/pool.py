@@ -88,7 +88,9 @@ class Pool:
         settings.write_text(planned.config.to_toml(), encoding="utf-8")
         where = ["--resume", path] if (path / "config.toml").exists() else ["--config", settings, "--out", path]
         command = ["train", *where, "--device", self.device, "--json"]
-        command += [] if self.budget is None else ["--report-budget", self.budget]
+        points = {name.replace("_", "-"): number for name, number in planned.report.items()}
+        limits = points if self.budget is None else {"report-budget": self.budget}
+        command += [word for name, number in limits.items() for word in (f"--{name}", number)]
         process = self._process([*map(str, command)], path.with_suffix(".log"))
         label = planned.label
         task = bar.add_task(label, total=planned.config.epochs, status="")

@@ -354,6 +354,8 @@ def _ours(cell):
     from pyro_skipvae.reports.rendering import decimals
 
     inside = f" ({_number(cell.bracketed.ours)})" if cell.bracketed and cell.ours is not None else ""
+    if cell.deviation is None and cell.half_interval is not None and not inside:
+        return f"{_number(cell.ours)} (±{cell.half_interval:.{decimals(cell.ours)}f})"
     if cell.deviation is None:
         return _number(cell.ours) + inside
     return f"{_number(cell.ours)} ± {cell.deviation:.{decimals(cell.ours)}f}{inside}"

@@ -38,12 +38,12 @@ ROUNDING = 1e-4  # of a rate in float32, relative
 LOOK_EVERY = 50  # steps between looks at what the device knows: what was not finite, and, for a terminal, the loss
 
 
-def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboard):
+def train_run(job, *, out, resume, limits, minutes, allowed, signals, tensorboard):
     """Train a job in its folder; returns the run and its report. Notes and progress go to stderr.
 
     A checkpoint is written after every epoch, every so many `minutes`, and when `signals` ask for it; `allowed` steps
-    may be left out because something was not finite. `tensorboard` writes event files beside the metrics. Of several
-    processes the first one writes and reports; the report of the others is None.
+    may be left out because something was not finite; `limits` say how much the report measures. `tensorboard` writes event
+    files beside the metrics. Of several processes the first one writes and reports; the report of the others is None.
     """
     first = job.ranks is None or job.ranks.first
     run = (Run if first else SilentRun)(resume or out or new_folder(job.config))
@@ -71,7 +71,7 @@ def train_run(job, *, out, resume, budget, minutes, allowed, signals, tensorboar
             with signals.deferred(), as_trained(), matrix_products.multiplied(job.config.matmul), progress() as bar:
                 board = Board(job, run) if tensorboard and first else None
                 Training(job, run, bar, signals, minutes, allowed, board).run_epochs()
-        return run, _report(job, run, budget) if first else None
+        return run, _report(job, run, limits) if first else None
 
 
 def _written_report(run):
@@ -172,7 +172,7 @@ def _fitted_auxiliary(job, run):
     return fitted
 
 
-def _report(job, run, budget):
+def _report(job, run, limits):
     """The report on the best epoch, then the page and its pictures, which are made from it."""
     best, loaded = run.load_weights(job.vae)
     job.vae.eval()
@@ -183,7 +183,7 @@ def _report(job, run, budget):
     extra = {"run": run.path.name, "epoch": best["epoch"], "checkpoint": loaded, "checkpoint_sha256": best["checksum"]}
     extra["settings"] = dataclasses.asdict(job.config)
     fitted = _fitted_auxiliary(job, run)
-    report = report_on(job.vae, job.data, device=job.device, budget=budget, extra=extra, auxiliary_prior=fitted)
+    report = report_on(job.vae, job.data, device=job.device, **limits, extra=extra, auxiliary_prior=fitted)
     run.write_report(report)
     run.remove("report.html")  # so that none of another report is left if this ends before the page is written
     pictures(run, job.vae, job.data)

@@ -11,7 +11,11 @@ from pyro_skipvae.diagnostics.pairs.interval import mean_interval
 
 from .tables import cell_at, entries_at, interval_of
 
-PER_POINT = {"elbo": "elbo_per_point", "ppl": "log_likelihood_per_point"}  # what entries hold of each test point
+PER_POINT = {  # what entries hold of each test point
+    "elbo": "elbo_per_point",
+    "ppl": "log_likelihood_per_point",
+    "log_likelihood_per_point": "log_likelihood_per_point",
+}
 
 
 @dataclass(frozen=True)

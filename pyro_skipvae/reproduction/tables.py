@@ -19,7 +19,10 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
+import torch
+
 from pyro_skipvae.diagnostics.estimates.bits import bits_per_dimension
+from pyro_skipvae.diagnostics.pairs.interval import mean_interval
 from pyro_skipvae.diagnostics.report.report import STORED
 from pyro_skipvae.reports.comparison import BOUNDS, estimates_of, paired_values, read_record
 from pyro_skipvae.runs.build import choose_device
@@ -66,6 +69,8 @@ COLUMNS = {
     "silhouette": ("silhouette", "silhouette"),
     "distortion": ("distortion", "distortion"),
     "log_likelihood": ("log p(x)", "log_likelihood"),
+    "log_likelihood_per_point": ("log p(x), on 1,000 points", "log_likelihood_per_point"),
+    "shuffled": ("loss, z shuffled", "shuffled_latent_loss"),
     "auxiliary_rate": ("KL, auxiliary prior", "auxiliary_rate"),
     "bits": ("bits/dim (KL part)", "bits"),
     "bits_kl": ("KL part", "bits_kl"),
@@ -81,7 +86,11 @@ BESIDE = {"mi_upper": "MI, upper bound", "mi_marginal": "MI, fitted marginal"}  
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a table: where it stands, what makes it, how it is scaled down, what it is put to, and by which protocol."""
+    """One run of a table: where it stands, what makes it, how it is scaled down, what it is put to, and by which protocol.
+
+    `report` has the points of its report where these are not the usual ones, {flag of `train`: number}; with
+    `importance_samples` log p(x) is estimated on 1,000 points spread over the test set too, by so many draws.
+    """
 
     row: str
     arm: str
@@ -91,6 +100,8 @@ class Planned:
     analysis: str | None = None
     protocol: str = "default"
     quirks: dict = field(default_factory=dict)  # of `flags`, what is the protocol's
+    report: dict = field(default_factory=dict)
+    importance_samples: int | None = None
 
     @property
     def config(self):
@@ -190,6 +201,8 @@ def _planned(cell, content, seeds, protocol, scale):
     scaled = {name: value for name, value in scale.items() if value != flags.get(name)}
     count = seeds or cell.get("seeds", content.get("seeds", 1))
     about = {"scaled": scaled, "analysis": content.get("analysis"), "protocol": protocol, "quirks": quirks}
+    if "limit_train" not in scaled:  # a run on few items is for a quick check
+        about |= {name: content[name] for name in ("report", "importance_samples") if name in content}
     return [Planned(cell["row"], cell["arm"], flags, seed, **about) for seed in range(count)]
 
 
@@ -261,14 +274,14 @@ def write_results(path, table, entries):
 def entry_of(planned, path, *, device="cpu"):
     """What a finished run leaves in the results: its place, its settings, what training took, and its whole report.
 
-    Beside it the ELBO of each of 1,000 test points, by one draw of z with noise that is the same for all runs, and of texts
-    their log-likelihood and number of tokens. Where the table has an analysis, this is the time at which the model is put
-    to it. Raises ValueError if the run is another one.
+    Beside it the ELBO of each of 1,000 test points, by one draw of z with noise that is the same for all runs; of texts, and
+    where the table asks for it, their log-likelihood; and of texts the number of tokens. Where the table has an analysis,
+    this is the time at which the model is put to it. Raises ValueError if the run is another one.
     """
     record = read_record(path)
     if record.config.seed != planned.seed or not agrees(planned.config, asdict(record.config)):
         raise ValueError(f"expected a run of {planned.row}, {planned.arm}, seed {planned.seed} in {path}, got other settings")
-    draws = record.report["card"]["importance_samples"] if record.report.get("perplexity") else None
+    draws = record.report["card"]["importance_samples"] if record.report.get("perplexity") else planned.importance_samples
     on = {"points": POINTS, "seconds": math.inf, "importance_samples": draws, "device": choose_device(device)}
     (values,) = paired_values([record], **on).values()
     report = {**record.report, "card": {**record.report["card"], "protocol": planned.protocol}}
@@ -325,12 +338,16 @@ def entries_at(table, entries, row, arm):
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of a table: what was published, our mean and deviation over seeds, and how many these are."""
+    """A number of a table: what was published, our mean and deviation over seeds, and how many these are.
+
+    Of one seed there is half of the 95 % interval over test points, where the number has one.
+    """
 
     published: float | None
     ours: float | None
     deviation: float | None
     seeds: int
+    half_interval: float | None = None
     bracketed: "Cell | None" = None
 
     @property
@@ -346,11 +363,13 @@ def cells(table, entries):
 
 def cell_at(table, entries, place, column):
     """The cell of a column in a place (row, arm)."""
-    values = [v for e in entries_at(table, entries, *place) if (v := value_of(e, column)) is not None]
+    own = [e for e in entries_at(table, entries, *place) if value_of(e, column) is not None]
+    values = [value_of(e, column) for e in own]
     deviation = statistics.stdev(values) if len(values) > 1 else None
     mean = statistics.fmean(values) if len(values) > 1 else next(iter(values), None)  # one count is a whole number
     inner = cell_at(table, entries, place, BRACKETED[column]) if column in BRACKETED else None
-    return Cell(table.published[place].get(column), mean, deviation, len(values), inner)
+    known = interval_of(own[0], column) if len(own) == 1 else None
+    return Cell(table.published[place].get(column), mean, deviation, len(values), known and known[1], inner)
 
 
 def value_of(entry, column):
@@ -363,6 +382,8 @@ def value_of(entry, column):
         return 100 * statistics.fmean(BETWEEN[0] <= v <= BETWEEN[1] for v in report["active_unit_variances"])
     if name == "mi_dieng_2019":
         return (report.get(name) or {}).get("value")
+    if name == "log_likelihood_per_point":
+        return statistics.fmean(entry[name]) if name in entry else None
     if name in DERIVED:
         return DERIVED[name](report)
     estimate = estimates_of(report).get(name)
@@ -390,7 +411,10 @@ DERIVED = {  # numbers that no report has under a name of their own
 
 def interval_of(entry, column):
     """(number, half of its 95 % interval over test points) of an entry in a column, or None where it has no interval."""
-    name = COLUMNS[column][1]
+    name = COLUMNS[column][1] if column in COLUMNS else column
+    if name == "log_likelihood_per_point" and name in entry:
+        found = mean_interval(torch.tensor(entry[name], dtype=torch.float64))
+        return found.value, (found.high - found.low) / 2
     for numbers in entry.get("analysis", {}).values():
         if f"{name}_error" in numbers:
             return numbers[name], 1.96 * numbers[f"{name}_error"]

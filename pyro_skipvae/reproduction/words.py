@@ -247,6 +247,8 @@ def notes(table, entries):
             f"MI as in the paper is at most ln N = {stated}, up to the noise of one draw; the upper and the fitted-marginal "
             "bound have no ceiling."
         )
+    if any(cell.half_interval is not None for columns in cells(table, entries).values() for cell in columns.values()):
+        found.append("In brackets with ±: half of the 95 % interval over test points, where there is one seed.")
     if "ppl" in table.columns and own:
         draws = max((e["report"].get("perplexity") or {"importance_samples": 0})["importance_samples"] for e in own)
         found.append(f"PPL is ppl_iw{draws}, per token by importance sampling with {draws} draws of z. Tokens: {COUNTED}.")

@@ -18,12 +18,14 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pyro_skipvae import load_run
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
+from pyro_skipvae.diagnostics.report.sizes import sizes_of
 from pyro_skipvae.reports.comparison import read_record
 from pyro_skipvae.reports.export import load_exported
 from pyro_skipvae.reports.model_pictures import draw_traversals
 from pyro_skipvae.reports.rendering import nats
 from pyro_skipvae.reports.tensorboard import TensorBoard, grid
 from pyro_skipvae.runs.checkpoint import CheckpointError
+from pyro_skipvae_cli.evaluation import with_points
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +67,29 @@ def test_a_traversal_by_samples_keeps_its_noise_where_the_decoder_ignores_z(fold
     monkeypatch.setattr("pyro_skipvae.reports.figures.latent_traversals", lambda images, **_: images)
     images = draw_traversals(vae, data, dimensions=2, values=(-1, 0, 2))
     assert images.shape == (2, 3, 8, 8) and images[:, 0].equal(images[:, 1]) and images[:, 0].equal(images[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"elbo_points": 30, "log_likelihood_points": 20}, (30, 20)),
+        ({"elbo_points": 30}, (30, 30)),
+        ({"log_likelihood_points": 20}, (50, 20)),
+        ({"elbo_points": 10_000}, (50, 50)),
+    ],
+)
+def test_a_report_stands_on_the_points_that_are_asked_for(asked, found, folder):
+    flags = [word for name, number in asked.items() for word in (f"--{name.replace('_', '-')}", number)]
+    few = ("--importance-samples", 2, "--posterior-samples", 2)
+    card = json.loads(skipvae("evaluate", "run", *flags, *few, "--json", cwd=folder).stdout)["card"]
+    assert (card["elbo_points"], card["log_likelihood_points"]) == found and card["points"] == 50
+
+
+def test_asking_for_more_points_gives_each_estimate_as_many():
+    usual = sizes_of("refined autoregressive image", 784)
+    more = with_points(usual, log_likelihood_points=5000)
+    assert (more.points, more.elbo_points, more.log_likelihood_points) == (5000, 5000, 5000)
+    assert with_points(usual) == usual and with_points(usual, elbo_points=10).points == usual.points
 
 
 def test_codes_are_the_posteriors_and_need_no_pickle(folder):

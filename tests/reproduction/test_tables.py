@@ -75,6 +75,37 @@ def test_tables_for_a_gpu_are_scaled_down_unless_in_full():
     assert not any("--full" in note for note in reproduction_words.notes(load_table("table3"), []))
 
 
+def test_one_seed_has_an_interval_over_test_points():
+    table = load_table("table2-mnist", full_data=True)
+    place, made = ("9 layers", "skip"), entry(table.runs[-1])
+    assert (table.runs[-1].row, table.runs[-1].arm) == place and cells(table, [made])[place]["elbo"].half_interval is None
+    assert not any("±" in note for note in reproduction_words.notes(table, []))
+    made["report"]["standard_errors"] = {"elbo": 0.5}
+    made["log_likelihood_per_point"] = [-80.0, -82.0, -84.0]
+    found = cells(table, [made])[place]
+    assert found["elbo"].half_interval == pytest.approx(0.98) and found["log_likelihood_per_point"].ours == -82.0
+    assert found["log_likelihood_per_point"].half_interval == pytest.approx(1.96 * 2 / math.sqrt(3))
+    assert any("±" in note for note in reproduction_words.notes(table, [made]))
+    assert "<small>(± 0.98)</small>" in reproduction_page.page_of(table, [made])
+
+
+def test_log_likelihoods_of_the_same_points_are_compared_one_by_one():
+    table, entries = load_table("table2-mnist", full_data=True), []
+    for run in table.runs[-2:]:
+        better = 0.5 * (run.arm == "skip")
+        entries.append(entry(run) | {"log_likelihood_per_point": [-80.0 + better, -90.0 + better]})
+    (told,) = (said for said in orderings(table, entries) if "log p(x)" in said)
+    assert "paired on 2 test points +0.50, +0.50 to +0.50" in told
+
+
+def test_the_report_of_a_table_stands_on_more_points_unless_it_is_scaled_down_to_few_items():
+    for which in ({"full_data": True}, {"full": True}, {"epochs": 3, "full_data": True}):
+        table = load_table("table2-mnist", **which)
+        assert {(run.report["elbo_points"], run.importance_samples) for run in table.runs} == {(10_000, 200)}
+    for which in ({}, {"full_data": True, "limit_train": 100}):
+        assert {(*run.report, run.importance_samples) for run in load_table("table2-mnist", **which).runs} == {(None,)}
+
+
 def test_full_data_is_all_images_for_fewer_epochs_and_says_so():
     table = load_table("table2-mnist", full_data=True)
     assert {(run.config.limit_train, run.config.limit_eval, run.config.epochs) for run in table.runs} == {(None, None, 30)}
@@ -345,7 +376,8 @@ def test_the_command_says_what_there_is(tmp_path):
 def tiny_table(name, analysis=None, **about):
     """A table of two runs on digits, scaled down to seconds of training."""
     models = {"plain": "vae", "skip": "skip-vae"}
-    runs = [Planned("digits", arm, {**TINY, "model": model}, 0, FEW, analysis) for arm, model in models.items()]
+    more = {"report": {"elbo_points": 40}, "importance_samples": 3}
+    runs = [Planned("digits", arm, {**TINY, "model": model}, 0, FEW, analysis, **more) for arm, model in models.items()]
     published = {("digits", "plain"): {}, ("digits", "skip"): {}}
     return Table(name, "Digits", about.pop("columns", ["elbo", "kl"]), published, runs, **about)
 
@@ -362,10 +394,7 @@ def two_tables(tmp_path_factory):
         patch.setattr(reproduction, "load_table", lambda name, **which: tables[name])
         patch.setattr(reproduction, "table_names", lambda: list(tables))
         patch.setenv("SKIPVAE_EPOCHS", "2")  # settings are those of the table
-        said = {
-            name: skipvae("reproduce", name, "--train", "--jobs", 2, "--report-budget", 1, "--device", "cpu", cwd=folder)
-            for name in tables
-        }
+        said = {name: skipvae("reproduce", name, "--train", "--jobs", 2, "--device", "cpu", cwd=folder) for name in tables}
         shown = skipvae("reproduce", "second", "--show", "--html", "page.html", cwd=folder)
         listed = skipvae("reproduce", "--list", cwd=folder)
     assert all(done.returncode == 0 for done in said.values()), [done.stderr for done in said.values()]
@@ -379,6 +408,8 @@ def test_a_run_that_was_made_for_another_table_is_only_analysed(two_tables):
     assert said["second"].stderr.count("Found: digits") == 2 and not (folder / "runs/reproduce/second").exists()
     first, second = (read_results(folder / "results" / f"{name}.json") for name in said)
     assert [e["report"] for e in first] == [e["report"] for e in second] and {e["epochs"] for e in first} == {1}
+    assert {e["report"]["card"]["elbo_points"] for e in first} == {40}
+    assert all(len(e["log_likelihood_per_point"]) == 60 > sum(v > 0 for v in e["log_likelihood_per_point"]) for e in first)
     numbers = second[0]["analysis"]["clusters"]
     assert 0 <= numbers["test_neighbours"] <= 100 and -1 <= numbers["silhouette"] <= 1
     assert len(numbers["x"]) == len(numbers["y"]) == len(numbers["classes"]) == 60
