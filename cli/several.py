@@ -21,7 +21,7 @@ WHOLE_BATCH = {
         **dict.fromkeys(("kl-balancing", "mmd", "target-rate", "batch-prior")),
     },
     "svi_gradient": {"authors": "exact"},
-    "guide": {"codebook": "categorical"},
+    "guide": {"codebook": "categorical", "batch-normalised": "minimum-rate"},
 }
 
 

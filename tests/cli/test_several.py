@@ -2,12 +2,16 @@
 
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torture
 from several_processes import environment, free_port
 
+from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import Run
+from pyro_skipvae_cli.errors import UserError
+from pyro_skipvae_cli.several import check_several
 
 QUICK = (("no_report",),)
 
@@ -72,6 +76,22 @@ def test_one_process_goes_on_with_the_run_of_two(whole, tmp_path):
     assert torture.train(tmp_path / "run", "mlp", hooks=QUICK).end() == 0
     for one, other in zip(parts(torture.outcome(tmp_path / "run"))[1], parts(whole)[1], strict=True):
         assert one == pytest.approx(other, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "advised"),
+    [
+        ({"objective": "free-bits-per-group(0.5)"}, {"objective": "free-bits-per-dimension(0.5)"}),
+        ({"objective": "mmd(10)"}, {}),
+        ({"guide": "batch-normalised"}, {"guide": "minimum-rate"}),
+        ({"guide": "codebook"}, {"guide": "categorical"}),
+    ],
+)
+def test_what_reads_its_batch_as_a_whole_is_refused_and_what_is_advised_is_taken(given, advised):
+    ranks = SimpleNamespace(size=2)
+    with pytest.raises(UserError, match="which reads its batch as a whole"):
+        check_several(Config.from_flags(given), ranks)
+    check_several(Config.from_flags(advised), ranks)
 
 
 @pytest.mark.parametrize(
