@@ -48,7 +48,7 @@ def inference_gap(
 
     Any two guides of the model do. log p(x) is an importance-sampled lower bound from the refined q, so on average the
     approximation gap is no more than log p(x) minus the better ELBO; it is that up to the bias of the estimate. Where
-    refinement has not converged, its rest counts as approximation. Cost: each guide once, and K + 2 S rows of the decoder per
+    refinement has not converged, its rest counts as approximation. Cost: each guide once, and K + S rows of the decoder per
     point.
     Raises ValueError for a pair that has no numbers per datapoint (see `Pair`).
 

@@ -224,8 +224,8 @@ def collapse_report(
     unless there is a budget.
 
     Rate, mutual information and active units use every row of x and run the guide only, with posterior_samples N^2
-    log-densities (see `mutual_information`). What needs the decoder runs on every row too, importance_samples + 11
-    times at the defaults. `sizes` limits the points and draws of each estimate to numbers that are the same on every machine
+    log-densities (see `mutual_information`). What needs the decoder runs on every row too, importance_samples + 1
+    times. `sizes` limits the points and draws of each estimate to numbers that are the same on every machine
     (see `Sizes`). A `budget` in seconds takes the first n rows of a ladder 50, 100, 200, ... that fits, 50 at least; the card
     says how many that were, and what the rest would have cost.
 
