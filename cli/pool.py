@@ -161,6 +161,8 @@ def kept_results(pool, table, file, device):
     from pyro_skipvae.runs.folder import RunError
 
     for planned, path in pool.finished():
+        if planned.importance_samples:
+            note(f"Measuring log p(x) by {planned.importance_samples} draws: {planned.label}")
         try:
             entry = reproduction.entry_of(planned, path, device=device)
         except (ValueError, RunError, CheckpointError, DataError) as error:

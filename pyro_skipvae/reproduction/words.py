@@ -254,8 +254,10 @@ def notes(table, entries):
         found.append(f"PPL is ppl_iw{draws}, per token by importance sampling with {draws} draws of z. Tokens: {COUNTED}.")
     if any(run.scaled for run in table.runs):
         found.append("Rows marked scaled down cannot be compared with what was published; --train --full trains in full.")
-    if any(run.config.precision != "float32" for run in table.runs):
-        found.append("Trained with --precision bf16, where a row is scaled down to fewer epochs; every number is in float32.")
+    shorter = dict.fromkeys(run.row for run in table.runs if run.config.precision == "bf16")
+    if shorter:
+        which = "" if all(run.row in shorter for run in table.runs) else f" ({'; '.join(shorter)})"
+        found.append(f"Trained with --precision bf16{which}; every number here is measured in float32.")
     if table.has_full_data and any("limit_train" in run.scaled for run in table.runs):
         found.append("Tables of few images check that they run; --full-data stands for all images and fewer epochs.")
     if any(e["settings"].get("limit_train") and not e["scaled"] for e in own):

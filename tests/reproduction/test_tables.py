@@ -118,6 +118,7 @@ def test_full_data_is_all_images_for_fewer_epochs_and_says_so():
     smaller = load_table("table2-mnist", full_data=True, limit_train=5000)
     assert reproduction_words.label(smaller, "9 layers", "skip") == " (scaled down: epochs 30, limit_train 5,000)"
     assert sum("bf16" in note for note in reproduction_words.notes(smaller, [])) == 1
+    assert any("bf16 (PixelCNN, 9 layers); every" in note for note in reproduction_words.notes(mixed, []))
     assert not any("bf16" in note for note in reproduction_words.notes(load_table("table2-mnist"), []))
     arms = {(run.row, run.arm): run.config for run in load_table("table2-arms").runs if not run.seed}
     pair = {run.arm: run.config for run in table.runs if run.row == "9 layers"}
