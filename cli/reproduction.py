@@ -119,8 +119,8 @@ def reproduce(
     missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries + others)]
     if missing and not train:
         note(f"{_done(wanted, missing)} --train trains the others; `reproduce {name} --list` says what that takes here.")
-        for words in _begun(missing, Path(folder)):
-            note(words)
+        for run, last in _begun(missing, folder):
+            note(_progress(run, last))
     if missing and train:
         check_places(missing, device, results, folder)
         note(_done(wanted, missing) + cost(missing, Path(folder), force, device))
@@ -133,7 +133,9 @@ def reproduce(
     if wanted.study == "theorem":
         note("The random networks that stand beside its table take about 15 s.")
     if as_json:
-        echo(json.dumps(reproduction_words.as_json(wanted, entries), indent=2))
+        unfinished = [run for run in missing if not reproduction.entry_for(run, entries)]
+        begun = [{"row": run.row, "arm": run.arm, "seed": run.seed, **last} for run, last in _begun(unfinished, folder)]
+        echo(json.dumps(reproduction_words.as_json(wanted, entries) | {"begun": begun}, indent=2))
     else:
         echo(_markdown(wanted, entries) if markdown else _text(wanted, entries), nl=False)
     html = html or (file.with_name(f"{'-'.join([name, *_otherwise(which)])}.html") if train else None)
@@ -174,15 +176,19 @@ def _done(wanted, missing):
 
 
 def _begun(missing, folder):
-    """How far those are of the missing runs that have been begun, a line each."""
+    """(run, what its last epoch measured) of those of the missing runs that have been begun."""
     from pyro_skipvae.reproduction.tables import is_finished, last_epoch, run_folder
 
     for run in missing:
         path = run_folder(run, folder)
         if path and not is_finished(path) and (last := last_epoch(path)):
-            measured = {"ELBO": last["valid_elbo"], "rate": last["valid_rate"], "active units": last.get("active_units")}
-            told = ", ".join(f"{name} {_number(value)}" for name, value in measured.items() if value is not None)
-            yield f"{run.label}: {last['epoch']} of {run.config.epochs} epochs; on validation items {told}."
+            yield run, last
+
+
+def _progress(run, last):
+    measured = {"ELBO": last["valid_elbo"], "rate": last["valid_rate"], "active units": last.get("active_units")}
+    told = ", ".join(f"{name} {_number(value)}" for name, value in measured.items() if value is not None)
+    return f"{run.label}: {last['epoch']} of {run.config.epochs} epochs; on validation items {told}."
 
 
 def cost(missing, folder, force, device):

@@ -448,6 +448,8 @@ def test_runs_that_were_begun_are_told_with_what_they_have_reached(two_tables, t
     reached = f"ELBO {last['valid_elbo']:.2f}, rate {last['valid_rate']:.2f}"
     assert done.returncode == 0 and f"digits, plain, seed 0: 1 of 1 epochs; on validation items {reached}" in done.stderr
     assert "digits, skip" not in done.stderr
+    (begun,) = json.loads(skipvae("reproduce", "any", "--json", cwd=tmp_path).stdout)["begun"]
+    assert begun == {"row": "digits", "arm": "plain", "seed": 0, **last}
     (skip / "metrics.jsonl").unlink()
     assert reproduction.last_epoch(skip) is None
     assert cost(tiny_table("any").runs, tmp_path / "runs/reproduce", False, "cpu").startswith(" The other 1 take about 0 s of")
