@@ -11,7 +11,7 @@ from .commands import DEVICE, JSON, examples
 from .echo import echo
 from .errors import RunsFailed, user_errors, written
 from .executors import EXECUTOR
-from .notes import note
+from .notes import note, warn
 from .options import Duration, Whole
 from .pool import Pool, kept_results
 from .signals import Signals
@@ -178,10 +178,16 @@ def _done(wanted, missing):
 def _begun(missing, folder):
     """(run, what its last epoch measured) of those of the missing runs that have been begun."""
     from pyro_skipvae.reproduction.tables import is_finished, last_epoch, run_folder
+    from pyro_skipvae.runs.folder import RunError
 
     for run in missing:
         path = run_folder(run, folder)
-        if path and not is_finished(path) and (last := last_epoch(path)):
+        try:
+            last = path and not is_finished(path) and last_epoch(path)
+        except RunError as error:  # the table needs none of it
+            warn(f"{run.label}: {error}")
+            continue
+        if last:
             yield run, last
 
 
@@ -197,6 +203,7 @@ def cost(missing, folder, force, device):
     Of a run that was begun only the epochs that are left. "" where all that is missing is what is done with finished runs.
     """
     from pyro_skipvae.reproduction.tables import is_finished, last_epoch, run_folder
+    from pyro_skipvae.runs.folder import RunError
 
     costs, seconds, new = Costs(device), [], 0
     for run in missing:
@@ -204,7 +211,7 @@ def cost(missing, folder, force, device):
         if path and is_finished(path):
             continue
         new += 1
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RunError):
             last = path and last_epoch(path)
             seconds.append(costs.of(run) * (1 - (last["epoch"] if last else 0) / run.config.epochs))
     return f" The other {new} take about {duration(sum(seconds))} of training, one at a time." if new else ""

@@ -452,6 +452,11 @@ def test_runs_that_were_begun_are_told_with_what_they_have_reached(two_tables, t
     assert begun == {"row": "digits", "arm": "plain", "seed": 0, **last}
     (skip / "metrics.jsonl").unlink()
     assert reproduction.last_epoch(skip) is None
+    shutil.copytree(plain, tmp_path / "kept")
+    (plain / "metrics.jsonl").write_text("spoilt\n")
+    done = skipvae("reproduce", "any", cwd=tmp_path)
+    assert done.returncode == 0 and "digits, plain, seed 0: expected" in done.stderr and "metrics.jsonl" in done.stderr
+    shutil.copy(tmp_path / "kept/metrics.jsonl", plain)
     assert cost(tiny_table("any").runs, tmp_path / "runs/reproduce", False, "cpu").startswith(" The other 1 take about 0 s of")
 
 
