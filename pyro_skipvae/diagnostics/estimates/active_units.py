@@ -25,13 +25,13 @@ def active_units(
     site: str | None = None,
     seed: int = 0,
 ) -> int:
-    """How many dimensions d of z have Var_x(E_q[z_d]) >= threshold.
+    """The number of active units: dimensions d of z with Var_x(E_q(z|x)[z_d]) >= threshold.
 
-    It depends on the scale of z and says nothing of the decoder: read it beside the mutual information and the loss
-    when z is shuffled. Where E_q has no closed form, it is estimated twice, from two independent halves of
-    `posterior_samples` draws, of which neither adds its noise to the variance. Cost: the guide once on every row of x.
-    Raises ValueError for a model and guide that `Pair` does not take, fewer than 2 rows, or a q(z|x) without a mean.
-    Reference: Burda et al. 2016, section 5.2.
+    It depends on the scale of z and says nothing about the decoder: read it beside the mutual information and the loss when z
+    is shuffled. Where q(z|x) has no mean in closed form, two independent halves of `posterior_samples` draws give two
+    estimates of it, whose covariance over x is taken, so that the noise of the draws does not count as variance.
+    Cost: the guide once on every row of x. Raises ValueError for fewer than 2 rows, a q(z|x) without a finite mean, and a pair
+    that `collapse_report` refuses. Reference: Burda et al. 2016, section 5.2.
     """
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
         means = [half_means(chunk, posterior_samples) for chunk in Pair(model, guide, x, site=site).chunks()]

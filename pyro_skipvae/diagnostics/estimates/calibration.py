@@ -32,14 +32,15 @@ CANNOT_SEE = (
 
 @dataclass(frozen=True)
 class Quantity:
-    """One dimension of z, or log p(x|z), over the simulations.
+    """The calibration of one quantity over the simulations: a dimension of z, or log p(x|z).
 
-    bias: the mean rank of the true value among the guide's draws, as a part from 0 to 1, less 1/2: above 0 the guide is too
-    low. symmetry: p-value of bias = 0, the symmetric test, which cannot see a wrong width. uniformity: p-value of ranks that
-    are all equally likely (chi-squared), which can. width: the root mean square of (true value - guide's mean) / guide's
-    standard deviation: 1 where it is right, 10 where the guide is ten times too narrow. coverage: the share of true values in
-    the guide's central intervals, by level. explained: the part of the variance of the true values that
-    the guide's means explain (squared correlation), 0 where it ignores x.
+    bias: the mean rank of the true value among the guide's draws, scaled to 0..1, minus 1/2; above 0 the guide is too low.
+    symmetry: p-value of the test that bias is 0; it cannot see a wrong width.
+    uniformity: p-value of the chi-squared test that all ranks are equally likely; it can see a wrong width.
+    width: root mean square of (true value - guide's mean) / guide's standard deviation, corrected for the noise of both over
+    the draws: 1 is right, 10 is a guide that is ten times too narrow. None for log p(x|z), or a guide without spread.
+    coverage: {level: the share of true values inside the guide's central interval of this level}.
+    explained: squared correlation of true values and guide's means, near 0 where the guide ignores x; None for log p(x|z).
     """
 
     name: str
@@ -53,7 +54,11 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `calibration` found. kind: "no departure found", "shifted", "too narrow", "too wide" or "not uniform"."""
+    """The result of `calibration`: a row for each quantity, and what they say together.
+
+    kind: "no departure found", "shifted", "too narrow", "too wide" or "not uniform"; sentence: the same with its numbers;
+    quantities: see `Quantity`; notes: what the test cannot see, and what else a reader should know.
+    """
 
     simulations: int
     draws: int
@@ -63,11 +68,11 @@ class Calibration:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values with the attributes' names as keys."""
+        """The attributes as a dict of plain values."""
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        """The same as JSON."""
+        """The attributes as JSON."""
         return json.dumps(self.to_dict(), indent=2)
 
     def __str__(self) -> str:
@@ -92,20 +97,21 @@ def calibration(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Whether the posteriors of a guide have the right place and width, on data drawn from the model itself.
+    """Tests whether a guide's posteriors have the right location and width, on data drawn from the model itself.
 
         z* ~ p(z),  x* ~ p(x|z*),  z_1 .. z_L ~ q(z|x*)       rank = #{z_l < z*}, uniform on 0 .. L where q is p(z|x)
 
-    For each dimension of each latent site, and with `likelihood` for log p(x*|z), which sees a guide that ignores x: its z have
-    uniform ranks, since it returns the prior. Any Pyro model and guide that `collapse_report` takes; x gives the shapes, and
-    the contexts of a conditional model; of ties, as discrete z have, a random one counts.
+    L is `draws`. Each dimension of each latent site is tested, and with `likelihood` also log p(x*|z): it detects a guide that
+    ignores x and returns the prior, whose z alone have uniform ranks. Works for any model and guide that `collapse_report`
+    takes. x gives the shapes, and the contexts of a conditional model. Ties, as discrete z have, are broken at random.
 
-    What it cannot see is in `notes`. A symmetric test (whether the mean rank is 1/2) passes a guide that is ten times too
-    narrow; `uniformity`, `width` and `coverage` do not. A departure is told where the smallest p-value, times the number of
-    quantities, is below 0.01. An amortized guide is expected to depart somewhat: read how much, in `width` and `coverage`.
+    The symmetric test (is the mean rank 1/2?) accepts a guide that is ten times too narrow; `uniformity`, `width` and
+    `coverage` do not. A departure is reported where a p-value of uniformity times the number of quantities is below 0.01. An
+    amortized guide is expected to depart somewhat: `width` and `coverage` say how much. `notes` say what the test cannot see.
 
-    Cost: `draws` runs of the guide over `simulations` rows, and with `likelihood` as many of the decoder. Raises ValueError for
-    a pair without numbers per datapoint (see `Pair`), and where the model's draws of x cannot be given to the guide.
+    Cost: `draws` runs of the guide over `simulations` rows, and with `likelihood` as many runs of the decoder.
+    Raises ValueError for fewer than 20 simulations or 19 draws, for a pair without numbers per datapoint (see
+    `collapse_report`), and where the model's draws of x cannot be given to the guide.
     Reference: Talts et al. 2018; Yao et al. 2018, section 3.2; Modrak et al. 2023 on log p(x|z).
     """
     if simulations < 20:

@@ -15,15 +15,16 @@ ACTIVE = 0.01  # nats of x that a position says, from which on it counts as acti
 
 @dataclass(frozen=True)
 class Codes:
-    """The codes of a site with P positions of K codes each, over N rows of x; nats.
+    """How a discrete latent site of P positions with K codes each is used over N rows of x; information in nats.
 
-    `perplexity` of each position is exp H(code), 1 to K, of the usage averaged over all rows; `dead` counts the codes of each
-    position that the N rows are expected to use less than once. The same of the codebook that all positions share:
-    `codebook_perplexity`, `codebook_dead`. `information` of each position is I(x; code) = H(code) - H(code | x), exact with
-    respect to the N rows: it is at most `ceiling` = ln min(N, K), and on average at most (K - 1) / (2 N) below that of the
-    population. `information_low` and `information_high` hold that of all positions together between them: the largest, and
-    the sum. Where the guide draws the code given other sites, it is I(x, those; code), which is no less than I(x; code):
-    `given_others`.
+    perplexity: of each position, exp H(code) from 1 to K, for the usage averaged over all rows.
+    dead: of each position, the number of codes that the N rows are expected to use less than once.
+    codebook_perplexity, codebook_dead: the same for the usage averaged over all positions, as of a shared codebook.
+    information: of each position, I(x; code) = H(code) - H(code | x). It is exact for the N rows, at most `ceiling` =
+    ln min(N, K), and on average below that of the population by about (K - 1) / (2 N) at most.
+    information_low, information_high: bounds on the information of all positions together, the largest and the sum.
+    given_others: whether the guide draws the code given other sites; `information` is then I(x, those sites; code), which is
+    at least I(x; code).
     """
 
     positions: int
@@ -40,7 +41,7 @@ class Codes:
 
     @property
     def active(self) -> int:
-        """How many positions say 0.01 nats of x or more."""
+        """The number of positions with an information of 0.01 nats or more."""
         return sum(value >= ACTIVE for value in self.information)
 
 

@@ -30,15 +30,15 @@ def dimension_losses(
     site: str | None = None,
     seed: int = 0,
 ) -> list[Interval]:
-    """What the decoder loses for each dimension of z when that dimension alone is replaced: log p(x|z) - log p(x|z').
+    """The decoder's loss for each dimension of z when that dimension alone is replaced: E[log p(x|z) - log p(x|z')].
 
-    replace: "shuffled", by that of another datapoint (a random cycle), or "prior", by a draw from p(z). Nats per datapoint on
-    the first `points` rows, with 95 % intervals, of all `dimensions` of a flat z or those that are named, by number. Near 0:
-    the decoder does without this dimension, whatever the encoder says in it. The losses do not add up where dimensions act
-    together. Cost: the guide once and (D + 1) `points` rows of the decoder.
+    replace: "shuffled" takes the dimension of another datapoint (a random cycle), "prior" takes it from a draw of p(z).
+    dimensions: their numbers in the flattened z (None: all D). Returns nats per datapoint on the first `points` rows, with
+    95 % intervals, in the order of `dimensions`. Near 0 the decoder does not use the dimension, whatever the encoder writes
+    into it. The losses do not add up where dimensions act together.
 
-    Raises ValueError for a model and guide that `Pair` does not take, rows where log p(x|z) is not finite, and dimensions that
-    z does not have.
+    Cost: the guide once, and (D + 1) `points` rows of the decoder. Raises ValueError for another `replace`, fewer than 2
+    points, dimensions that z does not have, rows where log p(x|z) is not finite, and a pair that `collapse_report` refuses.
     """
     if replace not in (SHUFFLED, PRIOR):
         raise ValueError(f"expected replace to be '{SHUFFLED}' or '{PRIOR}', got {replace!r}")

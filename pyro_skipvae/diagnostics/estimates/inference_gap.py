@@ -17,10 +17,12 @@ from .rate import closed_form
 
 @dataclass(frozen=True)
 class InferenceGap:
-    """Nats per datapoint, each with its 95 % interval over the points; the intervals of gaps are of paired differences.
+    """log p(x), the ELBOs of two guides and the gaps between them, in nats per datapoint, with 95 % intervals over the points.
 
-    inference_gap = amortization_gap + approximation_gap
-                  = (refined - amortized) + (log p(x) - refined)
+        inference_gap = amortization_gap     + approximation_gap
+                      = (refined - amortized) + (log_likelihood - refined)
+
+    The intervals of the gaps are those of paired differences.
     """
 
     log_likelihood: Interval
@@ -44,15 +46,17 @@ def inference_gap(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> InferenceGap:
-    """Splits log p(x) - ELBO of an amortized guide by the ELBO of a better one of the same family, as a refined one is.
+    """Splits the gap log p(x) - ELBO of an amortized guide into an amortization gap and an approximation gap.
 
-    Any two guides of the model do. log p(x) is an importance-sampled lower bound from the refined q, so on average the
-    approximation gap is no more than log p(x) minus the better ELBO; it is that up to the bias of the estimate. Where
-    refinement has not converged, its rest counts as approximation. Cost: each guide once, and K + S rows of the decoder per
-    point.
-    Raises ValueError for a pair that has no numbers per datapoint (see `Pair`).
+        amortization gap = ELBO(refined) - ELBO(amortized)            approximation gap = log p(x) - ELBO(refined)
 
-    Reference: Cremer, Li, Duvenaud 2018, equation 5.
+    refined, amortized: two guides of the model; the refined one should be the better of the same family, for example
+    `SemiAmortized`. Bias: log p(x) is estimated from below, by importance sampling from the refined q with K =
+    `importance_samples`, so the approximation gap is too small on average. Where the refinement has not converged, what it
+    leaves counts as approximation. Cost: each guide once, and K + `posterior_samples` rows of the decoder per point.
+
+    Raises ValueError for a pair without numbers per datapoint (see `collapse_report`).
+    Reference: Cremer, Li, Duvenaud 2018, "Inference suboptimality in variational autoencoders".
     """
     samples = (posterior_samples, importance_samples)
     with as_found(model, refined, amortized, x=x, seed=seed, samples=samples) as x:

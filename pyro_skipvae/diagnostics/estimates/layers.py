@@ -19,12 +19,13 @@ ROWS = 64  # at a time: a text decoder sorts more of them by length
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """Of the mean square of a layer's activations, the parts that come of z, of other inputs, and of no input; they sum to 1.
+    """The shares of a layer's mean squared activation that come from z, from other inputs and from constants; they sum to 1.
 
-    z: its 95 % interval is over points. others: what differs between datapoints whatever z is, the elements of x that an
-    autoregressive decoder has read; for a decoder of z alone it is 0, up to the noise of the draw. It may be below 0
-    where these elements and z say the same. constant: what is the same for all datapoints, such as biases. directions: in how
-    many directions, about, z moves the layer; 0 where it moves nothing.
+    z: the share from z, with its 95 % interval over points.
+    others: the share that differs between datapoints whatever z is, such as the elements of x that an autoregressive decoder
+    reads. It is 0 for a decoder of z alone, up to noise, and may be below 0 where these elements and z carry the same.
+    constant: the share that is the same for all datapoints, such as that of biases.
+    directions: roughly the number of directions in which z moves the layer; 0 where z does not move it.
     """
 
     layer: str
@@ -44,22 +45,24 @@ def layer_sensitivities(
     site: str | None = None,
     seed: int = 0,
 ) -> list[LayerSensitivity]:
-    """How much the activations h of each layer depend on z: what changes in them when z comes from another datapoint.
+    """How much the activations h of each layer of a decoder depend on z, from what changes when z is another datapoint's.
 
         z:        E |h(x, z') - h(x, z)|^2 / (2 E |h(x, z)|^2),   z ~ q(z|x), z' ~ q(z|x'), x' of another row
         constant: |E h(x, z)|^2 / E |h(x, z)|^2                   others: the rest
         directions: (tr C)^2 / tr(C^2),   C the covariance of h(x, z') - h(x, z): k for k equal ones, fewer for unequal ones
 
-    x stays as it is, so that what an autoregressive decoder reads of it does not change with z. A layer h = W z + V u + b of
-    independent z (mean m, covariance C) and u (n, S) has the parts tr(W C W'), |W m + V n + b|^2 and tr(V S V').
+    x is kept, so what an autoregressive decoder reads of x does not change with z. For h = W z + V u + b with independent
+    z (mean m, covariance C) and u (mean n, covariance S), the shares are those of tr(W C W') for z, |W m + V n + b|^2 for
+    constant, and tr(V S V') for others.
 
-    layers: {name: module} of modules that run when the model does, in the order of the result; or a decoder, which stands for
-    its submodules with weights of their own. Of several tensors that a module gives, those with a row for each datapoint
-    count. On the first `points` rows; of several latent sites all change, or `site` alone. Cost: the guide once, the decoder
-    twice. Raises ValueError for a pair that `Pair` does not take, and for a layer that does not run, or gives no such tensor.
+    layers: {name: module} of modules that run with the model, or a decoder, which stands for all its submodules that hold
+    weights. The result is in this order. Of several tensors that a module returns, those with a row for each datapoint count.
+    The first `points` rows of x are used. Of several latent sites all change, or `site` alone.
 
-    Reference: the part of z is Jansen's estimate of a total effect (Saltelli et al. 2010, table 2), here of the mean square
-    and not of the variance, which for a decoder of z alone is all of z.
+    Cost: the guide once, the decoder twice. Raises ValueError for no layers, fewer than 2 points, a layer that does not run or
+    returns no tensor with a row for each datapoint, and a pair that `collapse_report` refuses.
+    Reference: the share of z is Jansen's estimate of a total effect (Saltelli et al. 2010, table 2), relative to the mean
+    square of h instead of its variance, which for a decoder of z alone comes from z entirely.
     """
     named = _with_weights(layers) if isinstance(layers, nn.Module) else dict(layers)
     if not named:
@@ -118,10 +121,10 @@ def _run(pair: Pair, seen: dict[str, list[Tensor]], index: Tensor, values: dict[
 
 def _by_row(name: str, outputs: list[Tensor], rows: int) -> Tensor:
     if not outputs:
-        raise ValueError(f"expected the layer {name!r} to run with the model, and to give a tensor, and it did not")
+        raise ValueError(f"expected layer {name!r} to run with the model and to return a tensor, and it did not")
     found = [part for part in outputs if part.is_floating_point() and part.shape[:1] == (rows,)]
     if not found:
-        raise ValueError(f"expected the layer {name!r} to give a tensor with a row for each of {rows} datapoints, got none")
+        raise ValueError(f"expected layer {name!r} to return a tensor with a row for each of {rows} datapoints, got none")
     return torch.cat([part.reshape(rows, -1) for part in found], 1)
 
 

@@ -19,7 +19,10 @@ from .elbo import draw_all, log_ratio
 
 @dataclass(frozen=True)
 class ImportanceEstimate:
-    """Per point (n,) in float64: log p_K(x), the same with K/10 samples, and the effective sample size in 1..K."""
+    """Importance sampling per point, each (n,) in float64: log p_K(x), the same with K/10 samples, effective sample size.
+
+    The effective sample size (sum_k w_k)^2 / sum_k w_k^2 of the weights w_k = p(x, z_k) / q(z_k|x) lies from 1 to K.
+    """
 
     log_likelihood: Tensor
     tenth: Tensor
@@ -37,10 +40,13 @@ def log_likelihood(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Interval:
-    """Mean log p_K(x) = log 1/K sum_k p(x, z_k) / q(z_k|x) in nats per datapoint; on average a lower bound of log p(x).
+    """The mean log-likelihood by importance sampling from the guide, in nats per datapoint, with its 95 % interval.
 
-    Its bias falls like 1/K: 0.02 nats at K = 200 where the ELBO is 0.74 nats below. Cost: N K rows of the decoder.
-    Raises ValueError for a model and guide that `Pair` does not take, fewer than 2 rows, or rows where it is not finite.
+        log p_K(x) = log 1/K sum_k p(x, z_k) / q(z_k|x),  z_k ~ q(z|x),  K = `importance_samples`
+
+    Bias: on average a lower bound on log p(x). The bias falls like 1/K: in a linear model whose ELBO is 0.74 nats too low it
+    is 0.02 nats at K = 200. `rows`: how many rows the decoder runs at a time. Cost: N K rows of the decoder.
+    Raises ValueError for fewer than 2 rows, rows where the estimate is not finite, and a pair that `collapse_report` refuses.
     Reference: Burda et al. 2016, equation 8.
     """
     settings: Any = {"importance_samples": importance_samples, "site": site, "rows": rows, "seed": seed, "progress": progress}
@@ -58,10 +64,12 @@ def log_likelihood_per_point(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ImportanceEstimate:
-    """log p_K(x) of each row of x (N,), in nats, with K/10 draws beside it and the effective sample size.
+    """log p_K(x) of each row of x, in nats: what `log_likelihood` is the mean of.
 
-    What `log_likelihood` is the mean of: which texts or images a model finds unlikely, or two models compared point by point.
-    The same errors are raised. Reference: Burda et al. 2016, equation 8.
+    Returns `.log_likelihood`, `.tenth` (with K/10 draws) and `.effective_samples` (1 to K), each (N,) in float64: for example
+    to find the texts or images that a model finds unlikely, or to compare two models point by point. A log p_K(x) that is not
+    finite is returned as it is. Raises ValueError for fewer than 2 rows, draws or densities of q(z|x) that are not finite, and
+    a pair that `collapse_report` refuses. Reference: Burda et al. 2016, equation 8.
     """
     with as_found(model, guide, x=x, seed=seed, samples=(importance_samples,)) as x:
         pair = Pair(model, guide, x, site=site, rows=rows)

@@ -121,12 +121,16 @@ def model_mutual_information(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> MutualInformation:
-    """I_p(x; z) under p(z) p(x|z), in nats, by the same bounds as `mutual_information` on n = `samples` joint samples.
+    """Bounds on I_p(x; z) under the generative model p(z) p(x|z), in nats, from n joint samples (z_i, x_i) of the model.
 
-    x gives the shape of the input and is otherwise not used; n is at most its number of rows, the ceiling is ln n.
-    Cost: n rows of the decoder and n^2 log-densities; n^2 rows of the decoder where the likelihood runs a network
-    itself (an autoregressive decoder). Raises ValueError where p(x|z) reads x beyond its observed site.
-    Reference: theorem 1 of Dieng et al. 2019 compares this quantity between models.
+        lower = mean_i[log p(x_i|z_i) - log 1/n sum_j p(x_i|z_j)]                       at most ln n
+        upper = mean_i[log p(x_i|z_i) - log 1/(n-1) sum_(j != i) p(x_i|z_j)]            far above I_p once I_p > ln n
+
+    x gives the shape of the input and is not used otherwise; n is `samples`, or the number of rows of x where that is smaller.
+    `marginal` is None here. Cost: n rows of the decoder and n^2 log-densities, or n^2 rows of the decoder where the likelihood
+    runs a network itself (an autoregressive decoder). Raises ValueError where p(x|z) depends on the x that the model is given
+    (teacher forcing, a context), for several latent sites, and where log p(x|z) is not finite at the samples.
+    Reference: Poole et al. 2019, section 2; theorem 1 of Dieng et al. 2019 compares I_p between models.
     """
     with as_found(model, x=x, seed=seed, samples=(samples,)) as x:
         return ancestral_bounds(model, x, samples=samples, site=site, rows=rows, largest=2**31, progress=progress)

@@ -29,9 +29,9 @@ def rate(
 ) -> Interval:
     """The mean rate E_x KL(q(z|x) || p(z)) in nats per datapoint, with its 95 % interval over x.
 
-    Closed form where Pyro has one, else the mean of log q(z|x) - log p(z) over `posterior_samples` draws per x.
+    In closed form where Pyro has one, else the mean of log q(z|x) - log p(z) over `posterior_samples` draws per x (unbiased).
     Cost: the guide, and the model up to z, once on every row of x; the decoder runs on three rows, to check the pair.
-    Raises ValueError for a model and guide that `Pair` does not take, fewer than 2 rows, or rows where it is not finite.
+    Raises ValueError for fewer than 2 rows, rows where the rate is not finite, and a pair that `collapse_report` refuses.
     """
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
         pair = Pair(model, guide, x, site=site)

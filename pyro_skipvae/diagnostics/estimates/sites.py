@@ -27,15 +27,18 @@ NUMBERED = re.compile(r"^(.*?)\d+$")
 
 @dataclass(frozen=True)
 class SiteReport:
-    """What one latent site, or a group of numbered ones, does; nats per datapoint, with 95 % intervals over the points.
+    """How much one latent site, or a group of numbered sites, is used; nats per datapoint, with 95 % intervals over the points.
 
-    rate: E_q[log q - log p] of the site given the sites before it; those of all sites add up to the joint rate. It is a
-    divergence, never negative, where the guide draws the sites that its prior is conditioned on before it (`rate_estimator` is
-    "closed form" then where Pyro has one); else it may be below 0.
-    active_units of `dimensions`: those whose posterior mean varies with x (0.01); of a discrete site, positions that say 0.01
-    nats. shuffled_latent_loss: what log p(x|z) loses when this site alone comes from another datapoint;
-    shuffled_loss_with_latents: the same with log p of the other latent sites, which a site above others acts through. kind is
-    decided by the latter: "collapsed" within -0.1 to 0.1, "used" above 0.1, else "undecided". `codes`: of a discrete site.
+    rate: E_q[log q - log p] of the site given the sites before it; the rates of all sites add up to the joint rate. It is a
+    divergence, never negative, where the guide draws all sites that the model draws before this one before it too; else it may
+    be below 0. rate_estimator: "closed form" or "Monte Carlo".
+    active_units: of `dimensions`, those whose posterior mean has a variance over x of 0.01 or more; of a discrete site, the
+    positions with 0.01 nats of information or more.
+    shuffled_latent_loss: what log p(x|z) loses when this site alone comes from another datapoint.
+    shuffled_loss_with_latents: the same loss of log p(x|z) plus log p of the other latent sites, through which a site at the
+    top of a hierarchy acts.
+    kind: decided by the interval of shuffled_loss_with_latents: "collapsed" inside -0.1 to 0.1, "used" above 0.1, else
+    "undecided". codes: the usage of a discrete site (see `Codes`).
     """
 
     name: str

@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the ends of its interval, in nats per datapoint."""
+    """An estimate and the ends of its 95 % interval, in nats per datapoint where nothing else is said."""
 
     value: float
     low: float

@@ -18,12 +18,13 @@ SHARE = 1e-3  # how far the ratios of gradients may lie apart: float32 and a mea
 
 @dataclass(frozen=True)
 class EffectiveBeta:
-    """loss = the sum over the batch of reconstruction_scale * (-log p(x|z), or squared error) + kl_scale * KL.
+    """The beta with which a loss is a multiple of -E_q log p(x|z) + beta KL(q(z|x) || p(z)), up to a constant.
 
-    `beta` is that of -E_q log p(x|z) + beta KL in nats per datapoint. A squared error is -log p(x|z) of Normal(x_hat, sigma)
-    but for constants: its loss fixes beta sigma^2 alone, so `beta` is that at `sigma`, and `sigma_at_beta_1` the noise with
-    which the same loss is the ELBO itself (None for nats). `form` is what the reconstruction term was taken for, or found to
-    be.
+        loss = sum over the batch of  reconstruction_scale * (-log p(x|z), or squared error) + kl_scale * KL
+
+    form: what the reconstruction term was said or found to be. For a squared error p(x|z) is Normal(x_hat, sigma), and the loss
+    determines beta sigma^2 alone: `beta` is that at `sigma`, and with the noise `sigma_at_beta_1` the same loss is the ELBO.
+    Both sigmas are None otherwise.
     """
 
     beta: float
@@ -42,7 +43,7 @@ class EffectiveBeta:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values with the attributes' names as keys."""
+        """The attributes as a dict of plain values."""
         return dataclasses.asdict(self)
 
 
@@ -58,7 +59,7 @@ def effective_beta(
     form: str = "nats",
     sigma: float = 1.0,
 ) -> EffectiveBeta:
-    """The beta of the bound that a loss is, from its reductions or from its gradients.
+    """Finds which beta of a beta-VAE a loss amounts to, from its reductions or from its gradients.
 
         loss = reduce(reconstruction) + weight * reduce(kl)          beta = weight * kl_scale / reconstruction_scale
 
@@ -67,18 +68,18 @@ def effective_beta(
         "batchmean"   1 / B                               .sum(1).mean()
         "mean"        1 / (B n), of the KL 1 / (B D)      reduction="mean", .mean()
 
-    event_size: n, the elements of one x, or its shape; latent_dim: D, needed where the KL is a "mean"; batch_size: B, needed
-    where one term is a sum over the batch and the other a mean. form: "nats" for a -log p(x|z) such as binary_cross_entropy, or
-    "squared error" for (x_hat - x)^2 without a factor, where beta is that at the noise `sigma`: weight * scales / (2 sigma^2).
+    event_size: n, the number of elements of one x, or its shape; latent_dim: D, needed where the KL is a "mean"; batch_size: B,
+    needed where one term is a sum over the batch and the other a mean. form: "nats" for a -log p(x|z) such as
+    binary_cross_entropy, or "squared error" for (x_hat - x)^2 without a factor; beta is then divided by 2 sigma^2.
 
-    loss: instead of reductions, a function loss(x_hat, x, loc, log_variance) -> the scalar that is minimised, of the decoder's
-    output x_hat and x (B, *event) and the posterior's parameters (B, D). It is probed: its gradient at random loc and
-    log_variance is compared with that of KL(N(loc, exp log_variance) || N(0, 1)), and at x_hat with those of a squared error
-    and of binary cross-entropies of logits and of probabilities; the scale is the ratio where it is one and the same
-    everywhere. Needs latent_dim and batch_size, and an event_size with the shape that the loss expects. The generator of
-    random numbers of the caller is not used.
+    loss: instead of the reductions, a function loss(x_hat, x, loc, log_variance) that returns the scalar to be minimised, of
+    the decoder's output x_hat and x (B, *event) and the posterior's parameters (B, D). Its gradients at random arguments are
+    compared with those of KL(N(loc, exp log_variance) || N(0, 1)), and with those of a squared error and of binary
+    cross-entropies of logits and of probabilities; a scale is their ratio, where that is the same for all elements. This needs
+    latent_dim, batch_size, and an event_size with the shape that the loss expects. The arguments do not depend on the caller's
+    random numbers and leave them as they are.
 
-    Raises ValueError for names or sizes that are missing, and for a loss that is no such sum, with the reason.
+    Raises ValueError for missing or unknown arguments, and for a loss that is not such a sum, with the reason.
     """
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"expected sigma to be a number above 0, got {sigma}")

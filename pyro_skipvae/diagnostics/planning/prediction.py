@@ -25,11 +25,11 @@ STABILITY = (
 
 @dataclass(frozen=True)
 class Direction:
-    """A principal direction of the data: its variance in units of the noise's, and what the optimal linear VAE does with it.
+    """A principal direction of the data, and whether the optimal linear VAE encodes it.
 
-    `active`: whether it is carried; `rate`: its nats; `left`: the variance that reconstruction leaves, in the unit of
-    `variance`. From `dies_at_beta` on it is not carried at this noise (where that is learned, it is learned anew at each
-    beta), and from the noise `dies_at_sigma` on at this beta (None where the noise differs between elements).
+    variance: its variance, divided by that of the noise; active: whether z encodes it; rate: its nats; left: the variance that
+    the reconstruction leaves, in the unit of `variance`. dies_at_beta: the beta from which on it is not encoded (a learned
+    noise is learned anew at each beta); dies_at_sigma: the same for the noise, None where that differs between elements.
     """
 
     variance: float
@@ -42,9 +42,12 @@ class Direction:
 
 @dataclass(frozen=True)
 class CollapsePrediction:
-    """What the optimal linear VAE carries of the data, in nats per datapoint; `sigma` is None where it differs by element.
+    """The result of `predict_collapse`: what the optimal linear VAE encodes of the data, in nats per datapoint.
 
-    `elbo` is the true bound, whatever beta weighs, and None for likelihoods other than the normal.
+    active: the number of directions that are encoded; rate: their nats together; explained_variance: the share of the variance
+    that is reconstructed. elbo: the bound with beta 1, at the optimum for the given beta; None unless the likelihood is normal.
+    collapses_at_beta, collapses_at_sigma: from where on no direction is encoded. sigma: the noise, given or learned; None, as
+    is collapses_at_sigma, where it differs between elements. directions: see `Direction`, the largest variance first.
     """
 
     beta: float
@@ -65,7 +68,7 @@ class CollapsePrediction:
 
     @property
     def sentence(self) -> str:
-        """The finding in a line."""
+        """The result in one sentence."""
         if not self.active:
             return (
                 f"All directions collapse: the largest variance of the data is {self.directions[0].variance:.3g} times that of "
@@ -78,15 +81,15 @@ class CollapsePrediction:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values with the attributes' names as keys."""
+        """The attributes and the sentence as a dict of plain values."""
         return dataclasses.asdict(self) | {"sentence": self.sentence}
 
     def to_json(self) -> str:
-        """The same as JSON."""
+        """What `to_dict` returns, as JSON."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def table(self) -> str:
-        """The first directions as aligned text, the finding, and the notes."""
+        """The first directions as aligned text, with the sentence and the notes."""
         head = f"{'direction':>9}  {'variance / noise':>16}  {'rate, nats':>10}  {'dies at beta':>12}  {'dies at sigma':>13}"
         lines = [head, *(_line(number, found, self.beta) for number, found in enumerate(self.directions[:SHOWN], 1))]
         if len(self.directions) > SHOWN:
@@ -107,26 +110,27 @@ def predict_collapse(
     latent_dim: int | None = None,
     likelihood: str = "normal",
 ) -> CollapsePrediction:
-    """Which directions of x a latent variable can carry when p(x|z) has the noise sigma and the KL term the weight beta.
+    """Predicts before training which principal directions of x the latent variables can encode, at a noise and a beta.
 
-        direction i is active  iff  v_i > beta sigma^2          v_i the eigenvalues of the covariance of x, divisor N
-        its rate                    1/2 ln(v_i / (beta sigma^2))         what is left of it    min(v_i, beta sigma^2)
+        direction i is active where v_i > beta sigma^2            v_i: eigenvalues of the covariance of x, divisor N
+        its rate is 1/2 ln(v_i / (beta sigma^2))                  the reconstruction leaves min(v_i, beta sigma^2)
 
     Exact for the global optimum of -E_q log p(x|z) + beta KL(q(z|x) || p(z)) over linear encoders and decoders with bias and a
-    standard normal prior: reverse water-filling, the rate-distortion function of a Gaussian. Where a direction is not active
+    standard normal prior (reverse water-filling, the rate-distortion function of a Gaussian). Where a direction is not active
     the exact posterior collapses: no encoder, guide or schedule brings it back, only a smaller sigma or beta. For other
-    networks it is a guide.
+    networks the result is a guide.
 
-    x: rows of any shape, a tensor, an array or a view that is read in parts; sigma: the standard deviation of p(x|z) in units
-    of x, a number, or one for each element, or None where it is learned: then sigma^2 (n - q beta) = the sum of the variances
-    that are not carried, q the number of those that are; latent_dim: D, at most so many directions are carried (None: no
-    limit).
+    x: N rows of n elements in any shape: a tensor, an array or a view that is read in parts. sigma: the standard deviation of
+    p(x|z) in units of x, one number or one per element; None where it is learned: sigma^2 (n - q beta) is then the sum of the
+    variances of the directions that are not active, with q active ones. latent_dim: D, the most directions that can be active.
 
-    likelihood "bernoulli" or "poisson" take no sigma: the noise is that of each element at its mean, p (1 - p) or the rate.
-    A collapsed solution with a linear decoder of logits, or of log rates, is then unstable in exactly these directions.
+    likelihood: "normal", or "bernoulli" or "poisson" without sigma: the variance of the noise of each element is then that at
+    its mean, p (1 - p) or the rate. A collapsed solution with a linear decoder of logits, or of log rates, is unstable in
+    exactly the active directions.
 
-    Cost: one pass over x, N n^2 and n^3 operations for n elements (N^2 n where the rows are fewer). Nats per datapoint.
-    Raises ValueError for numbers that are not positive, data that are not finite, or too many for a matrix of theirs.
+    Cost: one pass over x, and N n^2 + n^3 operations (N^2 n + N^3 where there are fewer rows than elements). Raises ValueError
+    for a sigma, beta or latent_dim that is not positive, values of x that are not finite or do not suit the likelihood, fewer
+    than 2 rows, more than 16,384 of both rows and elements, and data whose noise cannot be learned.
     Reference: Tipping and Bishop 1999; Lucas et al. 2019, "Don't blame the ELBO!".
     """
     _check(sigma, beta, latent_dim, likelihood)

@@ -26,7 +26,7 @@ UNMEASURED = "its effect was not measured here"
 
 @dataclass(frozen=True)
 class Advice:
-    """A cause that fits what is seen, what to try against it, and what is known of the effect; `measured`: whether it was."""
+    """A likely cause of a collapse, what to try against it, and the evidence for the effect of that remedy."""
 
     cause: str
     remedy: str
@@ -34,7 +34,7 @@ class Advice:
 
     @property
     def measured(self) -> bool:
-        """Whether the effect of the remedy was measured or proved, on the data that `evidence` names."""
+        """Whether `evidence` names a measurement or a proof of the remedy's effect."""
         return self.evidence != UNMEASURED
 
     def __str__(self) -> str:

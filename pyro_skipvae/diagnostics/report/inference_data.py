@@ -23,14 +23,15 @@ def to_arviz(
     seed: int = 0,
     rows: int | None = None,
 ) -> Any:
-    """Draws z from the guide q(z|x), log p(x|z), and the collapse report of a pair, as ArviZ's `InferenceData`.
+    """Draws of z from the guide, their log-densities and the collapse report of a pair, as ArviZ's `InferenceData`.
 
-    posterior: z (chain 1, draw, point, ...), under the name of its site; log_likelihood: log p(x|z) (chain, draw, point);
-    sample_stats: log_prior log p(z) and log_guide log q(z|x), both (chain, draw, point), in nats; observed_data: x. The report,
-    made with the defaults of `collapse_report` where none is given, is in the attributes as JSON (`collapse_report`), with its
-    `verdict`. The draws are those of the guide, not of the posterior: the sum log_likelihood + log_prior - log_guide is the
-    log-weight that corrects them. Raises ValueError for a pair with several latent sites, or without numbers per datapoint, and
-    ImportError without ArviZ.
+    posterior: z (chain 1, draw, point, ...), under the name of its site. log_likelihood: log p(x|z) (chain, draw, point).
+    sample_stats: `log_prior` is log p(z) and `log_guide` is log q(z|x), both (chain, draw, point), in nats. observed_data: x.
+    attributes: `collapse_report`, the report as JSON (one with the defaults is made where none is given), and `verdict`.
+
+    The draws are from the guide q(z|x), not from the posterior p(z|x): log_likelihood + log_prior - log_guide is the log of
+    the importance weight that corrects for that. Raises ValueError for a pair with several latent sites or without numbers per
+    datapoint (see `collapse_report`), and ImportError without ArviZ below version 1.
     """
     try:
         import arviz

@@ -35,12 +35,13 @@ class Progressed(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """One measurement, in nats per datapoint on the monitor's rows, with 95 % intervals over them.
+    """One measurement of a `Monitor`, in nats per datapoint on its rows, with 95 % intervals over them.
 
-    state: "used", "collapsed" or "undecided", by what the decoder loses when z is shuffled, as in the verdict of a report, or
-    "collapsed" where the rate is below 0.1. `set_in`: collapse was found here first, after z had been used, or in the third
-    measurement of a z that never was; `advice` is then what to try, the most certain first. `sites`: of several latent sites,
-    the row of each. `seconds`: what the measurement took.
+    state: "collapsed" where the interval of the rate lies below 0.1 nats, or that of `shuffled_latent_loss` inside -0.1 to 0.1;
+    "used" where the latter lies above 0.1; else "undecided".
+    set_in: this is the first measurement of a collapse: the first after z was used, or the third in a row for a z that never
+    was. advice: what to try then, the most certain first; else empty.
+    sites: a row for each latent site where there are several. seconds: how long the measurement took.
     """
 
     step: int
@@ -74,7 +75,7 @@ class Record:
 
 
 class Monitor:
-    """Measures every `every` steps whether z is used, and returns a `Record`; it never prints, and changes nothing.
+    """Measures in a training loop of your own, every `every` steps, whether z is used; it never prints and changes nothing.
 
         monitor = Monitor(model, guide, x_valid, every=100)
         for step, x in enumerate(batches):
@@ -82,12 +83,14 @@ class Monitor:
             if record := monitor(step):
                 print(record)
 
-    Any Pyro model and guide that `collapse_report` takes, a pair of `as_pair`, several or discrete latent sites. As
-    `fit(..., callback=monitor)` it measures after an epoch, where `every` steps have passed. `records` holds all of them.
+    Works for any model and guide that `collapse_report` takes, such as a pair of `as_pair`, also with several or discrete
+    latent sites. As `fit(..., callback=monitor)` it measures after each epoch in which `every` steps have passed. `records`
+    holds all measurements.
 
     Cost of a measurement: two passes of the guide and three of the decoder over the first `points` rows of x (one more for each
-    site and group where there are several), and a look at six rows. Where collapse sets in, also the spectrum of these rows.
-    Raises ValueError for a pair that has no numbers per datapoint (see `Pair`), when it is first called.
+    site and group of sites where there are several), and a check on a few rows. Where collapse sets in, also the eigenvalues of
+    the covariance of these rows. Raises ValueError for `every` below 1 or `points` below 2, and, when it is called, for a pair
+    without numbers per datapoint (see `collapse_report`).
     """
 
     def __init__(
@@ -108,10 +111,10 @@ class Monitor:
         self.records: list[Record] = []
 
     def __call__(self, step: int | Progressed, beta: float | None = None) -> Record | None:
-        """The record of this step, or None where `every` steps have not passed since the last one.
+        """Measures and returns the `Record`, or None where fewer than `every` steps have passed since the last one.
 
-        step: its number, or what `fit` gives its callback; beta: the weight of the KL term now, for the advice (None: 1, or
-        that of the epoch).
+        step: the number of the step, or the `Progress` that `fit` gives its callback; beta: the weight of the KL term now, for
+        the advice (None: that of the `Progress`, else 1).
         """
         if not isinstance(step, int):
             beta = step.beta if beta is None else beta

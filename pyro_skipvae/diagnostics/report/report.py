@@ -89,16 +89,23 @@ BUDGET_NOTE = "with a budget, the numbers of points and samples depend on the sp
 
 @dataclass(frozen=True, repr=False)
 class CollapseReport:
-    """Is it collapsed? Nats per datapoint; `None` is an estimate that the pair does not admit, its reason in the card.
+    """Whether the latent variables are used, in nats per datapoint; an estimate that is not available is None.
 
-    `elbo`, `distortion`, `shuffled_latent_loss` and `log_likelihood` may stand on fewer points than the rest:
-    `card["elbo_points"]` and `card["log_likelihood_points"]`. `elbo_on_log_likelihood_points` is the ELBO on the points of the
-    log-likelihood, to compare the two. `standard_errors` holds those of the plain numbers. `verdict` is a string, its sentence,
-    with a `kind` and `amounts`.
-    `sites` has a row for each latent site (see `SiteReport`). `collapse_thresholds` holds, for each dimension, the smallest e
-    at which it counts as collapsed: KL_d <= e at 99 % of x (Lucas et al. 2019); `collapsed_share(e)` is the curve.
-    `perplexity` is there for texts, `bits_per_dimension` for images with levels; `amortized`, for a guide that refines, holds
-    what its encoder alone reaches.
+    The reasons for None are in `card["unavailable"]`, by name; `standard_errors` holds the errors of the plain numbers.
+
+    elbo = -distortion - rate; distortion: -E_q log p(x|z); rate: E_x KL(q(z|x) || p(z)), also per dimension of z.
+    log_likelihood: by importance sampling (see `diagnostics.log_likelihood`), and with a tenth of the draws beside it;
+    effective_sample_size: median and minimum over the points; elbo_on_log_likelihood_points: the ELBO on the same points.
+    mi_lower, mi_upper, mi_marginal: bounds on I_q(x; z) (see `mutual_information`); mi_ceiling: what mi_lower cannot exceed;
+    saturated: mi_lower is within 2 nats of it. mi_dieng_2019, mi_he_2019_batch_32: the conventions of these papers, each with
+    its ceiling. model_mutual_information: bounds on I_p(x; z) (see there). aggregate_kl: KL(q(z) || p(z)).
+    active_units: dimensions whose posterior mean has a variance over x of 0.01 or more (active_unit_variances), and of 0.02.
+    shuffled_latent_loss: E[log p(x|z) - log p(x|z')] with z' of another datapoint; 0 for a decoder that ignores z.
+    collapse_thresholds: for each dimension the smallest e with KL_d <= e at 99 % of x (Lucas et al. 2019, definition 1).
+    sites: a row for each latent site (see `SiteReport`). perplexity: for texts. bits_per_dimension: for images with levels.
+    amortized: what the encoder alone reaches, for a guide that refines.
+    verdict: one sentence, a string with `kind` and `amounts`. card: how each number was made, such as `points`; those of the
+    decoder may stand on fewer, `elbo_points` and `log_likelihood_points`.
     """
 
     elbo: float | MaybeNone
@@ -145,11 +152,11 @@ class CollapseReport:
         return html(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values with the attributes' names as keys; the verdict is {kind, sentence, amounts}."""
+        """The attributes as a dict of plain values; the verdict is {kind, sentence, amounts}."""
         return dataclasses.asdict(self) | {"verdict": self.verdict.to_dict()}
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame of the estimates: index `estimate`; columns value, low, high (95 % interval) and points.
+        """The estimates as a pandas DataFrame: index `estimate`; columns value, low, high (95 % interval) and points.
 
         Raises ImportError where pandas is not installed.
         """
@@ -171,7 +178,7 @@ class CollapseReport:
         return sum(value <= epsilon for value in self.collapse_thresholds) / len(self.collapse_thresholds)
 
     def to_json(self) -> str:
-        """JSON with the attributes' names as keys; what is not finite becomes null."""
+        """The attributes as JSON; numbers that are not finite become null."""
         return json.dumps(finite_or_none(self.to_dict()), indent=2, allow_nan=False)
 
     @classmethod
@@ -212,30 +219,32 @@ def collapse_report(
     card: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> CollapseReport:
-    """Says whether the latent variables of a Pyro model and guide are used, by the encoder and by the decoder.
+    """Reports whether the latent variables of a Pyro model and guide are used, by the encoder and by the decoder.
 
-    x: a tensor or NumPy array, a tuple or list of them that is passed as `*x`, or a dict that is passed as `**x` (whole, where
-    the callable has no arguments of these names); fit_on: data like x that the fitted marginal r(z) is fitted to
-    (None: a random half of x); site: the latent site of interest where there are several, the others are nuisance;
-    rows: how many rows the decoder runs at a time (None: 16 to 256, by the size of its convolutions); tokens: for texts,
-    how many each row of x has, (N,), of which come the perplexities; levels: for images, of how many levels each value is one,
-    from which come the bits per dimension, where p(x|z) gives probabilities and no densities; card: fields that the
-    evaluation card gets in addition; progress(stage, done, total) is called along the way. Two calls with one seed agree,
-    unless there is a budget.
+    x: a tensor or NumPy array of N rows, a tuple or list of them that is passed as `*x`, or a dict that is passed as `**x` (as
+    one argument, where the callable has no arguments of these names).
+    importance_samples: K of the log-likelihood; posterior_samples: draws of z per row for the other estimates.
+    fit_on: data like x to which the marginal r(z) of `mi_marginal` is fitted (None: a random half of x).
+    site: the latent site to report where there are several; the others are then nuisance. Without it all are reported.
+    tokens: for texts, the number of tokens of each row (N,), for the perplexity. levels: for images, the number of grey levels
+    of a value, for the bits per dimension, where p(x|z) gives probabilities and not densities.
+    rows: how many rows the decoder runs at a time (None: 16 to 256, by the size of its convolutions). card: further fields for
+    the evaluation card. progress: called as progress(stage, done, total). Two calls with one seed agree, unless there is a
+    budget.
 
-    Rate, mutual information and active units use every row of x and run the guide only, with posterior_samples N^2
-    log-densities (see `mutual_information`). What needs the decoder runs on every row too, importance_samples + 1
-    times. `sizes` limits the points and draws of each estimate to numbers that are the same on every machine
-    (see `Sizes`). A `budget` in seconds takes the first n rows of a ladder 50, 100, 200, ... that fits, 50 at least; the card
-    says how many that were, and what the rest would have cost.
+    Cost: rate, mutual information and active units run the guide on every row, with posterior_samples N^2 log-densities (see
+    `mutual_information`); the rest runs the decoder on every row, importance_samples + 1 times. sizes: the most points and
+    draws of each estimate, the same on every machine. budget: seconds for what runs the decoder, which then uses the first
+    50, 100, 200, ... rows that fit, at least 50; the card says how many, and what the rest would have cost.
 
-    components: for data of any size. The bounds on I_q(x; z) and KL(q(z) || p(z)) then stand on all rows of x, one draw each,
-    against the posteriors of so many rows that the seed chooses; x is read part by part, in memory that does not grow with N
-    (see `random_components.streamed` for bias and ceiling), and all else stands on the first 10,000 rows at most. The card has
-    both numbers: `mi_points` and `mi_components`.
+    components: for data of any size. The bounds on I_q(x; z) and KL(q(z) || p(z)) then use all rows of x, one draw each,
+    against the posteriors of this number of random rows (see `mutual_information`); x is read in parts, in memory that does not
+    grow with N, and all else uses the first 10,000 rows at most. The card has both numbers: `mi_points`, `mi_components`.
 
-    Modules run in evaluation mode; parameters, modes, random numbers and the param store stay as found. Raises
-    ValueError, with the reason, for a pair that has no numbers per datapoint (see `Pair`).
+    Modules run in evaluation mode; parameters, modes, random numbers and the param store stay as found. Raises ValueError, with
+    the reason, for a pair without numbers per datapoint: for example sites outside of one plate over the rows of x, an
+    `AutoGuide` with parameters for each row, a model that is random at a given z, or a batch normalisation that makes rows
+    depend on each other.
     """
     check_extra(card)
     sizes = sizes or EVERYTHING
