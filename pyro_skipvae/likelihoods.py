@@ -1,6 +1,13 @@
-"""The exponential families of the paper, one line each: how natural parameters become p(x|z).
+"""Likelihoods: how the natural parameters eta that a decoder gives become p(x|z).
 
-A likelihood reads `parameters` numbers per element of x from the last dimension of a decoder's output.
+A likelihood reads `parameters` numbers per element of x from the last dimension of a decoder's output. Four have nothing to
+set, and are passed as they are:
+
+    bernoulli       x in {0, 1}, logits eta
+    poisson         counts, rate exp(eta)
+    multinomial     counts over the last dimension of x given their total, logits eta (`MultinomialGivenTotal`)
+    normal          real x, mean eta_0 and scale softplus(eta_1) + 0.01
+
 Reference: Dieng et al. 2019, section 2.
 """
 
@@ -25,9 +32,10 @@ SMALLEST_SHARED_SCALE = 0.001  # in standard deviations of the data
 
 @dataclass(frozen=True)
 class Likelihood:
-    """`distribution` maps eta (..., *event_shape, parameters) to elementwise distributions over (..., *event_shape).
+    """A family p(x|z): `distribution` maps eta (..., *event_shape, parameters) to distributions of the elements of x.
 
-    One whose elements depend on each other has an event shape of its own, which ends that of the data.
+    Their batch shape is (..., *event_shape). Where elements depend on each other, as in a multinomial, the last dimensions of
+    event_shape are the distribution's event shape instead.
     """
 
     parameters: int
@@ -35,11 +43,11 @@ class Likelihood:
 
     @property
     def module(self) -> nn.Module | None:
-        """What a decoder registers: `distribution`, where it holds parameters or buffers."""
+        """`distribution` where it is a module, with parameters or buffers that a decoder has to register; else None."""
         return self.distribution if isinstance(self.distribution, nn.Module) else None
 
     def __call__(self, eta: Tensor, event_dims: int) -> TorchDistributionMixin:
-        """eta (..., *event_shape * parameters as the last dimension) -> Distribution with `event_dims` event dimensions."""
+        """eta (..., *event_shape, parameters) -> p(x|z), batch (...), with `event_dims` event dimensions."""
         elements = self.distribution(in_full(eta))
         return elements.to_event(event_dims - len(elements.event_shape))
 
@@ -51,20 +59,20 @@ normal = Likelihood(2, lambda eta: dist.Normal(eta[..., 0], softplus(eta[..., 1]
 
 
 def normal_in_units(loc: Tensor, scale: Tensor) -> Likelihood:
-    """`normal` in the units of the data: mean loc + scale eta_0, and a scale that is `scale` times what it is there.
+    """Normal in the units of the data: mean loc + scale eta_0, standard deviation scale (softplus(eta_1) + 0.01).
 
-    `loc` and `scale` broadcast to x (see `blocks.mean_and_scale`). Training on a x + b gives the same model, with the log
-    density of D elements lower by D ln a.
+    `loc` and `scale` broadcast to x: mean and standard deviation of the data (`blocks.mean_and_scale`). Training on a x + b
+    with a > 0 then gives the same model, whose log density is lower by ln a per element of x.
     """
     return Likelihood(2, NormalInUnits(loc, scale))
 
 
 def normal_shared_scale(loc: Tensor | float = 0.0, scale: Tensor | float = 1.0) -> Likelihood:
-    """Normal(loc + scale eta, scale sigma), with one sigma learned for all elements of all x.
+    """Normal(loc + scale eta, scale sigma), with one learned sigma for all elements of all x.
 
-    Unlike the scale of `normal`, sigma cannot shrink for some elements alone, so that an easy pixel does not outweigh the
-    others. It starts at 1, the standard deviation of the data. `loc` and `scale` broadcast to x (see
-    `blocks.mean_and_scale`). Each call makes a sigma of its own.
+    Unlike the scale of `normal`, sigma cannot shrink for some elements alone, so an easy pixel does not outweigh the others.
+    It starts at about 1, in units of `scale`. `loc` and `scale` broadcast to x: mean and standard deviation of the data
+    (`blocks.mean_and_scale`). Each call makes a new sigma.
 
     Reference: Rybkin, Daniilidis, Levine 2021 (sigma-VAE), section 3.
     """
@@ -72,11 +80,11 @@ def normal_shared_scale(loc: Tensor | float = 0.0, scale: Tensor | float = 1.0) 
 
 
 def poisson_about(mean: Tensor, deviation: Tensor) -> Likelihood:
-    """Poisson with rate mean * exp(eta * min(1, deviation / mean)): a model starts near the mean counts of its data.
+    """Poisson with rate mean * exp(eta * min(1, deviation / mean)), so that a model starts near the mean counts of its data.
 
-    `mean` and standard deviation broadcast to x (see `blocks.mean_and_scale`). Large counts vary by a small part of their
-    mean, and with a rate of exp(eta) alone the first steps would be wrong by hundreds of nats. Raises ValueError unless both
-    are above 0.
+    `mean` and the standard deviation `deviation` broadcast to x (`blocks.mean_and_scale`). Large counts vary little in relation
+    to their mean, and with a rate of exp(eta) the first steps would be wrong by hundreds of nats. Raises ValueError unless both
+    are above 0 everywhere.
     """
     if not ((mean > 0) & (deviation > 0)).all():
         raise ValueError("expected means and deviations above 0 for counts")
@@ -84,9 +92,10 @@ def poisson_about(mean: Tensor, deviation: Tensor) -> Likelihood:
 
 
 def multinomial_about(share: Tensor, totals: Tensor) -> Likelihood:
-    """`multinomial` with logits ln share + eta: a model starts at the shares of its data, (D,), and draws one of their totals.
+    """`multinomial` with logits ln share + eta, so that a model starts at the shares (D,) of its data.
 
-    Raises ValueError unless the shares are above 0, or without totals of at least 0.
+    Draws of x have one of the `totals` (N,), chosen uniformly. Raises ValueError unless all shares are above 0 and there are
+    totals, none below 0.
     """
     if not (share > 0).all():
         raise ValueError("expected shares above 0 for counts")
@@ -165,15 +174,21 @@ class MultinomialAbout(nn.Module):
 
 
 def categorical(levels: int = 256) -> Likelihood:
-    """Grey levels 0, 1/(levels-1), ..., 1 as unordered classes."""
+    """Grey levels 0, 1/(levels-1), ..., 1 as unordered classes, with logits eta of `levels` numbers (`GreyLevels`)."""
     return Likelihood(levels, GreyLevels)
 
 
 def discretised_logistic(levels: int = 256) -> Likelihood:
-    """Grey levels 0, 1/(levels-1), ..., 1 as the bins of a logistic distribution (Kingma et al. 2016)."""
+    """Grey levels 0, 1/(levels-1), ..., 1 as bins of a logistic, location eta_0, scale softplus(eta_1) + 0.01.
+
+    Reference: Kingma et al. 2016 (see `DiscretisedLogistic`).
+    """
     return Likelihood(2, lambda eta: DiscretisedLogistic(eta[..., 0], softplus(eta[..., 1]) + SMALLEST_SCALE, levels))
 
 
 def colour_logistics(levels: int = 256, components: int = 10) -> Likelihood:
-    """Colour images (3, H, W) of grey levels in each channel: a mixture of logistics over the three (Salimans et al. 2017)."""
+    """Colour images (3, H, W) of levels 0, 1/(levels-1), ..., 1: a mixture of `components` logistics over the three channels.
+
+    Reference: Salimans et al. 2017 (see `ColourLogistics`).
+    """
     return Likelihood(4 * components, lambda eta: ColourLogistics(eta, levels))

@@ -20,9 +20,10 @@ class VAE(nn.Module):
 
         ELBO(x) = E_q(z|x)[log p(x|z)] - KL(q(z|x) || p(z))
 
-    A generative skip model is this class with a decoder whose layers all see z (`pyro_skipvae.skip`).
-    `model` and `guide` take x (B, *event_shape), further tensors that a conditional prior, decoder and encoder
-    read, and `beta`, the weight of the latent site's terms: what is evaluated without it is always the true bound.
+    prior: () -> p(z), batch (), event (D,); decoder: z (..., D) -> p(x|z), batch (...); encoder: x (B, *event_shape) -> q(z|x),
+    batch (B,). A generative skip model is this class with a decoder whose layers all see z (`pyro_skipvae.skip`).
+    `model` and `guide` take x, further tensors that a conditional prior, decoder and encoder read, and `beta`, the weight of
+    the terms of z: without it they give the true bound.
 
     Reference: Dieng, Kim, Rush, Blei 2019, equation 2 and section 3.
     """
@@ -58,7 +59,7 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def posterior(self, x: Tensor, *context: Tensor) -> Distribution:
-        """q(z|x) as the guide samples from it, batch (B,): the encoder's, or what a guide has refined it to."""
+        """q(z|x) as the guide samples from it, batch (B,), without gradient: the encoder's own, or refined by the guide."""
         q: Distribution = poutine.trace(self.guide).get_trace(x, *context).nodes["z"]["fn"]  # type: ignore[assignment]
         return q
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Schedule:
-    """A weight of the KL term as a function of the step; from step `reached` on it has its final value."""
+    """The weight beta of the KL term as a function of the step; from step `reached` on it has its final value."""
 
     at: Callable[[float], float]
     reached: float = 0
@@ -18,23 +18,26 @@ class Schedule:
 
 
 def constant(beta: float = 1.0) -> Schedule:
-    """beta at every step."""
-    return Schedule(lambda step: _positive(beta))
+    """The same beta at every step. Raises ValueError unless it is above 0."""
+    _positive(beta)
+    return Schedule(lambda step: beta)
 
 
 def linear(start: float, final: float, steps: float) -> Schedule:
-    """From `start` to `final` in a straight line over `steps` steps, then `final` (Bowman et al. 2016).
+    """From `start` to `final` in a straight line over `steps` steps, then `final`.
 
-    Pyro rejects a scale of zero, so both ends must be positive: start low, for example at 0.1.
+    Raises ValueError unless both ends are above 0, since Pyro rejects a scale of zero: start low, for example at 0.1.
+    Reference: Bowman et al. 2016.
     """
     _positive(min(start, final))
     return Schedule(lambda step: final if step >= steps else final + (start - final) * (1 - step / steps), steps)
 
 
 def cyclical(start: float, final: float, steps: float, *, cycles: int = 4, rising: float = 0.5) -> Schedule:
-    """`cycles` equal cycles in `steps` steps: in each, a line up from `start` over the part `rising`, then `final`.
+    """`cycles` equal cycles in `steps` steps: in each a straight line from `start` to `final` over the share `rising` of it.
 
-    After the last cycle it stays at `final`. Reference: Fu et al. 2019.
+    The rest of a cycle, and all steps after the last one, have `final`. Raises ValueError unless both ends are above 0.
+    Reference: Fu et al. 2019.
     """
     length = max(steps / cycles, 1)
     rise = linear(start, final, rising * length)
@@ -42,7 +45,7 @@ def cyclical(start: float, final: float, steps: float, *, cycles: int = 4, risin
 
 
 def delayed(schedule: Schedule, steps: float) -> Schedule:
-    """`schedule` from step `steps` on, and its first value before."""
+    """`schedule`, begun at step `steps`, with its first value before."""
     return Schedule(lambda step: schedule.at(max(step - steps, 0)), schedule.reached + steps)
 
 
@@ -64,10 +67,11 @@ def unfinished(schedule: Schedule, steps: int) -> str | None:
 
 @dataclass
 class Halving:
-    """A factor of the learning rate: from epoch `first` on, the first one without a better validation starts the halving.
+    """A factor of the learning rate that is halved after every epoch, once the validation no longer improves.
 
-    Once started it goes on after every epoch, and the training `ended` below `floor`. Called with the step, as torch's
-    LambdaLR does after each one: the first step of the next epoch still has the old rate. Its fields are its state.
+    The first epoch from number `first` on without a better validation starts the halving; training has `ended` once the factor
+    is below `floor`. Tell it each epoch by `after`. It is called with the step, as torch's LambdaLR does after each step, so
+    the first step of the next epoch still has the old rate. Its fields are its state.
 
     Reference: the training rule of Kim et al. 2018 for text (learning rate 1, halved until it is below 0.03).
     """
@@ -85,7 +89,7 @@ class Halving:
         return self.factor < self.floor
 
     def after(self, epoch: int, better: bool) -> None:
-        """Take note of an epoch, its number from 1, and of whether its validation was the best so far."""
+        """Note that an epoch, numbered from 1, has ended, and whether its validation was the best so far."""
         self.started = self.started or (epoch >= self.first and not better)
         if self.started:
             self.factor /= 2
@@ -93,14 +97,14 @@ class Halving:
 
 @dataclass
 class RateControl:
-    """A weight beta of the KL term that holds the rate at `target` nats: a PI controller, told the rate of each step.
+    """A PI controller of beta that holds the rate at `target` nats per datapoint; `svi_step(..., control=)` tells it each rate.
 
         e = target - rate,   I <- I - integral e,   beta = proportional / (1 + exp(e)) + I,   least <= beta <= most
 
-    A rate that is too low lowers beta, one that is too high raises it. Where beta would leave its range, I keeps the value that
-    puts it at the end, so that it turns back at once: in the authors' code the test for this is never true. It is called with
-    the step, as a schedule; `svi_step(..., control=)` tells it the rates. Its fields are its state. Raises ValueError for a
-    target or a gain that is not above 0, or an empty range.
+    A rate below the target lowers beta, one above it raises beta. Where beta would leave its range, I is set so that beta is at
+    the end of it and can turn back at once (in the authors' code the test for this is never true). It is called with the step,
+    as a schedule. Its fields are its state. Raises ValueError for a target, gain or `least` that is not above 0, for an empty
+    range, and for a beta outside of it.
 
     Reference: Shao et al. 2020, "ControlVAE". Their beta is at most 1; a rate below that of the ELBO needs more.
     """
@@ -127,7 +131,7 @@ class RateControl:
         return self.beta
 
     def after(self, rate: float) -> None:
-        """Take note of the rate of a step, in nats per datapoint; one that is not finite is passed over."""
+        """Note the rate of a step, in nats per datapoint; one that is not finite is ignored."""
         if not math.isfinite(rate):
             return
         error = self.target - rate

@@ -24,9 +24,10 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def skip_entries(skip: Skip, layers: int) -> tuple[Entry, ...]:
-    """The entries that `skip` names, in order: "all" (the paper), "none" (the plain decoder), "first", "last", or a list.
+    """The layers that z enters by skips: "all" (the paper), "none" (the plain decoder), "first", "last", or a list of entries.
 
-    Entries are 1..`layers` and "output"; a list may name each once. Raises ValueError for anything else.
+    Entries are 1..`layers` and "output", each at most once in a list. Returns them in order from the bottom. Raises ValueError
+    for anything else.
     """
     possible = (*range(1, layers + 1), OUTPUT)
     named: dict[str, tuple[Entry, ...]] = {"all": possible, "none": (), "first": possible[:1], "last": possible[-1:]}
@@ -40,8 +41,8 @@ def skip_entries(skip: Skip, layers: int) -> tuple[Entry, ...]:
 class SkipMaps(nn.Module):
     """U_l z for every entry l, computed by one matrix product and split by entry.
 
-    `sizes` maps an entry to the number of units that it feeds. Stacking the U_l is exact: each keeps its own rows, and
-    torch's initialisation of a linear map depends on its input size alone. `like` gives device and dtype of the weights.
+    `sizes` maps an entry to the number of units that it feeds. Stacking the U_l changes nothing: each has its own rows, and
+    torch's initialisation of a linear map depends on its input size alone. The weights have the device and dtype of `like`.
     """
 
     def __init__(self, latent_dim: int, sizes: Mapping[Any, int], *, bias: bool = False, like: Tensor | None = None) -> None:
@@ -62,18 +63,21 @@ class SkipSequential(nn.Module):
 
         h_(l+1) = relu(W_l h_l + U_l z + b_l),  l = 1..L, and the same without the nonlinearity for the output
 
-    `network` is an `nn.Sequential` (nested ones are flattened) from z to natural parameters. A layer is a child that
-    holds weights and multiplies by them: a linear, convolutional or recurrent map, a block of them (residual, gated, with
-    attention), or a module of your own. Activations, norms and reshapes stay where they are.
+    `network` is an `nn.Sequential` from z to natural parameters (nested ones are flattened). A layer is a child that
+    multiplies by weights: a linear, convolutional or recurrent map, a block of them (residual, gated, with attention), or a
+    module of your own. Activations, norms and reshapes stay where they are. `skip`: see `skip_entries`, for L = the number of
+    layers before the last.
 
-    One pass of a z in evaluation mode measures what each layer gives; it changes no weight, gradient, running statistic or
-    random number, but initialises lazy modules. The U_l have the network's device and dtype. U_l z has one number per
-    feature: after a linear map features are the last axis, (B, ..., F); after a convolution they are feature maps,
-    (B, F, ...), and U_l z is broadcast over space. A layer whose features cannot be told from its own maps (a
-    squeeze-excitation, a reshape inside) has those of the map before or after it; an image has feature maps.
+    z (..., D) -> what the network gives; networks with convolutions take z (B, D). U_l z has one number per feature. After a
+    linear map features are the last axis, (B, ..., F); after a convolution they are feature maps, (B, F, ...), and U_l z is
+    broadcast over space. Where a layer's own maps do not show which (a squeeze-excitation, a reshape inside), those before or
+    after it decide; images have feature maps.
 
-    z (..., D); convolutions want z (B, D). Raises ValueError with the name of a layer that cannot take U_l z: one that
-    does not give one tensor with a row for each z, or does not take what comes before it.
+    One pass of two z in evaluation mode measures what each layer gives. It changes no weight, gradient, running statistic or
+    random number, but initialises lazy modules. The U_l have the network's device and dtype.
+
+    Raises ValueError for a network that is not an `nn.Sequential` or has no layers, for an unknown entry, and with the name of
+    the layer where U_l z cannot be added: it does not return one tensor with a row for each z, or refuses its input.
 
     Reference: Dieng et al. 2019, section 3: "any type of VAE can be turned into its SKIP-VAE counterpart".
     """
@@ -98,15 +102,15 @@ class SkipSequential(nn.Module):
         self.skips = SkipMaps(latent_dim, sizes, like=like)
 
     def hidden_layers(self) -> list[nn.Module]:
-        """What ends each hidden layer, and so gives what the next one reads: its last child, such as an activation."""
+        """The last child of each hidden layer, such as its activation, whose output the next layer reads."""
         return [self.network[start - 1] for start in self.starts[1:]]
 
     @torch.no_grad()
     def share_fan_in_(self) -> None:
-        """Scale W_l and U_l from variances of c / (own fan-in) to c / (sum of their fan-ins), in place.
+        """Scale W_l and U_l in place from variances of c / (own fan-in) to c / (sum of both fan-ins).
 
-        Only where W_l is linear: a convolution has a start of its own, and U_l z beside it is left alone too. A W_l that
-        several layers share is scaled once; one that is computed, as by `weight_norm`, keeps its scale.
+        This holds for linear W_l alone: a convolution and the U_l added to it are left as they are. A W_l that several layers
+        share is scaled once; one that is computed, as by `weight_norm`, keeps its scale.
         """
         if self.skips.stacked is None:
             return
@@ -123,6 +127,7 @@ class SkipSequential(nn.Module):
                 scaled.add(layer)
 
     def forward(self, z: Tensor) -> Tensor:
+        """z (..., D) -> natural parameters, in the shape that the network gives."""
         skips = self.skips(z)
         h = z.clone() if skips else z  # a first child that works in place would change the z of the skips
         for index, layer in enumerate(self.network):
@@ -311,9 +316,10 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def parameter_matched(decoder_of_width: Callable[[int], nn.Module], target: int) -> int:
-    """The width at which a plain decoder comes nearest to `target` parameters: the honest control arm of a comparison.
+    """The width at which a decoder comes nearest to `target` parameters: a plain decoder of that width is a fair control.
 
-    `decoder_of_width(width)` builds the decoder; it is called on the meta device, so nothing is allocated.
+    `decoder_of_width(width)` builds the decoder, whose number of parameters is to grow with the width; it is called on the meta
+    device, so nothing is allocated.
     """
 
     def count(width: int) -> int:

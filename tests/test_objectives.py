@@ -177,7 +177,7 @@ def test_a_schedule_has_its_final_value_from_the_step_on_where_it_says_so(steps)
         assert [schedule(step) for step in range(6) if step >= schedule.reached] == [1.0] * (6 - math.ceil(steps))
 
 
-@pytest.mark.parametrize("make", [lambda: constant(0.0)(0), lambda: linear(0.0, 1.0, 5), lambda: cyclical(-1, 1, 5)])
+@pytest.mark.parametrize("make", [lambda: constant(0.0), lambda: linear(0.0, 1.0, 5), lambda: cyclical(-1, 1, 5)])
 def test_weights_that_pyro_would_reject_are_refused(make):
     with pytest.raises(ValueError, match="expected a positive weight beta"):
         make()

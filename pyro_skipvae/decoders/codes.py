@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class CodesDecoder(nn.Module):
-    """p(x|z) of one-hot rows z (..., M, K), by a decoder that reads one vector (..., D): z (..., M, K) -> batch (...).
+    """Makes a decoder of vectors (..., D) one of codes: p(x|z) of M one-hot rows, z (..., M, K) -> batch (...).
 
-    Without a codebook the decoder reads the rows one after the other, D = M K, so that its linear maps of z hold a vector for
-    each class of each variable. With a `codebook`, a module whose `vectors` (K, d) it looks up, it reads those of the rows,
-    D = M d. z may lie between one-hot rows.
+    Without a codebook the decoder reads the rows as one vector, D = M K, so that its linear maps of z hold a vector for each
+    class of each variable. With a `codebook`, a module with `vectors` (K, d), it reads the vectors of the rows, D = M d. z may
+    also be relaxed, that is lie between one-hot rows.
     """
 
     def __init__(self, decoder: nn.Module, codebook: nn.Module | None = None) -> None:

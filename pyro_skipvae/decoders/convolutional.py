@@ -12,11 +12,12 @@ from pyro_skipvae.skip import Skip, SkipSequential
 
 
 class ConvolutionalDecoder(nn.Module):
-    """Transposed convolutions that double the size `layers` times: z (..., D) -> p(x|z) over (H, W) or (C, H, W).
+    """Transposed convolutions that double the size `layers` times: z (..., D) -> p(x|z) over (H, W) or (C, H, W), batch (...).
 
-    The hidden layers are the first map, from z to a small image, and all but the last of the convolutions. With skips each of
-    them, and the output, also receives U_l z, one number per feature map. Pixels are independent given z. A
-    sequence z (..., T, C) is read as one vector of T C dimensions.
+    Hidden layer 1 maps z to a small image of `maps` feature maps, and layers 2..L and the output are the convolutions, with L =
+    `layers`. With skips each of them also receives U_l z, one number per feature map (`skip`: see `skip.skip_entries`). Pixels
+    are independent given z. A sequence z (..., T, C), with `latent_dim` (T, C), is read as one vector of T C dimensions.
+    Raises ValueError for an unknown skip or latent_dim.
     """
 
     def __init__(

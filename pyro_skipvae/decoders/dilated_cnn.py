@@ -19,11 +19,11 @@ CYCLE = 5  # dilations 1, 2, 4, 8, 16, and again from 1
 class DilatedCNNDecoder(nn.Module):
     """p(x|z) = prod_t p(x_t | x_<t, z) over words by `layers` causal dilated residual blocks: z (..., D) -> batch (...).
 
-    Block l has dilation 2^((l - 1) mod 5), so a word sees the 1 + (kernel - 1) * 31 words before it with 5 blocks, the 1 +
-    (kernel - 1) * 62 with 10. z is joined to every word embedding; `skip` lists where else it is joined: entries 2..L, the
-    input of that block, and "output", the state before the output layer. Entry 1 is there already (see `LSTMDecoder`).
-    With `latent_dim=0` this is the language model. Parameters begin as torch's convolutions do: in many residual blocks
-    the LSTM's uniform [-0.1, 0.1] would grow without bound. A sequence z is read as by `LSTMDecoder`.
+    Block l has dilation 2^((l - 1) mod 5), so that a word depends on the 1 + 31 (kernel - 1) words before it with 5 blocks, and
+    on 1 + 62 (kernel - 1) with 10. z is joined to every word embedding; `skip` lists where else it is joined: entries 2..L, the
+    input of that block, and "output", the state before the output layer (entry 1, `latent_dim`, sequences z, x and what is
+    raised: see `LSTMDecoder`). Parameters start as torch's linear maps do: in many residual blocks activations would grow
+    without bound from the uniform [-0.1, 0.1] of the LSTM.
 
     Reference: Yang et al. 2017, sections 3.2 and 3.3 (10 blocks of kernel 3 are their large CNN).
     """

@@ -14,7 +14,7 @@ from pyro_skipvae.skip import Skip, skip_entries
 
 
 class ConvexGradient(nn.Module):
-    """The gradient of a strictly convex network, a Brenier map R^N -> R^N, and so injective.
+    """The gradient of a strictly convex network: a Brenier map R^N -> R^N, which is injective.
 
         phi(h) = sum_j a_j (softplus(u_j) - u_j / 2) + sum_i e_i h_i^2 / 2,   u = W h + b,   a, e > 0
         grad phi(h) = W' (a (sigmoid(u) - 1/2)) + e h
@@ -33,13 +33,13 @@ class ConvexGradient(nn.Module):
 
 
 class IdentifiableMLPDecoder(nn.Module):
-    """p(x|z) with natural parameters from `layers` Brenier maps of z, an isometry, and one more Brenier map.
+    """An MLP z (..., D) -> p(x|z), batch (...), that is injective: no two z have the same p(x|z).
 
-        eta = g(Q f_layers(... f_1(z))) + c,   f_l in R^D, g in R^E (`ConvexGradient`, `width` units),   Q'Q = I
+        eta = g(Q f_L(... f_1(z))) + c,   f_l: R^D -> R^D and g: R^E -> R^E (`ConvexGradient`, `width` units),   Q'Q = I
 
-    Each part is injective, so p(x|z) depends on all of z; how strongly is learned. That alone does not make z used: the price
-    of its rate is as before. z (..., D), or a sequence z as one vector. Raises ValueError for skips, which would not keep it
-    injective, and for more dimensions of z than natural parameters.
+    L = `layers`, and E is the number of natural parameters. p(x|z) depends on all of z; how strongly is learned. This alone
+    does not prevent collapse, since the rate costs as much as before. A sequence z (..., T, C) is read as one vector. Raises
+    ValueError for skips, with which it would not stay injective, and for D > E.
 
     Reference: Wang, Blei, Cunningham 2021, "Posterior Collapse and Latent Variable Non-identifiability", section 3.
     """

@@ -13,10 +13,11 @@ from .text import TextNetwork
 
 
 def layers_of(decoder: nn.Module) -> dict[str, nn.Module]:
-    """{name: module} of the layers of a decoder of this package, "1" to "L" and "output", numbered as its skips are.
+    """The layers of a decoder as {name: module}, from the bottom, for `diagnostics.layer_sensitivities`.
 
-    Each gives what the layer above reads, with U_l z in it. A decoder of texts has no "output": its scores are made word by
-    word, beside its modules. Of another decoder it is the modules with weights of their own, by their own names.
+    For a decoder of this package the names are "1" to "L" and "output", as for skips; each module returns what the next layer
+    reads, with U_l z in it. Decoders of texts have no "output", since no module of theirs returns all scores. For another
+    decoder these are the modules that hold weights themselves, by their own names.
     """
     decoder = decoder.decoder if isinstance(decoder, CodesDecoder) else decoder
     network: Any = getattr(decoder, "network", None)

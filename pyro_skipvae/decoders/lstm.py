@@ -17,13 +17,16 @@ from .text import TextNetwork, joined_entries
 class LSTMDecoder(nn.Module):
     """p(x|z) = prod_t p(x_t | x_<t, z) over words by `layers` LSTMs of `width` units: z (..., D) -> batch (...).
 
-    z is joined to every word embedding and gives, by a linear map, the initial h of the top LSTM (its c is 0). `skip` lists
-    where else it is joined: entries 2..L, the input of that LSTM, and "output", the state before the output layer: logits_t
-    = W h_t + V z + b. Entry 1 is there already, so "all" has no weights for it, and it alone is refused by ValueError. With
-    `latent_dim=0` this is the language model. Dropout is on the embeddings and on the last LSTM's states. All parameters
-    begin uniform in [-0.1, 0.1], as in the authors' code. Of a sequence z (..., steps, D), `latent_dim` (steps, D), each
-    word is joined by the step that it belongs to, of max_length / steps words, and the first step starts the top LSTM.
+    z is joined to every word embedding, and a linear map of z is the initial h of the top LSTM (its initial c is 0). `skip`
+    lists where else z is joined: entries 2..L, the input of that LSTM, and "output", the state before the output layer, with
+    logits_t = W h_t + V z + b. Entry 1 exists already, so "all" adds no weights for it. With `latent_dim=0` this is the
+    language model. With `latent_dim` (steps, D), z (..., steps, D), each word reads the step that it belongs to, of max_length
+    / steps words, and the first step gives the initial h. x holds word indices (..., T), T <= `max_length`.
 
+    Dropout acts on the embeddings and on the states of the top LSTM; `word_dropout` is the probability that an input word
+    becomes UNK in training. All parameters start uniform in [-0.1, 0.1], as in the authors' code. Raises ValueError for an
+    unknown skip, for one that names entry 1 alone, and where max_length words cannot be divided among the steps; `log_prob`
+    raises it for longer rows and unknown indices.
     Reference: Dieng et al. 2019, section 4.2; Kim et al. 2018, section 5.2.
     """
 

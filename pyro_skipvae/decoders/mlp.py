@@ -12,13 +12,14 @@ from pyro_skipvae.skip import Skip, SkipSequential
 
 
 class MLPDecoder(nn.Module):
-    """p(x|z) with natural parameters from `layers` hidden layers of `width` units: z (..., D) -> batch (...).
+    """A multilayer perceptron with skips, z (..., D) -> p(x|z), batch (...), event `event_shape`.
 
-        h_1 = z,  h_(l+1) = relu(W_l h_l + U_l z + b_l),  eta = W_(L+1) h_(L+1) + U_(L+1) z + b_(L+1)
+        h_1 = z,  h_(l+1) = relu(W_l h_l + U_l z + b_l),  l = 1..L,  eta = W_(L+1) h_(L+1) + U_(L+1) z + b_(L+1)
 
-    A sequence z (..., T, C), with `latent_dim` (T, C), is read as one vector of T C dimensions. `skip` says which
-    U_l there are (`pyro_skipvae.skip.skip_entries`). U_1 joins z where z enters already: it changes the parametrisation, not
-    the functions that can be had.
+    L = `layers` hidden layers of `width` units. `skip` says which U_l there are (`pyro_skipvae.skip.skip_entries`; U_(L+1) is
+    "output"). z enters layer 1 already: U_1 changes the parametrisation and not the set of functions. A sequence z
+    (..., T, C), with `latent_dim` (T, C), is read as one vector of T C dimensions. Raises ValueError for an unknown skip or
+    latent_dim.
 
     Reference: Dieng et al. 2019, section 3 and Table 3.
     """

@@ -21,24 +21,25 @@ BOTTOM = "bottom"
 
 
 class PixelCNNDecoder(nn.Module):
-    """p(x|z) = prod_i p(x_i | x_<i, z) in raster order over (H, W) or (C, H, W): z (..., D) -> batch (...).
+    """A gated PixelCNN with skips: p(x|z) = prod_i p(x_i | x_<i, z) in raster order, z (..., D) -> batch (...).
 
-    `layers` gated layers of `maps` feature maps with a vertical and a horizontal stack. A linear map of z, one image per
-    entry, is joined to the image at the bottom and, with skips, to the input of each layer and of the output
-    (`skip`: see `pyro_skipvae.skip.skip_entries`). The channels of one pixel are independent given the pixels before.
-    With `latent_dim=0` there is no z at all: the autoregressive baseline. Of a sequence z (..., T, C), `latent_dim` (T, C), the
-    map has one row of pixels for each of the T steps, which stands for H / T rows: row y sees z up to its own step. `inputs`
-    is what x passes before the network reads it (`pyro_skipvae.blocks.Standardise`), element by element.
-    `attention_layers` blocks of masked self-attention with `heads` heads stand after layers at equal distances, the last one
-    after the last layer: a pixel then sees all pixels before it directly (as in PixelSNAIL). With a `receptive_field` N a pixel
-    sees those before it that are at most N rows and N columns away: the first layers have the kernel, the others one of 1, so
-    that what is further away has to come by z.
+    x is (H, W) or (C, H, W); the channels of a pixel are independent given the pixels before it, unless the likelihood joins
+    them. `layers` gated layers of `maps` feature maps have a vertical and a horizontal stack. A linear map of z makes an image
+    for each entry. It is joined to the image at the bottom and, with skips, to the input of each layer and of the output
+    (`skip`: see `pyro_skipvae.skip.skip_entries`).
 
-    Where this departs from the authors' code: z reaches the current pixel in the first layer too (there the mask hides
-    it), the residual of the horizontal stack is the identity, as in van den Oord et al., and not a learned map.
+    latent_dim: D; 0 for the autoregressive baseline without z; (T, C) for a sequence z (..., T, C), whose step t is read by the
+    t-th H / T rows of pixels. inputs: a module that x passes before the network reads it, element by element
+    (`pyro_skipvae.blocks.Standardise`). attention_layers: blocks of masked self-attention with `heads` heads, after layers at
+    equal distances up to the last one; a pixel then reads all pixels before it directly, as in PixelSNAIL. receptive_field: N,
+    so that a pixel depends on those before it at most N rows and N columns away and the rest has to come through z; the first
+    layers have the kernel, the others kernel 1.
 
-    Raises ValueError where the rows cannot be dealt to the steps evenly, or the maps to the heads, and for a receptive field
-    that layers of this kernel cannot have.
+    Differences from the authors' code: z reaches the current pixel in the first layer too (there the mask hides it), and the
+    residual of the horizontal stack is the identity, as in van den Oord et al., and not a learned map.
+
+    Raises ValueError for an even kernel, fewer than 1 layer, more attention layers than layers, an unknown skip, rows that the
+    steps or maps that the heads do not divide, a receptive field that such layers cannot have, and one with attention.
     Reference: Dieng et al. 2019, section 4.1; van den Oord et al. 2016, figure 2; for sequences Razavi et al. 2019, figure 5;
     for attention Chen, Mishra, Rohaninejad, Abbeel 2018; for small receptive fields Gulrajani et al. 2017 (PixelVAE) and Chen
     et al. 2017 (variational lossy autoencoder).

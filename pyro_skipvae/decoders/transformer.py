@@ -18,10 +18,10 @@ class TransformerDecoder(nn.Module):
     """p(x|z) = prod_t p(x_t | x_<t, z) over words by `layers` Transformer blocks of `width` units: z (..., D) -> batch (...).
 
     z is joined to every word embedding; `skip` lists where else it is joined: entries 2..L, the input of that block, and
-    "output", the state before the output layer. Entry 1 is there already (see `LSTMDecoder`). The output layer shares its
-    weights with the embedding (Press and Wolf 2017). With `latent_dim=0` this is the language model. A draw keeps keys and
-    values, so that each word costs one pass over one place. Weights begin normal with deviation 0.02, those that write into
-    the residual stream with 0.02 / sqrt(2 L). A sequence z is read as by `LSTMDecoder`.
+    "output", the state before the output layer (entry 1, `latent_dim`, sequences z, x and what is raised: see `LSTMDecoder`).
+    The output layer shares its weights with the embedding (Press and Wolf 2017). Sampling keeps keys and values, so that each
+    word costs one pass over one position. Weights start normal with standard deviation 0.02, those that write into the residual
+    stream with 0.02 / sqrt(2 L). Raises ValueError also for a width that the number of heads does not divide.
 
     Reference: Vaswani et al. 2017; Radford et al. 2019 (causal, normalisation first, this start).
     """

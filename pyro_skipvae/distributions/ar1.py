@@ -13,14 +13,16 @@ CORRELATION = constraints.independent(constraints.interval(-1.0, 1.0), 1)
 
 
 class AR1(TorchDistribution):
-    """A Gaussian sequence with unit variance at every step, independent between channels.
+    """A stationary Gaussian AR(1) sequence with unit variance at every step, independent between channels.
 
         z_1 ~ N(0, 1),  z_t | z_(t-1) ~ N(a z_(t-1), 1 - a^2),  t = 2..T
 
-    correlation a (*batch, C), each strictly between -1 and 1: the correlation of neighbouring steps. `length` is T; values
-    z (*batch, T, C). Raises ValueError for another correlation or a length below 2.
+    correlation: a (*batch, C), the correlation of neighbouring steps, strictly between -1 and 1; length: T; values z
+    (*batch, T, C). torch's `kl_divergence` is exact from independent normals with event (T, C), and between two AR1. Raises
+    ValueError for another correlation or a length below 2.
 
-    Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 2 (there the page calls a a squared correlation: a slip).
+    Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 2; their figure 1 calls a the squared correlation, but in
+    their formula it is the correlation.
     """
 
     arg_constraints = {"correlation": CORRELATION}

@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class Autoregressive(TorchDistribution):
-    """p(x|z) = prod_i p(x_i | x_<i, z): `log_prob` is one teacher-forced pass, `sample` is ancestral.
+    """p(x|z) = prod_i p(x_i | x_<i, z) of an autoregressive network: `log_prob` is one teacher-forced pass, `sample` ancestral.
 
-    `network.log_prob(x, z) -> (N,)` for x (N, *event_shape), z (N, D); `network.generate(z) -> x, ...` draws x element by
-    element. z (*batch_shape, D), or (*batch_shape, T, C) with `latent_dims=2`. There is no closed-form mean. Text may be
-    shorter than `event_shape`, which is its greatest length: what is missing is padding. Of other x the network says what
-    it expects.
+    network: has `log_prob(x, z) -> (N,)` for x (N, *event_shape) and z (N, D), `generate(z) -> (x, ...)`, which draws x element
+    by element, and `support`. z: (*batch_shape, D), or (*batch_shape, T, C) with `latent_dims=2`. There is no mean in closed
+    form. For text, `event_shape` is the largest length, and what a shorter x lacks is padding. For an x that it does not take
+    the network raises ValueError.
     """
 
     arg_constraints = {}

@@ -11,15 +11,17 @@ SMALLEST_SCALE = 0.001  # of a range of 1, an eighth of the distance of 256 leve
 
 
 class ColourLogistics(TorchDistribution):
-    """A mixture of K logistics, binned to grey levels, over red, green and blue together: batch (...), event (3, H, W).
+    """A mixture of K discretised logistics over red, green and blue together: batch (...), event (3, H, W).
 
-        p(r, g, b) = sum_k w_k L(r; m_r) L(g; m_g + a (r - 1/2)) L(b; m_b + b (r - 1/2) + c (g - 1/2))
+        p(r, g, b) = sum_k w_k L(r; m_1) L(g; m_2 + c_1 (r - 1/2)) L(b; m_3 + c_2 (r - 1/2) + c_3 (g - 1/2))
 
-    Each pixel has its own weights, means, scales and coefficients a, b, c in (-1, 1). They are read from `eta`
-    (..., 3, H, W, 4 K): of each channel K numbers each for the weights (summed over channels), means, scales, and one of the
-    three coefficients. Values are k / (levels - 1) in [0, 1]. The probabilities of all values of a pixel sum to 1.
+    L is a `DiscretisedLogistic`. Each pixel and k has its own weight, means, scales and coefficients c in (-1, 1). They are
+    read from `eta` (..., 3, H, W, 4 K): for each channel K numbers for the weights (summed over channels), the means, the
+    scales and one of the coefficients. Values are k / (levels - 1) in [0, 1]. The probabilities of all values of a pixel sum
+    to 1.
+    Raises ValueError for an eta of another shape.
 
-    Reference: Salimans, Karpathy, Chen, Kingma 2017 (PixelCNN++), section 2.1 and 2.2.
+    Reference: Salimans, Karpathy, Chen, Kingma 2017 (PixelCNN++), sections 2.1 and 2.2.
     """
 
     arg_constraints = {"eta": constraints.real}

@@ -14,7 +14,7 @@ GREY.is_discrete = True  # probabilities of levels, whose nats do not depend on 
 
 
 class GreyLevels(TorchDistribution):
-    """A categorical distribution over K grey levels: logits (..., K), values k/(K-1) in [0, 1]."""
+    """A categorical distribution over K grey levels: logits (..., K), batch (...), event (), values k/(K-1) in [0, 1]."""
 
     arg_constraints = {"logits": constraints.real_vector}
     support = GREY
@@ -48,9 +48,11 @@ class GreyLevels(TorchDistribution):
 
 
 class DiscretisedLogistic(TorchDistribution):
-    """A logistic distribution binned to K grey levels; the outermost bins take the tails, so that the levels sum to 1.
+    """A logistic distribution binned to K = `levels` grey levels 0, 1/(K-1), ..., 1: loc and scale (...), batch (...).
 
         P(x) = sigmoid((x + h - loc) / scale) - sigmoid((x - h - loc) / scale),  h = 1 / (2 (K - 1))
+
+    The outermost bins take the tails, so that the probabilities of the levels sum to 1.
 
     Reference: Kingma et al. 2016 (inverse autoregressive flow), appendix on the likelihood.
     """

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class MultinomialGivenTotal(TorchDistribution):
-    """p(x | sum of x): each row x (..., D) of counts is a multinomial draw of its own total, a part of x that is not modelled.
+    """The multinomial distribution of counts x given their total n, which is not modelled: batch (...), event (D,).
 
         log p(x | n) = ln n! - sum_d ln x_d! + sum_d x_d log softmax(logits)_d,   n = sum_d x_d
 
-    logits (..., D); batch (...), event (D,). The probabilities sum to 1 over the x of each total, and a row without counts has
-    probability 1. A draw takes its total from `totals` (N,), all of them alike likely; without them draws and the mean raise
-    NotImplementedError. Torch's `Multinomial` has the same density, but checks that all rows have one total.
+    logits: (..., D). The probabilities sum to 1 over all x of a total; a row without counts has probability 1. A draw takes its
+    total from `totals` (N,), uniformly; without them `sample` and `mean` raise NotImplementedError. torch's `Multinomial` has
+    the same density, but requires one total for all rows.
 
     Reference: Liang, Krishnan, Hoffman, Jebara 2018, "Variational Autoencoders for Collaborative Filtering", equation 2.
     """

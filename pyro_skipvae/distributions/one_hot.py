@@ -13,13 +13,13 @@ ROWS.is_discrete = True
 
 
 class OneHot(dist.OneHotCategorical):
-    """A categorical distribution over K classes as one-hot rows (..., K); with a `temperature` its draws are relaxed.
+    """A categorical distribution over K classes as one-hot rows, batch (...), event (K,); a `temperature` relaxes its draws.
 
         log p(z) = sum_k z_k log p_k,   a relaxed draw: z = softmax((log p + Gumbel noise) / temperature)
 
-    The probabilities, log p at one-hot rows, the KL and the entropy are those of the categorical distribution, exactly. Relaxed
-    draws lie between one-hot rows, where the expression for log p is an extension, no density: train through them with a KL in
-    closed form. Logits of -inf are classes of probability 0. batch (...), event (K,).
+    Probabilities, log p at one-hot rows, KL and entropy are exactly those of the categorical distribution. Relaxed draws lie
+    between one-hot rows, where log p is an extension of the formula and no density: train through them with a KL in closed
+    form. logits: (..., K); -inf is a class of probability 0. `rsample` raises NotImplementedError without a temperature.
 
     Reference: Jang, Gu, Poole 2017, "Categorical Reparameterization with Gumbel-Softmax", equation 2; Maddison et al. 2017.
     """

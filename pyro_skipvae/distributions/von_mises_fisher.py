@@ -15,9 +15,11 @@ SERIES_BELOW, TERMS = 100.0, 260  # of sqrt(order^2 + k^2): a series below, an e
 
 
 class SphereUniform(TorchDistribution):
-    """The uniform distribution on the unit sphere in D dimensions: log p(z) = -log area, area = 2 pi^(D/2) / Gamma(D/2).
+    """The uniform distribution on the unit sphere in D = `dimensions`: batch `batch_shape`, event (D,).
 
-    Values (D,). Raises ValueError for fewer than two dimensions.
+        log p(z) = -log area,   area = 2 pi^(D/2) / Gamma(D/2)
+
+    Draws have the dtype and device of `like`. Raises ValueError for fewer than 2 dimensions.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -54,13 +56,14 @@ class SphereUniform(TorchDistribution):
 
 
 class VonMisesFisher(TorchDistribution):
-    """A normal's counterpart on the unit sphere, around a direction.
+    """The von Mises-Fisher distribution on the unit sphere, concentrated around the direction loc.
 
         log q(z) = k <loc, z> + v ln k - (D/2) ln 2 pi - ln I_v(k),  v = D/2 - 1
 
-    loc (*batch, D) of length one, concentration k (*batch,) above 0; values (*batch, D). Draws are exact (Wood's rejection
-    sampler). They carry gradients of both parameters, that of k through the distribution function of <loc, z>, so that no
-    term for the rejections is missing. Raises ValueError for fewer than two dimensions.
+    loc: (*batch, D) of length 1; concentration: k (*batch,) above 0; values (*batch, D). Draws are exact (Wood's rejection
+    sampler) and carry the gradients of both parameters, that of k through the distribution function of <loc, z>, so that no
+    term for the rejections is missing. torch's `kl_divergence` to `SphereUniform` and between two of these is exact. Raises
+    ValueError for fewer than 2 dimensions.
 
     Reference: Wood 1994; Davidson et al. 2018, "Hyperspherical Variational Auto-Encoders"; for the gradient of k, Figurnov,
     Mohamed, Mnih 2018, "Implicit Reparameterization Gradients".

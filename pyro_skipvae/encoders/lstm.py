@@ -12,10 +12,10 @@ from pyro_skipvae.text.words import row_lengths
 
 
 class LSTMEncoder(nn.Module):
-    """One LSTM over the words: x (B, T) -> q(z|x), read from its state at EOS; batch (B,), event (D,).
+    """One LSTM over words: x (B, T) -> q(z|x), batch (B,), event (D,), from its state at EOS.
 
-    Of a row without EOS the state at its last word is read, so padding changes nothing. All parameters begin uniform in
-    [-0.1, 0.1], as in the authors' code.
+    In a row without EOS the state at its last word is read; padding changes nothing. `posterior` is the family of q
+    (`pyro_skipvae.guides`). All parameters start uniform in [-0.1, 0.1], as in the authors' code.
 
     Reference: Dieng et al. 2019, section 4.2; Kim et al. 2018, section 5.2.
     """

@@ -14,14 +14,14 @@ from .directions import readings
 
 
 class LSTMSequenceEncoder(nn.Module):
-    """An LSTM over the words: x (B, T) -> q(z|x), batch (B,), event (steps, channels), which is `latent_dim`.
+    """An LSTM over words for sequences z: x (B, T) -> q(z|x), batch (B,), event `latent_dim` = (steps, channels).
 
-    A step stands for k = max_length / steps words, the last for those that are left. Its posterior is linear in the state of an
-    LSTM that reads the text in reverse, after the first of them: z_t sees x from its own words on (`direction`
-    "anti-causal"); or of one that reads forward, after the last of them ("causal"); or of both ("full"). Padding changes
-    nothing: a step after the end of a text sees the state before the first word read, or, forward, after the last one.
-    Parameters begin uniform in [-0.1, 0.1], as those of `LSTMEncoder`.
-    Raises ValueError where no k gives so many steps, for another direction, and for rows longer than `max_length`.
+    A step stands for k = max_length / steps words, rounded up, and the last one for the words that are left. `direction` says
+    what z_t depends on: "anti-causal", the words from its own on (an LSTM reads the text in reverse); "causal", those up to its
+    own; "full", all words, by an LSTM each way. Padding changes nothing: a step after the end of a text reads the state before
+    the first word that was read, or, forward, the state after the last one. Parameters start uniform in [-0.1, 0.1], as those
+    of `LSTMEncoder`. Raises ValueError where max_length words cannot be divided among the steps so, for another direction, and,
+    when called, for rows longer than `max_length`.
 
     Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 3.1.
     """

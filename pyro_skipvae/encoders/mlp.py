@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import perceptron
+from pyro_skipvae.blocks import LatentDim, perceptron
 from pyro_skipvae.guides.families import DiagonalNormal
 
 
 class MLPEncoder(nn.Module):
-    """A multilayer perceptron: x (B, *event_shape) -> q(z|x) with batch (B,), event (D,).
+    """A multilayer perceptron with relu: x (B, *event_shape) -> q(z|x), batch (B,), event (D,) or `latent_dim` (T, C).
 
-    `inputs` is what x passes first (`pyro_skipvae.blocks.Standardise`).
+    hidden: the widths of the hidden layers; posterior: the family of q (`pyro_skipvae.guides`); inputs: a module that x passes
+    first (`pyro_skipvae.blocks.Standardise`).
 
     Reference: Dieng et al. 2019, Table 3 (two layers of 512).
     """
@@ -21,10 +23,10 @@ class MLPEncoder(nn.Module):
     def __init__(
         self,
         event_shape: Sequence[int],
-        latent_dim: int,
+        latent_dim: LatentDim,
         *,
         hidden: Sequence[int] = (512, 512),
-        posterior: Callable[[int, int], nn.Module] = DiagonalNormal,
+        posterior: Callable[[int, Any], nn.Module] = DiagonalNormal,
         inputs: nn.Module | None = None,
     ) -> None:
         super().__init__()

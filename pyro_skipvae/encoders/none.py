@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class NoEncoder(nn.Module):
-    """The posterior of a model without latent variables: batch (B,), event (0,)."""
+    """The encoder of a model without latent variables: x (B, ...) -> a normal with batch (B,), event (0,), and KL 0."""
 
     def forward(self, x: Tensor) -> dist.Distribution:
         nothing = torch.zeros(len(x), 0, device=x.device, dtype=x.dtype if x.is_floating_point() else None)

@@ -16,14 +16,15 @@ from .directions import readings
 
 
 class PixelCNNEncoder(nn.Module):
-    """A gated PixelCNN: x (B, H, W) or (B, C, H, W) -> q(z|x), batch (B,), event (T, channels), `latent_dim` (T, channels).
+    """A gated PixelCNN for sequences z: x (B, H, W) or (B, C, H, W) -> q(z|x), batch (B,), event `latent_dim` = (T, channels).
 
-    The image is reversed, read by `layers` causal layers of `maps` feature maps, and reversed back; the average over the H
-    / T rows of a step gives its posterior. So z_t sees x from its own rows on (`direction` "anti-causal"), as far down as
-    the layers reach; not reversed, up to its own rows ("causal"); with a network each way, both ("full"). Raises ValueError
-    where the rows cannot be dealt to the steps evenly, or for another direction.
+    `layers` causal layers of `maps` feature maps read the image; the average over the H / T rows of a step gives its posterior.
+    `direction` says what z_t depends on: "anti-causal", its own rows and those below, as far as the layers reach (the image is
+    reversed first); "causal", its own rows and those above; "full", both, by a network each way. `posterior` is the family of q
+    (`pyro_skipvae.guides`), `inputs` a module that x passes first (`pyro_skipvae.blocks.Standardise`). Raises ValueError where
+    T does not divide H, and for another direction.
 
-    The paper pads a row too, for the masks it has; here rows are shifted, and a column is enough.
+    The paper also pads a row, for its masks; here rows are shifted, and a column is enough.
     Reference: Razavi, van den Oord, Poole, Vinyals 2019, figure 5.
     """
 

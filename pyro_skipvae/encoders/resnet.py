@@ -2,20 +2,22 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import ResidualBlock
+from pyro_skipvae.blocks import LatentDim, ResidualBlock
 from pyro_skipvae.guides.families import DiagonalNormal
 
 
 class ResNetEncoder(nn.Module):
-    """A residual network: x (B, H, W) or (B, C, H, W) -> q(z|x) with batch (B,), event (D,).
+    """A residual network: x (B, H, W) or (B, C, H, W) -> q(z|x), batch (B,), event (D,) or `latent_dim` (T, C).
 
-    `layers` residual blocks of `maps` feature maps, each halving height and width. The authors' code has batch
-    normalisation in each block; here there is none, so that a posterior depends on its own datapoint alone.
-    `inputs` is what x passes first (`pyro_skipvae.blocks.Standardise`).
+    `layers` residual blocks of `maps` feature maps each halve height and width. The authors' code has batch normalisation in
+    each block; here there is none, so that a posterior depends on its own datapoint alone. posterior: the family of q
+    (`pyro_skipvae.guides`); inputs: a module that x passes first (`pyro_skipvae.blocks.Standardise`). Raises ValueError for
+    images of fewer than 2^layers pixels a side.
 
     Reference: Dieng et al. 2019, section 4.1 (3 layers, 3x3, 64 maps).
     """
@@ -23,11 +25,11 @@ class ResNetEncoder(nn.Module):
     def __init__(
         self,
         event_shape: Sequence[int],
-        latent_dim: int,
+        latent_dim: LatentDim,
         *,
         layers: int = 3,
         maps: int = 64,
-        posterior: Callable[[int, int], nn.Module] = DiagonalNormal,
+        posterior: Callable[[int, Any], nn.Module] = DiagonalNormal,
         inputs: nn.Module | None = None,
     ) -> None:
         super().__init__()

@@ -12,9 +12,10 @@ from pyro_skipvae.text.words import row_lengths
 
 
 class TransformerEncoder(nn.Module):
-    """Every place sees every word of its text: x (B, T) -> q(z|x), read from the state at EOS; batch (B,), event (D,).
+    """A bidirectional Transformer over words: x (B, T) -> q(z|x), batch (B,), event (D,), from its state at EOS.
 
-    Of a row without EOS the state at its last word is read. Padding is seen by no place, so it changes nothing.
+    In a row without EOS the state at its last word is read; padding is masked and changes nothing. `posterior` is the family of
+    q (`pyro_skipvae.guides`). Raises ValueError for a width that the number of heads does not divide.
 
     Reference: Vaswani et al. 2017; Devlin et al. 2019 (bidirectional, one place read).
     """

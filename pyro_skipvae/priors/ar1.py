@@ -14,14 +14,15 @@ LARGEST = 0.999  # of the correlations that are looked for: nearer to 1 only the
 
 
 class AR1(nn.Module):
-    """p(z) of the delta-VAE: () -> a stationary AR(1) sequence in each channel, batch (), event (length, channels).
+    """The prior of the delta-VAE: () -> a stationary AR(1) sequence in each channel, batch (), event (length, channels).
 
         z_1 ~ N(0, 1),  z_t | z_(t-1) ~ N(a z_(t-1), 1 - a^2)
 
-    No posterior that is independent over the steps has a smaller KL from it than `committed_rate(length, correlation)`.
-    `correlation` a: a number for all channels, or one for each, (channels,), strictly between 0 and 1. It is fixed; with
-    `learn=True` it is learned, within `bounds`, and committed is then what the lower bound says.
-    Raises ValueError for a correlation outside (0, 1), or outside the bounds where it is learned, and a length below 2.
+    No posterior that is independent over the steps has a KL from it below `committed_rate(length, correlation)` nats.
+    correlation: a, one number for all channels or one for each, (channels,), strictly between 0 and 1. It is fixed, or with
+    `learn=True` learned within `bounds`; what is committed is then the rate at the lower bound.
+    Raises ValueError for a correlation outside (0, 1), or outside the bounds where it is learned, a length below 2, and fewer
+    than 1 channel.
 
     Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 2.
     """
@@ -58,17 +59,17 @@ class AR1(nn.Module):
         return AR1Distribution(self.correlation, self.length)
 
     def committed_rate(self) -> float:
-        """The least KL(q || p) in nats of a q(z|x) that is independent over the steps, at the correlation of now."""
+        """The smallest KL(q || p) in nats of a q(z|x) that is independent over the steps, at the present correlation."""
         return committed_rate(self.length, self.correlation)
 
 
 def committed_rate(length: int, correlation: float | Sequence[float] | Tensor) -> float:
-    """The least KL(q || AR(1)) in nats of all q that are independent over the steps, summed over the channels.
+    """The committed rate: the smallest KL(q || AR(1)) in nats of any q that is independent over the steps, over all channels.
 
         1/2 sum_k [(n - 2) ln(1 + a_k^2) - ln(1 - a_k^2)],   n = length
 
-    attained at mean 0 and variance 1 - a^2 at the two ends, (1 - a^2) / (1 + a^2) between. It bounds the rate, not the
-    mutual information, which is 0 there. `correlation`: of one channel, or (channels,), at least 0 and below 1.
+    It is attained at mean 0 and variance 1 - a^2 at both ends, (1 - a^2) / (1 + a^2) between. It bounds the rate and not the
+    mutual information, which is 0 for this q. correlation: of one channel, or (channels,), at least 0 and below 1.
     Raises ValueError for another correlation, or a length below 2.
 
     Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 2.
@@ -83,10 +84,10 @@ def committed_rate(length: int, correlation: float | Sequence[float] | Tensor) -
 
 
 def correlation_for(rate: float, length: int, channels: int) -> float:
-    """The one correlation of all channels at which `committed_rate` is `rate`: its inverse.
+    """The correlation at which `channels` channels that share it commit `rate` nats: the inverse of `committed_rate`.
 
-    Raises ValueError for a rate of 0 or less, one that no correlation up to 0.999 reaches (the message says what is
-    reached: about (ln 2)/2 nats a step and channel), a length below 2 or no channels.
+    Raises ValueError for a rate of 0 or less or that no correlation up to 0.999 reaches (a long sequence commits at most
+    (ln 2)/2 nats per step and channel), a length below 2, and fewer than 1 channel.
     """
     check_length(length)
     _check_channels(channels)

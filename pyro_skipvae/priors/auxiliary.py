@@ -18,11 +18,11 @@ SMALLEST_SCALE = 1e-3  # without a floor the density of a channel that stands st
 
 
 class AuxiliaryPrior(nn.Module):
-    """r(z) = prod_t r(z_t | z_<t) over sequences z (T, C): () -> batch (), event (T, C).
+    """An autoregressive prior r(z) = prod_t r(z_t | z_<t) over sequences z, fitted after training: batch (), event (T, C).
 
-    An LSTM of `width` units reads z_<t and gives a mixture of `components` diagonal normals for z_t. Of any r,
-    E_x E_q[log q(z|x) - log r(z)] = I(x; z) + KL(q(z) || r(z)): on data that r was not fitted to, an upper bound on the
-    mutual information.
+    An LSTM of `width` units reads z_<t and gives a mixture of `components` diagonal normals for z_t. On data that r was not
+    fitted to, E_x E_q[log q(z|x) - log r(z)] = I(x; z) + KL(q(z) || r(z)) is an upper bound on the mutual information, and the
+    rate of the model with this prior. Raises ValueError unless latent_dim is (T, C).
 
     Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 3.2.
     """
@@ -73,11 +73,11 @@ class MixtureLSTM(nn.Module):
 
 
 class CodesPrior(nn.Module):
-    """r(z) = prod_m r(z_m | z_<m) over M one-hot rows of K classes: () -> batch (), event (M, K).
+    """An autoregressive prior r(z) = prod_m r(z_m | z_<m) over M one-hot rows of K classes: batch (), event (M, K).
 
-    An LSTM of `width` units reads the rows before. The rest is as in `AuxiliaryPrior`.
+    An LSTM of `width` units reads the rows before. The rest is as in `AuxiliaryPrior`, with `fit_to_draws`.
 
-    Reference: van den Oord, Vinyals, Kavukcuoglu 2017, section 3.2.
+    Reference: van den Oord, Vinyals, Kavukcuoglu 2017, section 3.3.
     """
 
     nothing: Tensor
@@ -121,11 +121,12 @@ class CodesLSTM(nn.Module):
 def fit_auxiliary(
     prior: AuxiliaryPrior, loc: Tensor, scale: Tensor, *, steps: int = 500, batch_size: int = 128, lr: float = 3e-3
 ) -> float:
-    """Fit an auxiliary prior by maximum likelihood to draws from posteriors N(loc, scale^2), (N, T, C); the last loss in nats.
+    """Fits an auxiliary prior by maximum likelihood (Adam) to posteriors N(loc, scale^2), loc and scale (N, T, C).
 
         max_r E_x E_q(z|x)[log r(z)]
 
-    Each step draws a batch and its z anew from torch's generator. Raises ValueError for posteriors of another shape.
+    Each step draws `batch_size` rows and their z from torch's generator. Returns the last loss, -mean log r(z) in nats. Raises
+    ValueError for posteriors of another shape.
     """
     if loc.shape[1:] != prior.event_shape:
         raise ValueError(f"expected posteriors over {prior.event_shape}, got {tuple(loc.shape[1:])}")
@@ -139,7 +140,10 @@ def fit_auxiliary(
 
 
 def fit_to_draws(prior: nn.Module, draw: Callable[[], Tensor], *, steps: int = 500, lr: float = 3e-3) -> float:
-    """Fit an auxiliary prior by maximum likelihood to the z (n, *event) of `draw`, anew in each step; the last loss in nats."""
+    """Fits an auxiliary prior by maximum likelihood (Adam) to z (n, *event) that `draw()` gives anew in each step.
+
+    Returns the last loss, -mean log r(z) in nats.
+    """
     optimizer, loss = Adam(prior.parameters(), lr=lr), torch.zeros(())
     for _ in range(steps):
         loss = -prior().log_prob(draw()).mean()

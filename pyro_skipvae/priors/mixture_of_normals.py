@@ -7,7 +7,10 @@ from torch import nn
 
 
 class MixtureOfNormals(nn.Module):
-    """p(z) = sum_k w_k N(loc_k, diag(scale_k^2)), all learned."""
+    """A learned mixture p(z) = sum_k w_k N(loc_k, diag(scale_k^2)), batch (), event (D,).
+
+    It starts with equal weights, loc_k ~ N(0, I) and scale 1.
+    """
 
     def __init__(self, latent_dim: int, *, components: int = 10) -> None:
         super().__init__()

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 
 class NormalizingFlow(nn.Module):
-    """p(z): a standard normal pushed through Pyro's affine coupling layers, whose parameters are learned with the decoder.
+    """A learned prior p(z): a standard normal transformed by Pyro's affine coupling layers, batch (), event (D,).
 
         z_b <- z_b exp(s(z_a)) + t(z_a),   a and b the halves of z, exchanged from one layer to the next
 
-    batch (), event (D,). Density and draws cost one pass each. Raises ValueError for fewer than two dimensions.
+    flows: the number of layers; hidden: the width of the network of s and t. Density and draws cost one pass each. Raises
+    ValueError for fewer than 2 dimensions.
 
     Reference: Dinh, Sohl-Dickstein, Bengio 2017, "Density estimation using Real NVP", equations 7 and 8; as a prior, Chen et
     al. 2017, "Variational Lossy Autoencoder", section 3.2.

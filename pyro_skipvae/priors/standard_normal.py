@@ -9,7 +9,7 @@ from pyro_skipvae.blocks import LatentDim
 
 
 class StandardNormal(nn.Module):
-    """p(z) = N(0, I)."""
+    """The prior p(z) = N(0, I), batch (), event (D,), or (T, C) for `latent_dim` (T, C)."""
 
     def __init__(self, latent_dim: LatentDim) -> None:
         super().__init__()

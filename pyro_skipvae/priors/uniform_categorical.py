@@ -8,7 +8,10 @@ from pyro_skipvae.distributions.one_hot import OneHot
 
 
 class UniformCategorical(nn.Module):
-    """p(z) = 1 / K^M over M one-hot rows of K classes: batch (), event (M, K). Raises ValueError below 1 and 2."""
+    """The uniform prior over codes, p(z) = 1 / K^M for M = `variables` one-hot rows of K = `classes`: batch (), event (M, K).
+
+    Raises ValueError for fewer than 1 variable or 2 classes.
+    """
 
     logits: torch.Tensor
 

@@ -8,9 +8,9 @@ from pyro_skipvae.distributions.von_mises_fisher import SphereUniform, check_dim
 
 
 class UniformSphere(nn.Module):
-    """p(z) uniform on the unit sphere in `latent_dim` dimensions: batch (), event (D,).
+    """The uniform prior on the unit sphere in D = `latent_dim` dimensions (`SphereUniform`): batch (), event (D,).
 
-    Raises ValueError for fewer than two.
+    Raises ValueError for fewer than 2 dimensions.
     """
 
     like: torch.Tensor

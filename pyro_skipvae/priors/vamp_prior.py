@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 
 class VampPrior(nn.Module):
-    """p(z) = 1/K sum_k q(z|u_k): the aggregated posterior of K learned pseudo-inputs.
+    """The VampPrior p(z) = 1/K sum_k q(z|u_k), the aggregated posterior of K learned pseudo-inputs: batch (), event (D,).
 
-    `pseudo_inputs` (K, *event_shape) are where the u_k start, for example K training points.
+    pseudo_inputs: where the u_k start, (K, *event_shape), for example K training points. encoder: that of the VAE; its
+    parameters are not registered here a second time.
 
-    Reference: Tomczak and Welling 2018.
+    Reference: Tomczak and Welling 2018, "VAE with a VampPrior".
     """
 
     def __init__(self, encoder: nn.Module, pseudo_inputs: Tensor) -> None:
