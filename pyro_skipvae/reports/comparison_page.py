@@ -8,7 +8,7 @@ from pyro_skipvae.runs.checkpoint import write_whole
 from .captions import BESIDE, MODEL_PICTURES, MODEL_TEXTS
 from .comparison import LABELS, grouped
 from .rendering import picture, render
-from .run_page import headline, model_picture, model_text, rate_picture
+from .run_page import headline, model_picture, model_text, rate_picture, training_picture
 
 
 def write_comparison(records, comparison, path):
@@ -19,12 +19,13 @@ def write_comparison(records, comparison, path):
 
 def comparison_page(records, comparison):
     """The HTML of several runs."""
+    training = training_picture({name: record.metrics for name, record in zip(comparison.runs, records, strict=True)})
     return render(
         "comparison.html.j2",
         name=" and ".join(comparison.runs) if len(records) < 3 else f"{len(records)} runs",
         comparison=comparison,
         runs=[{"name": name, **headline(record)} for name, record in zip(comparison.runs, records, strict=True)],
-        pictures=[_rate_distortion(comparison.runs, records)] if "distortion" in comparison.estimates else [],
+        pictures=[found for found in (_rate_distortion(comparison, records), training) if found],
         beside=[_beside(records, comparison.runs, title) for title in BESIDE],
         texts=[found for name in MODEL_TEXTS if (found := _said_beside(records, comparison.runs, name))],
         labels=LABELS,
@@ -32,11 +33,13 @@ def comparison_page(records, comparison):
     )  # fmt: skip
 
 
-def _rate_distortion(names, records):
+def _rate_distortion(comparison, records):
+    if "distortion" not in comparison.estimates:
+        return None
     reports = [record.report for record in records]
     points = [
         (name, r["rate"], r["distortion"], r["standard_errors"]["rate"], r["standard_errors"]["distortion"])
-        for name, r in zip(names, reports, strict=True)
+        for name, r in zip(comparison.runs, reports, strict=True)
     ]
     alt = "; ".join(f"{name}: rate {rate:.1f}, distortion {distortion:.1f} nats" for name, rate, distortion, *_ in points)
     caption = (

@@ -500,6 +500,34 @@ def training_curves(metrics, *, figure=None):
 
 
 @_styled
+def runs_by_epoch(runs, *, figure=None):
+    """ELBO, rate and active units of several runs against the epoch: when z is lost, and what that costs.
+
+    `runs` are {name: lines of metrics.jsonl}; all are of validation items. Draws three axes into `figure`, a Figure or
+    SubFigure. A number that a line lacks, or that is not finite, leaves a gap. Raises ValueError if there are no lines.
+    """
+    if not any(runs.values()):
+        raise ValueError("expected at least one line of metrics, got none")
+    figure = Figure(figsize=(6.4, 5.0), layout="constrained") if figure is None else figure
+    panels = figure.subplots(3, sharex=True, height_ratios=(4, 4, 2))
+    keys = {"valid_elbo": "ELBO (nats)", "valid_rate": "rate (nats)", "active_units": "active\nunits"}
+    for ax, (key, name) in zip(panels, keys.items(), strict=True):
+        _axes(ax).set_ylabel(name)
+        for i, (run, lines) in enumerate(runs.items()):
+            style = "-" if i < len(PALETTE) else "--"
+            _curve(ax, lines, key, PALETTE[i % len(PALETTE)], label=run, style=style)
+    for ax in panels[1:]:
+        _from_zero(ax)
+    panels[2].yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    epochs = [line["epoch"] for lines in runs.values() for line in lines]
+    _whole_numbers(panels[2], min(epochs), max(epochs))
+    panels[2].set_xlabel("epoch")
+    panels[0].legend(loc="lower right", ncols=1 + (len(runs) > 4))
+    figure.align_ylabels(panels)
+    return figure
+
+
+@_styled
 def importance_bound(samples, bounds, errors, *, ax=None, elbo=None, exact=None):
     """The importance-weighted bound (nats per datapoint) against the number K of samples, on a log axis.
 
@@ -727,10 +755,11 @@ def _plain_log_labels(axis):
     axis.set_minor_formatter(NullFormatter())
 
 
-def _curve(ax, metrics, key, colour, *, label=None, sign=1):
+def _curve(ax, metrics, key, colour, *, label=None, sign=1, style="-"):
     epochs = [line["epoch"] for line in metrics]
     values = np.array([line.get(key) for line in metrics], dtype=float)  # None becomes NaN
-    ax.plot(epochs, sign * np.where(np.isfinite(values), values, np.nan), color=colour, label=label, marker="o", markersize=2.5)
+    values = sign * np.where(np.isfinite(values), values, np.nan)
+    ax.plot(epochs, values, color=colour, label=label, linestyle=style, marker="o", markersize=2.5)
 
 
 def _from_zero(ax):

@@ -241,6 +241,20 @@ def _pictures(record, drawn):
     return [{**found[name], "wide": name == "reconstructions.png"} for name in ORDER if found.get(name)]
 
 
+def training_picture(runs):
+    """Several runs by epoch, {name: lines of metrics.jsonl}, as a template shows it; None unless one has two epochs."""
+    if not any(len(lines) > 1 for lines in runs.values()):
+        return None
+    ends = "; ".join(f"{name}: at the end ELBO {_last(lines, 'valid_elbo')}, rate {_last(lines, 'valid_rate')} nats"
+                     for name, lines in runs.items() if lines)  # fmt: skip
+    caption = "After each epoch, on validation items, always at beta = 1. Where beta rises, rates fall with it."
+    return picture("Training", ends, caption, figures.runs_by_epoch(runs))
+
+
+def _last(lines, key):
+    return "unknown" if lines[-1].get(key) is None else nats(lines[-1][key])
+
+
 def _dimensions(config):
     return "channels of a sequence z" if config.prior == "ar1" else "latent dimensions"
 

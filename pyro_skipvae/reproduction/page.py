@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyro_skipvae.reports import figures
 from pyro_skipvae.reports.rendering import picture, render
-from pyro_skipvae.reports.run_page import train_command
+from pyro_skipvae.reports.run_page import train_command, training_picture
 from pyro_skipvae.runs.checkpoint import write_whole
 
 from . import committed_rate_study
@@ -25,6 +25,7 @@ from .tables import (
     entry_for,
     interval_of,
     shown_columns,
+    validated,
     value_of,
 )
 from .words import is_comparable, label, notes, orderings, premise, scaled_words
@@ -194,6 +195,17 @@ def grids(table, entries):
     return _narrow(drawn)
 
 
+def training(table, entries):
+    """ELBO, rate and active units of all runs by epoch."""
+    runs = {}
+    for run in table.runs:
+        if (entry := entry_for(run, entries)) and (lines := validated(entry)):
+            name = f"{run.row}, {run.arm}" + (f", seed {run.seed}" if run.seed else "")
+            runs[name + " (scaled down)" * bool(run.scaled)] = lines
+    drawn = training_picture(runs)
+    return _narrow([drawn] if drawn else [])
+
+
 PLANE = {"rate": "kl", "distortion": "distortion", "accuracy": "linear_probe"}
 FAMILIES = {("delta-VAE", "skip"): "skip-delta-VAE", ("beta-VAE", "skip"): "Skip-VAE, over beta"}
 PICTURES = {
@@ -203,6 +215,7 @@ PICTURES = {
     "grids": grids,
     "plane": plane,
     "planes": planes,
+    "training": training,
     "variances": variances,
 }
 

@@ -43,8 +43,10 @@ ENTRY = {  # the shape of an entry of results
     "tokens_per_point?": [int],
     "committed_rate?": (int, float),
     "rates?": [(int, float)],  # validated, of each epoch, where a rate is committed
+    "validation?": {...: [NUMBER]},  # what each epoch measured on validation items
     "analysis?": {...: {...: (*NUMBER, [(int, float)])}},
 }
+VALIDATED = ("epoch", "valid_elbo", "valid_rate", "active_units")
 ELSEWHERE = ("seed", "data_dir", "download")  # settings that do not make a run what it is
 POINTS = 1000  # spread over the test set, on which arms are compared one by one
 BURDA, AUTHORS_CODE = 0.01, 0.02  # thresholds of active units
@@ -294,7 +296,18 @@ def entry_of(planned, path, *, device="cpu"):
         **{f"{name}_per_point": [round(v, 2) for v in values[name].tolist()] for name in BOUNDS if name in values},
         **({"tokens_per_point": values["tokens"].tolist()} if "tokens" in values else {}),
         **_committed(record.metrics),
+        "validation": {name: [_rounded(line.get(name)) for line in record.metrics] for name in VALIDATED},
     } | ({"analysis": {planned.analysis: analyse(planned.analysis, path, device=device)}} if planned.analysis else {})
+
+
+def _rounded(value):
+    return None if value is None else round(value, 3)
+
+
+def validated(entry):
+    """What each epoch of an entry measured on validation items, as lines of metrics.jsonl; [] of an older one."""
+    measured = entry.get("validation", {"epoch": []})
+    return [dict(zip(measured, line, strict=True)) for line in zip(*measured.values(), strict=True)]
 
 
 def _committed(metrics):

@@ -67,9 +67,10 @@ DRAWN = {
         {"plain": REPORT.active_unit_variances, "skip": [0.9, 0.7]}, between=(0.003, 0.1), **o
     ),
 }
-PANELS = {"training_curves": 4, "layer_sensitivities": 2}
+PANELS = {"training_curves": 4, "layer_sensitivities": 2, "runs_by_epoch": 3}
 EVERY = DRAWN | {
     "training_curves": lambda: figures.training_curves(METRICS),
+    "runs_by_epoch": lambda: figures.runs_by_epoch({"plain": METRICS, "skip": METRICS[:2], "not begun": []}),
     "layer_sensitivities": lambda: figures.layer_sensitivities(LAYERS),
 }
 
@@ -292,6 +293,14 @@ def test_training_curves_keep_rate_and_distortion_apart():
     assert all(ax.get_shared_x_axes().joined(ax, beta) and ax.get_ylim()[0] < 0 < 1 < ax.get_ylim()[1] for ax in (rate, units))
 
 
+def test_runs_by_epoch_have_one_line_each_in_every_panel():
+    runs = {"plain": METRICS, "skip": [line | {"valid_rate": None} for line in METRICS[:3]], "not begun": []}
+    elbo, rate, units = (ax.lines for ax in figures.runs_by_epoch(runs).axes)
+    assert list(elbo[0].get_ydata()) == [-26.0] * 4 and list(rate[0].get_ydata()) == [1.5, 1.0, 0.5, 0.0]
+    assert len(rate[1].get_ydata()) == 3 and np.isnan(rate[1].get_ydata()).all() and list(units[1].get_ydata()) == [3, 2, 1]
+    assert elbo[0].get_color() == rate[0].get_color() != elbo[1].get_color()
+
+
 def test_training_curves_leave_gaps_for_what_is_missing():
     lines = [{"epoch": 1, "train_loss": 3.0, "valid_rate": None}, {"epoch": 2, "train_loss": float("inf"), "beta": 1.0}]
     figure = figures.training_curves(lines)
@@ -371,6 +380,7 @@ def test_embeddings_are_planar_and_reproducible():
         lambda: figures.neighbour_accuracy(EMBEDDING, CLASSES, k=30),
         lambda: figures.rate_distortion([]),
         lambda: figures.training_curves([]),
+        lambda: figures.runs_by_epoch({"plain": [], "skip": []}),
         lambda: figures.importance_bound([1, 2], [0.0], [0.0]),
         lambda: figures.published_and_ours([], heading="ELBO"),
         lambda: figures.by_depth([], quantity="KL"),

@@ -89,6 +89,20 @@ def test_one_seed_has_an_interval_over_test_points():
     assert "<small>(± 0.98)</small>" in reproduction_page.page_of(table, [made])
 
 
+def test_the_epochs_of_a_run_are_kept_and_drawn(two_tables):
+    table, made = load_table("table2-arms"), entry(load_table("table2-arms").runs[0])
+    assert reproduction.validated(made) == [] and reproduction_page.training(table, [made]) == []
+    made["validation"] = {"epoch": [1, 2], "valid_elbo": [-90.0, None], "valid_rate": [20.0, 10.5], "active_units": [20, 9]}
+    assert reproduction.validated(made)[1] == {"epoch": 2, "valid_elbo": None, "valid_rate": 10.5, "active_units": 9}
+    (drawn,) = reproduction_page.training(table, [made])
+    assert drawn["alt"] == "KL warm-up, plain: at the end ELBO unknown, rate 10.50 nats"
+    folder, *_ = two_tables
+    for run, kept in zip(tiny_table("first").runs, read_results(folder / "results/first.json"), strict=True):
+        (line,) = Run(reproduction.run_folder(run, folder / "runs/reproduce")).metrics()
+        (found,) = reproduction.validated(kept)
+        assert found == {name: pytest.approx(line[name], abs=1e-3) for name in found} and found["epoch"] == 1
+
+
 def test_log_likelihoods_of_the_same_points_are_compared_one_by_one():
     table, entries = load_table("table2-mnist", full_data=True), []
     for run in table.runs[-2:]:
