@@ -119,8 +119,8 @@ def reproduce(
     missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries + others)]
     if missing and not train:
         note(f"{_done(wanted, missing)} --train trains the others; `reproduce {name} --list` says what that takes here.")
-        for run, last in _begun(missing, folder):
-            note(_progress(run, last))
+        for run, epochs in _begun(missing, folder):
+            note(_progress(run, epochs))
     if missing and train:
         check_places(missing, device, results, folder)
         note(_done(wanted, missing) + cost(missing, Path(folder), force, device))
@@ -134,7 +134,8 @@ def reproduce(
         note("The random networks that stand beside its table take about 15 s.")
     if as_json:
         unfinished = [run for run in missing if not reproduction.entry_for(run, entries)]
-        begun = [{"row": run.row, "arm": run.arm, "seed": run.seed, **last} for run, last in _begun(unfinished, folder)]
+        begun = [{"row": run.row, "arm": run.arm, "seed": run.seed, "epochs": run.config.epochs, "validation": epochs}
+                 for run, epochs in _begun(unfinished, folder)]  # fmt: skip
         echo(json.dumps(reproduction_words.as_json(wanted, entries) | {"begun": begun}, indent=2))
     else:
         echo(_markdown(wanted, entries) if markdown else _text(wanted, entries), nl=False)
@@ -176,25 +177,25 @@ def _done(wanted, missing):
 
 
 def _begun(missing, folder):
-    """(run, what its last epoch measured) of those of the missing runs that have been begun."""
-    from pyro_skipvae.reproduction.tables import is_finished, last_epoch, run_folder
+    """(run, what its epochs measured) of those of the missing runs that have finished one."""
+    from pyro_skipvae.reproduction.tables import epochs_of, is_finished, run_folder
     from pyro_skipvae.runs.folder import RunError
 
     for run in missing:
         path = run_folder(run, folder)
         try:
-            last = path and not is_finished(path) and last_epoch(path)
+            epochs = epochs_of(path) if path and not is_finished(path) else {"epoch": []}
         except RunError as error:  # the table needs none of it
             warn(f"{run.label}: {error}")
             continue
-        if last:
-            yield run, last
+        if epochs["epoch"]:
+            yield run, epochs
 
 
-def _progress(run, last):
-    measured = {"ELBO": last["valid_elbo"], "rate": last["valid_rate"], "active units": last.get("active_units")}
-    told = ", ".join(f"{name} {_number(value)}" for name, value in measured.items() if value is not None)
-    return f"{run.label}: {last['epoch']} of {run.config.epochs} epochs; on validation items {told}."
+def _progress(run, epochs):
+    names = {"valid_elbo": "ELBO", "valid_rate": "rate", "active_units": "active units"}
+    told = ", ".join(f"{name} {_number(epochs[key][-1])}" for key, name in names.items() if epochs[key][-1] is not None)
+    return f"{run.label}: {epochs['epoch'][-1]} of {run.config.epochs} epochs; on validation items {told}."
 
 
 def cost(missing, folder, force, device):
@@ -202,7 +203,7 @@ def cost(missing, folder, force, device):
 
     Of a run that was begun only the epochs that are left. "" where all that is missing is what is done with finished runs.
     """
-    from pyro_skipvae.reproduction.tables import is_finished, last_epoch, run_folder
+    from pyro_skipvae.reproduction.tables import epochs_of, is_finished, run_folder
     from pyro_skipvae.runs.folder import RunError
 
     costs, seconds, new = Costs(device), [], 0
@@ -212,8 +213,8 @@ def cost(missing, folder, force, device):
             continue
         new += 1
         with contextlib.suppress(ValueError, RunError):
-            last = path and last_epoch(path)
-            seconds.append(costs.of(run) * (1 - (last["epoch"] if last else 0) / run.config.epochs))
+            done = max(epochs_of(path)["epoch"], default=0) if path else 0
+            seconds.append(costs.of(run) * (1 - done / run.config.epochs))
     return f" The other {new} take about {duration(sum(seconds))} of training, one at a time." if new else ""
 
 

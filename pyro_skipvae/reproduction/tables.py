@@ -252,9 +252,10 @@ def run_folder(planned, folder):
     return newest and newest.with_suffix("")
 
 
-def last_epoch(path):
-    """What the last whole epoch of a run measured, None before its first."""
-    return next(iter(Run(path).metrics()[-1:]), None)
+def epochs_of(path):
+    """What the whole epochs of a run measured on validation items, {name: a list}, as its entry will have it."""
+    lines = Run(path).metrics()
+    return {name: [_rounded(line.get(name)) for line in lines] for name in VALIDATED}
 
 
 def is_finished(path):
@@ -296,7 +297,7 @@ def entry_of(planned, path, *, device="cpu"):
         **{f"{name}_per_point": [round(v, 2) for v in values[name].tolist()] for name in BOUNDS if name in values},
         **({"tokens_per_point": values["tokens"].tolist()} if "tokens" in values else {}),
         **_committed(record.metrics),
-        "validation": {name: [_rounded(line.get(name)) for line in record.metrics] for name in VALIDATED},
+        "validation": epochs_of(path),
     } | ({"analysis": {planned.analysis: analyse(planned.analysis, path, device=device)}} if planned.analysis else {})
 
 

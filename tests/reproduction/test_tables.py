@@ -463,9 +463,11 @@ def test_runs_that_were_begun_are_told_with_what_they_have_reached(two_tables, t
     assert done.returncode == 0 and f"digits, plain, seed 0: 1 of 1 epochs; on validation items {reached}" in done.stderr
     assert "digits, skip" not in done.stderr
     (begun,) = json.loads(skipvae("reproduce", "any", "--json", cwd=tmp_path).stdout)["begun"]
-    assert begun == {"row": "digits", "arm": "plain", "seed": 0, **last}
+    assert {name: begun[name] for name in ("row", "arm", "seed", "epochs")} == {
+        "row": "digits", "arm": "plain", "seed": 0, "epochs": 1}  # fmt: skip
+    assert begun["validation"] == reproduction.epochs_of(plain) and begun["validation"]["epoch"] == [1]
     (skip / "metrics.jsonl").unlink()
-    assert reproduction.last_epoch(skip) is None
+    assert reproduction.epochs_of(skip)["epoch"] == []
     shutil.copytree(plain, tmp_path / "kept")
     (plain / "metrics.jsonl").write_text("spoilt\n")
     done = skipvae("reproduce", "any", cwd=tmp_path)
