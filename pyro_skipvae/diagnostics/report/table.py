@@ -65,7 +65,7 @@ def few_samples(effective: float | None, importance_samples: int) -> str | None:
         return None
     return (
         f"log p(x) rests on {effective:.1f} effective samples of {importance_samples} (median over points; 10 are wanted): "
-        "it is a lower bound that may be some nats low, and its interval does not cover the true value."
+        "it is a lower bound that may be some nats low, and its interval, that of the bound, may lie below the true value."
     )
 
 
