@@ -344,7 +344,8 @@ def test_results_are_read_back_and_an_older_entry_gives_way(tmp_path):
 def test_what_is_kept_can_be_read(path):
     if path.stem in reproduction.table_names():
         entries, planned = read_results(path), []
-        for how in ({}, {"full": True}, {"protocol": "paper"}, {"protocol": "paper", "full": True}):
+        sizes = ({}, {"full": True}, {"full_data": True})
+        for how in (size | protocol for size in sizes for protocol in ({}, {"protocol": "paper"})):
             with contextlib.suppress(ConfigError):  # not every table has a protocol of the paper
                 planned += load_table(path.stem, **how).runs
         assert entries and all(any(entry_for(run, [e]) for run in planned) for e in entries), "expected no run of no row"
