@@ -19,6 +19,7 @@ from .terminal import duration, table
 
 # Steps longer than LONG_SECONDS are measured on a PART-th of a batch: within 15 %, in a quarter of the time.
 PART, LONG_SECONDS = 4, 0.1
+SIZES = ("full", "full_data", "epochs", "limit_train", "limit_eval")  # options that say which runs are meant
 
 
 @click.command(
@@ -98,7 +99,8 @@ def reproduce(
     """Print a table or figure of the paper, each published number beside ours. Trains nothing, unless --train is given.
 
     Runs that are done are known by their settings, whichever table they were made for, so nothing is trained twice. What was
-    interrupted goes on where it was. A scaled-down run is labelled so wherever it appears.
+    interrupted goes on where it was. A scaled-down run is labelled so wherever it appears. Without --train each row is
+    printed in the largest size that is done.
     """
     from pyro_skipvae.reproduction import tables as reproduction
     from pyro_skipvae.reproduction import words as reproduction_words
@@ -116,6 +118,8 @@ def reproduce(
         if results != "results" and not train and not Path(results).is_dir():
             raise ValueError(f"expected a folder of results, got {results}")
         file, (entries, others) = Path(results) / f"{name}.json", _stored(reproduction, wanted, results)
+    if not train and wanted.runs and not any(which[size] for size in SIZES):
+        wanted = reproduction.in_largest_sizes(wanted, entries + others, seeds=which["seeds"], protocol=which["protocol"])
     missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries + others)]
     if missing and not train:
         note(f"{_done(wanted, missing)} --train trains the others; `reproduce {name} --list` says what that takes here.")

@@ -192,6 +192,23 @@ def load_table(name, *, seeds=None, protocol="default", full=False, full_data=Fa
     return Table(name, content["title"], content["columns"], published, runs, **named)
 
 
+def in_largest_sizes(table, entries, **which):
+    """The table with each row in the largest size in which it is done: in full, then all data and fewer epochs.
+
+    A row is done where all its runs are, so that what is compared is of one size; else it stays as the table has it. `which`
+    are the seeds and the protocol that the table was loaded with.
+    """
+    chosen = {}
+    for size in ({"full_data": True}, {"full": True}):
+        rows = {}
+        for run in load_table(table.name, **size, **which).runs:
+            rows.setdefault(run.row, []).append(run)
+        chosen |= {row: runs for row, runs in rows.items() if all(entry_for(run, entries) for run in runs)}
+    runs = [run for row in dict.fromkeys(run.row for run in table.runs) for run in
+            chosen.get(row, [run for run in table.runs if run.row == row])]  # fmt: skip
+    return replace(table, runs=runs)
+
+
 def _planned(cell, content, seeds, protocol, scale):
     """The runs of a cell: what all runs of its table have, then what it has itself, then the quirks of the protocol."""
     parts = [content.get("settings", {}), cell.get("settings", {})]

@@ -346,13 +346,14 @@ def _two_kinds(table, entries):
 
 def as_json(table, entries):
     """The table as plain values: cells, labels and orderings in words, and the entries that they stand on."""
-    found = {}
+    found, scaled = {}, {}
     for (row, arm), columns in cells(table, entries).items():
         comparable = is_comparable(table, row, arm)
         plain = {c: asdict(cell) | {"difference": cell.difference if comparable else None} for c, cell in columns.items()}
         found.setdefault(row, {})[arm] = plain
+        if words := label(table, row, arm).strip(" ()"):
+            scaled.setdefault(row, {})[arm] = words
     own = [e for run in table.runs if (e := entry_for(run, entries))]
     about = {"schema": 1, "reproduction": table.name, "title": table.title, "protocol": table.protocol}
-    scaled = {row: {arm: words} for row, arm in table.published if (words := label(table, row, arm).strip(" ()"))}
     said = {"premise": premise(table), "orderings": orderings(table, entries), "notes": [table.note, *notes(table, entries)]}
     return {**about, "cells": found, "scaled": scaled, **said, "entries": own}

@@ -112,6 +112,24 @@ def test_log_likelihoods_of_the_same_points_are_compared_one_by_one():
     assert "paired on 2 test points +0.50, +0.50 to +0.50" in told
 
 
+def test_a_row_is_shown_in_the_largest_size_in_which_it_is_done(tmp_path):
+    sizes = {"scaled": {}, "data": {"full_data": True}, "full": {"full": True}}
+    tables = {name: load_table("table2-mnist", **size) for name, size in sizes.items()}
+    of = {(name, run.row, run.arm): entry(run) for name, table in tables.items() for run in table.runs}
+    rows = {"9 layers": ("scaled", "data", "full"), "6 layers": ("scaled", "data"), "3 layers": ("scaled",)}
+    entries = [of[name, row, arm] for row, names in rows.items() for name in names for arm in ("plain", "skip")]
+    entries.append(of["full", "6 layers", "plain"])  # an arm alone cannot be compared
+    found = reproduction.in_largest_sizes(tables["scaled"], entries)
+    sizes = {run.row: (run.config.epochs, run.config.limit_train) for run in found.runs}
+    assert sizes == {"1 layer": (5, 2000), "3 layers": (5, 2000), "6 layers": (30, None), "9 layers": (100, None)}
+    assert [(run.row, run.arm) for run in found.runs] == [(run.row, run.arm) for run in tables["scaled"].runs]
+    nine = [of["data", "9 layers", arm] for arm in ("plain", "skip")]
+    write_results(tmp_path / "results/table2-mnist.json", tables["data"], nine)
+    shown = skipvae("reproduce", "table2-mnist", "--json", "--quiet", cwd=tmp_path).stdout
+    scaled = json.loads(shown)["scaled"]
+    assert scaled["9 layers"]["plain"] == "scaled down: all data, 30 of 100 epochs" and "2,000" in scaled["1 layer"]["plain"]
+
+
 def test_the_report_of_a_table_stands_on_more_points_unless_it_is_scaled_down_to_few_items():
     for which in ({"full_data": True}, {"full": True}, {"epochs": 3, "full_data": True}):
         table = load_table("table2-mnist", **which)
