@@ -17,10 +17,10 @@ TEMPERATURE = 0.5  # of relaxed draws in training
 
 
 class CategoricalPosterior(nn.Module):
-    """q(z|x): M = `latent_dim` independent categorical variables of K = `classes`, logits linear in the features.
+    """q(z|x) of M = `latent_dim` independent categorical variables with K = `classes`: batch (B,), event (M, K).
 
-    In training draws are relaxed (`OneHot` with a temperature), in evaluation they are one-hot: features (B, F) -> batch (B,),
-    event (M, K).
+    The logits are linear in features (B, F). Draws are relaxed in training (`OneHot` with a temperature) and one-hot in
+    evaluation. Raises ValueError for a temperature that is not above 0.
 
     Reference: Jang, Gu, Poole 2017; Zhao, Lee, Eskenazi 2018, "Unsupervised Discrete Sentence Representation Learning".
     """
@@ -38,14 +38,14 @@ class CategoricalPosterior(nn.Module):
 
 
 class CodebookPosterior(nn.Module):
-    """q(z|x) that is certain of the codes nearest to M vectors e(x), linear in the features; a VQ-VAE's.
+    """The posterior of a VQ-VAE, certain of the codes nearest to M vectors e(x): features (B, F) -> batch (B,), event (M, K).
 
         z_m = the one-hot row of argmin_k |e_m - c_k|
 
-    features (B, F) -> batch (B,), event (M, K), M = `latent_dim`, K = `classes`; the codebook c (K, d), `vectors`, is shared by
-    all M. In training each draw moves the codebook towards the e of its codes, by a moving average, and codes out of use start
-    anew at some e: `vector_quantize_pytorch` does this, and decides the gradient that the decoder's input sends to e. Raises
-    ImportError where that library is not installed.
+    M = `latent_dim`, K = `classes`; e is linear in the features, and all M share the codebook c (K, d), `vectors`, with d =
+    `width`. In training each call moves the codes by a moving average towards the e that are nearest to them, and codes that
+    are out of use restart at some e: the library `vector_quantize_pytorch` does this, and passes the gradient of the decoder's
+    input on to e. commitment: the weight of |e - c|^2; decay: that of the moving average. Raises ImportError without it.
 
     Reference: van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", section 3 and appendix A.
     """

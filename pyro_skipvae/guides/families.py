@@ -18,7 +18,7 @@ from pyro_skipvae.distributions.von_mises_fisher import VonMisesFisher, check_di
 
 
 class DiagonalNormal(nn.Module):
-    """q(z|x) = N(loc, diag(scale^2)), with log scale^2 linear in the features: (B, F) -> batch (B,), event (D,) or (T, C)."""
+    """q(z|x) = N(loc, diag(scale^2)), loc and log scale^2 linear in features (B, F): batch (B,), event (D,) or (T, C)."""
 
     def __init__(self, features: int, latent_dim: int | Sequence[int]) -> None:
         super().__init__()
@@ -32,14 +32,14 @@ class DiagonalNormal(nn.Module):
 
 
 class MinimumRateNormal(nn.Module):
-    """q(z|x): independent normals whose KL from N(0, 1) is at least `rate` / D nats in each of the D dimensions.
+    """Independent normals q(z|x) whose KL from N(0, 1) is at least `rate` / D nats in each of D dimensions.
 
-        v = s^2 between the two roots of v - ln v - 1 = 2 delta,   loc = r + sign(r) sqrt(2 delta + 1 + ln v - v),
-        delta = rate / D
+        v = scale^2 between the two roots of v - ln v - 1 = 2 delta,   delta = rate / D
+        loc = r + sign(r) sqrt(2 delta + 1 + ln v - v)
 
-    r and the place of v are linear in the features (B, F); batch (B,), event (D,) or (T, C). The sign of each mean is that of
-    r, so that an encoder learns it: a mean on one side of 0 alone would be a weaker family. The bound is of the standard
-    normal prior, on the rate and not on the mutual information. Raises ValueError for a rate of 0 or less.
+    r, and the logit of v's position between the roots, are linear in features (B, F); batch (B,), event (D,) or (T, C). The
+    sign of each mean is that of r, and so learned: means on one side of 0 would be a weaker family. The bound holds for the
+    standard normal prior, and for the rate, not the mutual information. Raises ValueError for a rate of 0 or less.
 
     Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 2, independent dimensions; the sign is ours.
     """
@@ -81,15 +81,15 @@ LEAST_VARIANCE = 1e-12  # of batch-normalised means before they are put to one
 
 
 class BatchNormalisedNormal(nn.Module):
-    """q(z|x): independent normals whose means vary by a fixed amount over a batch, so that no dimension can fall silent.
+    """Independent normals q(z|x) whose means have a fixed variance over a batch, so that no dimension can collapse.
 
         loc = gamma (m - mean(m)) / std(m) + shift,   gamma = sqrt(2 rate / D)
 
-    m and the log variance are linear in the features (B, F), the shift is learned; event (D,) or (T, C). In training the mean
-    over the batch of KL(q || N(0, I)) is at least D gamma^2 / 2 = `rate` nats. The constant that is added to the variance
-    is 1e-12: with the usual 1e-5 an encoder may shrink its m below it, and collapse all the same. In evaluation, and for a
-    batch of one row, which has no variance, running statistics take the batch's place: each row then depends on itself
-    alone, and the bound is only approximate. Raises ValueError for a rate of 0 or less.
+    m and the log variance are linear in features (B, F), the shift is learned; batch (B,), event (D,) or (T, C). In training
+    the mean over the batch of KL(q || N(0, I)) is at least D gamma^2 / 2 = `rate` nats. The constant that is added to the
+    variance is 1e-12: with the usual 1e-5 an encoder can shrink m below it, and collapse all the same. In evaluation, and for a
+    batch of one row, which has no variance, running statistics are used instead: each row then depends on itself alone, and the
+    bound is only approximate. Raises ValueError for a rate of 0 or less.
 
     Reference: Zhu, Bi, Liu, Ma, Li, Wu 2020, "A Batch Normalized Inference Network Keeps the KL Vanishing Away", equation 8.
     """
@@ -119,11 +119,11 @@ class BatchNormalisedNormal(nn.Module):
 
 
 class VonMisesFisherPosterior(nn.Module):
-    """q(z|x) = von Mises-Fisher on the unit sphere in D dimensions, for a prior that is uniform there: event (D,).
+    """q(z|x) = `VonMisesFisher` on the unit sphere in D dimensions, for the prior `UniformSphere`: batch (B,), event (D,).
 
-    loc is linear in the features (B, F), put to length one. With `rate` the concentration is the one at which
-    KL(q || uniform) is that many nats for every x: the rate is committed, as a constant. Without it the concentration is
-    1e-3 + softplus of a further linear map. Raises ValueError for fewer than two dimensions or a rate of 0 or less.
+    loc is linear in features (B, F), scaled to length 1. With `rate` the concentration is a constant, with which
+    KL(q || uniform) is that many nats for every x. Without it the concentration is 1e-3 + softplus of a further linear map.
+    Raises ValueError for a sequence z, fewer than 2 dimensions or a rate of 0 or less.
 
     Reference: Xu and Durrett 2018, "Spherical Latent Spaces for Stable Variational Autoencoders" (a fixed concentration);
     Davidson et al. 2018, "Hyperspherical Variational Auto-Encoders" (a learned one).
@@ -145,13 +145,13 @@ class VonMisesFisherPosterior(nn.Module):
 
 
 class SemiImplicitNormal(nn.Module):
-    """q(z|x) = 1/K sum_k N(z; loc(x, e_k), diag(scale(x, e_k)^2)): a normal whose parameters read noise e, event (D,).
+    """A mixture q(z|x) = 1/K sum_k N(loc(x, e_k), diag(scale(x, e_k)^2)) over noise e_k: batch (B,), event (D,).
 
-    With fresh noise e_k ~ N(0, I) it stands for the implicit q(z|x) = E_e N(z; loc(x, e), scale(x, e)^2), whose density nobody
-    has: so in training, with K = `components` of each row and step. In evaluation the noise is a fixed set of K = `evaluated`,
-    the same for each x, so that q(z|x) is a distribution that x alone decides. Its KL from a prior is no less, on average,
-    than that of the implicit one, and comes to it as K grows. The noise joins the features (B, F) before a hidden layer.
-    Raises ValueError for a sequence z.
+    It approximates the implicit q(z|x) = E_e N(loc(x, e), diag(scale(x, e)^2)), e ~ N(0, I), whose density is not known. In
+    training each row has K = `components` new e_k in each step. In evaluation a fixed set of K = `evaluated` serves all x, so
+    that q(z|x) depends on x alone. Bias: on average its KL from a prior is no smaller than that of the implicit q, and tends to
+    it as K grows. The noise (`noise` numbers) joins the features (B, F) before a hidden layer. Raises ValueError for a
+    sequence z.
 
     Reference: Yin and Zhou 2018, "Semi-Implicit Variational Inference"; a posterior for adversarial variational Bayes.
     """
@@ -186,7 +186,11 @@ class SemiImplicitNormal(nn.Module):
 
 
 class FullCovarianceNormal(nn.Module):
-    """q(z|x) = N(loc, L L'), L lower triangular with a positive diagonal: (D (D + 3)) / 2 numbers per datapoint."""
+    """q(z|x) = N(loc, L L') with L lower triangular: features (B, F) -> batch (B,), event (D,).
+
+    The D (D + 3) / 2 numbers per datapoint, loc, L below the diagonal and the logarithm of its squared diagonal, are linear in
+    the features. Raises ValueError for a sequence z.
+    """
 
     def __init__(self, features: int, latent_dim: int) -> None:
         super().__init__()
@@ -204,11 +208,12 @@ class FullCovarianceNormal(nn.Module):
 
 
 class InverseAutoregressiveFlow(nn.Module):
-    """q(z|x): a diagonal normal pushed through Pyro's inverse autoregressive flows, each reading the features.
+    """q(z|x): a diagonal normal transformed by Pyro's inverse autoregressive flows, each of which reads the features.
 
-    The density of a draw of its own costs one pass (Pyro caches the inverse); that of any other z costs D passes.
+    features (B, F) -> batch (B,), event (D,). The density of its own draw costs one pass (Pyro caches the inverse); that of any
+    other z costs D passes. Raises ValueError for a sequence z.
 
-    Reference: Kingma et al. 2016.
+    Reference: Kingma et al. 2016, "Improving Variational Inference with Inverse Autoregressive Flow".
     """
 
     def __init__(self, features: int, latent_dim: int, *, flows: int = 2, hidden: int = 128) -> None:
@@ -225,12 +230,13 @@ class InverseAutoregressiveFlow(nn.Module):
 
 
 class PlanarFlow(nn.Module):
-    """q(z|x): a diagonal normal pushed through Pyro's planar flows, whose parameters are read from the features.
+    """q(z|x): a diagonal normal transformed by Pyro's planar flows, whose parameters are computed from the features.
 
         z <- z + u tanh(<w, z> + b)
 
-    event (D,). Its density is known at its own draws alone, since a planar flow has no inverse in closed form: a report has
-    no bound on I(x; z) that compares posteriors of different x.
+    features (B, F) -> batch (B,), event (D,). Its density is known at its own draws alone, since a planar flow has no inverse
+    in closed form: a report then has no bounds on I(x; z) that compare posteriors of different x. Raises ValueError for a
+    sequence z.
 
     Reference: Rezende and Mohamed 2015, "Variational Inference with Normalizing Flows", equation 10.
     """

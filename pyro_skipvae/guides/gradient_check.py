@@ -21,12 +21,13 @@ from .semi_amortized import SemiAmortized
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """One way to differentiate, against "exact" on the same batch with the same noise.
+    """One way to differentiate a refinement, compared with "exact" on the same batch and noise.
 
-    Cosine and relative error of the gradient on the guide's parameters (`encoder`) and on the model's own (`decoder`).
-    `time_ratio`: the time of loss and gradient, as a multiple of that of the amortized guide (processor time; on CUDA
-    elapsed time). `memory_bytes`: on a CPU the most that autograd holds at a time of tensors other than parameters and data,
-    on CUDA the peak of what is allocated in addition; that of the amortized guide is `amortized_memory_bytes`.
+    encoder_cosine, encoder_error: cosine and relative error of the gradient on the guide's parameters; decoder_cosine,
+    decoder_error: the same on the parameters that the model alone has. Both are nan where there is no gradient.
+    time_ratio: the time of loss and gradient divided by that with the amortized guide (processor time; elapsed time on CUDA).
+    memory_bytes: on a CPU the peak of what autograd saves besides parameters and data, on CUDA the peak of what is allocated in
+    addition; amortized_memory_bytes: the same for the amortized guide.
     """
 
     gradient: str
@@ -53,12 +54,14 @@ def compare_gradients(
     rounds: int = 3,
     seed: int = 0,
 ) -> list[GradientCheck]:
-    """A `GradientCheck` for each of `gradients`, of the objective of `guide` refined on the batch x, a tensor or a tuple.
+    """Compares the ways to differentiate a refinement of `guide` on one batch: error, time and memory of the gradients.
 
-    The gradient of the authors has `lr` times the size of the batch, so that its steps are the others' where it does not
-    clip. Modules run in the mode they are in. Parameters, their `.grad` and the random numbers stay as they were. Cost:
-    (1 + `rounds`) gradients of each kind. Raises ValueError for a pair that cannot be refined, or if Pyro's parameter store
-    holds the tensors of another model.
+    Returns a `GradientCheck` for each of `gradients`, for the objective at `beta` on x, a tensor (B, ...) or a tuple. steps,
+    lr, momentum: see `SemiAmortized`; "authors" gets lr times B, so that its steps are those of the others where it does not
+    clip. Modules run in the mode they are in. Parameters, their `.grad` and the random numbers stay as found.
+
+    Cost: 2 + `rounds` gradients of each kind. Raises ValueError for a pair that cannot be refined (see `SemiAmortized`), an
+    unknown gradient, and where Pyro's parameter store holds the tensors of another model.
     """
     size = len(as_arguments(x)[0])
 

@@ -14,16 +14,18 @@ STEPS = 4
 
 
 class VariationalLaplace:
-    """A guide of a VAE with a N(0, I) prior: q(z|x) = N(m, (J' W J + beta I)^-1), m the mode that linearised steps lead to.
+    """The guide q(z|x) = N(m, (J' W J + beta I)^-1) of a VAE with a N(0, I) prior: a normal at the mode of the posterior.
 
-        m <- m + a_t (J' W J + beta I)^-1 (J' r - beta m),   a_t = 1 / t, t = 1, ..., `steps`
+        m <- m + (J' W J + beta I)^-1 (J' r - beta m) / t,   t = 1, ..., `steps`
 
-    m starts at the mean of the encoder's posterior, whose scale is not used. J is the derivative of what p(x|z) is made of,
-    (E, D): logits of Bernoullis, with W = p (1 - p) and r = x - p; or means of normals, with W = 1 / sigma^2 and
-    r = W (x - mean). For a decoder that is linear in z, with normals, one step gives the exact posterior. Gradients go through
-    all steps. Cost: each step and the curvature run the decoder for D tangents.
+    m (B, D) starts at the mean of the encoder's posterior, whose scale is not used. J (E, D) is the derivative of the decoder's
+    output: of the logits of Bernoullis, with W = p (1 - p) and r = x - p, or of the means of normals, with W = 1 / sigma^2 and
+    r = W (x - mean). For normals with a fixed scale and a decoder that is linear in z, one step gives the exact posterior.
+    Gradients go through all steps. Cost: each step, and the curvature at the end, run the decoder for D tangents.
 
-    Called as (x, beta=1.0): samples the site "z" in the plate "data". Raises ValueError for another prior or likelihood.
+    Called as (x, beta=1.0), it samples the site "z" in the plate "data". The prior is not read: with another one than N(0, I)
+    this is a guide all the same, but not at the mode. Raises ValueError for fewer than 1 step, and, when called, for a p(x|z)
+    that is neither of Bernoullis nor of normals.
 
     Reference: Park, Kim, Kim 2019, "Variational Laplace Autoencoders", equations 7 to 12.
     """

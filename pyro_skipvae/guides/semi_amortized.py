@@ -22,27 +22,28 @@ EncoderLoss = Callable[[Bound, Values, Values], Tensor]
 
 
 class SemiAmortized(nn.Module):
-    """A guide that starts from the local parameters of another one and refines them by gradient steps on the ELBO.
+    """A guide that refines the local parameters of another guide at each datapoint, by gradient steps on the ELBO.
 
         lambda_0 = guide(x);  v_(k+1) = momentum v_k - grad f(lambda_k);  lambda_(k+1) = lambda_k + lr v_(k+1);  z ~ q_lambda_K
 
-    f is -ELBO of the model, summed over the batch, at the `beta` of the call, with fresh noise in each of the `steps`; lr is
-    per datapoint, also in a plate with a scale of N/B, on the unconstrained local parameters
+    K = `steps`. f is the negative ELBO of the model, summed over the batch, at the `beta` of the call, with new noise in each
+    step. lr is thus per datapoint, also in a plate with a scale of N/B. lambda are unconstrained
     (`pyro_skipvae.guides.local_parameters`): loc and log scale^2 of a normal.
-    `gradient` says how the outer objective's gradient passes the loop: "exact" (the loop stays in the graph),
-    "exact-rebuilt" (the same in memory that does not grow with the steps), "finite-difference" (Kim et al.'s, with a
-    normalised step), "first-order" (d lambda_K / d lambda_0 = 1), "authors" (their clipping, see
-    `refinement.authors_difference`). `start="zeros"` starts from zeros instead of the guide: stochastic variational inference
-    without an encoder.
 
-    It is called like the guide, with its arguments and `beta` where that has one, and trained by SVI with any objective; a
-    guide that is a module is a part of this one. Where gradients are off it refines all the same and keeps nothing.
+    gradient: how the gradient of the outer objective passes the loop. "exact": the loop stays in the graph. "exact-rebuilt":
+    the same gradient; only the steps' starts are stored, and each step is run again. "finite-difference": as in Kim et al.,
+    with a normalised step. "first-order": with d lambda_K / d lambda_0 = 1. "authors": as in their code, where gradients are
+    clipped and f is the mean over the B rows: an lr of B times the size makes the same steps. start: "amortized", or "zeros"
+    for stochastic variational inference without an encoder.
 
-    The guide samples its latent sites in a plate of the rows of x, each from a q(z|x) that depends on x alone, with a density
-    and draws that can be differentiated twice in arguments of its own. Several sites are refined together. Raises ValueError
-    with the reason for what remains: discrete families, mixtures, a Delta, a family in which one argument limits another
-    (Uniform), flows whose transforms are networks or computed from x, AutoGuides and EasyGuides, a `pyro.factor`; and, while
-    Pyro checks distributions, where steps diverge.
+    It is called like the guide, with its arguments and `beta` where that has one, and trained by SVI with any objective. A
+    guide that is a module becomes a submodule. Where gradients are off it refines all the same, and keeps no graph.
+
+    The guide has to sample its latent sites in a plate of the rows of x, each from a q(z|x) that depends on x alone and has a
+    density and draws that can be differentiated twice in its own arguments. Several sites are refined together. Raises
+    ValueError for unknown or impossible arguments, and, with the reason, for discrete families, mixtures, a Delta, a family in
+    which one argument limits another (Uniform), flows whose transforms are networks or computed from x, AutoGuides and
+    EasyGuides, and a `pyro.factor`; also where the steps diverge, while Pyro validates distributions.
 
     Reference: Kim, Wiseman, Miller, Sontag, Rush 2018.
     """
@@ -93,10 +94,10 @@ class SemiAmortized(nn.Module):
         return refined_guide(guide, bound, values, beta=beta)(x, *context, **options)
 
     def refine(self, x: Any, *context: Any, beta: float | None = None, noise: Any = None, **options: Any) -> Any:
-        """The refined q(z|x), batch (B,); of several latent sites {name: q}.
+        """The refined q(z|x), batch (B,), or {name: q} for several latent sites.
 
-        `noise` has one part for each step, as `LocalParameters.noise` makes it, for a normal a tensor like z; else it is drawn
-        from the global generator.
+        noise: one item for each step, for a normal a tensor with the shape of z (`LocalParameters.noise`); None draws it from
+        the global generator. Raises ValueError for noise of another number or shape.
         """
         bound, _, values = self.refinement(x, *context, beta=beta, noise=noise, **options)
         return bound.family.distribution(values)
@@ -110,9 +111,9 @@ class SemiAmortized(nn.Module):
         method: Method | None = None,
         **options: Any,
     ) -> tuple[Bound, Values, Values]:
-        """(bound, lambda_0, lambda_K): before any plate opens, hidden from every Pyro handler around it.
+        """(bound, lambda_0, lambda_K) of the rows of x, computed outside of any plate and hidden from all Pyro handlers.
 
-        `method` is a function of `pyro_skipvae.guides.refinement` to use in place of the one that `gradient` names.
+        method: a function of `pyro_skipvae.guides.refinement` in place of the one that `gradient` names.
         """
         # The gradient of the weight, by which a step reads the rate, is that of the bound at the refined q(z|x).
         model, guide = self._weighted(beta.detach() if isinstance(beta, Tensor) else beta)

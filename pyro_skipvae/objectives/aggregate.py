@@ -13,12 +13,12 @@ from .terms import Batch, Objective, kl_sum, log_prob, plate_scale, terms
 
 
 def autoencoder(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-    """The distortion alone, -E_q log p(x|z) summed over the batch: the limit beta -> 0, where nothing draws q(z) to the prior.
+    """The distortion alone, -E_q log p(x|z), in nats summed over the batch: the limit beta -> 0 of the negative ELBO.
 
-    So q(z|x) becomes as narrow as its decoder likes, the rate rises without a bound, and the prior's draws come to lie in holes
-    of q(z), where the decoder was never trained. `beta` has no effect. A learned prior is fitted to the draws by maximum
-    likelihood, which leaves value, encoder and decoder alone. The value is no bound: report the plain ELBO. Raises ValueError
-    for other than one latent site.
+    Nothing draws q(z) to the prior: q(z|x) becomes as narrow as the decoder likes, the rate grows without bound, and draws of
+    the prior fall where the decoder was never trained. `beta` has no effect. A learned prior is fitted to the draws by maximum
+    likelihood, which changes neither the value nor the gradients of encoder and decoder. The value is not a bound: report the
+    plain ELBO. Raises ValueError unless there is exactly one latent site.
 
     Reference: Dieng et al. 2019, section 2, on maximising the mutual information alone; Li et al. 2019 start from one.
     """
@@ -27,15 +27,15 @@ def autoencoder(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, 
 
 
 def mmd(weight: float, alpha: float = 1.0) -> Objective:
-    """InfoVAE: the squared maximum mean discrepancy of q(z) and p(z) in place of the part `alpha` of the rate.
+    """InfoVAE as an objective: the squared maximum mean discrepancy of q(z) and p(z) replaces the share `alpha` of the rate.
 
         -E_q log p(x|z) + beta [(1 - alpha) KL(q(z|x) || p(z)) + (alpha + weight - 1) MMD^2(q(z), p(z))]
 
-    in nats summed over the batch. MMD^2 is `squared_mmd` of the draws of the batch and as many draws of the prior, whatever
-    prior that is. The kernel is exp(-|z - z'|^2 / w), w the mean squared distance of two draws of the prior (2 D for a standard
-    normal). A learned prior is fitted to the draws by maximum likelihood, by the part `alpha`, since its draws need not have a
-    gradient. The value is no bound: report the plain ELBO. The objective raises ValueError for other than one latent site, or a
-    batch of one row; a negative weight of a term is refused here.
+    in nats summed over the batch. MMD^2 is `squared_mmd` of the batch's z and as many draws of the prior, whose kernel width w
+    is the mean squared distance of two draws of the prior (2 D for a standard normal). A learned prior is fitted to the z by
+    maximum likelihood, with weight alpha, since its draws need not have a gradient. The value is not a bound: report the plain
+    ELBO. Raises ValueError for a negative weight of a term; the objective raises it unless there is exactly one latent site,
+    and for a batch of one row.
 
     Reference: Zhao, Song, Ermon 2019, "InfoVAE", equation 6, at alpha = 1 their MMD-VAE; Gretton et al. 2012 (MMD).
     """
@@ -55,13 +55,13 @@ def mmd(weight: float, alpha: float = 1.0) -> Objective:
 
 
 def batch_prior(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-    """Batch prior regularisation for categorical z: the rate is that of the mean posterior of the batch, of B rows.
+    """Batch prior regularisation for categorical z: the KL of the batch's mean posterior in place of the mean KL.
 
         -E_q log p(x|z) + beta B sum_m KL(q_B(z_m) || p(z_m)),   q_B(z_m) = 1/B sum_x q(z_m|x)
 
-    in nats summed over the batch. What it leaves out of the rate of each variable is I_B(x; z_m) = mean_x KL(q(z_m|x) || q_B),
-    the information that it carries about which row of the batch x is. The value is no bound: report the plain ELBO. Raises
-    ValueError for other than one latent site, or one that is not categorical, one-hot.
+    in nats summed over the batch of B rows. What it leaves out of the rate of each variable is I_B(x; z_m) =
+    mean_x KL(q(z_m|x) || q_B), the information about which row of the batch x is. The value is not a bound: report the plain
+    ELBO. Raises ValueError unless there is exactly one latent site, which is one-hot categorical.
 
     Reference: Zhao, Lee, Eskenazi 2018, "Unsupervised Discrete Sentence Representation Learning", equations 5 and 6 (DI-VAE).
     """
@@ -80,11 +80,12 @@ def _factors(distribution: Any) -> Any:
 
 
 def squared_mmd(z: Tensor, other: Tensor, *, width: float | Tensor) -> Tensor:
-    """MMD^2 of the two distributions that draws (N, D) and (M, D) are from; unbiased, so it may be below 0. A tensor ().
+    """An unbiased estimate of MMD^2 between the distributions that draws z (N, D) and y (M, D) are from, a tensor ().
 
         E k(z, z') + E k(y, y') - 2 E k(z, y),    k(z, y) = exp(-|z - y|^2 / width)
 
-    over pairs of different draws. Raises ValueError for fewer than two draws of either.
+    over pairs of different draws; y is `other`. Since it is unbiased it may be below 0. Raises ValueError for fewer than 2
+    draws of either.
 
     Reference: Gretton et al. 2012, lemma 6.
     """

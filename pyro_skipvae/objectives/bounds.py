@@ -17,11 +17,12 @@ from .terms import Batch, Objective, as_arguments, kl_sum, plate_scale, sites, w
 
 
 def elbo(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-    """The negative ELBO by Monte Carlo, one z per datapoint (Pyro's Trace_ELBO): nats summed over the batch, a tensor ().
+    """The negative ELBO by Monte Carlo, one z per datapoint (Pyro's Trace_ELBO), in nats summed over the batch, a tensor ().
 
         -ELBO = -sum_x E_q[log p(x|z) + beta (log p(z) - log q(z|x))]
 
-    x is a tensor (B, ...) or a tuple of them. Raises ValueError if beta is not 1 and not both callables take it.
+    x: a tensor (B, ...), or a tuple that is passed as `*x`. Raises ValueError where beta is not 1 and model or guide do not
+    take it.
 
     Reference: Dieng et al. 2019, equation 2.
     """
@@ -29,11 +30,12 @@ def elbo(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: f
 
 
 def analytic_elbo(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-    """The same with KL(q(z|x) || p(z)) in closed form where Pyro has one (Pyro's TraceMeanField_ELBO).
+    """The negative ELBO with the KL in closed form where Pyro has one (Pyro's TraceMeanField_ELBO), nats summed over the batch.
 
         -ELBO = -sum_x (E_q[log p(x|z)] - beta KL(q(z|x) || p(z)))
 
-    x, the nats, what is raised and the reference are those of `elbo`.
+    It has less noise than `elbo`; x, what is raised and the reference are as there. Pyro also raises NotImplementedError for a
+    z that is not reparameterised, while it validates inference.
     """
     return _MeanFieldELBO().differentiable_loss(*weighted(model, guide, beta), *as_arguments(x))
 
@@ -71,14 +73,13 @@ class _MeanFieldELBO(TraceMeanField_ELBO):
 
 
 def iwae(particles: int) -> Objective:
-    """The importance-weighted bound with K = `particles` draws per datapoint, as an objective.
+    """The importance-weighted bound with K = `particles` draws per datapoint, as an objective in nats summed over the batch.
 
         -L_K = -sum_x log 1/K sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta,  z_k ~ q(z|x)
 
-    At beta = 1, L_1 is the ELBO and L_K rises to log p(x) with K; at another beta it need not bound log p(x). The
-    objective's nats are summed over the batch, a tensor (); it raises what `elbo` does, and ValueError for a site outside the
-    one data plate (dim=-1), which would be counted for each row, for a z whose gradient would be wrong, since it is not
-    reparameterised, or a plate that stands for more points.
+    At beta = 1, L_1 is the ELBO and L_K rises to log p(x) with K; at another beta it need not bound log p(x). The objective
+    raises what `elbo` does, and ValueError for a site outside the one data plate (dim=-1), which would count for each row, for
+    a z that is not reparameterised, whose gradient would be wrong, and for a plate that stands for more points than the batch.
 
     Reference: Burda, Grosse, Salakhutdinov 2016, equation 8.
     """

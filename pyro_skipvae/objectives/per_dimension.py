@@ -15,13 +15,13 @@ from .terms import Batch, Objective, plate_scale, terms
 
 
 def free_bits_per_group(nats: float) -> Objective:
-    """Free bits on the batch's mean: a dimension costs at least `nats`, however the points share them.
+    """Free bits on the mean over the batch, as an objective: each dimension costs at least `nats` on average.
 
         -E_q log p(x|z) summed over the batch + B beta sum_d max(nats, 1/B sum_x KL_xd)
 
-    KL_xd is that of dimension d of q(z|x), (step and channel of a sequence: what it adds to the rate). Under the floor its
-    gradient is 0. The value is no bound: report the plain ELBO. The objective raises ValueError for a pair with other than one
-    latent site, or whose KL is not one per dimension in closed form; a floor below 0, or not finite, is refused here.
+    KL_xd is the KL of dimension d at x; for a sequence, what a step and channel adds to it. Its gradient is 0 below the floor.
+    The value is not a bound: report the plain ELBO. Raises ValueError for a floor that is below 0 or not finite; the objective
+    raises it unless there is exactly one latent site with a KL per dimension in closed form.
 
     Reference: Kingma et al. 2016 (inverse autoregressive flow), on free bits; here each dimension is a group.
     """
@@ -29,16 +29,20 @@ def free_bits_per_group(nats: float) -> Objective:
 
 
 def free_bits_per_dimension(nats: float) -> Objective:
-    """Free bits of each datapoint and dimension: -E_q log p(x|z) + beta sum_xd max(nats, KL_xd), summed over the batch.
+    """Free bits of each datapoint and dimension, as an objective: each costs at least `nats`.
 
-    The rest is as in `free_bits_per_group`. Reference: Li et al. 2019, whose code leaves out KL_xd where it is below the
-    floor: the same gradient, a smaller value.
+        -E_q log p(x|z) summed over the batch + beta sum_xd max(nats, KL_xd)
+
+    The rest is as in `free_bits_per_group`. Reference: Li et al. 2019, whose code leaves out KL_xd below the floor: the same
+    gradient, a smaller value.
     """
     return _free_bits(nats, lambda kl: kl.clamp(min=nats).sum())
 
 
 def free_bits_total(nats: float) -> Objective:
-    """Free bits of each datapoint in total: -E_q log p(x|z) + beta sum_x max(nats, sum_d KL_xd), summed over the batch.
+    """Free bits of each datapoint over all dimensions together, as an objective: each x costs at least `nats`.
+
+        -E_q log p(x|z) summed over the batch + beta sum_x max(nats, sum_d KL_xd)
 
     The rest is as in `free_bits_per_group`.
     """
@@ -52,13 +56,13 @@ def _free_bits(nats: float, floored: Callable[[Tensor], Tensor]) -> Objective:
 
 
 def kl_balancing(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-    """The negative ELBO whose dimensions share the KL more evenly while beta is below 1; nats summed over the batch.
+    """The negative ELBO with the KL balanced between dimensions while beta is below 1, in nats summed over the batch.
 
         -E_q log p(x|z) + beta sum_xd gamma_d KL_xd,    gamma_d = D (k_d + 0.01) / sum_e (k_e + 0.01),  k_d = 1/B sum_x KL_xd
 
-    gamma_d is a constant to the gradient, and 1 from beta = 1 on. A dimension with little KL pays little for it, so that it is
-    not given up while beta rises: it acts under a schedule that starts low. Each dimension is a group here (step and channel of
-    a sequence); raises what `free_bits_per_group` does.
+    gamma_d has no gradient, and is 1 from beta = 1 on. A dimension with little KL pays little for it, so that it is not given
+    up while beta rises: use a schedule that starts low. Each dimension is a group here (of a sequence, each step and channel).
+    Raises what the objective of `free_bits_per_group` does.
 
     Reference: Vahdat and Kautz 2020, "NVAE", appendix A, whose groups are the levels of a hierarchy; 0.01 is of their code.
     """

@@ -10,14 +10,14 @@ from .terms import Batch, Objective, as_arguments, kl_sum, log_prob, plate_scale
 
 
 def target_rate(nats: float) -> Objective:
-    """The distortion, and a price for a rate that is not `nats` on the mean of the batch; nats summed over the batch.
+    """The distortion plus a penalty on the distance of the batch's mean rate from `nats`, as an objective.
 
         -E_q log p(x|z) summed over the batch + B beta |R - nats|,    R = 1/B sum_x KL(q(z|x) || p(z))
 
-    Where beta is above the slope -dD/dR of the best distortion at that rate, the rate is held there: 1 is enough for a rate
-    above that of the ELBO, one below needs more. R is in closed form where Pyro has one, else from the draw of each row. The
-    value is no bound: report the plain ELBO. The objective raises ValueError for other than one latent site; a
-    target below 0, or not finite, is refused here.
+    The rate is held at the target where beta is above the slope -dD/dR of the best distortion at that rate: beta = 1 is enough
+    for a rate above that of the ELBO, a lower one needs more. R is in closed form where Pyro has one, else from one draw per
+    row. The value is not a bound: report the plain ELBO. Raises ValueError for a target that is below 0 or not finite; the
+    objective raises it unless there is exactly one latent site.
 
     Reference: Alemi et al. 2018, "Fixing a Broken ELBO", section 4; Burgess et al. 2018 let the target rise.
     """
@@ -33,13 +33,14 @@ def target_rate(nats: float) -> Objective:
 
 
 def kl_balancing_prior(share: float) -> Objective:
-    """The negative ELBO, whose KL moves the prior by the part `share` of its gradient, and the posterior by the rest.
+    """The negative ELBO with the gradient of its KL split between prior (`share`) and posterior (1 - `share`), as an objective.
 
         -E_q log p(x|z) + beta [share KL(stop(q) || p) + (1 - share) KL(q || stop(p))]
 
-    The value is that of `elbo`, by the draw of each row; stop() has no gradient. A learned prior then moves to the posteriors
-    sooner than these move to it. For a prior without parameters the gradient is that of the ELBO at (1 - share) beta. The
-    objective raises ValueError for other than one latent site; a share outside [0, 1) is refused here.
+    stop() has no gradient. The value is that of `elbo`, with one draw per row, in nats summed over the batch. With a share
+    above 1/2 a learned prior moves to the posteriors faster than they move to it. For a prior without parameters the gradient
+    is that of the ELBO at (1 - share) beta. Raises ValueError for a share outside [0, 1); the objective raises it unless there
+    is exactly one latent site.
 
     Reference: Hafner et al. 2021, "Mastering Atari with Discrete World Models", algorithm 2 (share 0.8).
     """

@@ -65,22 +65,22 @@ def sites(trace: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def plate_scale(site: dict[str, Any]) -> float:
-    """How many points each row of a site stands for: N/B where a plate of N holds B of them, else 1."""
+    """The number of points that each row of a Pyro site stands for: N/B where its plate of N points holds B of them, else 1."""
     frames = (frame for frame in site["cond_indep_stack"] if frame.full_size is not None)
     return math.prod(frame.full_size / frame.size for frame in frames)
 
 
 def as_arguments(x: Batch) -> tuple[Any, ...]:
-    """x as the positional arguments of a model: a tuple as it is, a tensor alone."""
+    """x as the positional arguments of a model: a tuple as it is, anything else as the only one."""
     return x if isinstance(x, tuple) else (x,)
 
 
 def weighted(
     model: Callable[..., Any], guide: Callable[..., Any], beta: float
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Model and guide with their `beta` set, where they take one. Raises ValueError unless both do, or beta is 1.
+    """Model and guide with `beta` filled in, where they take it. Raises ValueError where beta is not 1 and not both take it.
 
-    With one alone only log p(z), or only log q(z|x), would be weighed.
+    If only one of them did, only log p(z) or only log q(z|x) would be weighted.
     """
     takes = {"model": _takes_beta(model), "guide": _takes_beta(guide)}
     if not all(takes.values()) and (isinstance(beta, Tensor) or beta != 1.0):

@@ -20,9 +20,10 @@ from .step import SVIStep
 
 
 class Critic(nn.Module):
-    """T(z) or T(x, z), (B,): the log-odds that z (B, *event) is of the posterior; 0 for every z at first.
+    """The log-odds T(z) or T(x, z) that z (B, *event) is a draw of the posterior, (B,); 0 for every z at first.
 
-    `features`, a module of x, makes it read x too. Two hidden layers of `width` leaky relu units.
+    latent_size: the number of elements of one z; features: a module of x with outputs (B, feature_size), which the critic then
+    reads too; width: the units of each of its two hidden layers (leaky relu).
     """
 
     def __init__(self, latent_size: int, *, features: nn.Module | None = None, feature_size: int = 0, width: int = 256) -> None:
@@ -53,14 +54,16 @@ def adversarial_autoencoder_step(
     lr: float = 1e-3,
     **how: Any,
 ) -> "AdversarialStep":
-    """A step as of `svi_step` that draws the aggregated posterior q(z) to the prior by a game, in place of the rate.
+    """Makes a training step of an adversarial autoencoder: a critic draws q(z) to the prior, in place of the rate.
 
-        critic:           least mean of softplus(-T(z)) + softplus(T(y)),   z ~ q(z|x), y ~ p(z)
-        all the others:   least -E log p(x|z) + beta weight softplus(T(z)), nats summed over the batch
+        critic minimises       mean[softplus(-T(z)) + softplus(T(y))],   z ~ q(z|x), y ~ p(z)
+        all others minimise    -E log p(x|z) + beta weight softplus(T(z))
 
-    each by an optimizer of its own, the critic first, by Adam at `lr`. `prior()` is the p(z) of the model, batch (). The value
-    is no bound: report the plain ELBO. A learned prior is fitted to the draws by maximum likelihood. `how` are the other
-    arguments of `svi_step`. Raises ValueError for a weight that is not above 0.
+    The step is called as that of `svi_step`, (x, beta=1.0) -> loss in nats per datapoint. It first updates the critic by Adam
+    at `lr`, then all other parameters by `optim`. prior: () -> p(z) of the model, batch (); critic: (z, x) -> T, (B,), such as
+    `Critic`; how: the other arguments of `svi_step`. A learned prior is fitted to the z by maximum likelihood. The loss is not
+    a bound: report the plain ELBO. Raises ValueError for a weight that is not above 0; the step raises it unless there is
+    exactly one latent site.
 
     Reference: Makhzani et al. 2016, "Adversarial Autoencoders"; Tolstikhin et al. 2018, whose weight is 10.
     """
@@ -79,14 +82,14 @@ def adversarial_variational_bayes_step(
     lr: float = 1e-3,
     **how: Any,
 ) -> "AdversarialStep":
-    """A step as of `svi_step` that never asks for the density of q(z|x), which may be implicit.
+    """Makes a training step of adversarial variational Bayes: a critic estimates the KL of a q(z|x) whose density is not used.
 
         KL(q(z|x) || p(z)) = E_q[T(x, (z - m) / s) + log r(z|x) - log p(z)],   r = N(m, s^2), independent
 
-    m and s are the mean and deviation of q(z|x), held; the critic learns T = log q - log r by telling (z - m) / s from draws
-    of N(0, 1), with the loss of `adversarial_autoencoder_step`. A posterior without these moments is told from the prior
-    itself. The estimate of the KL is as good as the critic, so that neither it nor the loss is a bound. The rest is as in
-    `adversarial_autoencoder_step`.
+    m and s are the mean and standard deviation of q(z|x), without gradient. The critic learns T = log q - log r by telling
+    (z - m) / s from draws of N(0, 1), with the loss of `adversarial_autoencoder_step`; for a posterior without these moments it
+    learns T = log q - log p from draws of the prior. Bias: the estimate of the KL is as good as the critic, so neither it nor
+    the loss is a bound. Call, arguments and the rest are those of `adversarial_autoencoder_step`.
 
     Reference: Mescheder, Nowozin, Geiger 2017, "Adversarial Variational Bayes", sections 3 and 4 (adaptive contrast).
     """

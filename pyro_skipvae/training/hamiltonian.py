@@ -20,7 +20,7 @@ from .step import SVIStep, batch_size
 
 
 class HamiltonianDraws(NamedTuple):
-    """z (B, *event), one draw for each row, at the site `name`, and the part of its moves that was accepted, (B,)."""
+    """One draw z (B, *event) for each row at the latent site `name`, and the share of its moves that were accepted, (B,)."""
 
     name: str
     z: Tensor
@@ -37,17 +37,17 @@ def hamiltonian_draws(
     leapfrog: int = 5,
     step_size: float = 0.2,
 ) -> HamiltonianDraws:
-    """Draws of p(z|x): those of the guide after `moves` moves of Hamiltonian Monte Carlo, which leave p(z|x) as it is.
+    """Draws from near p(z|x): draws of the guide, moved by Hamiltonian Monte Carlo, whose moves leave p(z|x) invariant.
 
-        H(z, r) = -log p(x|z) - beta log p(z) + |s r|^2 / 2,   r ~ N(0, 1 / s^2),   s the deviations of q(z|x)
+        H(z, r) = -log p(x|z) - beta log p(z) + |s r|^2 / 2,   r ~ N(0, 1 / s^2),   s: standard deviations of q(z|x)
 
-    A move is `leapfrog` steps of Pyro's `velocity_verlet` of size `step_size`, in units of s. Each row of x is accepted by
-    itself, with min(1, exp(-change of H)): Pyro's kernel `HMC` accepts all rows or none, which for many rows is none. The
-    draws are as near to p(z|x) as `moves` bring them, and have no density: no ELBO or rate of them can be told. Modules run
-    in evaluation mode, and no gradient goes through. Cost: moves (leapfrog + 1) passes forward and back.
+    Each of the `moves` makes `leapfrog` steps (Pyro's `velocity_verlet`) of size `step_size`, in units of s. Each row of x is
+    accepted on its own, with probability min(1, exp(-change of H)); Pyro's kernel `HMC` accepts all rows or none. Bias: after
+    finitely many moves the draws are still influenced by the guide. They have no density, so no ELBO or rate is known for them.
+    Modules run in evaluation mode, and there is no gradient. Cost: moves (leapfrog + 1) passes of the model and its gradient.
 
-    Raises ValueError for other than one latent site, a guide without deviations or of z that is not real, and a
-    model whose rows are not independent.
+    Raises ValueError unless there is exactly one latent site, for a q(z|x) without a standard deviation or with a z that is not
+    real, and for a model whose log p(x, z) is not one number per row.
 
     Reference: Neal 2011, "MCMC using Hamiltonian dynamics"; Hoffman 2017, "Learning Deep Latent Gaussian Models with MCMC".
     """
@@ -129,13 +129,14 @@ def hamiltonian_step(
     step_size: float = 0.2,
     **how: Any,
 ) -> "HamiltonianStep":
-    """A step as of `svi_step` in which the decoder learns of `hamiltonian_draws` z', the encoder by the objective.
+    """Makes a training step that trains the decoder on z' of `hamiltonian_draws`, and the encoder by the objective.
 
         parameters of the guide:  gradient of the objective
         all others:               gradient of -mean_x [log p(x|z') + beta log p(z')]
 
-    The loss is that of the objective, a bound at the guide that the draws start from. `how` are the other arguments of
-    `svi_step`; raises ValueError for a control, a graph or bfloat16 among them, and what `hamiltonian_draws` does.
+    The step is called as that of `svi_step`. Its loss is that of the objective at the guide, which the draws start from. moves,
+    leapfrog, step_size: see `hamiltonian_draws`; how: the other arguments of `svi_step`. Raises ValueError for a control,
+    `compile` or bfloat16 among them; the step raises what `hamiltonian_draws` does.
 
     Reference: Hoffman 2017, algorithm 1.
     """

@@ -15,12 +15,12 @@ TRANSPOSED = nn.modules.conv._ConvTransposeNd
 
 
 def he_normal_(module: nn.Module) -> None:
-    """Start the linear maps of a module from He's normal distribution, in place: weights N(0, 2 / fan-in), biases 0.
+    """Initialises the linear maps of a module in place by He's normal distribution: weights N(0, 2 / fan-in), biases 0.
 
-    Where U_l z is added to a linear W_l h_l both have one fan-in, the sum of theirs, as if z were joined to h_l: else each skip
-    would add a variance of its own. torch's own start, with weights of variance 1 / (3 fan-in), loses a factor of six in
-    variance at each relu, so that the logits of a plain decoder of four layers hardly depend on z at first.
-    Convolutions and embeddings keep torch's start, as in the authors' image code.
+    Where U_l z is added to a linear W_l h_l, the fan-in of both is the sum of theirs, as if z were joined to h_l; otherwise
+    each skip would add variance. torch's own weights, of variance 1 / (3 fan-in), lose a factor of six in variance at each
+    relu, so that the logits of a plain decoder of four layers hardly depend on z at first. Convolutions and embeddings keep
+    torch's initialisation, as in the authors' image code.
 
     Reference: He et al. 2015, equation 10.
     """
@@ -36,13 +36,13 @@ def he_normal_(module: nn.Module) -> None:
 
 @torch.no_grad()
 def data_dependent_(vae: VAE, x: Batch) -> None:
-    """Start encoder and decoder so that, over a batch, each unit of every map has mean 0 and variance 1, in place.
+    """Initialises encoder and decoder in place so that each unit of every map has mean 0 and variance 1 over a batch x.
 
         w <- w / s,  b <- (b - m) / s,    m and s: mean and standard deviation of the unit over x (B, *event_shape)
 
-    Maps are the linear and convolutional ones, in the order in which they are computed, so that each sees what the maps
-    before it give after their own change. One without a bias is scaled and not centred; a unit that does not vary over x
-    is only centred. Draws z once.
+    Maps are the linear and convolutional ones, in the order in which they are computed, so that each one reads what the
+    changed maps before it give. A map without a bias is scaled and not centred; a unit that does not vary over x is only
+    centred. Draws z once.
 
     Reference: Salimans and Kingma 2016, equations 5 and 6, without their weight normalisation; Chen et al. 2016 train with
     both (footnote 3 of Dieng et al. 2019).

@@ -24,10 +24,10 @@ from .step import SVIStep, batch_size
 
 @dataclass
 class AggressivePhase:
-    """Whether the encoder is trained alone before each step: until the mutual information of validation data stops rising.
+    """Decides how long lagging inference trains the encoder alone: until the mutual information on other data stops rising.
 
-    An epoch whose value is below the best one so far is a miss, and ends it when there were `patience` of them. Its fields are
-    its state. Reference: He et al. 2019, section 4.3; their code has a patience of 1 for text and of 5 for images.
+    An epoch with a value below the best one so far is a miss, and the phase ends after `patience` misses. Its fields are its
+    state. Reference: He et al. 2019, section 4.3; their code has a patience of 1 for text and of 5 for images.
     """
 
     patience: int = 5
@@ -36,7 +36,7 @@ class AggressivePhase:
     misses: int = 0
 
     def after(self, mutual_information: float) -> None:
-        """Take note of the value after an epoch."""
+        """Note the mutual information after an epoch, in nats."""
         self.misses += mutual_information < self.best
         self.best = max(self.best, mutual_information)
         self.active = self.active and self.misses < self.patience
@@ -55,14 +55,16 @@ def lagging_step(
     patience: int = 5,
     **how: Any,
 ) -> "LaggingStep":
-    """A step as of `svi_step` that, in its aggressive phase, trains the encoder on batches of its own before the decoder.
+    """Makes a training step of lagging inference: at first the encoder is trained to convergence before each decoder step.
 
-    The parameters of the guide are updated on x, and then on `draw(number)`, a random training batch that follows from the
-    number of the update, until the mean loss of `every` updates is above that of those before, or `most` - 1 were made; then
-    all others are updated on x. After the phase it is a plain step. `after_epoch`, the callback of `fit`, measures on
-    `valid` (N rows) what ends the phase: the lower bound on I(x; z) over all of them, at most ln N (He et al. take it within
-    batches). `how` are the other arguments of `svi_step`. Raises ValueError for a guide whose density is known at its own
-    draws alone.
+    In the aggressive phase a step updates the parameters of the guide on x, and then on `draw(number)`, a random training
+    batch that depends on the number of the update alone, until the mean loss of `every` updates is above that of the `every`
+    before, or `most` - 1 were made; then it updates all other parameters on x. After the phase (`AggressivePhase(patience)`) it
+    is a plain step. It is called as that of `svi_step`; how: the other arguments of `svi_step`.
+
+    Pass its method `after_epoch` as the callback of `fit`: it measures on `valid` (N rows) what ends the phase, the bound of
+    `mutual_information_within`, at most ln N (He et al. take it within batches of 32). It raises ValueError for a guide whose
+    density is known at its own draws alone.
 
     Reference: He, Spokoyny, Neubig, Berg-Kirkpatrick 2019, algorithm 1; `every` is 15 for text in their code.
     """
@@ -123,7 +125,7 @@ class LaggingStep(SVIStep):
         return moved if isinstance(drawn, tuple) else moved[0]
 
     def after_epoch(self, epoch: Any = None) -> float | None:
-        """Measure the mutual information, which may end the phase; None where it has ended."""
+        """Measures the mutual information, in nats, which may end the phase; None where it has ended already."""
         if not self.phase.active:
             return None
         found = mutual_information_within(self.svi.model, self.svi.guide, self.valid)
@@ -141,12 +143,12 @@ class LaggingStep(SVIStep):
 
 
 def mutual_information_within(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, *, seed: int = 0) -> float:
-    """A lower bound on I_q(x; z) from the N rows of x alone, in nats, at most ln N; one draw of z for each.
+    """A lower bound on I_q(x; z) from N rows of x with one draw of z each, in nats, at most ln N.
 
         mean_i [log q(z_i|x_i) - log 1/N sum_j q(z_i|x_j)]
 
-    It leaves modes and random numbers as they were. Raises ValueError for a guide whose density is known at its own
-    draws alone.
+    Modes and random numbers stay as found. Raises ValueError for a guide whose density is known at its own draws alone, and for
+    fewer than 2 rows.
     """
     with as_found(model, guide, x=x, seed=seed, samples=(1,)) as rows:
         chunks = list(Pair(model, guide, rows).chunks())

@@ -28,7 +28,7 @@ class Step(Protocol):
 class Epoch:
     """One pass over the data: its number from 1, the steps so far, the mean loss in nats per datapoint, the last beta.
 
-    Beside the seconds of the clock there are those of the processor, which other programs on the machine do not lengthen.
+    seconds: elapsed time; cpu_seconds: processor time, which other programs on the machine do not lengthen.
     """
 
     number: int
@@ -47,9 +47,9 @@ class Callback(Protocol):
 
 @dataclass
 class Progress:
-    """How far `fit` is: the epochs done, and the summed loss and the datapoints of the one begun. Its fields are its state.
+    """How far `fit` has come: the epochs done, and the summed loss and datapoints of the present one. Its fields are its state.
 
-    A step whose loss is not finite counts for nothing. The sums are tensors, so that no step waits for the device.
+    A step whose loss is not finite is left out of both sums. They are tensors, so that no step waits for the device.
     """
 
     epochs: int = 0
@@ -57,12 +57,13 @@ class Progress:
     datapoints: int | Tensor = 0
 
     def add(self, loss: float | Tensor, datapoints: int) -> None:
+        """Counts a step with this mean loss over so many datapoints."""
         loss = torch.as_tensor(loss)
         self.loss = self.loss + torch.where(loss.isfinite(), datapoints * loss, 0.0)
         self.datapoints = self.datapoints + datapoints * loss.isfinite()
 
     def close(self) -> float:
-        """End the epoch; returns its mean loss, nan if no step counted."""
+        """Ends the epoch and returns its mean loss in nats per datapoint, nan if no step was finite."""
         datapoints = int(self.datapoints)
         mean = float(self.loss) / datapoints if datapoints else math.nan
         self.epochs, self.loss, self.datapoints = self.epochs + 1, 0.0, 0
@@ -78,11 +79,13 @@ def fit(
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> Iterator[Epoch]:
-    """Train until `epochs` passes over `batches` are done, and yield an `Epoch` after each, when `callback` has been told it.
+    """Trains for `epochs` passes over `batches`, and yields an `Epoch` after each one: iterate over it.
 
-    `batches` is iterated anew in each epoch and gives x, a tensor or a tuple; `beta` is a number or a schedule, a
-    function of the number of the step. The loss is the mean over datapoints of what the steps returned. With a
-    `Progress` that was saved, and a step and batches restored to the same moment, it goes on in the middle of an epoch.
+    step: (x, beta) -> loss in nats per datapoint, such as that of `svi_step`. batches: iterated anew in each epoch, gives x, a
+    tensor or a tuple. beta: the weight of the KL term, a number or a schedule, a function of the number of the step. callback:
+    called with each `Epoch` before it is yielded. progress: a saved `Progress`, with which, and with step and batches restored
+    to the same moment, training goes on in the middle of an epoch. The loss of an epoch is the mean over datapoints of what the
+    steps returned; steps that are not finite are left out. Raises ValueError for a beta that is not above 0.
     """
     schedule = beta if callable(beta) else constant(beta)
     progress = progress or Progress()
@@ -99,7 +102,10 @@ def fit(
 
 
 def evaluate_loss(step: SVIStep, batches: Iterable[Batch]) -> float:
-    """The mean loss in nats per datapoint at beta = 1, without training. Changes no parameter, but draws random numbers."""
+    """The mean loss in nats per datapoint at beta = 1, without training.
+
+    No parameter changes; random numbers are drawn, and modules stay in the mode they are in.
+    """
     total, size = 0.0, 0
     for x in batches:
         total, size = total + batch_size(x) * step.evaluate(x), size + batch_size(x)

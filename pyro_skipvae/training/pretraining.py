@@ -23,11 +23,12 @@ def pretrained_step(
     steps: int,
     **how: Any,
 ) -> "PretrainedStep":
-    """A step as of `svi_step` whose first `steps` minimise the distortion alone, by `objectives.autoencoder`.
+    """Makes a training step that pretrains an autoencoder: its first `steps` calls minimise `objectives.autoencoder`.
 
-    Then the decoder gets the weights back that it has now, before any step, and the optimizer forgets what it knows of the
-    gradients; learning-rate schedules go on. So the objective finds an encoder whose z tells x apart, and a decoder that does
-    not know it yet. `how` are the other arguments of `svi_step`; a `control` is told nothing before.
+    After them the decoder gets the weights back that it had when the step was made, and the optimizer's state is cleared;
+    learning-rate schedules go on. The objective thus starts with an encoder whose z tells the x apart and a new decoder. It is
+    called as the step of `svi_step`. decoder: the module that is reset; how: the other arguments of `svi_step`, of which a
+    `control` starts after the pretraining.
 
     Reference: Li, He, Neubig, Berg-Kirkpatrick, Yang 2019, who go on with free bits and a beta that rises from 0.
     """

@@ -29,7 +29,7 @@ WAIT_SECONDS = 3600.0  # while one of them writes or reads what the others wait 
 
 
 class RankLost(Exception):
-    """Another process of the job ended, or does not answer; its `rank`, where it is known."""
+    """Another process of the job ended or does not answer; `rank` is its number, None where it is not known."""
 
     def __init__(self, message: str, rank: int | None = None) -> None:
         super().__init__(message)
@@ -37,9 +37,10 @@ class RankLost(Exception):
 
 
 def join_ranks(environ: Mapping[str, str] = os.environ) -> "Ranks | None":
-    """Join the processes that `torchrun` started, by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; None where there is one.
+    """Joins the processes that `torchrun` started, and returns their `Ranks`; None where there is one process.
 
-    Raises ValueError for variables that cannot be meant, and RankLost where the others are not found in two minutes.
+    It reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Raises ValueError for variables that are missing or impossible, and
+    RankLost where the others do not answer within two minutes.
     """
     rank, size = _place(environ)
     if size == 1:
@@ -79,10 +80,10 @@ def _place(environ: Mapping[str, str]) -> tuple[int, int]:
 
 
 class Ranks:
-    """The processes of a job, as each of them sees it: its own `rank` from 0 on, and their number `size`.
+    """The processes of a job, as one of them sees it: `rank` is its own number from 0 on, `size` how many there are.
 
-    Every method but `rows` is to be called by all of them, in the same order. Each raises RankLost, with its name where it is
-    known, when another process ended or does not answer.
+    All methods that exchange something (all but `rows`, `weight`, `share` and `noise`) have to be called by all processes in
+    the same order. They raise RankLost where another process ended or does not answer.
     """
 
     def __init__(self, rank: int, size: int) -> None:
@@ -94,24 +95,25 @@ class Ranks:
 
     @property
     def first(self) -> bool:
+        """Whether this is process 0."""
         return self.rank == 0
 
     def use(self, device: torch.device) -> None:
-        """Sum gradients where they are, on this device: by NCCL on a GPU."""
+        """Sums gradients on this device from now on: by NCCL on a GPU."""
         if device.type == "cuda":
             with self._told():
                 self._gradients = dist.new_group(backend="nccl", timeout=timedelta(seconds=LOST_SECONDS))
 
     def rows(self, count: int) -> slice:
-        """The rows of a batch of `count` that this process computes: contiguous, and as many as the others' but for one.
+        """The contiguous rows of a batch of `count` that this process computes; their numbers differ by one at most.
 
-        Of a batch with fewer rows than processes some have none; such a one takes a row of another's, to count for nothing.
+        In a batch with fewer rows than processes some have none: such a process computes another one's row, with `weight` 0.
         """
         start, stop = self.rank * count // self.size, (self.rank + 1) * count // self.size
         return slice(start, stop) if stop > start else slice(start, start + 1)
 
     def weight(self, count: int) -> float:
-        """What part of a batch of `count` this process has."""
+        """The share of a batch of `count` rows that this process has."""
         return ((self.rank + 1) * count // self.size - self.rank * count // self.size) / count
 
     def share(self, x: Batch) -> Batch:
@@ -122,19 +124,19 @@ class Ranks:
 
     @contextlib.contextmanager
     def noise(self, count: int, step: int = 0) -> Iterator[None]:
-        """Inside, each process draws the noise of all `count` rows of a batch and keeps that of its own.
+        """Inside, each process draws the noise of all `count` rows of a batch and keeps that of its own rows.
 
-        So their sum is what one process would compute. Draws that are no normal or uniform noise of rows, as dropout or a
-        rejection sampler, are each process's own: they follow from the seed, the `step` and the rank.
+        Their sum is then what one process would compute. Draws that are not normal or uniform noise of rows, such as dropout or
+        a rejection sampler, are each process's own: they depend on the seed, the `step` and the rank.
         """
         sites = _Sites()
         with sites, _RowNoise(self, count, step, sites):
             yield
 
     def add_gradients(self, parameters: Sequence[Tensor], loss: Tensor, weight: float) -> Tensor:
-        """Replace each gradient by the weighted sum over all processes, and return that of the loss.
+        """Replaces each gradient by the weighted sum over all processes, and returns that of the loss.
 
-        A parameter without a gradient here counts as 0: another process may have one.
+        A parameter without a gradient counts as 0, since another process may have one.
         """
         parameters, total = [p for p in parameters if p.requires_grad], loss
         for dtype in sorted({parameter.dtype for parameter in parameters} | {loss.dtype}, key=str):
@@ -161,7 +163,7 @@ class Ranks:
         return found
 
     def any(self, *flags: bool) -> list[bool]:
-        """Of each flag whether it is set in any process."""
+        """For each flag, whether it is set in any process."""
         found = torch.tensor([float(bool(flag)) for flag in flags])
         with self._told():
             dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self._steps)
@@ -188,12 +190,12 @@ class Ranks:
         return [bytes(row[:size].tolist()).decode() for row, size in zip(found, sizes.tolist(), strict=True)]
 
     def wait(self) -> None:
-        """Wait until all processes are here, for as long as one of them writes a checkpoint."""
+        """Waits until all processes are here, up to an hour, since one of them may be writing a checkpoint."""
         with self._told():
             dist.barrier(group=self._waits)
 
     def same_start(self, tensors: Iterable[Tensor]) -> None:
-        """Give the tensors of every process the values of the first one's, in place."""
+        """Gives the tensors of every process the values of process 0, in place."""
         with self._told(), torch.no_grad():
             for tensor in tensors:
                 dist.broadcast(tensor, 0, group=self._gradients if tensor.is_cuda else self._waits)
@@ -221,16 +223,17 @@ class Ranks:
 
 
 class AveragingOptim(PyroOptim):
-    """A `PyroOptim` that averages the gradients of all processes before each step, for a `pyro.infer.SVI` of one's own.
+    """A `PyroOptim` that averages the gradients of all R processes before each step, for a `pyro.infer.SVI` of your own.
 
         gradient <- 1/R sum_r gradient_r
 
-    so that parameters stay equal, bit by bit. Parameters are taken by their names in Pyro's store, and start as the first
-    process has them. Each process gives SVI rows of its own, as many as the others, and draws noise of its own: seed each
-    with another number. Of a loss that is a sum over rows this is the sum over all rows, divided by R.
+    Parameters thus stay equal, bit by bit; they are matched by their names in Pyro's store, and start with the values of
+    process 0. Each process gives SVI its own rows, as many as the others, and draws its own noise: seed each one differently.
+    Where the loss is a sum over rows, the average is the sum over all rows divided by R. With `ranks=None`, one process, it
+    works as `optim`.
 
-    Raises ValueError, with a name, where a step has a parameter in one process and not in another, and RankLost where a process
-    is lost. With None in place of `ranks`, one process, it is `optim`.
+    Raises ValueError for an optimizer that is not of pyro.optim, and, with its name, for a parameter that a step has in one
+    process and not in another; RankLost where a process is lost.
     """
 
     def __init__(self, optim: PyroOptim, ranks: Ranks | None) -> None:

@@ -40,33 +40,33 @@ def svi_step(
     precision: str = "float32",
     control: RateControl | None = None,
 ) -> "SVIStep":
-    """A step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, a tensor (), with the parameters updated.
+    """Makes a training step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, a tensor (), and updated parameters.
 
-    `objective` is one of `pyro_skipvae.objectives` or any `pyro.infer.ELBO`; the sum over the batch is divided by its
-    length once, here, and by N where a plate of N scales it by N/B. `max_norm` clips the norm of the whole gradient
-    (`PyroOptim` can only clip tensor by tensor).
-    A learning-rate schedule of `pyro.optim` advances at every step. On a CPU call torch.set_flush_denormal(True) first: what
-    an optimizer keeps of gradients that stay 0 decays to denormal numbers, and the step of an MLP then takes twice as long.
+    objective: one of `pyro_skipvae.objectives`, or any `pyro.infer.ELBO`. Its sum over the batch of B points is divided by B,
+    and by N where a plate of N points scales it by N/B. max_norm: clips the norm of the whole gradient (`PyroOptim` clips
+    tensor by tensor). A learning-rate schedule of `pyro.optim` advances at every step. On a CPU call
+    torch.set_flush_denormal(True) first: what an optimizer keeps of gradients that stay 0 decays to denormal numbers, and the
+    step of an MLP then takes twice as long.
 
-    Where x, the loss or the norm of the gradient is not finite, the step changes no parameter and no momentum; its
-    `nonfinite()` tells. A fused optimizer is told so on the device; any other one costs a look at the device each step. Pyro
-    checks sites and shapes in the first step alone, and no number is made of a tensor, so that a step need not wait for the
-    device; what distributions check is a setting of Pyro's, `validate_distributions_pyro`.
+    A step whose x, loss or gradient norm is not finite changes no parameter and no momentum; `nonfinite()` of the step counts
+    these. A fused optimizer learns of it on the device; any other one waits for the device in each step. Pyro checks sites and
+    shapes in the first step alone; its setting `validate_distributions_pyro` decides what distributions check.
 
-    The first step raises ValueError if Pyro's parameter store holds other tensors than the modules of this pair under
-    the same names: it would then train those and leave the modules as they are.
+    ranks: the processes of a job (`join_ranks`). Each is given the same batches, computes its own rows, and makes the step
+    that one process would make of the whole batch, with its loss and clipping.
 
-    With the `ranks` of several processes each is given the same batches, computes rows of its own, and makes the step that one
-    process would make of the whole batch (`pyro_skipvae.training.ranks`). Loss, clipping and what is not finite are of it, too.
-
-    `compile` makes one graph of loss and gradients for each shape of x, with the same draws: losses and gradients differ from
+    compile: one graph of loss and gradients for each shape of x, with the same draws, so that losses and gradients differ from
     those of the plain step by rounding alone. What model and guide read besides x, beta, parameters and buffers stays as it was
-    when the graph was made. `compilation` of the step tells what was compiled, and why not where it could not be: the plain
-    step runs then, with a warning. `precision="bf16"` lets the networks multiply in bfloat16; draws, densities, KL and
-    parameters stay in float32, and so does `evaluate`.
+    when the graph was made. `compilation` of the step says what was compiled. Where that is not possible the plain step runs,
+    with a warning. precision: "bf16" lets the networks multiply in bfloat16; draws, densities, KL, parameters and `evaluate`
+    stay in float32.
 
-    `control` is the `RateControl` that gives the beta of each step: it is told the rate of the step, which is the derivative of
-    the mean loss in beta, so that `objective` is to be linear in it, as `elbo` and `analytic_elbo` are.
+    control: the `RateControl` that gives the beta of each step. It is told the rate, which is the derivative of the mean loss
+    in beta; `objective` has to be linear in beta, as `elbo` and `analytic_elbo` are.
+
+    Raises ValueError for an unknown precision, an optimizer that is not of pyro.optim, ReduceLROnPlateau, and a control with
+    an ELBO of Pyro's. The first step raises it where Pyro's parameter store holds other tensors than the modules of this pair
+    under the same names: it would train those and leave the modules as they are. Call pyro.clear_param_store() before.
     """
     how: Any = {"compile": compile, "precision": precision, "control": control}
     return SVIStep(model, guide, objective, optim, max_norm, ranks, **how)
@@ -74,7 +74,7 @@ def svi_step(
 
 @dataclass(frozen=True)
 class Nonfinite:
-    """Steps left out because something was not finite: how many, the first (from 0), and which of input, loss, gradient."""
+    """The steps left out since something was not finite: how many, the first (from 0), and which of input, loss, gradient."""
 
     steps: int
     first: int
@@ -85,7 +85,7 @@ MOST_LOOKED = 64  # steps whose look for what is not finite waits to be counted
 
 
 class SVIStep:
-    """What `svi_step` returns: `steps` counts its calls; `state_dict` holds the optimizer and both counts."""
+    """The step that `svi_step` returns: call it with (x, beta=1.0); `steps` counts the calls."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class SVIStep:
         self._looked: list[tuple[int, Tensor]] = []  # what of the last steps was finite, not yet counted
 
     def update(self, x: Batch, beta: float = 1.0) -> Tensor:
-        """What a step does to the parameters, and its loss; no step is counted, nor told to a schedule."""
+        """Updates the parameters and returns the loss, as a step does, without counting it or advancing a schedule."""
         try:
             if not self._step_by_graph(x, beta):
                 self.svi.step(x, beta)
@@ -144,17 +144,17 @@ class SVIStep:
         return self._last_loss
 
     def evaluate(self, x: Batch) -> float:
-        """The loss in nats per datapoint at beta = 1, as a number, without training."""
+        """The loss of x in nats per datapoint at beta = 1, as a number, without training."""
         return self.svi.evaluate_loss(x)
 
     def nonfinite(self) -> Nonfinite | None:
-        """The `Nonfinite` of all steps so far, or None. Waits for the device."""
+        """The steps so far that were not finite, as a `Nonfinite`, or None. Waits for the device."""
         steps, first, *flags = self._counted().tolist()
         what = tuple(name for name, flag in zip(("input", "loss", "gradient"), flags, strict=True) if flag)
         return Nonfinite(steps, first, what) if steps else None
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` goes on from; as with torch's own, its tensors are those in use: copy it to keep a moment."""
+        """The state of optimizer, counts and control, for `load_state_dict`; as with torch's own, its tensors are in use."""
         # What was loaded and no step has used yet is still with the optimizer, not in its state.
         optimizer = {**self.optim._state_waiting_to_be_consumed, **self.optim.get_state()}
         # Sorted: SVI hands its parameters over as a set, whose order differs from process to process.
@@ -173,7 +173,7 @@ class SVIStep:
         self.optim.set_state(copy.deepcopy(state["optimizer"]))  # they would go on in the tensors of `state`
 
     def forget(self) -> None:
-        """Let the optimizer begin anew, as if there had been no gradient; learning-rate schedules go on."""
+        """Clears the optimizer's state, as if there had been no gradient; learning-rate schedules go on."""
         for one in self.optim.optim_objs.values():
             getattr(one, "optimizer", one).state.clear()
         for state in self.optim._state_waiting_to_be_consumed.values():  # loaded, and not used yet
