@@ -37,20 +37,20 @@ DRAWS = 10  # of z for a point, in the ELBO
 
 
 class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """A generative skip VAE, or with skip="none" a VAE, of the rows of an array X (n_samples, n_features).
+    """A generative skip VAE (with skip="none" a VAE) as a scikit-learn estimator, for arrays X (n_samples, n_features).
 
         fit: maximises the ELBO;   transform: E[z|x];   inverse_transform: E[x|z];   score: nats per row, higher is better
 
-    The parameters are the settings of `skipvae-pyro train`, by the same names; None is chosen from the data. `likelihood` None
+    The parameters are the settings of `skipvae-pyro train`, by the same names; None is chosen from the data. likelihood: None
     is bernoulli where all of X is 0 or 1, else normal-shared-scale; poisson and multinomial are for counts. X needs no
-    StandardScaler: networks and p(x|z) work in units of the standard deviations of the columns, and what comes out is in those
-    of X.
-    `importance_samples` is K of the bound that `score` gives; None is the ELBO. One `seed`, one result; random numbers and
-    Pyro's parameter store stay as found.
+    StandardScaler: networks and p(x|z) work in units of the columns' standard deviations, and all results are in units of X.
+    importance_samples: K of the bound that `score` returns; None returns the ELBO. Equal seeds give equal results; random
+    numbers and Pyro's parameter store stay as found.
 
-    Attributes: `vae_`, the `pyro_skipvae.VAE`; `losses_`, of each epoch in nats per row; `report_`, the collapse report on at
-    most 1,000 of the rows that it was fitted to, made when it is first asked for (`report(X)` is of other rows);
-    `n_features_in_`, and `feature_names_in_` where X has names. Raises ValueError for parameters and X that do not go together.
+    Attributes: `vae_`, the `pyro_skipvae.VAE`; `losses_`, one per epoch in nats per row; `report_`, the collapse report on at
+    most 1,000 of the training rows, made when it is first used (for other rows: `report(X)`); `n_features_in_`, and
+    `feature_names_in_` where X has names. Raises ValueError for parameters that are wrong or do not suit X, and for a training
+    that does not stay finite.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.device = device
 
     def fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
-        """Train on X anew; y is ignored."""
+        """Trains a new model on X (n_samples, n_features); y is ignored."""
         data = self._data(self._checked(X, reset=True))
         self._build(data)
         self._train(data, self.epochs, self._config)
         return self
 
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
-        """One more pass, over X alone, at a constant learning rate; the first call builds the model, in the units of its X."""
+        """Trains for one pass over X, at a constant learning rate; the first call builds the model, in the units of its X."""
         first = not hasattr(self, "vae_")
         data = self._data(self._checked(X, reset=first))
         if first:
@@ -127,14 +127,14 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """The means of q(z|x), (n_samples, latent_dim)."""
+        """The means of q(z|x), (n_samples, latent_dim); over 100 draws where they have no closed form."""
         check_is_fitted(self)
         X = self._checked(X, reset=False)
         means = [posterior_moments(self._posterior(part))[0] for part in self._tensor(X).split(ROWS)]
         return _as(torch.cat(means), X)
 
     def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """The means of p(x|z) at z = X (n_samples, latent_dim), (n_samples, n_features)."""
+        """The means of p(x|z), (n_samples, n_features), at z = X (n_samples, latent_dim)."""
         check_is_fitted(self)
         z = check_array(X, dtype=(np.float64, np.float32))
         if z.shape[1] != self._n_features_out:
@@ -143,7 +143,11 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return _as(torch.cat([self._double.decoder(part).mean for part in self._tensor(z).split(ROWS)]), z)
 
     def sample(self, n_samples: int = 1, *, seed: int | None = None) -> NDArray[Any]:
-        """Draws from the model, (n_samples, n_features): z from p(z), x from p(x|z). `seed` None is that of the estimator."""
+        """Draws from the model, (n_samples, n_features): z from p(z), x from p(x|z).
+
+        With seed=None the estimator's seed is used, so that each call gives the same draws. Raises ValueError for n_samples
+        below 1.
+        """
         check_is_fitted(self)
         if n_samples < 1:
             raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
@@ -152,9 +156,10 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return torch.cat([self._double.decoder(part).sample() for part in z.split(ROWS)]).cpu().numpy()
 
     def score(self, X: ArrayLike, y: Any = None) -> float:  # noqa: N803
-        """The ELBO of X, or its importance-weighted bound with `importance_samples`, in nats per row; y is ignored.
+        """The mean ELBO of the rows of X (10 draws of z each), or their importance-weighted bound, in nats; y is ignored.
 
-        Of real values it is a log-density: compare it on the same columns only.
+        The bound is used where the parameter `importance_samples` is given. Both are lower bounds on log p(x) on average. Of
+        real values log p(x) is a density: compare scores of the same columns only.
         """
         check_is_fitted(self)
         samples = self.importance_samples
@@ -169,12 +174,13 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return torch.cat(bounds).mean().item()
 
     def report(self, X: ArrayLike, **options: Any) -> CollapseReport:  # noqa: N803
-        """The collapse report on the rows of X, with the options of `pyro_skipvae.collapse_report`."""
+        """The `CollapseReport` on the rows of X; options are those of `pyro_skipvae.collapse_report`."""
         check_is_fitted(self)
         return self._report(self._checked(X, reset=False), **options)
 
     @property
     def report_(self) -> CollapseReport:
+        """The `CollapseReport` on at most 1,000 of the training rows."""
         check_is_fitted(self)
         if self._cached_report is None:
             self._cached_report = self._report(self._kept, card={"rows": "of the data that it was fitted to"})

@@ -17,9 +17,9 @@ REPOSITORY = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 
 def save_pretrained(run: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Path]:
-    """Write the model of a run folder into a new or empty folder, with its card; returns the files.
+    """Writes the model of a run folder into a new or empty folder, with a model card; returns the files.
 
-    Raises ValueError for a folder that holds something, RunError or CheckpointError for a run that is not whole.
+    Raises ValueError for a folder that is not empty, RunError or CheckpointError for a run that is missing or damaged.
     """
     return export_run(run, folder)
 
@@ -27,11 +27,12 @@ def save_pretrained(run: str | os.PathLike[str], folder: str | os.PathLike[str])
 def from_pretrained(
     source: str | os.PathLike[str], *, revision: str | None = None, device: str = "cpu", token: str | None = None
 ) -> tuple[VAE, Config]:
-    """(vae in evaluation mode, config) of a folder that `save_pretrained` wrote, or of a model on the hub by its id.
+    """Loads a model from a folder that `save_pretrained` wrote, or from the Hugging Face hub by its id, such as name/model.
 
-    What is a folder is read there; other names are looked for on the hub, at `revision`. No code of the source is run. Raises
-    ValueError for what is neither, ConnectionError where the hub does not answer, CheckpointError for another kind of model or
-    a damaged one.
+    Returns (vae in evaluation mode, config). A source that is no folder is looked for on the hub, at `revision`. No code of the
+    source is run. Raises ValueError for a source that is neither, ImportError without huggingface_hub, PermissionError where
+    the hub has no such model for this token, ConnectionError where it does not answer, and CheckpointError for another kind of
+    model or a damaged one.
     """
     if os.path.isdir(source):
         return load_exported(source, device=device)
@@ -43,9 +44,10 @@ def from_pretrained(
 def push_to_hub(
     run: str | os.PathLike[str], repository: str, *, private: bool = False, token: str | None = None, message: str = "Upload"
 ) -> str:
-    """Put the model of a run folder on the hub, as `save_pretrained` writes it; returns its address.
+    """Uploads the model of a run folder to the Hugging Face hub, as `save_pretrained` writes it; returns its address.
 
-    Raises ValueError for a name that is none, PermissionError where the hub refuses, ConnectionError where it does not answer.
+    Raises ValueError for an invalid id, ImportError without huggingface_hub, PermissionError where the hub refuses,
+    ConnectionError where it does not answer, and RunError or CheckpointError for a run that is missing or damaged.
     """
     if not REPOSITORY.fullmatch(repository):
         raise ValueError(f"expected an id of the hub such as name/model, got {repository!r}")

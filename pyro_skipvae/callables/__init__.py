@@ -1,4 +1,4 @@
-"""Is it collapsed? Rate, mutual information, active units, likelihood and decoder use of any Pyro model and guide."""
+"""Plain torch callables as a Pyro model and guide."""
 
 import lazy_loader
 

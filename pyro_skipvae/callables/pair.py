@@ -42,20 +42,22 @@ def as_pair(
     prior: Any = None,
     likelihood: str | Likelihood | Callable[..., Any] | None = None,
 ) -> tuple[Model, Model]:
-    """A Pyro model and guide of plain torch callables, for `collapse_report`, `SemiAmortized`, `svi_step` and `pyro.infer`.
+    """Makes a Pyro model and guide of plain torch callables, for `collapse_report`, `SemiAmortized`, `svi_step`, `pyro.infer`.
 
         q(z|x) = encode(x, *context),   p(x|z) = decode(z, *context),   p(z) = prior, N(0, I) without one
 
-    encode gives a distribution, of torch or of Pyro, or (loc, scale) of independent normals, each (B, *event of z). decode
-    gives a distribution over x (B, *event of x) or, with `likelihood`, natural parameters. `likelihood` is the name of one of
-    ours (`pyro_skipvae.likelihoods`), which reads a tensor like x, with its numbers per element last where these are several;
-    or a callable from what decode gives, a tuple one by one, to a distribution, such as `torch.distributions.Normal`. prior is
-    a distribution of one z, or a callable that gives one, of context if it takes that. Batch dimensions behind the first become
-    event dimensions.
+    encode: returns a distribution of torch or Pyro with batch (B,), or (loc, scale) of independent normals, (B, *event of z).
+    decode: returns a distribution over x with batch (B,), or, with `likelihood`, natural parameters.
+    likelihood: the name of one of `pyro_skipvae.likelihoods`, which reads a tensor with the shape of x, and its numbers per
+    element as a last dimension where there are several; or a callable that makes a distribution of what decode returns (of the
+    items of a tuple), such as `torch.distributions.Normal`.
+    prior: a distribution of one z, or a callable that returns one, given the context where it takes that.
+    Batch dimensions after the first become event dimensions.
 
-    Model and guide are called as (x, *context, beta=1.0), with the sites "z" and "x" in the plate "data". The modules behind
-    the callables (modules, methods of one, functions that enclose or name one) are registered as parameters, and run in
-    evaluation mode where numbers are reported. Raises ValueError, in a sentence, for what is none of this.
+    Returns (model, guide), each called as (x, *context, beta=1.0), with the sites "z" and "x" in the plate "data". The modules
+    behind the callables (modules, their methods, functions that use them) are registered as parameters, and run in evaluation
+    mode in reports. Raises ValueError for other arguments, and, when it is called, where a callable returns something else or
+    another shape.
     """
     for name, given in {"encode": encode, "decode": decode}.items():
         if not callable(given):
@@ -100,7 +102,7 @@ class CallablePair(nn.Module):
         self.warned = False
 
     def model(self, x: Tensor, *context: Any, beta: float = 1.0) -> Any:
-        """Sample z at the site "z" from the prior, and observe x (B, *event) at the site "x"; returns x."""
+        """Samples z at the site "z" from the prior, and observes x (B, *event) at the site "x"; returns x."""
         self._register("decoder")
         with pyro.plate("data", _rows(x)):
             with poutine.scale(scale=beta):
@@ -108,7 +110,7 @@ class CallablePair(nn.Module):
             return pyro.sample("x", self._observation(z, x, context), obs=x)
 
     def guide(self, x: Tensor, *context: Any, beta: float = 1.0) -> Any:
-        """Sample z from q(z|x) at the site "z"; returns z."""
+        """Samples z from q(z|x) at the site "z"; returns z."""
         self._register("encoder")
         with pyro.plate("data", _rows(x)):
             q = self._posterior(x, context)

@@ -10,12 +10,12 @@ from .binarisation import DynamicallyBinarised, Items
 
 
 class Batches:
-    """Float batches x (B, *event_shape) of a split; each iteration is one epoch, the last batch may be smaller.
+    """Batches x (B, *event_shape) of a split; each iteration is one epoch, whose last batch may be smaller.
 
-    The order is drawn from (seed, epoch) and the noise of dynamic binarisation from (seed, epoch, batch), never from a
-    global generator: so a position is the whole state. An iteration that was broken off starts its epoch again; after
-    `load_state_dict` the next iteration yields what was left of the epoch, which is nothing if the state was taken at
-    its last batch.
+    The order is drawn from (seed, epoch) and the noise of dynamic binarisation from (seed, epoch, batch), never from a global
+    generator, so that the position is the whole state. An iteration that was broken off starts its epoch again; after
+    `load_state_dict` the next iteration yields the rest of the epoch, which is empty if the state was taken at its last batch.
+    Raises ValueError for a size below 1 or a seed below 0.
     """
 
     def __init__(self, items: Items, size: int, *, seed: int, shuffle: bool) -> None:
@@ -43,7 +43,7 @@ class Batches:
         self.epoch, self.position = self.epoch + 1, 0
 
     def order(self, epoch: int) -> Tensor:
-        """Return the indices (N,) of the items in the order of that epoch; batch b holds those from b * size on."""
+        """The indices (N,) of the items in the order of that epoch; batch b starts at b * size."""
         if not self.shuffle:
             return torch.arange(len(self.items))
         return torch.randperm(len(self.items), generator=self._generator(epoch, 0))
@@ -53,7 +53,7 @@ class Batches:
         return self._chosen(index, self._generator(self.epoch, number + 1))
 
     def drawn(self, number: int) -> Tensor:
-        """A random batch beside the epochs, which follows from the seed and its number; an item may be in it twice."""
+        """A random batch outside of the epochs, which depends on the seed and its number; it may hold an item twice."""
         generator = self._generator(number, 0, "drawn")
         return self._chosen(torch.randint(len(self.items), (self.size,), generator=generator), generator)
 
@@ -68,13 +68,13 @@ class Batches:
         return torch.Generator().manual_seed(int(state[0]) >> 1)
 
     def state_dict(self) -> dict[str, int]:
-        """Return {"epoch": epochs completed, "position": batches yielded in the current one}."""
+        """The position, {"epoch": epochs completed, "position": batches yielded in the current one}."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a state of batches with the same items, size and seed.
+        """Goes on from a state of batches with the same items, size and seed.
 
-        Raises ValueError for a state that cannot be one of these batches.
+        Raises ValueError for a state that these batches cannot have.
         """
         if set(state) != {"epoch", "position"} or state["epoch"] < 0 or not 0 <= state["position"] <= len(self):
             raise ValueError(f"expected an epoch and a position in 0..{len(self)}, got {state}")

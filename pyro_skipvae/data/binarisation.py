@@ -61,7 +61,7 @@ def _unpacked(bits: Tensor, event: tuple[int, ...]) -> Tensor:
 
 
 class DynamicallyBinarised:
-    """Grey images (N, *event_shape) that are drawn afresh, as Bernoulli pixels, whenever they are read.
+    """Grey images (N, *event_shape) whose pixels are drawn as 0 or 1 whenever they are read, with their level as probability.
 
     Indexing draws from torch's global generator; `draw` takes a generator.
     """
@@ -89,7 +89,7 @@ class DynamicallyBinarised:
         return self.draw(index)
 
     def draw(self, index: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Return a fresh draw of the indexed images, float32 zeros and ones."""
+        """A new draw of the indexed images, float32 zeros and ones."""
         chance = probabilities(self.grey[index], self.levels)
         return (torch.rand(chance.shape, generator=generator) < chance).float()
 

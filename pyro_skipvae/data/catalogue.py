@@ -23,9 +23,10 @@ _DOWNLOADS = {"auto": True, "never": False, True: True, False: False}
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set is.
+    """What is known of a data set before it is read.
 
-    sizes: items of train, valid and test. binarisation: the usual one. family: the module here that reads the files.
+    sizes: items of train, valid and test. binarisation: the usual one. source: where its files come from. family: the module
+    of `pyro_skipvae.data` that reads them.
     """
 
     title: str
@@ -161,21 +162,23 @@ def load_data(
     max_words: int | None = None,
     progress: "Progress | None" = None,
 ) -> "Data":
-    """Return the `Data` of a data set: found on disk, verified, split as always, and binarised as asked.
+    """Loads a data set as `Data`: finds it on disk or downloads it, verifies it, and splits and binarises it.
 
-    name: one of `DATASETS`, or the path of a user's own file or folder: arrays (see `arrays.py`), tables (`table.py`), sparse
-    matrices (`sparse.py`), images (`image_folder.py`) or texts (`text_file.py`).
-    `omniglot` becomes `omniglot-burda` where `chardata.mat` is found, and the result carries that name.
-    root: the folder looked at first; then `$SKIPVAE_DATA`, then `~/.cache/pyro-skipvae`.
-    binarisation: `dynamic` (fresh draws for train, one draw for valid and test), `static` (one draw for all),
-    `threshold` (above one half) or `none` (grey levels in [0, 1], or a user's real values or counts); texts have none.
-    download: `auto` (or True) fetches what is absent into `root`, or else into `~/.cache/pyro-skipvae`; `never` (or
-    False) does not.
-    seed: fixes the one draw and nothing else.
-    vocabulary_size, max_words: of texts only (see `text.encoded`); each set has its usual vocabulary, and 200 words.
-    progress: called as progress(what, items so far, items in all) while a large file of the user's is looked at.
-    Raises ValueError for an argument or a user's file that is not as described, DataError for data missing, damaged or
-    not to be had.
+    name: one of `DATASETS`, or the path of your own file or folder: arrays, tables, sparse matrices, images or texts.
+    `omniglot` becomes `omniglot-burda` where `chardata.mat` is found, and the result has that name.
+    root: the folder to look in first; then `$SKIPVAE_DATA`, then `~/.cache/pyro-skipvae`.
+    binarisation: "dynamic" (new draws at each reading of train, one draw for valid and test), "static" (one draw for all),
+    "threshold" (above one half is 1) or "none" (grey levels in [0, 1]; real values and counts); no effect on binary data and
+    texts.
+    download: "auto" (or True) fetches missing files into `root`, or else into `~/.cache/pyro-skipvae`; "never" (or False)
+    does not.
+    seed: fixes the one draw of the binarisation and nothing else.
+    vocabulary_size, max_words: for texts only: the size of the vocabulary with its four marks, and the most words of a text
+    (None: the usual ones of the data set).
+    progress: called as progress(what, items so far, all items) while a large file of your own is examined.
+
+    Raises ValueError for a wrong argument or a file of your own that cannot be used, and DataError for data that are missing,
+    damaged or cannot be downloaded.
     """
     if binarisation not in BINARISATIONS:
         raise ValueError(f"expected a binarisation out of {', '.join(BINARISATIONS)}, got {binarisation!r}")
@@ -199,7 +202,7 @@ def load_data(
 
 
 def locate(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> tuple[Any, list[Path]]:
-    """Return (the file or folder that `load_data` would read, or None; the list of all places looked at).
+    """Where `load_data` finds a data set: (its file or folder, or None; all places that were looked at).
 
     Raises ValueError for an unknown name.
     """

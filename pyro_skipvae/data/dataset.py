@@ -24,21 +24,21 @@ from .text import COUNTED, compact
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """The splits of a data set, float32 (N, *event_shape); dynamic train is a `DynamicallyBinarised` view.
+    """A data set in three splits: `train`, `valid` and `test`, each float32 (N, *event_shape), or int64 for texts.
 
-    Those of a large file are `OnDisk`: an index gives a tensor, and the rest stays in the file.
-    A text is int64 (N, max_length), each row the words, EOS and PAD.
-    kind: what the values are: `binary`, `grey` (in [0, 1]), `real`, `count` or `text`.
-    levels: grey levels of the source (256 for 8 bits), 2 for binary sources, None for real values, counts, continuous
-    grey and text.
-    binarisation: `dynamic`, `static`, `threshold`, `none`, or `given` where the source is binary or a text.
-    labels: split -> classes (N,) int64; empty where there are none.
-    checksum: SHA-256 over the source's values of all splits in order: one digest for contents and split, whatever the
-    binarisation; of a text over its words and numbers.
-    seed: of the one draw. split: a phrase that says which items are where. limits: split -> items kept, where `limit`
-    cut some off. vocabulary: of a text, else None. class_names: of the classes 0, 1, ..., where the labels are words.
-    by_class: the splits whose items lie class by class, so that a part of them is taken in a fixed random order.
-    how_read: a sentence that says how the values were read. note: what else there is to say on where they are, or empty.
+    With dynamic binarisation `train` is a `DynamicallyBinarised` view. The splits of a large file stay on disk: an index gives
+    a tensor. A text is (N, max_length), each row its words, EOS and PAD.
+
+    kind: what the values are: "binary", "grey" (in [0, 1]), "real", "count" or "text".
+    levels: grey levels of the source (256 for 8 bits), 2 for binary ones, None for real values, counts, continuous grey, text.
+    binarisation: "dynamic", "static", "threshold", "none", or "given" where the source is binary or a text.
+    labels: {split: classes (N,) int64}, empty where there are none; class_names: those of the classes 0, 1, ..., where labels
+    are words.
+    checksum: SHA-256 over the source's values of all splits in order, whatever the binarisation; of a text over its words.
+    seed: of the one draw of the binarisation. split: which items are where, in words. limits: {split: items kept} after
+    `limit`. vocabulary: of a text, else None.
+    by_class: the splits whose items lie class by class, of which parts are taken in a fixed random order.
+    how_read: how the values were read, in words; note: further remarks on where they are, or "".
     """
 
     name: str
@@ -62,13 +62,13 @@ class Data:
 
     @property
     def memory(self) -> int:
-        """Bytes of the items, of their order and of their labels that are held in memory while they are used."""
+        """The bytes of memory that items, their order and their labels take while they are used."""
         held = sum(_held(self._items(split)) for split in SPLITS) + sum(each.nbytes for each in self.labels.values())
         return held + 8 * len(self.train)  # the order of an epoch
 
     @property
     def where(self) -> str:
-        """A sentence that says where the items are: in memory or in their file; and how much memory they take."""
+        """Where the items are, in memory or in their file, and how much memory they take, in words."""
         files = {path for split in SPLITS if (path := _file(self._items(split)))}
         file = next(iter(files)) if len(files) == 1 else next((path.parent for path in files), None)
         items = f"stay in {file}, and each batch is read from there" if file else "are in memory"
@@ -76,18 +76,20 @@ class Data:
         return f"{said} {self.note}".strip()
 
     def batches(self, split: str, size: int, *, seed: int, shuffle: bool | None = None) -> Batches:
-        """Return the batches of a split; train is shuffled and the others are not, unless `shuffle` says otherwise.
+        """The `Batches` of a split, "train", "valid" or "test", x (B, *event_shape); by default only train is shuffled.
 
-        A text's are `LengthBucketed`: x (B, T) is cut to the longest row of the batch.
+        Texts have `LengthBucketed` batches: x (B, T) is cut to the longest row of the batch. Raises ValueError for another
+        split, a size below 1 or a seed below 0.
         """
         make: Any = LengthBucketed if self.kind == "text" else Batches
         return make(self._items(split), size, seed=seed, shuffle=split == "train" if shuffle is None else shuffle)
 
     def limit(self, train: int | None = None, eval: int | None = None) -> "Data":
-        """Return the data with at most `train` training items and `eval` of valid and of test.
+        """The data with at most `train` training items, and at most `eval` items of valid and of test each.
 
-        Training items are chosen at random, always the same, and fewer are among more; the others are the first (see
-        `first`), and of a text the first training sentences are taken, as papers do.
+        Training items are chosen at random, always in the same order, so that fewer are among more; of a text the first ones
+        are taken, as papers do. Of valid and test the first items are taken (see `first`). Raises ValueError for a limit
+        below 1.
         """
         kept, limits = {}, dict(self.limits)
         for split, most in zip(SPLITS, (train, eval, eval), strict=True):
@@ -103,17 +105,14 @@ class Data:
         return replace(self, **items, labels=labels, limits=limits)
 
     def first(self, split: str, count: int) -> Any:
-        """At most so many items of a split, that stand for all of them: the first ones, as they lie.
-
-        Of items that lie class by class these are the first of a fixed random order.
-        """
+        """At most `count` items that represent a split: the first ones; where they lie class by class, fixed random ones."""
         items: Any = self._items(split)
         if split not in self.by_class:
             return items[:count]
         return _take(items, torch.from_numpy(shuffled(np.arange(len(items)))[:count]))
 
     def describe(self) -> dict[str, Any]:
-        """Return what a result must say about its data, as plain values."""
+        """What a result has to say about its data, as a dict of plain values."""
         about = {
             "name": self.name,
             "sizes": {split: len(self._items(split)) for split in SPLITS},
@@ -135,7 +134,7 @@ class Data:
         return self.describe()
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame: index `split`; columns items, classes (None without labels), of texts tokens and unknown_rate.
+        """The splits as a pandas DataFrame: columns items, classes (None without labels), of texts tokens and unknown_rate.
 
         Raises ImportError where pandas is not installed.
         """

@@ -19,7 +19,7 @@ LARGEST = 200_000_000  # bytes; the largest file of any set here has 30 million
 
 
 class DataError(Exception):
-    """Data are missing, damaged, or could not be fetched; the message says where was looked and what to do."""
+    """Data are missing or damaged, or cannot be downloaded; the message says where was looked and what to do."""
 
 
 def search_folders(root: str | os.PathLike[str] | None = None) -> list[Path]:

@@ -15,10 +15,10 @@ POOL = 200  # batches that are sorted together: at 50 long-tailed news (lm1b) ha
 
 
 class LengthBucketed(Batches):
-    """`Batches` of rows (N, max_length) as x (B, T), T the length of the batch's longest row.
+    """`Batches` of texts (N, max_length) of similar length, as x (B, T), where T is the length of the batch's longest row.
 
-    A shuffled epoch is drawn at random, sorted by length within pools of 200 batches, and its batches are shuffled; a
-    smaller one, of any length, stays the last. Unshuffled, the rows keep their order.
+    A shuffled epoch is drawn at random, sorted by length within pools of 200 batches, and its batches are shuffled; a smaller
+    batch, of rows of any one length, stays the last. Unshuffled, the rows keep their order.
     """
 
     def __init__(self, items: Items, size: int, *, seed: int, shuffle: bool) -> None:
@@ -26,7 +26,7 @@ class LengthBucketed(Batches):
         self.lengths = _lengths(items)
 
     def order(self, epoch: int) -> Tensor:
-        """Return the indices (N,) of the rows in the order of that epoch; batch b holds those from b * size on."""
+        """The indices (N,) of the rows in the order of that epoch; batch b starts at b * size."""
         order = super().order(epoch)
         if not self.shuffle:
             return order
@@ -42,7 +42,7 @@ class LengthBucketed(Batches):
         return torch.cat([*(batches[number] for number in mixed), last])
 
     def drawn(self, number: int) -> Tensor:
-        """A random batch of rows of like length, which follows from the seed and its number."""
+        """A random batch of rows of similar length, which depends on the seed and its number."""
         generator = self._generator(number, 0, "drawn")
         pool = torch.randint(len(self.items), (POOL * self.size,), generator=generator)  # sorted as those of an epoch
         pool = pool[self.lengths[pool].argsort(stable=True)]

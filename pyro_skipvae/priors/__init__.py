@@ -1,4 +1,4 @@
-"""Priors: () -> p(z), batch (), event (D,)."""
+"""Priors: () -> p(z), batch (), event (D,), or (T, C) of a sequence."""
 
 import lazy_loader
 

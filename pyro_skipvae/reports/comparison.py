@@ -5,10 +5,13 @@ first group is the one that the others are compared with.
 """
 
 import json
+import os
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
 import torch
 from torch.distributions import kl_divergence
@@ -86,9 +89,9 @@ NONFINITE = {"steps": int}
 
 @dataclass(frozen=True)
 class Record:
-    """What a run folder says without its model: settings, lines of metrics, the report, and what was not finite.
+    """What a run folder says without its model: settings, lines of metrics, report, and steps that were not finite.
 
-    The report is {} if there is none, and so is `nonfinite` if all steps were finite.
+    report is {} if there is none, and nonfinite if all steps were finite.
     """
 
     name: str
@@ -102,10 +105,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Difference:
-    """A group minus the first one, per datapoint: the interval is over test points, the standard error over seeds.
+    """A group of runs minus the first group, in nats per datapoint, with the 95 % interval over test points.
 
-    `better` is the share of points on which the bound is higher, None for rate and distortion; `seeds` counts the runs of
-    both groups, and `seed_error` is None unless both hold two at least.
+    better: the share of points on which the bound is higher, None for rate and distortion. seeds: the runs of both groups;
+    seed_error: the standard error over seeds, None unless both groups have at least two runs.
     """
 
     quantity: str
@@ -119,15 +122,20 @@ class Difference:
     seed_error: float | None
 
     @property
-    def shown(self):
-        """1 or -1 where the sign is shown: by the interval over points, and by two standard errors over seeds if known."""
+    def shown(self) -> int:
+        """1 or -1 where the sign is certain by the interval, and by two standard errors over seeds if known; else 0."""
         over_seeds = self.seed_error is None or abs(self.value) > 2 * self.seed_error
         return (self.low > 0) - (self.high < 0) if over_seeds else 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`settings`: field -> a value for each run; `estimates`: name -> one for each run, None where there is none."""
+    """The comparison of runs that `compare` makes.
+
+    groups: {name: the runs that differ in the seed alone}. settings: {field: a value for each run} where they differ.
+    estimates: {name: one for each run}, None where there is none. over_seeds: means and standard errors of groups with several
+    runs. differences: see `Difference`, on `points` test points. notes: what was not compared, and why.
+    """
 
     runs: list[str]
     groups: dict[str, list[str]]
@@ -138,12 +146,16 @@ class Comparison:
     points: int = 0
     notes: list[str] = field(default_factory=list)
 
-    def to_json(self):
+    def to_json(self) -> str:
+        """The attributes as JSON; numbers that are not finite become null."""
         return json.dumps({"schema": SCHEMA, **finite_or_none(asdict(self))}, indent=2, allow_nan=False)
 
 
-def read_record(path):
-    """The record of a run (see `load_run`). Raises RunError if it is none, or holds a report that is not one."""
+def read_record(path: str | os.PathLike[str]) -> Record:
+    """Reads what a run folder says without its model: settings, metrics and report (see `Record`).
+
+    path: as in `load_run`. Raises RunError if it is not a run, or a file in it cannot be read.
+    """
     run = Run(folder_of(path))
     config, report, nonfinite = run.config(), _read_json(run.path / "report.json"), _read_json(run.path / "nonfinite.json")
     for found, pattern, what in ((report, STORED, "a collapse report"), (nonfinite, NONFINITE, "the steps left out")):
@@ -204,10 +216,12 @@ def grouped(records):
     return list(groups.values())
 
 
-def compare(records, *, values=None, allowed=()):
-    """The comparison of runs; `values` are their `paired_values`, without which there are no differences per point.
+def compare(records: Sequence[Record], *, values: dict[Path, Any] | None = None, allowed: Collection[str] = ()) -> Comparison:
+    """Compares runs: their settings, their estimates, and their differences on the same test points.
 
-    Raises ValueError for fewer than two runs, or cards that do not agree.
+    records: of `read_record`. values: of `paired_values`, {path: {quantity: (n,)}} in nats; without them there are no
+    differences per point. allowed: fields of the evaluation card in which the runs may differ. Raises ValueError for fewer than
+    two runs, a run twice or without a report, and evaluation cards that disagree.
     """
     if len(records) < 2:
         raise ValueError(f"expected at least 2 runs to compare, got {len(records)}")

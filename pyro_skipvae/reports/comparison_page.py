@@ -1,18 +1,23 @@
 """The page of several runs: their comparison, and the pictures that can stand side by side."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pyro_skipvae.reports import figures
 from pyro_skipvae.runs.checkpoint import write_whole
 
 from .captions import BESIDE, MODEL_PICTURES, MODEL_TEXTS
-from .comparison import LABELS, grouped
+from .comparison import LABELS, Comparison, Record, grouped
 from .rendering import picture, render
 from .run_page import headline, model_picture, model_text, rate_picture, training_picture
 
 
-def write_comparison(records, comparison, path):
-    """Write one page on several runs: their comparison, and the pictures that can stand side by side; returns the path."""
+def write_comparison(records: Sequence[Record], comparison: Comparison, path: str | os.PathLike[str]) -> Path:
+    """Writes an HTML page on several runs: their comparison, and their pictures side by side; returns the path.
+
+    records: of `read_record`; comparison: of `compare`. Raises OSError where the file cannot be written.
+    """
     write_whole(path, comparison_page(records, comparison))
     return Path(path)
 

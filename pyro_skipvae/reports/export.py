@@ -11,12 +11,14 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from pyro_skipvae.diagnostics.report.verdict import Verdict
+from pyro_skipvae.model import VAE
 from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import build_blank
 from pyro_skipvae.runs.checkpoint import (
@@ -43,11 +45,11 @@ UNSAID = {"name": "", "levels": None, "binarisation": "given", "checksum": ""}  
 FILES = ("model.safetensors", "config.toml", "README.md", VOCABULARY, auxiliary.FILE)
 
 
-def export_run(path, folder):
-    """Write the exported model of a run into a new or empty folder; returns the files.
+def export_run(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Path]:
+    """Writes the model of a run into a new or empty folder: safetensors weights, settings and a model card; returns the files.
 
-    Raises ValueError for a folder that holds something, RunError or
-    CheckpointError if the run is not whole.
+    path: as in `load_run`. Raises ValueError for a folder that is not empty, RunError or CheckpointError for a run that is
+    missing, incomplete or damaged.
     """
     record, folder = read_record(path), Path(folder)
     _check_folder(folder)
@@ -92,11 +94,12 @@ def _unfinished(folder):
     mark.unlink()
 
 
-def load_exported(folder, *, prior="model", device="cpu"):
-    """(vae in evaluation mode, config) of an exported model; needs no data. Raises CheckpointError if it is not one.
+def load_exported(folder: str | os.PathLike[str], *, prior: str = "model", device: str = "cpu") -> tuple[VAE, Config]:
+    """Loads an exported model: (vae in evaluation mode, config); it needs no data.
 
-    `prior` "auxiliary" puts the auxiliary prior of a delta-VAE in the place of its AR(1), to draw from; ValueError where the
-    folder has none.
+    prior: "model", or "auxiliary" for the auxiliary prior of a delta-VAE in place of its AR(1) prior. Raises CheckpointError
+    for a folder that is not an exported model or is damaged, and ValueError for another prior, or "auxiliary" where the folder
+    has none.
     """
     if prior not in ("model", "auxiliary"):
         raise ValueError(f"expected prior 'model' or 'auxiliary', got {prior!r}")

@@ -5,14 +5,16 @@ traversals, posterior means) is drawn once and kept in the run folder, where lat
 what a text model says as lines of text, their columns between tabs.
 """
 
+import os
 import shlex
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from pyro_skipvae.data import DATASETS
+from pyro_skipvae.data import DATASETS, Data
 from pyro_skipvae.diagnostics.report.table import few_samples
 from pyro_skipvae.diagnostics.report.verdict import Verdict
+from pyro_skipvae.model import VAE
 from pyro_skipvae.reports import figures
 from pyro_skipvae.runs.build import settled
 from pyro_skipvae.runs.checkpoint import write_whole
@@ -26,12 +28,18 @@ from .model_pictures import draw_pictures
 from .rendering import embedded, nats, picture, render
 
 
-def write_page(path, *, vae=None, data=None, out=None):
-    """Write the page of a run, a path or a `Run`, to report.html in its folder unless `out` names a file; returns the path.
+def write_page(
+    path: str | os.PathLike[str] | Run,
+    *,
+    vae: VAE | None = None,
+    data: Data | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Writes the HTML page of a run to report.html in its folder, or to the file `out`; returns the path.
 
-    With the model and its data (as `load_run` returns them) the pictures of the model are drawn anew, and kept in the
-    folder too unless `out` is given. Raises RunError if the folder is not a run, ValueError for one that comes with the
-    package if no `out` is given.
+    With the model and its data, as `load_run` returns them, the pictures of the model are drawn anew, and without `out` also
+    kept in the folder. Raises RunError if the folder is not a run, and ValueError for a run that comes with the package where
+    no `out` is given.
     """
     run = path if isinstance(path, Run) else Run(path)
     record = read_record(run.path)

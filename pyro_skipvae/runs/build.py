@@ -1,6 +1,7 @@
 """Config -> objects. The one file in which names become constructors."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ import torch
 
 from pyro_skipvae import guides, likelihoods, objectives, priors, schedules
 from pyro_skipvae.blocks import Standardise, latent_shape, mean_and_scale
-from pyro_skipvae.data import DATASETS, load_data
+from pyro_skipvae.data import DATASETS, Batches, Data, load_data
 from pyro_skipvae.data.on_disk import OnDisk
 from pyro_skipvae.decoders import (
     CodesDecoder,
@@ -36,7 +37,7 @@ from pyro_skipvae.encoders import (
 from pyro_skipvae.guides.codes import WIDTH, codebook_loss
 from pyro_skipvae.guides.semi_amortized import VARIANTS, SemiAmortized, beside
 from pyro_skipvae.model import VAE
-from pyro_skipvae.schedules import Halving, RateControl
+from pyro_skipvae.schedules import Halving, RateControl, Schedule
 from pyro_skipvae.skip import parameter_count, parameter_matched
 from pyro_skipvae.text.vocabulary import PAD
 from pyro_skipvae.training.adversarial import (
@@ -48,7 +49,8 @@ from pyro_skipvae.training.hamiltonian import hamiltonian_step
 from pyro_skipvae.training.initialisation import data_dependent_, he_normal_
 from pyro_skipvae.training.lagging import lagging_step
 from pyro_skipvae.training.pretraining import pretrained_step
-from pyro_skipvae.training.step import svi_step
+from pyro_skipvae.training.ranks import Ranks
+from pyro_skipvae.training.step import SVIStep, svi_step
 
 from .config import CODES, FLOWS, INJECTIVE, RATED, TEXT_DECODERS, TEXT_ENCODERS, WITHOUT_LATENTS, Config, ConfigError
 from .correlations import correlations
@@ -157,8 +159,11 @@ OBJECTIVES = {  # of the numbers in their brackets
 }
 
 
-def build_data(config, progress=None):
-    """The data of a config, limited as it says; `progress(what, done, total)` is told while a large file is looked at."""
+def build_data(config: Config, progress: Callable[[str, int, int], object] | None = None) -> Data:
+    """Loads the data of a config, with its limits; progress: called as (what, done, total) while a large file is examined.
+
+    Raises ConfigError for settings that do not suit the data, and what `load_data` does.
+    """
     usual = DATASETS[config.dataset].binarisation if config.dataset in DATASETS else None
     if config.text and config.binarisation:
         raise ConfigError(f"expected no --binarisation for text, got --binarisation {config.binarisation}")
@@ -181,8 +186,8 @@ def build_data(config, progress=None):
     return data.limit(train=config.limit_train, eval=config.limit_eval)
 
 
-def resolve(config, data):
-    """The config with everything chosen that was left open. Raises ConfigError where it does not suit the data."""
+def resolve(config: Config, data: Data) -> Config:
+    """The config with a value for every setting that was None. Raises ConfigError for one that does not suit the data."""
     found = settled(config, data)
     _check_decoder(found, data)
     _check_receptive_field(found, data)
@@ -464,8 +469,8 @@ def _warmup(config, text):
     return min(epochs / 2, 10.0) if text else min(epochs / 3, 20.0)
 
 
-def build_vae(config, data):
-    """The VAE of a resolved config: prior, decoder and encoder, and the guide that refines what the encoder says."""
+def build_vae(config: Config, data: Data) -> VAE:
+    """The VAE of a resolved config: prior, decoder, encoder, and a guide that refines q(z|x) where the config has one."""
     if config.latent_dim == 0:
         return VAE(priors.StandardNormal(0), build_decoder(config, data), NoEncoder())
     encoder = _encoder(config, data)
@@ -581,11 +586,22 @@ def build_decoder(config, data):
     return make(**{width: each * matched}, skip="none")
 
 
-def build_step(config, vae, steps, halving=None, ranks=None, beta=None, *, data=None, batches=None):
-    """The SVI step of a config, for a run of `steps` steps; `halving` is the `Halving` that its learning rate follows.
+def build_step(
+    config: Config,
+    vae: VAE,
+    steps: int,
+    halving: Halving | None = None,
+    ranks: Ranks | None = None,
+    beta: Schedule | RateControl | None = None,
+    *,
+    data: Data | None = None,
+    batches: Batches | None = None,
+) -> SVIStep:
+    """The training step of a resolved config, for a run of `steps` steps: (x, beta) -> loss in nats per datapoint.
 
-    `beta` is its schedule: one that controls the rate is told of each step. `ranks` are the processes that make it
-    together, if there are several; some procedures read the `data` and draw from the `batches` of training.
+    halving: the `Halving` that the learning rate follows, where the config asks for one. ranks: the processes that train
+    together, if there are several. beta: what `build_beta` returned; a `RateControl` is told the rate of each step. data,
+    batches: the data and training batches, which the procedures lagging, pretrain and adversarial-variational-bayes need.
     """
     objective = OBJECTIVES[config.bound](*config.numbers)
     encoder_loss = VARIANTS[config.inference][1] if config.inference != "amortized" else None
@@ -650,8 +666,8 @@ PROCEDURES = {  # of (config, vae, data, batches): what makes a step of model, g
 }
 
 
-def build_beta(config, steps_per_epoch):
-    """The schedule of the weight of the KL term of a config."""
+def build_beta(config: Config, steps_per_epoch: int) -> Schedule | RateControl:
+    """The weight beta of the KL term of a resolved config, as a function of the step."""
     steps = math.ceil(config.warmup_epochs * steps_per_epoch)
     courses = {
         "constant": lambda: schedules.constant(config.beta),
@@ -663,8 +679,11 @@ def build_beta(config, steps_per_epoch):
     return schedules.delayed(courses[config.beta_schedule](), (config.pretraining or 0) * steps_per_epoch)
 
 
-def choose_device(name):
-    """The torch device of `auto` (CUDA, else the CPU) or of a name. Raises ConfigError for one that is absent, or MPS."""
+def choose_device(name: str) -> torch.device:
+    """The torch device of a name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises ConfigError for a device that this machine does not have, and for MPS, which lacks the float64 of the reports.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if str(name).startswith("mps"):

@@ -27,7 +27,7 @@ TEMPORARY = re.compile(rf"\.skipvae-{re.escape(HOST)}-(\d+)-[0-9a-f]{{8}}\.tmp")
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is missing, damaged or of another kind."""
+    """A checkpoint is missing, damaged or of another kind."""
 
 
 def save(path, state, *, keep=None):

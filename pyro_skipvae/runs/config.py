@@ -101,7 +101,7 @@ OPEN = ("dataset", "skip", "objective", "beta_schedule", "procedure")  # these t
 
 
 class ConfigError(ValueError):
-    """A setting that is wrong: the user's mistake."""
+    """A setting is wrong or does not go with the others or the data."""
 
 
 def option(default, help, choices=None, *, usual=None, least=None, below=None):
@@ -112,9 +112,10 @@ def option(default, help, choices=None, *, usual=None, least=None, below=None):
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides what a run computes. None means: chosen from the data and the decoder (`resolve`).
+    """All settings of a run, those of `skipvae-pyro train` by the same names; `skipvae-pyro train --help` explains each.
 
-    Raises ConfigError for a name that does not exist, a number out of range, or settings that contradict each other.
+    None means chosen from the data and the decoder, by `resolve`. Raises ConfigError for an unknown name, a number out of
+    range, and settings that contradict each other.
     """
 
     # data

@@ -55,11 +55,11 @@ CUT_OFF = rb""", "host": "[^"]*"?"""  # what follows the pid where it was not al
 
 
 class RunError(Exception):
-    """A run folder that is missing, incomplete, in use, or cannot be written."""
+    """A run folder is missing, incomplete or in use, or cannot be written."""
 
 
 class Run:
-    """A run folder by its path; only what is done inside `locked` may write to it."""
+    """A run folder: reads and writes its settings, metrics, checkpoints and report. Write to it inside `locked` only."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -68,10 +68,10 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self, *, new: bool = False) -> Iterator["Run"]:
-        """Hold the folder, made if need be, for this process. Raises RunError with pid and host if another one does.
+        """Holds the folder for this process, and creates it where it is missing.
 
-        With `new` also for a folder that holds anything, before it is touched. The kernel drops the lock of a process that
-        dies, so one of this host is taken over at once.
+        Raises RunError, with pid and host, where another process holds it, and with `new` for a folder that is not empty,
+        before it is touched. The kernel drops the lock of a process that dies, so a lock of this host is taken over at once.
         """
         with self._writing():
             if new:
@@ -88,7 +88,7 @@ class Run:
             self._lock = None
 
     def begin(self, config: Config, data: "Data | None" = None) -> None:
-        """Make the folder that of a new run. Raises RunError if it holds one already."""
+        """Starts a new run: writes its settings and what it knows of its data. Raises RunError if the folder holds a run."""
         self._check_no_run()
         if data is not None:
             if data.vocabulary is not None:
@@ -129,9 +129,9 @@ class Run:
             )
 
     def check_vocabulary(self, data: "Data") -> None:
-        """Raises ValueError, with file and line, if the words of the data found here are not those of the run.
+        """Raises ValueError, with file and line, unless the vocabulary of the data is that of the run.
 
-        RunError if those of the run cannot be read.
+        Raises RunError if that of the run cannot be read.
         """
         if data.vocabulary is not None:
             file = self.path / "vocabulary.txt"
@@ -142,7 +142,7 @@ class Run:
             vocabulary_check(words, data.vocabulary, file, of=data.name)
 
     def check_data(self, saved: str, data: "Data") -> None:
-        """Raises RunError unless `saved`, a checksum, is that of the data found here."""
+        """Raises RunError unless the checksum `saved` is that of the data."""
         if saved != data.checksum:
             raise RunError(
                 f"expected the data that {self.path} was trained on (checksum {saved[:12]}), got other contents of "
@@ -150,7 +150,7 @@ class Run:
             )
 
     def description(self) -> DataDescription | None:
-        """What the run knows of its data: of `data.json`, in an older run of the report's card; None where there is neither.
+        """What the run knows of its data, from `data.json` or, in an older run, the report's card; None where both are missing.
 
         Raises RunError if it cannot be read.
         """
@@ -187,7 +187,7 @@ class Run:
             raise RunError(f"expected {wanted} free at {self.path}, got {free / 1e6:,.0f} MB")
 
     def log(self, **metrics: float) -> None:
-        """Append one line to metrics.jsonl, and see that it is on the disk; what is not finite becomes null."""
+        """Appends a line to metrics.jsonl and flushes it to the disk; numbers that are not finite become null."""
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         with self._writing(), open(self._place("metrics.jsonl"), "a", encoding="utf-8") as file:
             file.write(json.dumps(plain, allow_nan=False) + "\n")
@@ -195,9 +195,9 @@ class Run:
             os.fsync(file.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl as dicts; a last line that a crash cut off is left out.
+        """The lines of metrics.jsonl as dicts, one an epoch; a last line that a crash cut off is left out.
 
-        Raises RunError, with the line, for one that is not of an epoch.
+        Raises RunError, with its number, for a line that does not hold the numbers of an epoch.
         """
         file = self.path / "metrics.jsonl"
         try:
@@ -207,29 +207,29 @@ class Run:
         return [_epoch(line, file, i) for i, line in enumerate(text.split("\n")[:-1], 1)]
 
     def cut_metrics(self, epochs: int) -> None:
-        """Drop the lines of metrics.jsonl after an epoch: a run that goes on from there writes them again."""
+        """Removes the lines of metrics.jsonl after an epoch, since a run that goes on from there writes them again."""
         kept = [line for line in self.metrics() if line["epoch"] <= epochs]
         self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """Write a checkpoint; the `last` that was there becomes `prev`, if it is known to be whole."""
+        """Writes the checkpoint `name`; an earlier `last` becomes `prev`, if it is known to be whole."""
         keep = self._checkpoint("prev") if name == "last" and self._last_is_whole else None
         with self._writing():
             checkpoint.save(self._place(f"checkpoints/{name}.safetensors"), state, keep=keep)
         self._last_is_whole = self._last_is_whole or name == "last"
 
     def load(self, which: str = "best") -> tuple[dict[str, Any], str]:
-        """(state, name) of the checkpoint `which`, "best" or "last", or, where it is absent, of the next of best, last, prev.
+        """(state, name) of the checkpoint `which`, "best" or "last", or where it is missing of the next of best, last, prev.
 
-        One that is damaged is refused by a CheckpointError, as is a run that has none.
+        Raises CheckpointError for one that is damaged, and where there is none.
         """
         state, name, _ = self._read(which)
         return state, name
 
     def load_weights(self, vae: "VAE", which: str = "best") -> tuple[dict[str, Any], str]:
-        """Give a model the weights of a checkpoint. Raises CheckpointError if they do not fit.
+        """Loads the weights of a checkpoint into a model. Raises CheckpointError if they do not fit.
 
-        Returns what `load` does, with the checkpoint's checksum under "checksum", by which a report names what it is of.
+        Returns what `load` does, with the checkpoint's checksum in the state as "checksum", by which a report names it.
         """
         state, name, checksum = self._read(which)
         try:
@@ -242,7 +242,7 @@ class Run:
         return {**state, "checksum": checksum}, name
 
     def latest(self) -> tuple[dict[str, Any] | None, str | None]:
-        """(state, None) of `last`; (state of `prev`, why) where last cannot be read; (None, None) where there is neither."""
+        """(state, None) of `last`; (state of `prev`, why) where last cannot be read; (None, None) where both are missing."""
         trouble = None
         for name in ("last", "prev"):
             path = self._checkpoint(name)
@@ -261,15 +261,16 @@ class Run:
         return None, None
 
     def write_report(self, report: "CollapseReport") -> None:
+        """Writes report.json."""
         self.write("report.json", report.to_json() + "\n")
 
     def write(self, name: str, text: str | bytes) -> None:
-        """Write a file of the folder, whole or not at all."""
+        """Writes a file of the folder, whole or not at all."""
         with self._writing():
             checkpoint.write_whole(self._place(name), text)
 
     def remove(self, name: str) -> None:
-        """Remove a file of the folder, if it is there."""
+        """Removes a file of the folder, if it is there."""
         with self._writing():
             self._place(name).unlink(missing_ok=True)
 
@@ -279,7 +280,7 @@ class Run:
         return next((found for name in names if (found := checkpoint.checksum(self._checkpoint(name)))), None)
 
     def is_current(self, report: dict[str, Any]) -> bool:
-        """Whether a report, as plain values, is of a checkpoint that is there; those of older versions do not say."""
+        """Whether a report, as plain values, is of a checkpoint that still exists; True for an old report that names none."""
         named = report.get("card", {}).get("checkpoint_sha256")
         return named is None or named in (self.checksum("best"), self.checksum("last"))
 
@@ -478,13 +479,14 @@ def _read_holder(lock: int) -> tuple[int | None, str | None] | None:
 def load_run(
     path: str | os.PathLike[str], *, device: str | torch.device = "cpu", which: str = "best", dataset: str | None = None
 ) -> "LoadedRun":
-    """Read a run back: an object with `.vae` (in evaluation mode), `.config`, and `.data`, read when it is first asked for.
+    """Loads a finished run: `.vae` (in evaluation mode), `.config`, and `.data`, which is read when it is first used.
 
-    `path` may also be the name of a run that comes with the package: "mnist-pair/plain" or "mnist-pair/skip".
-    It also unpacks: `vae, data, config = load_run(path)`. `which` is "best" (the epoch with the lowest validation loss at the
-    final beta) or "last"; where there is no best yet, it is the last. `dataset` is where the data lie now, if they were moved.
-    Raises RunError or CheckpointError if the folder is not a whole run. What reads the data raises DataError if they are not
-    found, and RunError if they are not those of the run.
+    It can also be unpacked: `vae, data, config = load_run(path)`. path: a run folder, or the name of a run that comes with the
+    package, "mnist-pair/plain" or "mnist-pair/skip". which: "best" (the epoch with the lowest validation loss at the final
+    beta) or "last"; without a best it is the last. dataset: where the data are now, if they were moved.
+
+    Raises RunError or CheckpointError for a folder that is not a run, or is incomplete or damaged. `.data` raises DataError if
+    the data are not found, and RunError if they are not those of the run.
     """
     from .loaded import LoadedRun
 

@@ -20,10 +20,10 @@ from .folder import Run
 
 @dataclass(eq=False)
 class LoadedRun:
-    """What `load_run` returns. `vae, data, config = load_run(path)` works too, and reads the data.
+    """A run that `load_run` has read; `vae, data, config = load_run(path)` works too, and reads the data.
 
     vae: in evaluation mode. about: what the model knows of its data. checkpoint: the name of the one that was read, "best",
-    "last" or "prev" (see `Run.load`). dataset: where the data lie now, if not where they were.
+    "last" or "prev" (see `Run.load`). dataset: where the data are now, if they were moved.
     """
 
     path: Path
@@ -50,9 +50,9 @@ class LoadedRun:
 
     @cached_property
     def data(self) -> Data:
-        """The data of the run, limited as it was, read when this is first asked for.
+        """The data of the run, with its limits, read at the first use.
 
-        Raises DataError if they are not found, RunError if they are others than the run was trained on.
+        Raises DataError if they are not found, RunError if they are not those that the run was trained on.
         """
         run = Run(self.path)
         data = _data(run, self.config, self.dataset)

@@ -1,4 +1,4 @@
-"""The SVI step, the loop over epochs, and how weights start."""
+"""Training: the SVI step, the loop over epochs, other procedures, initialisation, and several processes."""
 
 import lazy_loader
 
