@@ -43,7 +43,28 @@ COMMANDS = (
     *reproduction.COMMANDS,
     *(predict, target_rate, check_gradients, datasets, doctor, completion),
 )
+SUMMARIES = {  # in the list of commands: one line each, which click would cut off
+    "train": "Train a model, then report on its latent variables.",
+    "evaluate": "Report anew on a finished RUN.",
+    "sample": "Draw from the model of RUN.",
+    "report": "Write an HTML page on one RUN, or on several.",
+    "compare": "Compare RUNs, or train and compare remedies.",
+    "reconstruct": "Show test items of RUN and their reconstructions.",
+    "interpolate": "Interpolate between two items of RUN.",
+    "traverse": "Show what each latent dimension of RUN does.",
+    "explore": "Write a page with sliders over latent dimensions.",
+    "encode": "Write mean and scale of q(z|x) for all data of RUN.",
+    "export": "Write the model of RUN into a folder, with a card.",
+    "reproduce": "Print a table or figure of the paper, beside ours.",
+    "predict": "Predict from the data, before training, what z can encode.",
+    "target-rate": "Compute the rate that a delta-VAE's prior commits.",
+    "check-gradients": "Compare the gradients through a refinement on RUN.",
+    "datasets": "List the data sets, and where they were found.",
+    "doctor": "Describe this machine, or a checkpoint, run or data.",
+    "completion": "Print the script with which a shell completes commands.",
+}
 for command in COMMANDS:
+    command.short_help = SUMMARIES[command.name]
     cli.add_command(say_as_asked(command))
 
 

@@ -33,7 +33,7 @@ REPORT = (
         "--log-likelihood-points",
         type=Whole(2),
         metavar="N",
-        help="those of them for log p(x)  [default: by the kind of decoder]",
+        help="how many of these also for log p(x)  [default: by the kind of decoder]",
     ),
 )
 
@@ -111,9 +111,9 @@ def train(
     """Train a model, then report whether its latent variables collapsed.
 
     Without options: a 9-layer PixelCNN skip model on the digits of scikit-learn, in about two minutes on two cores.
-    Every setting may also come from a variable, such as SKIPVAE_EPOCHS, or a file: flag > variable > file > default.
-    SIGTERM, Ctrl-C and a closed terminal end the step, write a checkpoint and exit with 143, 130 or 129; SIGUSR1 writes
-    one and goes on.
+    Every setting may also come from an environment variable, such as SKIPVAE_EPOCHS, or from a file: a flag wins over a
+    variable, a variable over the file, and the file over the default. On SIGTERM, Ctrl-C or a closed terminal the run
+    finishes its step, writes a checkpoint and exits with 143, 130 or 129; SIGUSR1 writes one and goes on.
     """
     if resume is not None and out is not None:
         raise click.UsageError("expected --resume RUN or --out RUN, got both")
@@ -166,7 +166,7 @@ def train(
 @RUN
 @click.option("--importance-samples", default=200, show_default=True, type=Whole(1), help="K of the bound on log p(x)")
 @click.option("--posterior-samples", default=10, show_default=True, type=Whole(1), help="draws of z for each point")
-@click.option("--limit-eval", type=Whole(2), help="the first test items only  [default: 10000]")
+@click.option("--limit-eval", type=Whole(2), help="report on this many test items, the first ones  [default: 10000]")
 @click.option(
     "--mi-components",
     type=Whole(2),
@@ -174,14 +174,20 @@ def train(
     help="bounds on I(x; z) from all test items, each against M random ones  [default: the first 10000 against each other]",
 )
 @report_options
-@click.option("--svi-steps", type=Whole(0), help="refine q(z|x) by so many steps  [default: as in training]")
+@click.option("--svi-steps", type=Whole(0), help="refine q(z|x) by this many steps  [default: as in training]")
 @DATASET
-@click.option("--checkpoint", default="best", show_default=True, type=click.Choice(["best", "last"]))
+@click.option(
+    "--checkpoint",
+    default="best",
+    show_default=True,
+    type=click.Choice(["best", "last"]),
+    help="the epoch with the best validation, or the last one",
+)
 @click.option("--save", is_flag=True, help="replace the report.json of the run")
 @DEVICE
 @JSON
 def evaluate(run, as_json, report_budget, elbo_points, log_likelihood_points, **options):
-    """Measure the collapse of the latent variables of a finished RUN anew."""
+    """Report anew whether the latent variables of a finished RUN collapsed."""
     limits = report_limits(report_budget, elbo_points, log_likelihood_points)
     from .evaluation import evaluate_run
 

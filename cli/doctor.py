@@ -14,7 +14,7 @@ from .options import RunPath
 @click.argument("path", required=False, type=RunPath(exists=True))
 @JSON
 def doctor(path, as_json):
-    """Show versions, devices, torchvision and data of this machine; with PATH, what that file, run or data is."""
+    """Show versions, devices and data of this machine, or describe PATH: a checkpoint, a run or data."""
     found = _about_path(path) if path else _about_machine()
     echo(json.dumps({"schema": 1, **found}, indent=2) if as_json else _lines(found), nl=as_json)
 
@@ -25,7 +25,7 @@ def doctor(path, as_json):
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context, shell):
-    """Print the script that makes SHELL complete commands and options."""
+    """Print the script with which SHELL completes commands and options."""
     from click.shell_completion import get_completion_class
 
     make = get_completion_class(shell)

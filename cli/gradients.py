@@ -25,10 +25,10 @@ from .options import Seed, Whole
 @DEVICE
 @JSON
 def check_gradients(run, batch, steps, seed, dataset, device, as_json):
-    """Compare the ways to differentiate a refinement on RUN: their gradients with the exact one, time and memory.
+    """Compare the ways to differentiate a refinement on RUN: error against the exact gradient, time and memory.
 
-    A run that is amortized is checked with a refinement around its guide. Encoder is what belongs to the guide, decoder
-    what belongs to the model alone; time is that of a loss and its gradient, as a multiple of the amortized guide's.
+    An amortized run is checked with a refinement around its guide. "Encoder" are the parameters of the guide, "decoder" those
+    of the model alone; time is that of a loss and its gradient, as a multiple of the amortized guide's.
     """
     with user_errors():
         checks, about = _checked(run, batch, steps, dataset, seed, device)

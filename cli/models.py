@@ -16,7 +16,7 @@ from .errors import user_errors, written
 @SEED
 @DEVICE
 def encode(run, out, new, dataset, seed, device):
-    """Write mean and scale of q(z|x) of all data of RUN: arrays train_loc, train_scale, train_labels, and so on.
+    """Write mean and scale of q(z|x) for all data of RUN: arrays train_loc, train_scale, train_labels, and so on.
 
     Each is (N, D), and (N, steps, channels) of a delta-VAE.
 

@@ -11,8 +11,8 @@ from .echo import echo
 
 def say_as_asked(command):
     """Give a command -q and -v: how much it says on stderr. Errors are always told."""
-    quietly = dict(is_flag=True, callback=_remember, help="no notes, no progress")
-    verbosely = dict(count=True, callback=_log, help="what the libraries log, too; -vv: all of it")
+    quietly = dict(is_flag=True, callback=_remember, help="show no notes and no progress")
+    verbosely = dict(count=True, callback=_log, help="show what libraries log, too; -vv: debug messages as well")
     command.params.append(click.Option(["-q", "--quiet"], expose_value=False, **quietly))
     command.params.append(click.Option(["-v", "--verbose"], expose_value=False, **verbosely))
     return command

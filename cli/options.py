@@ -43,6 +43,16 @@ class Whole(click.IntRange):
     def __init__(self, least):
         super().__init__(min=least, max=LARGEST - 1)
 
+    def _describe_range(self):
+        """The range as the help shows it: nobody asks for the upper end."""
+        return f"x>={self.min}"
+
+    def convert(self, value, param, ctx):
+        number = click.INT.convert(value, param, ctx)
+        if not self.min <= number <= self.max:
+            self.fail(f"expected a whole number from {self.min} to {self.max}, got {number}", param, ctx)
+        return number
+
 
 class Seed(click.IntRange):
     """A seed, as all random generators take it."""
@@ -79,7 +89,7 @@ def home_path(path):
     """A path to write to, `~` replaced as a shell does it; a `~user` that is not there is told, not made a folder of."""
     found = os.path.expanduser(path)
     if found.startswith("~"):
-        raise UserError(f"expected a user that there is, got {path}; write ./{path} for a folder of that name")
+        raise UserError(f"expected the name of an existing user after ~, got {path}; write ./{path} for a folder of that name")
     return found
 
 

@@ -21,7 +21,7 @@ RUNS = click.argument("runs", nargs=-1, required=True, type=RunFolder())
 BUDGET = click.option(
     "--budget",
     type=Duration(),
-    help="seconds for differences on the same test points; 0: none  [default: as many points as in the reports]",
+    help="seconds for differences on the same test points; 0: no differences  [default: as many points as in the reports]",
 )
 DRAWS = click.option(
     "--posterior-samples", default=1, show_default=True, type=Whole(1), help="draws of z for each point"
@@ -29,7 +29,7 @@ DRAWS = click.option(
 IMPORTANCE = click.option(
     "--importance-samples",
     type=Whole(1),
-    help="compare log p(x) on the same points too, with so many draws  [default: the ELBO and its parts]",
+    help="compare log p(x) on the same points too, with this many draws of z  [default: the ELBO and its parts]",
 )
 ALLOW = click.option(
     "--allow", multiple=True, metavar="FIELD", help="a field of the evaluation card that may differ  [default: none]"
@@ -86,12 +86,12 @@ def compare(
 ):  # fmt: skip
     """Compare RUNs: their settings, their estimates, and the ELBO on the same test points.
 
-    The first run is what the others are compared with. Runs that differ in the seed alone count as one model, and with
-    two seeds of each there is a standard error over seeds. Runs whose evaluation cards disagree are refused.
+    The others are compared with the first run. Runs that differ in the seed alone count as one model, and with two seeds of
+    each there is a standard error over seeds. Runs whose evaluation cards disagree are refused.
 
-    With --remedies, the runs are made first, as far as they are missing: of the plain VAE and of each remedy named, + taking
-    several together. Every setting of `train` may be given for all, such as --dataset, --epochs or --layers. What is done is
-    known by its settings; what was interrupted goes on. There is a table, a page with pictures, and a file of results.
+    With --remedies, the missing runs are trained first: the plain VAE and each remedy named, where + joins several. All
+    settings of `train` can be given, such as --dataset, --epochs or --layers, and hold for all runs. Finished runs are
+    recognised by their settings; interrupted ones go on. The result is a table, a page with pictures and a file of results.
     """
     how = {"preset": preset, "seeds": seeds, "jobs": jobs, "minutes": minutes, "report_budget": report_budget}
     how |= {"folder": folder, "results": results, "html": html}

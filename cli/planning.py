@@ -24,16 +24,15 @@ LIKELIHOODS = {"binary": "bernoulli", "count": "poisson"}  # kind of the values 
 @click.option(
     "--sigma",
     type=float,
-    help="standard deviation of p(x|z) in units of the data  "
-    "[default: of 0 and 1 and of counts that at their mean; else learned]",
+    help="standard deviation of p(x|z) in units of the data  [default: learned; of 0 and 1 and of counts, that at their mean]",
 )
 @click.option("--beta", type=float, default=1.0, show_default=True, help="weight of the KL term")
 @JSON
 def predict(sigma, beta, as_json, **options):
-    """Tell before training which directions of the data z can carry at this noise and beta, and where they collapse.
+    """Predict, before training, which directions of the data z can encode at a noise and a beta, and where they collapse.
 
-    Exact for linear models, from the variances of the training data along their principal directions; for other networks it
-    is a guide. The sigma of a loss of squared errors, and the beta of sums and means: pyro_skipvae.diagnostics.effective_beta.
+    This is exact for linear models, by the variances of the training data along their principal directions; for other networks
+    it is a guide. For the beta of a loss that is made of sums and means see pyro_skipvae.diagnostics.effective_beta.
     """
     with user_errors():
         flags = settings(None, None, options)

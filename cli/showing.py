@@ -73,7 +73,7 @@ def reconstruct(run, count, own, decoding, beam_width, seed, dataset, out, devic
 @DEVICE
 @JSON
 def interpolate(run, from_text, from_item, to_text, to_item, points, decoding, beam_width, seed, dataset, out, device, as_json):
-    """Go from one item of RUN to another: decode the straight line between the means of their posteriors."""
+    """Interpolate between two items of RUN: decode the straight line between the means of their posteriors."""
     from pyro_skipvae.reports import model_pictures
     from pyro_skipvae.text import generation as texts
 
@@ -101,7 +101,7 @@ def interpolate(run, from_text, from_item, to_text, to_item, points, decoding, b
 @picture("traversals.png")
 @DEVICE
 def traverse(run, item, dimensions, seed, dataset, out, device):
-    """Show what each latent dimension of RUN does: one at a time is moved through the prior, in standard deviations.
+    """Show what each latent dimension of RUN does: move one at a time through the prior, in standard deviations.
 
     Texts are decoded greedily.
     """
@@ -127,7 +127,7 @@ def traverse(run, item, dimensions, seed, dataset, out, device):
 @click.command(epilog=examples("explore runs/digits", "explore runs/mine --dimensions 2 --steps 15 --out two.html"))
 @RUN
 @click.option("--dimensions", default=3, show_default=True, type=click.IntRange(1, 6), help="sliders, by decreasing rate")
-@click.option("--steps", type=click.IntRange(2, 101), help="places of a slider  [default: 9; of texts, or drawn images, 5]")
+@click.option("--steps", type=click.IntRange(2, 101), help="positions of a slider  [default: 9; of texts, or drawn images, 5]")
 @click.option("--item", type=Whole(0), help="the test item to start from  [default: 0; without data, a draw of z]")
 @SEED
 @DATASET

@@ -22,7 +22,7 @@ Examples:
 @click.option("--channels", required=True, type=int, help="dimensions of each step")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON on stdout")
 def target_rate(rate, correlation, length, channels, as_json):
-    """Tell which correlation of a delta-VAE's prior commits a rate, or which rate a correlation commits.
+    """Compute the correlation of a delta-VAE's prior that commits a rate, or the rate that a correlation commits.
 
     The rate KL(q(z|x) || p(z)) of any posterior that is independent over the steps is at least the committed one. The mutual
     information is not committed.

@@ -130,8 +130,8 @@ class Config:
     )
     vocabulary_size: int | None = option(
         None,
-        "most words to keep, the most frequent, with four marks; a file of your own loses words that occur once",
-        usual="20001, pydoc 1501, ptb all",
+        "words to keep, the most frequent ones, four marks included",
+        usual="20001, pydoc 1501, ptb all; in a file of your own, without the words that occur once",
         least=5,
     )
     limit_train: int | None = option(None, "train on this many items only", usual="all", least=1)
@@ -154,16 +154,16 @@ class Config:
     dropout: float | None = option(
         None, "dropout of a text decoder, on words and before the output", usual="0.5; transformer 0.1", least=0.0, below=1.0
     )
-    word_dropout: float = option(0.0, "part of the input words of a text decoder that become unknown", least=0.0, below=1.0)
+    word_dropout: float = option(0.0, "share of the input words of a text decoder that become unknown", least=0.0, below=1.0)
     maps: int = option(32, "feature maps of a PixelCNN or convolutional decoder", least=1)
     kernel: int = option(3, "kernel size of a PixelCNN decoder, odd", least=1)
     receptive_field: int | None = option(
         None,
-        "pixels before it, up and to the side, that a pixel of a PixelCNN decoder sees: what is further comes by z",
+        "rows above and columns aside that a pixel of a PixelCNN decoder sees; the rest has to come through z",
         usual="1 + layers * (kernel // 2)",
         least=1,
     )
-    skip: str = option("all", "where z enters again", (*SKIPS, "1,3,output"))
+    skip: str = option("all", "layers of the decoder that z enters by skips", (*SKIPS, "1,3,output"))
     latent_dim: int | None = option(
         None,
         "dimensions of z; of each step with prior ar1; variables of guide categorical, codes of guide codebook",
@@ -189,27 +189,27 @@ class Config:
     )
     scaling: str | None = option(
         None,
-        "units in which the networks see values: those of the file, standard deviations, or these of log(1 + x)",
+        "units in which the networks see values: those of the file, standard deviations, or those of log(1 + x)",
         SCALINGS,
         usual="standard for grey and real values, log for counts, else none",
     )
-    initialisation: str = option("torch", "how weights start; text models have their own start", INITIALISATIONS)
+    initialisation: str = option("torch", "initialisation of the weights; text models have their own", INITIALISATIONS)
     prior: str = option("standard-normal", "p(z)", PRIORS)
     rate: float | None = option(
         None,
-        "nats that the prior ar1, or the guide minimum-rate or von-mises-fisher, commits: no rate is below; for the guide "
-        "batch-normalised those of a training batch",
-        usual="10; with von-mises-fisher none, and its concentration is learned", least=0.0, below=10**6
+        "nats that prior ar1 or guide minimum-rate commit as the lowest rate, that guide von-mises-fisher has as its rate, or "
+        "that guide batch-normalised commits for the mean of a training batch",
+        usual="10; von-mises-fisher learns its concentration", least=0.0, below=10**6
     )
     correlation: str | None = option(
-        None, "of neighbouring steps of the prior ar1: a number, or LOW:HIGH over the channels", usual="by the rate"
+        None, "correlation of neighbouring steps of prior ar1: a number, or LOW:HIGH over the channels", usual="by the rate"
     )
     chunk: int | None = option(
-        None, "rows of an image, or words of a text, for each step of the prior ar1", usual="1; for text 8", least=1
+        None, "rows of an image, or words of a text, for each step of prior ar1", usual="1; for text 8", least=1
     )
     encoder_direction: str | None = option(
         None,
-        "what a step of the prior ar1 is read from: its rows or words and those after, before, or all",
+        "what a step of z depends on with prior ar1: its rows or words and those after, those before, or all",
         DIRECTIONS,
         usual="anti-causal; full for encoders that see all at once",
     )
@@ -219,9 +219,9 @@ class Config:
     objective: str = option("elbo", "what is maximised", WRITTEN)
     procedure: str = option(
         "joint",
-        "how encoder and decoder are trained: at once, the encoder to its end before each step of the decoder while z says "
-        "more and more (lagging), the decoder on z moved by Hamiltonian Monte Carlo (hmc), first as an "
-        "autoencoder, whose decoder then starts anew (pretrain), or against a critic that stands for the KL term",
+        "how encoder and decoder are trained: together (joint); at first the encoder to convergence before each step of the "
+        "decoder (lagging); the decoder on z moved by Hamiltonian Monte Carlo (hmc); first as an autoencoder, then with a new "
+        "decoder (pretrain); or against a critic in place of the KL term (adversarial)",
         PROCEDURES,
     )
     inference: str = option("amortized", "how q(z|x) is found: by the encoder, or refined by SVI steps", INFERENCES)
@@ -233,18 +233,18 @@ class Config:
     svi_gradient: str = option("exact", "gradient through a refinement", GRADIENTS)
     epochs: int = option(50, "passes over the training data", least=0)
     batch_size: int = option(64, "datapoints in a step", least=1)
-    optimizer: str = option("adam", "what follows the gradient", OPTIMIZERS)
+    optimizer: str = option("adam", "optimizer", OPTIMIZERS)
     lr: float | None = option(None, "learning rate", usual="adam 0.001, sgd 1.0", least=0.0)
     lr_schedule: str = option("cosine", "course of the learning rate over the run", LR_SCHEDULES)
-    halving_epoch: int = option(15, "halving: the first epoch whose validation may start it", least=0)
+    halving_epoch: int = option(15, "first epoch whose validation may start the halving of the learning rate", least=0)
     patience: int | None = option(
-        None, "stop after so many epochs without a better validation, once beta is final", usual="never stop early", least=1
+        None, "stop after this many epochs without a better validation, once beta is final", usual="never stop early", least=1
     )
     max_norm: float = option(5.0, "norm to which the whole gradient is clipped", least=0.0)
     beta: float = option(1.0, "final weight of the KL term", least=0.0)
     beta_schedule: str | None = option(
         None,
-        "course of the KL weight; control(NATS) holds the rate there (ControlVAE)",
+        "course of the KL weight; control(NATS) holds the rate at NATS (ControlVAE)",
         SCHEDULES,
         usual="linear for a pixelcnn, text or objective kl-balancing, else constant",
     )
@@ -256,8 +256,8 @@ class Config:
         least=0.0,
     )
     cycles: int = option(4, "cycles of a cyclical schedule", least=1)
-    compile: bool = option(False, "make one compiled graph of a training step for each size of batch")
-    precision: str = option("float32", "in what the networks multiply while they train; reports are in float32", PRECISIONS)
+    compile: bool = option(False, "compile the training step, into one graph for each size of batch")
+    precision: str = option("float32", "precision of the networks in training; reports use float32", PRECISIONS)
     matmul: str = option("highest", "torch's float32 matrix products in training; doctor says what medium brings", MATMULS)
     seed: int = option(0, "seed of initialisation, data order and all draws", least=0, below=2**32)
 

@@ -156,7 +156,7 @@ MISTAKES = [
     (["train", "--report-budget", "-5"], 2, "-5.0 is not in the range x>=0"),
     (["train", "--report-budget", "nan"], 2, "expected a number of at least 0, got nan"),
     (["train", "--report-budget", "5", "--elbo-points", "9"], 2, "expected --report-budget or --elbo-points, got both"),
-    (["train", "--elbo-points", "1"], 2, "1 is not in the range 2<=x"),
+    (["train", "--elbo-points", "1"], 2, "expected a whole number from 2 to 2147483647, got 1"),
     (["train", "--elbo-points", "9", "--log-likelihood-points", "10"], 2, "at most the --elbo-points, 9, got 10"),
     (["train", "--checkpoint-minutes", "nan"], 2, "expected a number of at least 0, got nan"),
     (["evaluate", "nowhere", "--report-budget", "-5"], 2, "-5.0 is not in the range x>=0"),
