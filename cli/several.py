@@ -65,8 +65,8 @@ def check_several(config, ranks):
         if word in instead and (name != "svi_gradient" or config.inference != "amortized"):
             other = f"{flag} {value.replace(word, instead[word])}, or " if instead[word] else ""
             raise UserError(
-                f"expected a bound of each row for several processes, got {flag} {value}, which reads its batch as a whole; "
-                f"take {other}one process"
+                f"expected settings that treat each row on its own for several processes, got {flag} {value}, which reads its "
+                f"batch as a whole; use {other}one process"
             )
     if config.batch_size < ranks.size:
         raise UserError(

@@ -46,7 +46,8 @@ def sequence_shape(latent_dim: Sequence[int]) -> tuple[int, int]:
 def places_per_step(places: int, steps: int, what: str, *, last_shorter: bool = False) -> int:
     """How many places, rows of an image or words of a text, each of `steps` latent vectors stands for.
 
-    They must divide, unless the last step may stand for fewer. Raises ValueError otherwise, with what would do.
+    Raises ValueError, with possible numbers of steps, where it is not the same for all (with `last_shorter`, for all but the
+    last).
     """
     each = -(-places // max(steps, 1))
     if steps < 1 or (-(-places // each) != steps if last_shorter else each * steps != places):
@@ -54,7 +55,8 @@ def places_per_step(places: int, steps: int, what: str, *, last_shorter: bool = 
         possible = sorted({-(-places // k) for k in sizes if last_shorter or places % k == 0})
         nearest = sorted(sorted(possible, key=lambda count: abs(count - steps))[:3])
         raise ValueError(
-            f"expected a number of steps that {places} {what} can be dealt to evenly, got {steps}; {_listed(nearest)} do"
+            f"expected a number of steps among which {places} {what} can be divided evenly, got {steps}; possible are "
+            f"{_listed(nearest)}"
         )
     return each
 
@@ -64,10 +66,10 @@ def _listed(numbers: list[int]) -> str:
 
 
 class Standardise(nn.Module):
-    """x in the units of its data: (x - loc) / scale, or with `log` the same of log(1 + x).
+    """x in the units of its data: (x - loc) / scale, or with `log` (log(1 + x) - loc) / scale.
 
-    `loc` and `scale` are buffers that broadcast to x (..., *event_shape): numbers of the training data, stored with the model
-    (`Standardise.of`). Encoders, and decoders that read x, take one as `inputs`.
+    loc, scale: statistics of the training data (`Standardise.of`) that broadcast to x (..., *event_shape), kept as buffers, and
+    so stored with the model. Encoders, and decoders that read x, take a `Standardise` as `inputs`.
     """
 
     loc: Tensor
@@ -81,7 +83,7 @@ class Standardise(nn.Module):
 
     @classmethod
     def of(cls, x: Tensor, *, log: bool = False) -> "Standardise":
-        """That of training data x (N, *event_shape): see `mean_and_scale`."""
+        """With the statistics of training data x (N, *event_shape) (`mean_and_scale`)."""
         return cls(*mean_and_scale(x.log1p() if log else x), log=log)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,9 +93,9 @@ class Standardise(nn.Module):
 def mean_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of x (N, *event_shape): of each feature of vectors, of each channel of images.
 
-    Images have two dimensions or more, and give shape (..., 1, 1). Pixels are not taken one by one, since one that is nearly
-    always the same would be blown up. What does not vary has scale 1. Raises ValueError for a scale whose square float32
-    cannot hold.
+    Images have two dimensions or more, and get the shape (..., 1, 1): a pixel that is nearly constant would be blown up by a
+    scale of its own. What does not vary has scale 1. Raises ValueError for standard deviations outside of 1e-15 to 1e15, whose
+    square float32 cannot hold.
     """
     pooled = (0, -2, -1) if x.dim() > 2 else (0,)
     parts = x.split(1024)  # in float64, since a mean may be thousands of times the deviation

@@ -192,13 +192,13 @@ def test_a_pair_with_a_sequence_trains_and_reports(name):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: PixelCNNEncoder((8, 9), (3, C)), "number of steps that 8 rows can be dealt to evenly, got 3; 2, 4 and 8 do"),
-        (lambda: PixelCNNDecoder((3, C), (8, 9)), "number of steps that 8 rows can be dealt to evenly, got 3"),
+        (lambda: PixelCNNEncoder((8, 9), (3, C)), "8 rows can be divided evenly, got 3; possible are 2, 4 and 8"),
+        (lambda: PixelCNNDecoder((3, C), (8, 9)), "8 rows can be divided evenly, got 3"),
         (
             lambda: LSTMDecoder(V, (6, C), max_length=7),
-            "number of steps that 7 words can be dealt to evenly, got 6; 3, 4 and 7 do",
+            "7 words can be divided evenly, got 6; possible are 3, 4 and 7",
         ),
-        (lambda: LSTMSequenceEncoder(V, (8, C), max_length=7), "number of steps that 7 words can be dealt to evenly, got 8"),
+        (lambda: LSTMSequenceEncoder(V, (8, C), max_length=7), "7 words can be divided evenly, got 8"),
         (lambda: PixelCNNEncoder((8, 9), 3), r"latent_dim as \(steps, channels\), got 3"),
         (lambda: PixelCNNEncoder((8, 9), (T, C), direction="both"), "one of anti-causal, causal, full, got 'both'"),
         (lambda: MLPDecoder((1, 2, 3), (8, 9)), r"a number of dimensions, or \(steps, channels\), got \(1, 2, 3\)"),

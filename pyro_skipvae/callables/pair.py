@@ -174,8 +174,8 @@ class CallablePair(nn.Module):
         found, likelihood = self.callables[1](z, *context), self.callables[3]
         if likelihood is None and not _is_distribution(found):
             raise Refused(
-                f"expected decode to give a distribution over x, got {_kind(found)}: say by likelihood= what is made of it, "
-                f"one of {', '.join(LIKELIHOODS)}, or a callable such as torch.distributions.Normal"
+                f"expected decode to give a distribution over x, got {_kind(found)}: name the family with likelihood=, one of "
+                f"{', '.join(LIKELIHOODS)}, or a callable such as torch.distributions.Normal"
             )
         if likelihood is not None and _is_distribution(found):
             raise Refused(
@@ -278,7 +278,7 @@ def _kind(found: Any) -> str:
     if isinstance(found, Tensor):
         return f"a tensor of shape {tuple(found.shape)}"
     if isinstance(found, tuple | list):
-        return f"{len(found)} things ({', '.join(map(_kind, found))})"
+        return f"{len(found)} items ({', '.join(map(_kind, found))})"
     if type(found).__module__ == "numpy":
         return f"a NumPy array of shape {found.shape}, where tensors are needed"
     return "None" if found is None else f"a {type(found).__name__}"

@@ -204,7 +204,7 @@ def resolve(config: Config, data: Data) -> Config:
             else "expected a guide whose density is known at any z for --prior vamp, got --guide " + config.guide
         )
     if config.initialisation != "torch" and data.kind == "text":
-        raise ConfigError(f"expected no --initialisation for text, which has a start of its own, got {config.initialisation}")
+        raise ConfigError(f"expected no --initialisation for text models, which have their own, got {config.initialisation}")
     if config.guide in FLOWS and config.inference != "amortized":
         raise ConfigError(f"expected a --guide with local parameters for --inference {config.inference}, got {config.guide}")
     return found

@@ -336,11 +336,11 @@ class Config:
             raise ConfigError(f"expected --prior other than ar1 with --model {self.model}; use --model {named}")
         if self.guide != "diagonal-normal":
             raise ConfigError(
-                f"expected --guide diagonal-normal for --prior ar1, got {self.guide}: only what is independent over the steps "
-                "has a rate that the prior commits"
+                f"expected --guide diagonal-normal for --prior ar1, got {self.guide}: the prior commits a rate for guides that "
+                "are independent over the steps alone"
             )
         if self.rate is not None and self.correlation is not None:
-            raise ConfigError("expected --rate or --correlation, of which each decides the other, got both")
+            raise ConfigError("expected --rate or --correlation, since each determines the other, got both")
         if self.correlation is not None:
             try:
                 correlation_range(self.correlation)

@@ -124,8 +124,8 @@ class Run:
         if others:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             raise RunError(
-                f"expected a new or empty folder for the run, but {self.path} holds {others[0]}{more}, which no run there "
-                "accounts for; choose another with --out"
+                f"expected a new or empty folder for the run, but {self.path} holds {others[0]}{more}; "
+                "choose another with --out"
             )
 
     def check_vocabulary(self, data: "Data") -> None:
@@ -164,7 +164,7 @@ class Run:
             found = found["card"]["data"] if file.name == "report.json" else found
             return DataDescription.of(found, self.path / "vocabulary.txt")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RunError(f"expected what a model knows of its data in {file}, which cannot be read: {error}") from None
+            raise RunError(f"expected the description of a run's data in {file}, which cannot be read: {error}") from None
 
     def config(self) -> Config:
         """The settings of the run. Raises RunError if its config.toml is missing or cannot be read."""
@@ -430,14 +430,14 @@ def _lock(lock: int, path: Path) -> None:
     except BlockingIOError:
         pid, host = _holder(lock)
         who = f"process {pid} on {host}" if pid else "another process"
-        raise RunError(f"expected a run folder in use by nobody, but {who} writes to {path.parent}") from None
+        raise RunError(f"expected a run folder that no other process uses, but {who} writes to {path.parent}") from None
     except OSError:
         return  # a disk without locks, where refusing would forbid all training
     pid, host = _written_holder(lock, path)
     if host not in (None, socket.gethostname()):  # many network disks show a lock to its own host only
         raise RunError(
-            f"expected a run folder in use by nobody, but process {pid} on {host} did not give {path.parent} back; "
-            f"if that process is gone, remove {path}"
+            f"expected a run folder that no other process uses, but process {pid} on {host} has not released {path.parent}; "
+            f"if that process has ended, remove {path}"
         )
 
 

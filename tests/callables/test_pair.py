@@ -277,10 +277,10 @@ MISTAKES = {
     ),
     "three things": (
         lambda x: (x[:, :2], x[:, :2].exp(), x[:, :2]),
-        r"to give a distribution or \(loc, scale\), got 3 things \(a tensor.*leave out what is neither",
+        r"to give a distribution or \(loc, scale\), got 3 items \(a tensor.*leave out what is neither",
     ),
     "one tensor": (lambda x: x[:, :2], "encode to give a distribution or .* got a tensor of shape .*give its scale too"),
-    "arrays": (lambda x: (np.zeros((len(x), 2)), np.ones((len(x), 2))), "got 2 things .*a NumPy array of shape .* tensors are"),
+    "arrays": (lambda x: (np.zeros((len(x), 2)), np.ones((len(x), 2))), "got 2 items .*a NumPy array of shape .* tensors are"),
     "nothing": (lambda x: None, "encode to give a distribution or .* got None"),
     "no rows": (lambda x: (torch.zeros(2), torch.ones(2)), r"with a batch of 3.*got batch shape \(2,\)"),
     "rows as event": (
@@ -307,7 +307,7 @@ def test_mistakes_of_encode(mistake):
 
 
 DECODING = {
-    "a tensor": ({}, lambda z: z, "a distribution over x, got a tensor of shape .*likelihood= .*one of bernoulli"),
+    "a tensor": ({}, lambda z: z, "a distribution over x, got a tensor of shape .*likelihood=, one of bernoulli"),
     "a distribution and a likelihood": (
         {"likelihood": "bernoulli"},
         lambda z: dist.Normal(z.repeat(1, 3), 1.0),
@@ -321,7 +321,7 @@ DECODING = {
     "loc and scale": (
         {"likelihood": "normal"},
         lambda z: (z.repeat(1, 3), z.repeat(1, 3).exp()),
-        r"of shape \(3, 6, 2\), got 2 things .*write likelihood=torch.distributions.Normal",
+        r"of shape \(3, 6, 2\), got 2 items .*write likelihood=torch.distributions.Normal",
     ),
     "another shape of x": ({}, lambda z: dist.Normal(z, 1.0), r"p\(x\|z\) over x of shape \(6,\), got \(2,\)"),
     "a column": ({}, lambda z: dist.Normal(z[:, :1], 1.0), r"p\(x\|z\) over x of shape \(6,\), got \(1,\)"),

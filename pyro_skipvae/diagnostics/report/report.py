@@ -93,7 +93,7 @@ class CollapseReport:
 
     The reasons for None are in `card["unavailable"]`, by name; `standard_errors` holds the errors of the plain numbers.
 
-    elbo = -distortion - rate; distortion: -E_q log p(x|z); rate: E_x KL(q(z|x) || p(z)), also per dimension of z.
+    elbo = -distortion - rate on the same points; distortion: -E_q log p(x|z); rate: E_x KL(q(z|x) || p(z)), also by dimension.
     log_likelihood: by importance sampling (see `diagnostics.log_likelihood`), and with a tenth of the draws beside it;
     effective_sample_size: median and minimum over the points; elbo_on_log_likelihood_points: the ELBO on the same points.
     mi_lower, mi_upper, mi_marginal: bounds on I_q(x; z) (see `mutual_information`); mi_ceiling: what mi_lower cannot exceed;
