@@ -1,6 +1,7 @@
 """Blocks that encoders and decoders share."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -22,6 +23,19 @@ def can_look(x: Tensor, *, training: bool = True) -> bool:
     if TRACED.get() or torch.compiler.is_compiling():
         return False
     return x.device.type == "cpu" or not training
+
+
+def check_sizes(least: int = 1, **sizes: int) -> None:
+    """Raises ValueError, with its name, for a size that is not a whole number of at least `least`."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < least:
+            raise ValueError(f"expected {name} to be a whole number of at least {least}, got {size!r}")
+
+
+def check_image(event_shape: Sequence[int]) -> None:
+    """Raises ValueError unless items of this shape are images, (H, W) or (C, H, W)."""
+    if len(event_shape) not in (2, 3):
+        raise ValueError(f"expected images (H, W) or (C, H, W), got items of shape {tuple(event_shape)}")
 
 
 def latent_shape(latent_dim: int | Sequence[int]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_skipvae.blocks import in_full
+from pyro_skipvae.blocks import check_sizes, in_full
 from pyro_skipvae.distributions.colours import ColourLogistics
 from pyro_skipvae.distributions.grey_levels import DiscretisedLogistic, GreyLevels
 from pyro_skipvae.distributions.multinomial import MultinomialGivenTotal
@@ -175,6 +175,7 @@ class MultinomialAbout(nn.Module):
 
 def categorical(levels: int = 256) -> Likelihood:
     """Grey levels 0, 1/(levels-1), ..., 1 as unordered classes, with logits eta of `levels` numbers (`GreyLevels`)."""
+    check_sizes(2, levels=levels)
     return Likelihood(levels, GreyLevels)
 
 
@@ -183,6 +184,7 @@ def discretised_logistic(levels: int = 256) -> Likelihood:
 
     Reference: Kingma et al. 2016 (see `DiscretisedLogistic`).
     """
+    check_sizes(2, levels=levels)
     return Likelihood(2, lambda eta: DiscretisedLogistic(eta[..., 0], softplus(eta[..., 1]) + SMALLEST_SCALE, levels))
 
 
@@ -191,4 +193,6 @@ def colour_logistics(levels: int = 256, components: int = 10) -> Likelihood:
 
     Reference: Salimans et al. 2017 (see `ColourLogistics`).
     """
+    check_sizes(2, levels=levels)
+    check_sizes(components=components)
     return Likelihood(4 * components, lambda eta: ColourLogistics(eta, levels))

@@ -26,19 +26,25 @@ def constant(beta: float = 1.0) -> Schedule:
 def linear(start: float, final: float, steps: float) -> Schedule:
     """From `start` to `final` in a straight line over `steps` steps, then `final`.
 
-    Raises ValueError unless both ends are above 0, since Pyro rejects a scale of zero: start low, for example at 0.1.
+    Raises ValueError for fewer than 0 steps, and unless both ends are above 0, since Pyro rejects a scale of zero: start low,
+    for example at 0.1.
     Reference: Bowman et al. 2016.
     """
-    _positive(min(start, final))
+    _positive(start), _positive(final)
+    if not steps >= 0:
+        raise ValueError(f"expected a schedule of at least 0 steps, got {steps}")
     return Schedule(lambda step: final if step >= steps else final + (start - final) * (1 - step / steps), steps)
 
 
 def cyclical(start: float, final: float, steps: float, *, cycles: int = 4, rising: float = 0.5) -> Schedule:
     """`cycles` equal cycles in `steps` steps: in each a straight line from `start` to `final` over the share `rising` of it.
 
-    The rest of a cycle, and all steps after the last one, have `final`. Raises ValueError unless both ends are above 0.
+    The rest of a cycle, and all steps after the last one, have `final`. Raises ValueError for fewer than 1 cycle, a share
+    outside of (0, 1], and what `linear` does.
     Reference: Fu et al. 2019.
     """
+    if not cycles >= 1 or not 0 < rising <= 1:
+        raise ValueError(f"expected at least 1 cycle, rising over a share above 0 and at most 1, got {cycles} and {rising}")
     length = max(steps / cycles, 1)
     rise = linear(start, final, rising * length)
     return Schedule(lambda step: final if step >= steps else rise(step % length), steps)
@@ -86,6 +92,7 @@ class Halving:
 
     @property
     def ended(self) -> bool:
+        """Whether the factor is below `floor`."""
         return self.factor < self.floor
 
     def after(self, epoch: int, better: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import LatentDim, latent_shape
+from pyro_skipvae.blocks import LatentDim, check_image, check_sizes, latent_shape
 from pyro_skipvae.likelihoods import Likelihood, bernoulli
 from pyro_skipvae.skip import Skip, SkipSequential
 
@@ -17,7 +17,7 @@ class ConvolutionalDecoder(nn.Module):
     Hidden layer 1 maps z to a small image of `maps` feature maps, and layers 2..L and the output are the convolutions, with L =
     `layers`. With skips each of them also receives U_l z, one number per feature map (`skip`: see `skip.skip_entries`). Pixels
     are independent given z. A sequence z (..., T, C), with `latent_dim` (T, C), is read as one vector of T C dimensions.
-    Raises ValueError for an unknown skip or latent_dim.
+    Raises ValueError for items that are no images, an unknown skip or latent_dim, and sizes below 1.
     """
 
     def __init__(
@@ -31,6 +31,8 @@ class ConvolutionalDecoder(nn.Module):
         likelihood: Likelihood = bernoulli,
     ) -> None:
         super().__init__()
+        check_image(event_shape)
+        check_sizes(layers=layers, maps=maps)
         self.event_shape, self.likelihood = tuple(event_shape), likelihood
         self.latent_shape = latent_shape(latent_dim)
         latent_dim = math.prod(self.latent_shape)

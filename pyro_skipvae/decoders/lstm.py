@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import LatentDim, latent_shape
+from pyro_skipvae.blocks import LatentDim, check_sizes, latent_shape
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.guides.recurrence import run_lstm
 from pyro_skipvae.skip import OUTPUT, Entry, Skip, skip_entries
@@ -44,6 +44,8 @@ class LSTMDecoder(nn.Module):
         skip: Skip = "all",
     ) -> None:
         super().__init__()
+        check_sizes(vocabulary_size=vocabulary_size, max_length=max_length, layers=layers)
+        check_sizes(embedding=embedding, width=width)
         channels = latent_shape(latent_dim)[-1]
         entries = joined_entries(skip_entries(skip, layers), latent_dim)
         self.event_shape = (max_length,)

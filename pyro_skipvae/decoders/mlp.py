@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import LatentDim, latent_shape, perceptron
+from pyro_skipvae.blocks import LatentDim, check_sizes, latent_shape, perceptron
 from pyro_skipvae.likelihoods import Likelihood, bernoulli
 from pyro_skipvae.skip import Skip, SkipSequential
 
@@ -19,7 +19,7 @@ class MLPDecoder(nn.Module):
     L = `layers` hidden layers of `width` units. `skip` says which U_l there are (`pyro_skipvae.skip.skip_entries`; U_(L+1) is
     "output"). z enters layer 1 already: U_1 changes the parametrisation and not the set of functions. A sequence z
     (..., T, C), with `latent_dim` (T, C), is read as one vector of T C dimensions. Raises ValueError for an unknown skip or
-    latent_dim.
+    latent_dim, fewer than 0 layers, or a width below 1.
 
     Reference: Dieng et al. 2019, section 3 and Table 3.
     """
@@ -35,6 +35,8 @@ class MLPDecoder(nn.Module):
         likelihood: Likelihood = bernoulli,
     ) -> None:
         super().__init__()
+        check_sizes(0, layers=layers)
+        check_sizes(width=width)
         self.event_shape, self.likelihood = tuple(event_shape), likelihood
         self.latent_shape = latent_shape(latent_dim)
         latent_dim = math.prod(self.latent_shape)

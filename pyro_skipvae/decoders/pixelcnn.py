@@ -12,7 +12,16 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_skipvae.blocks import AttentionBlock, LatentDim, gate, latent_shape, places, places_per_step
+from pyro_skipvae.blocks import (
+    AttentionBlock,
+    LatentDim,
+    check_image,
+    check_sizes,
+    gate,
+    latent_shape,
+    places,
+    places_per_step,
+)
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.likelihoods import Likelihood, bernoulli
 from pyro_skipvae.skip import OUTPUT, Entry, Skip, SkipMaps, skip_entries
@@ -61,6 +70,8 @@ class PixelCNNDecoder(nn.Module):
         inputs: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_image(event_shape)
+        check_sizes(maps=maps)
         if attention_layers > layers:
             raise ValueError(f"expected at most {layers} attention layers, one a layer, got {attention_layers}")
         if kernel % 2 == 0 or layers < 1:

@@ -19,7 +19,8 @@ class OneHot(dist.OneHotCategorical):
 
     Probabilities, log p at one-hot rows, KL and entropy are exactly those of the categorical distribution. Relaxed draws lie
     between one-hot rows, where log p is an extension of the formula and no density: train through them with a KL in closed
-    form. logits: (..., K); -inf is a class of probability 0. `rsample` raises NotImplementedError without a temperature.
+    form. logits: (..., K); -inf is a class of probability 0. Raises
+    ValueError for a temperature that is not above 0; `rsample` raises NotImplementedError without one.
 
     Reference: Jang, Gu, Poole 2017, "Categorical Reparameterization with Gumbel-Softmax", equation 2; Maddison et al. 2017.
     """
@@ -27,6 +28,8 @@ class OneHot(dist.OneHotCategorical):
     support: Any = ROWS
 
     def __init__(self, logits: Tensor, *, temperature: float | None = None, validate_args: bool | None = None) -> None:
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"expected a temperature above 0, got {temperature}")
         self.temperature = temperature
         super().__init__(logits=logits, validate_args=validate_args)
 

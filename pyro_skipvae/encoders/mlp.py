@@ -7,7 +7,7 @@ from typing import Any
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import LatentDim, perceptron
+from pyro_skipvae.blocks import LatentDim, check_sizes, perceptron
 from pyro_skipvae.guides.families import DiagonalNormal
 
 
@@ -15,7 +15,7 @@ class MLPEncoder(nn.Module):
     """A multilayer perceptron with relu: x (B, *event_shape) -> q(z|x), batch (B,), event (D,) or `latent_dim` (T, C).
 
     hidden: the widths of the hidden layers; posterior: the family of q (`pyro_skipvae.guides`); inputs: a module that x passes
-    first (`pyro_skipvae.blocks.Standardise`).
+    first (`pyro_skipvae.blocks.Standardise`). Raises ValueError for no hidden layer, or a width below 1.
 
     Reference: Dieng et al. 2019, Table 3 (two layers of 512).
     """
@@ -30,6 +30,9 @@ class MLPEncoder(nn.Module):
         inputs: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if not hidden:
+            raise ValueError("expected the width of at least one hidden layer, got hidden=()")
+        check_sizes(**{f"hidden layer {l}": width for l, width in enumerate(hidden, 1)})
         self.event_dims = len(event_shape)
         self.inputs = inputs
         self.network = nn.Sequential(*perceptron([math.prod(event_shape), *hidden]), nn.ReLU())

@@ -8,7 +8,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_skipvae.blocks import places_per_step, sequence_shape
+from pyro_skipvae.blocks import check_image, check_sizes, places_per_step, sequence_shape
 from pyro_skipvae.decoders.pixelcnn import GatedLayer
 from pyro_skipvae.guides.families import DiagonalNormal
 
@@ -41,6 +41,8 @@ class PixelCNNEncoder(nn.Module):
         inputs: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_image(event_shape)
+        check_sizes(layers=layers, maps=maps)
         self.inputs = inputs
         *channels, height, width = event_shape
         self.image_shape = (math.prod(channels), height, width)

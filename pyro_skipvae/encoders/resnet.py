@@ -7,7 +7,7 @@ from typing import Any
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import LatentDim, ResidualBlock
+from pyro_skipvae.blocks import LatentDim, ResidualBlock, check_image, check_sizes
 from pyro_skipvae.guides.families import DiagonalNormal
 
 
@@ -33,6 +33,9 @@ class ResNetEncoder(nn.Module):
         inputs: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_image(event_shape)
+        check_sizes(0, layers=layers)
+        check_sizes(maps=maps)
         *channels, height, width = event_shape
         if min(height, width) < 2**layers:
             raise ValueError(f"expected an image of at least {2**layers} pixels a side, got {height}x{width}")

@@ -84,6 +84,7 @@ class SemiAmortized(nn.Module):
 
     @property
     def model(self) -> Callable[..., Any]:
+        """The model whose ELBO the refinement climbs."""
         return self.shared[0]
 
     def forward(self, x: Any, *context: Any, beta: float | None = None, **options: Any) -> Any:

@@ -11,6 +11,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.util import check_fully_reparametrized, is_validation_enabled, torch_item
 from torch import Tensor, is_grad_enabled
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.schedules import constant, cyclical, linear  # noqa: F401  scripts import them with the objectives
 
 from .terms import Batch, Objective, as_arguments, kl_sum, plate_scale, sites, weighted
@@ -77,12 +78,15 @@ def iwae(particles: int) -> Objective:
 
         -L_K = -sum_x log 1/K sum_k p(x|z_k) (p(z_k) / q(z_k|x))^beta,  z_k ~ q(z|x)
 
-    At beta = 1, L_1 is the ELBO and L_K rises to log p(x) with K; at another beta it need not bound log p(x). The objective
-    raises what `elbo` does, and ValueError for a site outside the one data plate (dim=-1), which would count for each row, for
-    a z that is not reparameterised, whose gradient would be wrong, and for a plate that stands for more points than the batch.
+    At beta = 1, L_1 is the ELBO and L_K rises to log p(x) with K; at another beta it need not bound log p(x). Raises ValueError
+    for a K below 1. The objective raises what `elbo` does, and ValueError for a site outside the one data plate (dim=-1), which
+    would count for each row, for a z that is not reparameterised, whose gradient would be wrong, and for a plate that stands
+    for more points than the batch.
 
     Reference: Burda, Grosse, Salakhutdinov 2016, equation 8.
     """
+
+    check_sizes(particles=particles)
 
     def objective(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
         plate = pyro.plate("particles", particles, dim=-2)

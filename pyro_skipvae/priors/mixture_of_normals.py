@@ -5,15 +5,18 @@ import torch
 from pyro.distributions import Distribution
 from torch import nn
 
+from pyro_skipvae.blocks import check_sizes
+
 
 class MixtureOfNormals(nn.Module):
     """A learned mixture p(z) = sum_k w_k N(loc_k, diag(scale_k^2)), batch (), event (D,).
 
-    It starts with equal weights, loc_k ~ N(0, I) and scale 1.
+    It starts with equal weights, loc_k ~ N(0, I) and scale 1. Raises ValueError for fewer than 1 component.
     """
 
     def __init__(self, latent_dim: int, *, components: int = 10) -> None:
         super().__init__()
+        check_sizes(components=components)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_dim))  # equal components would stay equal
         self.log_variance = nn.Parameter(torch.zeros(components, latent_dim))

@@ -11,6 +11,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.diagnostics.pairs.evaluation import evaluation_mode
 from pyro_skipvae.objectives import Batch, Objective, as_arguments, plate_scale, weighted
 from pyro_skipvae.objectives.terms import sites
@@ -51,6 +52,10 @@ def hamiltonian_draws(
 
     Reference: Neal 2011, "MCMC using Hamiltonian dynamics"; Hoffman 2017, "Learning Deep Latent Gaussian Models with MCMC".
     """
+    check_sizes(0, moves=moves)
+    check_sizes(leapfrog=leapfrog)
+    if not step_size > 0:
+        raise ValueError(f"expected a step_size above 0, got {step_size}")
     model, guide = weighted(model, guide, beta)
     with evaluation_mode(_owner(model), _owner(guide)), torch.enable_grad():
         name, z, scale = _start(guide, x)

@@ -11,6 +11,7 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.diagnostics.estimates.components import evaluable
 from pyro_skipvae.diagnostics.estimates.mutual_information import sandwich
 from pyro_skipvae.diagnostics.pairs.evaluation import as_found
@@ -68,6 +69,7 @@ def lagging_step(
 
     Reference: He, Spokoyny, Neubig, Berg-Kirkpatrick 2019, algorithm 1; `every` is 15 for text in their code.
     """
+    check_sizes(every=every, most=most, patience=patience)
     return LaggingStep(model, guide, objective, optim, draw, valid, every, most, AggressivePhase(patience), **how)
 
 

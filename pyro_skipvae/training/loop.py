@@ -104,9 +104,11 @@ def fit(
 def evaluate_loss(step: SVIStep, batches: Iterable[Batch]) -> float:
     """The mean loss in nats per datapoint at beta = 1, without training.
 
-    No parameter changes; random numbers are drawn, and modules stay in the mode they are in.
+    No parameter changes; random numbers are drawn, and modules stay in the mode they are in. Raises ValueError for no batches.
     """
     total, size = 0.0, 0
     for x in batches:
         total, size = total + batch_size(x) * step.evaluate(x), size + batch_size(x)
+    if not size:
+        raise ValueError("expected at least one batch to evaluate, got none")
     return total / size

@@ -8,6 +8,7 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.objectives import Batch, Objective, autoencoder
 
 from .step import SVIStep
@@ -32,6 +33,7 @@ def pretrained_step(
 
     Reference: Li, He, Neubig, Berg-Kirkpatrick, Yang 2019, who go on with free bits and a beta that rises from 0.
     """
+    check_sizes(0, steps=steps)
     return PretrainedStep(model, guide, objective, optim, decoder, steps, **how)
 
 

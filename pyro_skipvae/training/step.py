@@ -64,9 +64,10 @@ def svi_step(
     control: the `RateControl` that gives the beta of each step. It is told the rate, which is the derivative of the mean loss
     in beta; `objective` has to be linear in beta, as `elbo` and `analytic_elbo` are.
 
-    Raises ValueError for an unknown precision, an optimizer that is not of pyro.optim, ReduceLROnPlateau, and a control with
-    an ELBO of Pyro's. The first step raises it where Pyro's parameter store holds other tensors than the modules of this pair
-    under the same names: it would train those and leave the modules as they are. Call pyro.clear_param_store() before.
+    Raises ValueError for an unknown precision, a max_norm that is not above 0, an optimizer that is not of pyro.optim,
+    ReduceLROnPlateau, and a control with an ELBO of Pyro's. The first step raises it where Pyro's parameter store holds other
+    tensors than the modules of this pair under the same names: it would train those and leave the modules as they are. Call
+    pyro.clear_param_store() before.
     """
     how: Any = {"compile": compile, "precision": precision, "control": control}
     return SVIStep(model, guide, objective, optim, max_norm, ranks, **how)
@@ -102,6 +103,8 @@ class SVIStep:
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"expected a precision of {' or '.join(PRECISIONS)}, got {precision!r}")
+        if max_norm is not None and not max_norm > 0:  # below 0 clipping would turn the gradient round
+            raise ValueError(f"expected max_norm to be above 0, or None, got {max_norm}")
         if not isinstance(optim, PyroOptim):
             raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
         if control is not None and isinstance(objective, ELBO):

@@ -93,6 +93,8 @@ class Pair:
         rows: int | None = None,
         joint: bool | None = False,
     ) -> None:
+        if rows is not None and rows < 1:
+            raise ValueError(f"expected rows to be 1 or more, got {rows}")
         self.model, self.guide, self.x, self.rows_given = model, guide, as_rows(x), rows
         if isinstance(guide, AutoGuide):  # even one look at three rows would set it up for three rows
             raise Refused(

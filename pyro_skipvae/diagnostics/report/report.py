@@ -247,6 +247,10 @@ def collapse_report(
     depend on each other.
     """
     check_extra(card)
+    if budget is not None and not budget >= 0:
+        raise ValueError(f"expected a budget of at least 0 seconds, got {budget}")
+    if levels is not None and levels < 2:
+        raise ValueError(f"expected at least 2 levels of a value, got {levels}")
     sizes = sizes or EVERYTHING
     if components is not None:
         sizes = replace(sizes, points=min(sizes.points, FIRST_POINTS))
