@@ -98,7 +98,7 @@ def test_what_reads_its_batch_as_a_whole_is_refused_and_what_is_advised_is_taken
     ("more", "told"),
     [
         (("--batch-size", 1), "expected --batch-size of at least 2, the number of processes, got 1"),
-        (("--objective", "free-bits-per-group(0.5)"), "take --objective free-bits-per-dimension(0.5), or one process"),
+        (("--objective", "free-bits-per-group(0.5)"), "use --objective free-bits-per-dimension(0.5), or one process"),
         (("--device", "cuda"), "expected a device that this machine has, got 'cuda'"),
         (("--dataset", "absent.npz"), "absent.npz was not found"),
     ],

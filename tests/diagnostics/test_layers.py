@@ -83,7 +83,7 @@ def test_what_is_asked_wrongly_is_told():
     pair = decoder.model, decoder.guide, X[:64]
     for layers, words in (
         (nn.ReLU(), "at least one module with weights"),
-        ({"idle": nn.Linear(1, 1)}, "the layer 'idle' to run with the model"),
+        ({"idle": nn.Linear(1, 1)}, "expected layer 'idle' to run with the model"),
     ):
         with pytest.raises(ValueError, match=words):
             layer_sensitivities(*pair, layers)
