@@ -90,7 +90,7 @@ def test_what_is_asked_wrongly_is_told():
     with pytest.raises(ValueError, match="points to be 2 or more"):
         layer_sensitivities(*pair, decoder, points=1)
     decoder.layer = nn.Sequential(decoder.layer, Shifted())
-    with pytest.raises(ValueError, match="'mean' to give a tensor with a row for each of 64 datapoints"):
+    with pytest.raises(ValueError, match="layer 'mean' to return a tensor with a row for each of 64 datapoints"):
         layer_sensitivities(*pair, {"mean": decoder.layer[1].mean})
 
 
