@@ -123,8 +123,6 @@ def reproduce(
     missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries + others)]
     if missing and not train:
         note(f"{_done(wanted, missing)} --train trains the others; `reproduce {name} --list` says what that takes here.")
-        for run, epochs in _begun(missing, folder):
-            note(_progress(run, epochs))
     if missing and train:
         check_places(missing, device, results, folder)
         note(_done(wanted, missing) + cost(missing, Path(folder), force, device))
@@ -134,13 +132,15 @@ def reproduce(
             for found in kept_results(pool, wanted, file, device):
                 entries = found
     entries = entries + others
+    begun = list(_begun([run for run in missing if not reproduction.entry_for(run, entries)], folder))
+    for run, epochs in [] if train else begun:
+        note(_progress(run, epochs))
     if wanted.study == "theorem":
         note("The random networks that stand beside its table take about 15 s.")
     if as_json:
-        unfinished = [run for run in missing if not reproduction.entry_for(run, entries)]
-        begun = [{"row": run.row, "arm": run.arm, "seed": run.seed, "epochs": run.config.epochs, "validation": epochs}
-                 for run, epochs in _begun(unfinished, folder)]  # fmt: skip
-        echo(json.dumps(reproduction_words.as_json(wanted, entries) | {"begun": begun}, indent=2))
+        told = [{"row": run.row, "arm": run.arm, "seed": run.seed, "epochs": run.config.epochs, "validation": epochs}
+                for run, epochs in begun]  # fmt: skip
+        echo(json.dumps(reproduction_words.as_json(wanted, entries) | {"begun": told}, indent=2))
     else:
         echo(_markdown(wanted, entries) if markdown else _text(wanted, entries), nl=False)
     html = html or (file.with_name(f"{'-'.join([name, *_otherwise(which)])}.html") if train else None)

@@ -255,7 +255,7 @@ def training_picture(runs):
         return None
     ends = "; ".join(f"{name}: at the end ELBO {_last(lines, 'valid_elbo')}, rate {_last(lines, 'valid_rate')} nats"
                      for name, lines in runs.items() if lines)  # fmt: skip
-    caption = "After each epoch, on validation items, always at beta = 1. Where beta rises, rates fall with it."
+    caption = "After each epoch, on validation items, always at beta = 1."
     return picture("Training", ends, caption, figures.runs_by_epoch(runs))
 
 

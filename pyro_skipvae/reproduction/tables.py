@@ -394,12 +394,12 @@ def cells(table, entries):
 
 def cell_at(table, entries, place, column):
     """The cell of a column in a place (row, arm)."""
-    own = [e for e in entries_at(table, entries, *place) if value_of(e, column) is not None]
-    values = [value_of(e, column) for e in own]
+    own = entries_at(table, entries, *place)
+    values = [v for e in own if (v := value_of(e, column)) is not None]
     deviation = statistics.stdev(values) if len(values) > 1 else None
     mean = statistics.fmean(values) if len(values) > 1 else next(iter(values), None)  # one count is a whole number
     inner = cell_at(table, entries, place, BRACKETED[column]) if column in BRACKETED else None
-    known = interval_of(own[0], column) if len(own) == 1 else None
+    known = interval_of(own[0], column) if len(own) == len(values) == 1 else None
     return Cell(table.published[place].get(column), mean, deviation, len(values), known and known[1], inner)
 
 
