@@ -146,7 +146,7 @@ class Job:
     def restore(self, state):
         """Go on from a state. Raises RunError, before anything is changed, if it is of another model or no state at all."""
         try:
-            check_training(state, vae=self.vae, optim=self.step.optim)
+            check_training(state, vae=self.vae, step=self.step)
             self.batches.load_state_dict(state["batches"])
             self.vae.load_state_dict(state["vae"])
             self.step.load_state_dict({**state["step"], "optimizer": optimizer_of(state)})

@@ -18,7 +18,7 @@ from .signals import end_with_parent
 WHOLE_BATCH = {
     "objective": {
         "free-bits-per-group": "free-bits-per-dimension",
-        **dict.fromkeys(("kl-balancing", "mmd", "target-rate", "batch-prior")),
+        **dict.fromkeys(("kl-balancing", "mmd", "target-rate", "batch-prior", "mutual-divergence")),
     },
     "svi_gradient": {"authors": "exact"},
     "guide": {"codebook": "categorical", "batch-normalised": "minimum-rate"},
@@ -69,15 +69,14 @@ def check_several(config, ranks):
                 f"batch as a whole; use {other}one process"
             )
     if config.batch_size < ranks.size:
-        raise UserError(
-            f"expected --batch-size of at least {ranks.size}, the number of processes, got {config.batch_size}"
-        )
+        raise UserError(f"expected --batch-size of at least {ranks.size}, the number of processes, got {config.batch_size}")
 
 
 def start_alike(job):
     """Give the model of every process the start of the first one's: other processors may round it otherwise."""
     job.ranks.use(job.device)
-    job.ranks.same_start(job.vae.state_dict().values())
+    for module in filter(None, (job.vae, job.step.auxiliary)):
+        job.ranks.same_start(module.state_dict().values())
 
 
 def check_in_step(job):

@@ -2,6 +2,8 @@ from .aggregate import autoencoder as autoencoder
 from .aggregate import batch_prior as batch_prior
 from .aggregate import mmd as mmd
 from .aggregate import squared_mmd as squared_mmd
+from .auxiliary import BagOfWords as BagOfWords
+from .auxiliary import mutual_divergence as mutual_divergence
 from .bounds import analytic_elbo as analytic_elbo
 from .bounds import constant as constant
 from .bounds import cyclical as cyclical

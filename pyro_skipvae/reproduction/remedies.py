@@ -161,6 +161,14 @@ REMEDIES = {
         lambda weight=10: {"objective": f"mmd({weight:g})"},
         *("objective", "only the aggregated posterior is held to the prior", "Zhao et al. 2019"),
     ),
+    "bag-of-words": Remedy(
+        lambda weight=1: {"objective": f"bag-of-words({weight:g})"},
+        *("objective", "z has to tell the words, too, whatever their order", "Zhao et al. 2017"),
+    ),
+    "mutual-divergence": Remedy(
+        lambda weight=1: {"objective": f"mutual-divergence({weight:g})"},
+        *("objective", "the posteriors of a batch are to differ", "Ma et al. 2019"),
+    ),
     "autoencoder": Remedy(
         lambda: {"objective": "autoencoder"}, "objective", "no KL term at all: what is lost without one", "Dieng et al. 2019"
     ),

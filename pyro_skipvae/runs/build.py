@@ -156,6 +156,8 @@ OBJECTIVES = {  # of the numbers in their brackets
     "target-rate": objectives.target_rate,
     "autoencoder": lambda: objectives.autoencoder,
     "batch-prior": lambda: objectives.batch_prior,
+    "bag-of-words": lambda weight: partial(objectives.BagOfWords, weight=weight),  # to be made for z and a vocabulary
+    "mutual-divergence": objectives.mutual_divergence,
 }
 
 
@@ -444,7 +446,10 @@ def _usual_schedule(config, decoder):
 
 def _check_objective(config, data):
     """Raises ConfigError where an objective could not do its work in this run."""
-    if config.bound == "mmd" and 1 in (config.batch_size, len(data.train) % config.batch_size or config.batch_size):
+    if config.bound == "bag-of-words" and data.kind != "text":
+        raise ConfigError(f"expected text for --objective {config.objective}, got {data.kind} values ({data.name})")
+    last = len(data.train) % config.batch_size or config.batch_size
+    if config.bound in ("mmd", "mutual-divergence") and 1 in (config.batch_size, last):
         raise ConfigError(
             f"expected at least 2 rows in each batch for --objective {config.objective}, got 1 in the last: {len(data.train)} "
             f"training items in batches of {config.batch_size}; use --batch-size {config.batch_size + 1}"
@@ -601,9 +606,12 @@ def build_step(
 
     halving: the `Halving` that the learning rate follows, where the config asks for one. ranks: the processes that train
     together, if there are several. beta: what `build_beta` returned; a `RateControl` is told the rate of each step. data,
-    batches: the data and training batches, which the procedures lagging, pretrain and adversarial-variational-bayes need.
+    batches: the data and training batches, which the procedures lagging, pretrain and adversarial-variational-bayes and the
+    objective bag-of-words need.
     """
     objective = OBJECTIVES[config.bound](*config.numbers)
+    if config.bound == "bag-of-words":
+        objective = objective(_latent_size(vae), len(data.vocabulary)).to(next(vae.parameters()).device)
     encoder_loss = VARIANTS[config.inference][1] if config.inference != "amortized" else None
     objective = beside(encoder_loss, objective) if encoder_loss else objective
     objective = codebook_loss(vae) if config.guide == "codebook" else objective

@@ -65,19 +65,19 @@ GUIDES_SET = {  # what a discrete z needs besides its guide
     "categorical": {"prior": "uniform-categorical", "objective": "analytic-elbo"},
     "codebook": {"prior": "uniform-categorical"},
 }
-OF_CODES = {"categorical": ("batch-prior",), "codebook": ()}  # further objectives
+OF_CODES = {"categorical": ("batch-prior", "bag-of-words"), "codebook": ()}  # further objectives
 FREE_BITS = ("free-bits-per-group", "free-bits-per-dimension", "free-bits-total")
 NUMBERS = {  # objective -> the numbers in its brackets: what each is where it is left out, or None
     **{"elbo": (), "analytic-elbo": (), "iwae": (5,)},
     **dict.fromkeys(FREE_BITS, (None,)),
     **{"kl-balancing": (), "kl-balancing-prior": (0.8,), "mmd": (10.0, 1.0), "target-rate": (None,), "autoencoder": ()},
-    "batch-prior": (),
+    **{"batch-prior": (), "bag-of-words": (1.0,), "mutual-divergence": (1.0, 0.0)},
 }
 OBJECTIVES = tuple(NUMBERS)
 WRITTEN = (
     *("elbo", "analytic-elbo", "iwae(K)", *(f"{name}(NATS)" for name in FREE_BITS)),
     *("kl-balancing", "kl-balancing-prior(SHARE)", "mmd(WEIGHT)", "mmd(WEIGHT,ALPHA)", "target-rate(NATS)", "autoencoder"),
-    "batch-prior",
+    *("batch-prior", "bag-of-words(WEIGHT)", "mutual-divergence(DIVERSITY)", "mutual-divergence(DIVERSITY,SMOOTHNESS)"),
 )
 BOUNDS = ("elbo", "analytic-elbo")  # linear in beta, and in every form of inference
 PER_DIMENSION = (*FREE_BITS, "kl-balancing")  # need a KL for each dimension in closed form: these guides with these priors
@@ -199,7 +199,9 @@ class Config:
         None,
         "nats that prior ar1 or guide minimum-rate commit as the lowest rate, that guide von-mises-fisher has as its rate, or "
         "that guide batch-normalised commits for the mean of a training batch",
-        usual="10; von-mises-fisher learns its concentration", least=0.0, below=10**6
+        usual="10; von-mises-fisher learns its concentration",
+        least=0.0,
+        below=10**6,
     )
     correlation: str | None = option(
         None, "correlation of neighbouring steps of prior ar1: a number, or LOW:HIGH over the channels", usual="by the rate"
@@ -365,7 +367,7 @@ class Config:
             raise ConfigError(f"expected a model with latent variables for {guide}, got --model {self.model}")
         wanted = "analytic-elbo" if self.guide == "categorical" else "elbo"
         allowed = (wanted, *OF_CODES[self.guide])
-        if self.objective not in allowed:
+        if self.bound not in allowed:
             raise ConfigError(f"expected --objective {' or '.join(allowed)} for {guide}, got {self.objective}")
         for name in ("beta", "beta_schedule") if self.guide == "codebook" else ():
             if getattr(self, name) not in (None, 1, "constant"):
@@ -406,6 +408,11 @@ class Config:
                 f"--guide {', '.join(INDEPENDENT[0])}, --prior {', '.join(INDEPENDENT[1])}), got --guide {self.guide} --prior "
                 f"{self.prior}; 'target-rate(NATS)' takes any"
             )
+        if name == "bag-of-words" and numbers[0] == 0:
+            raise ConfigError(f"expected --objective bag-of-words(WEIGHT) with a WEIGHT above 0, got {got}")
+        if name == "mutual-divergence" and self.guide not in INDEPENDENT[0]:
+            wanted = ", ".join(INDEPENDENT[0])
+            raise ConfigError(f"expected a guide of independent normals for {got} (--guide {wanted}), got --guide {self.guide}")
         if name == "batch-prior" and self.guide != "categorical":
             raise ConfigError(f"expected --guide categorical for {got}, which is of categorical variables, got {self.guide}")
         if name == "kl-balancing-prior" and self.prior not in LEARNED:

@@ -15,7 +15,9 @@ NUMBER = (int, float)
 CONTROL = {"total": NUMBER, "beta": NUMBER}  # of the rate
 ADVERSARY = {"critic": {...: Tensor}, "optimizer": {"state": dict, "param_groups": [dict]}}
 PHASE = {"patience": int, "active": bool, "best": NUMBER, "misses": int}  # of lagging inference
-OF_STEPS = {"updates?": int, "control?": CONTROL, "phase?": PHASE, "adversary?": ADVERSARY}  # of some steps
+OF_STEPS = {  # of some steps
+    **{"updates?": int, "control?": CONTROL, "phase?": PHASE, "adversary?": ADVERSARY, "objective?": {...: Tensor}},
+}
 STATE = {  # what a checkpoint says, as far as it says it; `vae` alone is enough to read a model
     "vae?": {...: Tensor},
     "optimizer?": {...: dict},
@@ -42,18 +44,18 @@ def check_state(state, where):
         raise CheckpointError(f"expected the state of a training in {where}, got something else: {error}") from None
 
 
-def check_weights(vae, state):
-    """Raises ValueError, with the name, unless `state` has the tensors of the model: their names, shapes and types."""
-    own = vae.state_dict()
-    check(state, {...: Tensor}, "vae")
+def check_weights(module, state, what="vae"):
+    """Raises ValueError, with the name, unless `state` has the tensors of the module: their names, shapes and types."""
+    own = module.state_dict()
+    check(state, {...: Tensor}, what)
     for name in sorted(map(str, own.keys() ^ state.keys())):
         raise ValueError(f"{name} is in {'the model' if name in own else 'the checkpoint'} alone")
     for name, tensor in own.items():
         _check_tensor(state[name], tensor.shape, tensor.dtype, name)
 
 
-def check_training(state, *, vae, optim):
-    """Raises ValueError, with the place, unless a training of this model with this `PyroOptim` can go on from `state`."""
+def check_training(state, *, vae, step):
+    """Raises ValueError, with the place, unless a training of this model by this `SVIStep` can go on from `state`."""
     check(state, TRAINING, "it")
     check_weights(vae, state["vae"])
     _check_tensor(state["step"]["left_out"], LEFT_OUT, torch.long, "step.left_out")
@@ -63,10 +65,13 @@ def check_training(state, *, vae, optim):
     _check_random(state["random"])
     remembered = {name.replace("$$$", "."): one for name, one in optimizer_of(state).items()}
     parameters = dict(vae.named_parameters())
+    if step.auxiliary is not None:
+        check_weights(step.auxiliary, state["step"].get("objective", {}), "step.objective")
+        parameters |= {f"objective.{name}": parameter for name, parameter in step.auxiliary.named_parameters()}
     for name in remembered and sorted(remembered.keys() ^ parameters.keys()):  # before the first step it remembers nothing
         raise ValueError(f"{name} is known to the {'optimizer' if name in remembered else 'model'} alone")
     for name, one in remembered.items():
-        _try_optimizer(optim, parameters[name], one, f"optimizer.{name}")
+        _try_optimizer(step.optim, parameters[name], one, f"optimizer.{name}")
 
 
 def optimizer_of(state):

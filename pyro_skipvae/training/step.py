@@ -15,7 +15,7 @@ from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -43,10 +43,10 @@ def svi_step(
     """Makes a training step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, a tensor (), and updated parameters.
 
     objective: one of `pyro_skipvae.objectives`, or any `pyro.infer.ELBO`. Its sum over the batch of B points is divided by B,
-    and by N where a plate of N points scales it by N/B. max_norm: clips the norm of the whole gradient (`PyroOptim` clips
-    tensor by tensor). A learning-rate schedule of `pyro.optim` advances at every step. On a CPU call
-    torch.set_flush_denormal(True) first: what an optimizer keeps of gradients that stay 0 decays to denormal numbers, and the
-    step of an MLP then takes twice as long.
+    and by N where a plate of N points scales it by N/B. If it is a module, its parameters are trained, too.
+    max_norm: clips the norm of the whole gradient (`PyroOptim` clips tensor by tensor). A learning-rate schedule of
+    `pyro.optim` advances at every step. On a CPU call torch.set_flush_denormal(True) first: what an optimizer keeps of
+    gradients that stay 0 decays to denormal numbers, and the step of an MLP then takes twice as long.
 
     A step whose x, loss or gradient norm is not finite changes no parameter and no momentum; `nonfinite()` of the step counts
     these. A fused optimizer learns of it on the device; any other one waits for the device in each step. Pyro checks sites and
@@ -116,6 +116,7 @@ class SVIStep:
                 "use pyro.optim.LambdaLR, with pyro_skipvae.schedules.Halving for one that follows the validation"
             )
         self.objective, self.optim, self.max_norm, self.ranks = objective, optim, max_norm, ranks
+        self.auxiliary = objective if isinstance(objective, nn.Module) else None  # it has parameters of its own
         self.precision, self.compilation = precision, Compilation() if compile else None
         self.control, self._weight = control, torch.ones(())  # beta of the step, with the rate as its gradient
         self._graphs: Graphs | None = None
@@ -162,12 +163,15 @@ class SVIStep:
         optimizer = {**self.optim._state_waiting_to_be_consumed, **self.optim.get_state()}
         # Sorted: SVI hands its parameters over as a set, whose order differs from process to process.
         control = {} if self.control is None else {"control": vars(self.control).copy()}
-        return {"steps": self.steps, "optimizer": dict(sorted(optimizer.items())), "left_out": self._counted(), **control}
+        further = control if self.auxiliary is None else {**control, "objective": self.auxiliary.state_dict()}
+        return {"steps": self.steps, "optimizer": dict(sorted(optimizer.items())), "left_out": self._counted(), **further}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self._left_out, self._one = state["steps"], state["left_out"], None
         self._looked.clear()
         self.updates = state.get("updates", self.steps)
+        if self.auxiliary is not None:
+            self.auxiliary.load_state_dict(state["objective"])
         if self.control is not None:
             vars(self.control).update(vars(replace(self.control, **state["control"])))
         # Pyro gives a state only to a parameter that it has not seen: what this step's optimizers have seen is forgotten.
@@ -356,6 +360,8 @@ class SVIStep:
 
     def _mean_loss(self, x: Batch, beta: float | Tensor) -> Tensor:
         """The loss of one of our objectives, differentiable."""
+        if self.auxiliary is not None:
+            pyro.module("objective", self.auxiliary)
         with _PlateScale() as plate, in_precision(self.precision, x):
             objective: Any = self.objective
             loss: Tensor = objective(self.svi.model, self.svi.guide, x, beta)

@@ -22,6 +22,7 @@ OF_IMAGES = {
     "target-rate": {"objective": "target-rate(5)"},
     "kl-balancing": {"objective": "kl-balancing", "beta_schedule": "linear"},
     "mmd": {"objective": "mmd(10)", "prior": "mixture-of-normals"},
+    "mutual-divergence": {"objective": "mutual-divergence"},
     "autoencoder": {"objective": "autoencoder"},
     "batch-prior": {"guide": "categorical", "objective": "batch-prior"},
     "codebook": {"guide": "codebook", "classes": 16},  # its codebook moves by averages, which are buffers
@@ -36,6 +37,7 @@ CASES = [
     pytest.param(IMAGES | flags, id=name, marks=[] if name in OF_ITS_OWN else pytest.mark.slow)
     for name, flags in OF_IMAGES.items()
 ]
+CASES += [pytest.param(TEXTS | {"objective": "bag-of-words"}, id="bag-of-words, text")]
 CASES += [pytest.param(TEXTS | OF_IMAGES[name], id=f"{name}, text", marks=pytest.mark.slow) for name in OF_TEXTS]
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from pyro_skipvae import VAE, svi_step
 from pyro_skipvae.decoders import LSTMDecoder, MLPDecoder, PixelCNNDecoder, TransformerDecoder
 from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, TransformerEncoder
-from pyro_skipvae.objectives import analytic_elbo, elbo, free_bits_total, iwae, mmd, target_rate
+from pyro_skipvae.objectives import BagOfWords, analytic_elbo, elbo, free_bits_total, iwae, mmd, mutual_divergence, target_rate
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.training import graphs
 
@@ -58,7 +58,10 @@ def trained(vae, step):
     return losses, {name: value.clone() for name, value in vae.state_dict().items()}, torch.rand(3)
 
 
-@pytest.mark.parametrize("objective", [elbo, analytic_elbo, iwae(3), free_bits_total(0.5), mmd(2.0), target_rate(0.1)])
+OBJECTIVES = [elbo, analytic_elbo, iwae(3), free_bits_total(0.5), mmd(2.0), target_rate(0.1), mutual_divergence(1.0, 1.0)]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_graph_makes_the_step_that_pyro_makes(interpreted, objective):
     vae = make_vae()
     plain = trained(vae, steps_of(vae, objective))
@@ -107,8 +110,9 @@ def test_text_without_recurrent_layers_is_compiled_and_with_them_it_is_told(inte
     found = []
     for compile in (False, True):
         vae = text_pair(partial(TransformerDecoder, layers=1), partial(TransformerEncoder, layers=1, dropout=0.0))
-        step = steps_of(vae, compile=compile)
-        found.append([step(x) for x in TEXTS] + list(vae.parameters()))
+        objective = BagOfWords(2, 12, width=3)
+        step = steps_of(vae, objective, compile=compile)
+        found.append([step(x) for x in TEXTS] + [*vae.parameters(), *objective.parameters()])
     assert step.compilation.graphs == 2 and step.compilation.refused is None
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
     step = steps_of(text_pair(LSTMDecoder, LSTMEncoder), compile=True)
