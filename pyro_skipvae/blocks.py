@@ -32,6 +32,12 @@ def check_sizes(least: int = 1, **sizes: int) -> None:
             raise ValueError(f"expected {name} to be a whole number of at least {least}, got {size!r}")
 
 
+def with_weights(module: nn.Module) -> dict[str, nn.Module]:
+    """The submodules that hold weights themselves, by name; the module itself where it has no others."""
+    found = {name or type(module).__name__: part for name, part in module.named_modules()}
+    return {name: part for name, part in found.items() if next(part.parameters(recurse=False), None) is not None}
+
+
 def check_image(event_shape: Sequence[int]) -> None:
     """Raises ValueError unless items of this shape are images, (H, W) or (C, H, W)."""
     if len(event_shape) not in (2, 3):

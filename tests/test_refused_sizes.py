@@ -8,13 +8,14 @@ import torch
 
 from pyro_skipvae import VAE, collapse_report, svi_step
 from pyro_skipvae.decoders import ConvolutionalDecoder, LSTMDecoder, MLPDecoder, PixelCNNDecoder, TransformerDecoder
-from pyro_skipvae.distributions import OneHot
+from pyro_skipvae.distributions import DiscretisedLogistic, GreyLevels, OneHot
 from pyro_skipvae.encoders import MLPEncoder, PixelCNNEncoder, ResNetEncoder
+from pyro_skipvae.guides import SemiImplicitNormal
 from pyro_skipvae.likelihoods import categorical, colour_logistics, discretised_logistic
 from pyro_skipvae.objectives import elbo, iwae
 from pyro_skipvae.priors import MixtureOfNormals, StandardNormal, VampPrior
 from pyro_skipvae.schedules import cyclical, linear
-from pyro_skipvae.training import evaluate_loss, hamiltonian_draws, lagging_step, pretrained_step
+from pyro_skipvae.training import evaluate_loss, fit, hamiltonian_draws, lagging_step, pretrained_step
 
 X = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 PAIR = VAE(StandardNormal(2), MLPDecoder(2, (3,), layers=1, width=4), MLPEncoder((3,), 2, hidden=(4,)))
@@ -42,9 +43,12 @@ CASES = {
     "no hidden layer": (lambda: MLPEncoder((3,), 2, hidden=()), r"at least one hidden layer, got hidden=\(\)"),
     "dimensions": (lambda: StandardNormal(-1), "latent_dim to be a number of dimensions"),
     "components": (lambda: MixtureOfNormals(2, components=0), "components to be .* at least 1, got 0"),
+    "components of a guide": (lambda: SemiImplicitNormal(4, 2, components=0), "components to be .* at least 1, got 0"),
     "pseudo-inputs": (lambda: VampPrior(PAIR.encoder, X[:0]), "at least one pseudo-input"),
     "levels": (lambda: categorical(1), "levels to be .* at least 2, got 1"),
     "levels of a logistic": (lambda: discretised_logistic(1), "levels to be .* at least 2, got 1"),
+    "one grey level": (lambda: GreyLevels(torch.zeros(3, 1)), "levels to be .* at least 2, got 1"),
+    "one level of a logistic": (lambda: DiscretisedLogistic(torch.zeros(3), torch.ones(3), 1), "levels to be .* at least 2"),
     "logistics": (lambda: colour_logistics(256, 0), "components to be .* at least 1, got 0"),
     "temperature": (lambda: OneHot(torch.zeros(3), temperature=0.0), "a temperature above 0, got 0.0"),
     "max_norm": (lambda: svi_step(*BOTH, elbo, adam(), max_norm=-1.0), "max_norm to be above 0, or None, got -1.0"),
@@ -53,6 +57,7 @@ CASES = {
     "moves": (lambda: hamiltonian_draws(*BOTH, X, moves=-1), "moves to be .* at least 0, got -1"),
     "step_size": (lambda: hamiltonian_draws(*BOTH, X, step_size=-0.1), "a step_size above 0, got -0.1"),
     "no batches": (lambda: evaluate_loss(svi_step(*BOTH, elbo, adam()), []), "at least one batch to evaluate"),
+    "an empty epoch": (lambda: list(fit(lambda x, beta: 0.0, iter([]), epochs=1)), "batches in epoch 1, got none; give a list"),
     "rows at a time": (lambda: collapse_report(*BOTH, X, rows=0), "rows to be 1 or more, got 0"),
     "budget": (lambda: collapse_report(*BOTH, X, budget=-1.0), "a budget of at least 0 seconds, got -1.0"),
     "levels of a report": (lambda: collapse_report(*BOTH, X, levels=0), "at least 2 levels of a value, got 0"),

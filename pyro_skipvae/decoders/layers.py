@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from pyro_skipvae.blocks import with_weights
 from pyro_skipvae.skip import OUTPUT, SkipSequential
 
 from .codes import CodesDecoder
@@ -17,7 +18,7 @@ def layers_of(decoder: nn.Module) -> dict[str, nn.Module]:
 
     For a decoder of this package the names are "1" to "L" and "output", as for skips; each module returns what the next layer
     reads, with U_l z in it. Decoders of texts have no "output", since no module of theirs returns all scores. For another
-    decoder these are the modules that hold weights themselves, by their own names.
+    decoder these are the modules that hold weights themselves, by their own names, or the decoder itself by that of its class.
     """
     decoder = decoder.decoder if isinstance(decoder, CodesDecoder) else decoder
     network: Any = getattr(decoder, "network", None)
@@ -30,8 +31,7 @@ def layers_of(decoder: nn.Module) -> dict[str, nn.Module]:
         return {**_numbered(decoder.layers), OUTPUT: decoder.output}
     if isinstance(decoder, IdentifiableMLPDecoder):
         return {**_numbered(decoder.maps), OUTPUT: decoder.last}
-    found = decoder.named_modules()
-    return {name: part for name, part in found if next(part.parameters(recurse=False), None) is not None}
+    return with_weights(decoder)
 
 
 def _numbered(layers: Any) -> dict[str, nn.Module]:

@@ -9,12 +9,17 @@ from torch import Tensor
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
+from pyro_skipvae.blocks import check_sizes
+
 GREY = type(constraints.unit_interval)(0.0, 1.0)
 GREY.is_discrete = True  # probabilities of levels, whose nats do not depend on a unit as those of a density do
 
 
 class GreyLevels(TorchDistribution):
-    """A categorical distribution over K grey levels: logits (..., K), batch (...), event (), values k/(K-1) in [0, 1]."""
+    """A categorical distribution over K grey levels: logits (..., K), batch (...), event (), values k/(K-1) in [0, 1].
+
+    Raises ValueError for fewer than 2 levels.
+    """
 
     arg_constraints = {"logits": constraints.real_vector}
     support = GREY
@@ -22,6 +27,7 @@ class GreyLevels(TorchDistribution):
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         self.logits = logits - logits.logsumexp(-1, keepdim=True)  # once: pairwise diagnostics ask for many log_prob
         self.levels = logits.shape[-1]
+        check_sizes(2, levels=self.levels)
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Distribution:
@@ -52,7 +58,8 @@ class DiscretisedLogistic(TorchDistribution):
 
         P(x) = sigmoid((x + h - loc) / scale) - sigmoid((x - h - loc) / scale),  h = 1 / (2 (K - 1))
 
-    The outermost bins take the tails, so that the probabilities of the levels sum to 1.
+    The outermost bins take the tails, so that the probabilities of the levels sum to 1. Raises ValueError for fewer than
+    2 levels.
 
     Reference: Kingma et al. 2016 (inverse autoregressive flow), appendix on the likelihood.
     """
@@ -63,6 +70,7 @@ class DiscretisedLogistic(TorchDistribution):
     def __init__(self, loc: Tensor, scale: Tensor, levels: int = 256, validate_args: bool | None = None) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)
         self.levels = levels
+        check_sizes(2, levels=levels)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Distribution:

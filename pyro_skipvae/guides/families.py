@@ -12,7 +12,7 @@ import torch
 from pyro.distributions.transforms import conditional_affine_autoregressive, conditional_planar
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import LatentDim, in_full, latent_shape
+from pyro_skipvae.blocks import LatentDim, check_sizes, in_full, latent_shape
 from pyro_skipvae.distributions.even_mixture import even_mixture
 from pyro_skipvae.distributions.von_mises_fisher import VonMisesFisher, check_dimensions, concentration_for
 
@@ -151,7 +151,7 @@ class SemiImplicitNormal(nn.Module):
     training each row has K = `components` new e_k in each step. In evaluation a fixed set of K = `evaluated` serves all x, so
     that q(z|x) depends on x alone. Bias: on average its KL from a prior is no smaller than that of the implicit q, and tends to
     it as K grows. The noise (`noise` numbers) joins the features (B, F) before a hidden layer. Raises ValueError for a
-    sequence z.
+    sequence z, and for a size below 1.
 
     Reference: Yin and Zhou 2018, "Semi-Implicit Variational Inference"; a posterior for adversarial variational Bayes.
     """
@@ -170,6 +170,7 @@ class SemiImplicitNormal(nn.Module):
     ) -> None:
         super().__init__()
         _check_one_vector(latent_dim, "SemiImplicitNormal")
+        check_sizes(noise=noise, hidden=hidden, components=components, evaluated=evaluated)
         self.noise, self.components = noise, components
         self.of_features = nn.Linear(features, hidden)
         self.of_noise = nn.Linear(noise, hidden, bias=False)

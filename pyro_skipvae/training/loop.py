@@ -85,14 +85,22 @@ def fit(
     tensor or a tuple. beta: the weight of the KL term, a number or a schedule, a function of the number of the step. callback:
     called with each `Epoch` before it is yielded. progress: a saved `Progress`, with which, and with step and batches restored
     to the same moment, training goes on in the middle of an epoch. The loss of an epoch is the mean over datapoints of what the
-    steps returned; steps that are not finite are left out. Raises ValueError for a beta that is not above 0.
+    steps returned; steps that are not finite are left out. Raises ValueError for a beta that is not above 0, and for an
+    epoch without batches.
     """
     schedule = beta if callable(beta) else constant(beta)
     progress = progress or Progress()
     while progress.epochs < epochs:
         start, cpu = time.perf_counter(), time.process_time()
+        given = False
         for x in batches:
             progress.add(step(x, schedule(step.steps)), batch_size(x))
+            given = True
+        if not given and not int(progress.datapoints):
+            raise ValueError(
+                f"expected batches in epoch {progress.epochs + 1}, got none; give a list or a DataLoader, not a generator, since "
+                "batches are iterated anew in each epoch"
+            )
         mean, last = progress.close(), schedule(max(step.steps - 1, 0))
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         epoch = Epoch(progress.epochs, step.steps, mean, last, seconds, cpu)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_skipvae.blocks import with_weights
+
 from ..pairs.evaluation import as_found
 from ..pairs.interval import Interval, cycle_standard_error
 from ..pairs.pair import Pair
@@ -64,7 +66,7 @@ def layer_sensitivities(
     Reference: the share of z is Jansen's estimate of a total effect (Saltelli et al. 2010, table 2), relative to the mean
     square of h instead of its variance, which for a decoder of z alone comes from z entirely.
     """
-    named = _with_weights(layers) if isinstance(layers, nn.Module) else dict(layers)
+    named = with_weights(layers) if isinstance(layers, nn.Module) else dict(layers)
     if not named:
         raise ValueError("expected layers to have at least one module with weights, got none")
     if points < 2:
@@ -83,12 +85,6 @@ def layer_sensitivities(
                 for name in named:
                     parts[name].append(_parts(before[name], after[name]))
     return [_sensitivity(name, *map(torch.cat, zip(*found, strict=True))) for name, found in parts.items()]
-
-
-def _with_weights(decoder: nn.Module) -> dict[str, nn.Module]:
-    """The submodules that hold weights themselves, by name; the module itself where it has no others."""
-    found = {name or type(decoder).__name__: part for name, part in decoder.named_modules()}
-    return {name: part for name, part in found.items() if next(part.parameters(recurse=False), None) is not None}
 
 
 @contextmanager
