@@ -98,8 +98,8 @@ def fit(
             given = True
         if not given and not int(progress.datapoints):
             raise ValueError(
-                f"expected batches in epoch {progress.epochs + 1}, got none; give a list or a DataLoader, not a generator, since "
-                "batches are iterated anew in each epoch"
+                f"expected batches in epoch {progress.epochs + 1}, got none; they are iterated anew in each epoch: give a list "
+                "or a DataLoader, not a generator"
             )
         mean, last = progress.close(), schedule(max(step.steps - 1, 0))
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
