@@ -122,8 +122,9 @@ class Job:
 
     @property
     def checkpoint_size(self):
-        """Bytes of a checkpoint, about: the parameters and Adam's two moments."""
-        return 3 * sum(tensor.nbytes for tensor in self.vae.state_dict().values()) + 100_000
+        """Bytes of a checkpoint, about: all that is trained, and Adam's two moments."""
+        trained = filter(None, (self.vae, self.step.auxiliary, getattr(self.step, "critic", None)))
+        return 3 * sum(tensor.nbytes for module in trained for tensor in module.state_dict().values()) + 100_000
 
     def state(self):
         if self.ranks:

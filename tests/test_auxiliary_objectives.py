@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pyro_skipvae import VAE, svi_step
 from pyro_skipvae.decoders import LSTMDecoder
 from pyro_skipvae.encoders import LSTMEncoder
+from pyro_skipvae.guides.semi_amortized import beside, own_elbo
 from pyro_skipvae.objectives import BagOfWords, analytic_elbo, elbo, mutual_divergence
 from pyro_skipvae.priors import StandardNormal
 
@@ -111,7 +112,13 @@ def test_a_step_trains_the_parameters_of_its_objective_and_keeps_them_in_its_sta
     other = text_step()[1]
     other.load_state_dict({**step.state_dict(), "objective": state})
     assert all(torch.equal(state[name], value) for name, value in other.auxiliary.state_dict().items())
-    assert "objective" not in svi_step(vae.model, vae.guide, elbo, step.optim).state_dict()
+    plain = svi_step(vae.model, vae.guide, elbo, step.optim)
+    assert "objective" not in plain.state_dict()
+    with pytest.raises(ValueError, match="a step with an objective that is a module, got one without"):
+        other.load_state_dict(plain.state_dict())
+    with pytest.raises(ValueError, match="a step without an objective that is a module, got one with"):
+        plain.load_state_dict(step.state_dict())
+    assert plain.steps == 0
 
 
 def test_training_makes_z_tell_the_words():
@@ -130,6 +137,10 @@ def test_training_makes_z_tell_the_words():
     [
         (lambda: BagOfWords(2, 9, weight=0.0), "expected a weight above 0 for the bag of words, got 0.0"),
         (lambda: BagOfWords(2, 9, weight=math.nan), "expected a weight above 0"),
+        (lambda: BagOfWords(2, 9, width=0), "width to be .* at least 1, got 0"),
+        (lambda: BagOfWords(2, 0), "vocabulary_size to be .* at least 1, got 0"),
+        (lambda: BagOfWords(2, 9, padding_idx=9), "a padding_idx from 0 to 8, got 9"),
+        (lambda: beside(own_elbo, BagOfWords(2, 9)), "an objective without parameters beside an encoder's loss, got BagOfWords"),
         (lambda: mutual_divergence(-1.0), "expected a diversity of at least 0, got -1.0"),
         (lambda: mutual_divergence(1.0, math.inf), "expected a smoothness of at least 0, got inf"),
     ],
@@ -137,6 +148,42 @@ def test_training_makes_z_tell_the_words():
 def test_weights_that_make_no_sense_are_refused(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+@pytest.mark.parametrize(
+    ("latent_size", "x", "said"),
+    [
+        (D, WORDS.double(), "x of whole numbers .* torch.float64"),
+        (D, WORDS[:, 0], r"the words of 3 rows, for a bag of words, got \(3,\)"),
+        (D, WORDS.repeat(2, 1), r"the words of 3 rows, for a bag of words, got \(6, 4\)"),
+        (D + 1, WORDS, "z of 3 elements for this bag of words, got 2"),
+    ],
+)
+def test_a_bag_of_words_says_what_it_is_not_for(latent_size, x, said):
+    pair = Texts(torch.zeros(B, D))
+    with pytest.raises(ValueError, match=said):
+        BagOfWords(latent_size, VOCABULARY)(lambda x: pair.model(WORDS), lambda x: pair.guide(WORDS), x)
+
+
+@pytest.mark.parametrize("objective", [BagOfWords(1, VOCABULARY, width=3), mutual_divergence(1.0, 1.0)])
+def test_one_number_for_z_is_a_z_of_one_dimension(objective):
+    def pair_of(*event):
+        def model(x):
+            with pyro.plate("data", B):
+                pyro.sample("z", dist.Normal(torch.zeros(event), 1.0).to_event(len(event)))
+                pyro.sample("x", dist.Categorical(torch.ones(VOCABULARY)).expand([x.shape[1]]).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", B):
+                pyro.sample("z", dist.Normal(torch.arange(3.0).reshape(B, *event), 1.0).to_event(len(event)))
+
+        return model, guide
+
+    found = []
+    for pair in (pair_of(), pair_of(1)):
+        pyro.set_rng_seed(0)
+        found.append(objective(*pair, WORDS))
+    torch.testing.assert_close(*found)
 
 
 def test_a_batch_of_one_row_and_dependent_dimensions_have_no_mutual_divergence():
@@ -165,6 +212,8 @@ def test_a_batch_of_one_row_and_dependent_dimensions_have_no_mutual_divergence()
             ("--dataset", "digits", "--objective", "mutual-divergence", "--limit-train", "101", "--batch-size", "50"),
             "use --batch-size 51",
         ),
+        (("--dataset", "digits", "--objective", "mmd", "--limit-train", "7", "--batch-size", "2"), "use --batch-size 4"),
+        (("--dataset", "digits", "--objective", "mutual-divergence", "--limit-train", "1"), "use more items"),
     ],
 )
 def test_settings_that_make_no_sense_together_are_refused(flags, said, tmp_path):

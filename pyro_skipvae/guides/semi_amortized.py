@@ -190,10 +190,14 @@ def beside(encoder_loss: EncoderLoss, objective: Callable[..., Tensor] = elbo) -
 
     It is called with a `SemiAmortized` guide; the decoder's part is `objective`, and the value returned is that alone.
     `encoder_loss` is `own_elbo` or `kl_to_refined`. The encoder's part gives no gradient to the decoder, nor the decoder's
-    to the encoder, unless the prior itself reads the encoder (a VampPrior).
+    to the encoder, unless the prior itself reads the encoder (a VampPrior). Raises ValueError for an objective with parameters,
+    which a step would not find here.
 
     Reference: Kim et al. 2018, section 5 (VAE+SVI, VAE+SVI+KL).
     """
+
+    if isinstance(objective, nn.Module) and next(objective.parameters(), None) is not None:
+        raise ValueError(f"expected an objective without parameters beside an encoder's loss, got {type(objective).__name__}")
 
     def both(model: Callable[..., Any], guide: SemiAmortized, x: Any, beta: float = 1.0) -> Tensor:
         bound, start, values = guide.refinement(*as_arguments(x), beta=beta, method=without_gradient)

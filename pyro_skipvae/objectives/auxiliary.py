@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.distributions.ar1 import normal_factors
 
 from .terms import Batch, Objective, as_arguments, kl_sum, plate_scale, terms
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class BagOfWords(nn.Module):
@@ -21,8 +24,8 @@ class BagOfWords(nn.Module):
 
     in nats summed over the batch. x (B, T) holds the indices of `vocabulary_size` words, `padding_idx` left out; z has
     `latent_size` elements, f `width` hidden units; `svi_step` trains f with the model and guide. The value is not a bound:
-    report the plain ELBO. Raises ValueError for a weight that is not above 0; the call raises it unless there is exactly one
-    latent site.
+    report the plain ELBO. Raises ValueError for a weight that is not above 0, a size below 1 and a padding that is no word; the
+    call raises it unless there is exactly one latent site of this size and x holds indices, a row for each z.
 
     Reference: Zhao, Zhao, Eskenazi 2017, "Learning Discourse-level Diversity for Neural Dialog Models using Conditional
     Variational Autoencoders", section 3.3 and its code (weight 1, 400 units, the end mark a word like others).
@@ -34,16 +37,29 @@ class BagOfWords(nn.Module):
         super().__init__()
         if not 0 < weight < math.inf:
             raise ValueError(f"expected a weight above 0 for the bag of words, got {weight}")
+        check_sizes(latent_size=latent_size, vocabulary_size=vocabulary_size, width=width)
+        if padding_idx not in range(vocabulary_size):
+            raise ValueError(f"expected a padding_idx from 0 to {vocabulary_size - 1}, got {padding_idx}")
         self.weight, self.padding_idx = weight, padding_idx
         self.words = nn.Sequential(nn.Linear(latent_size, width), nn.Tanh(), nn.Linear(width, vocabulary_size))
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
         found = terms(model, guide, x, "a bag of words")
-        words = as_arguments(x)[0]
-        log_p = self.words(found.q["value"].flatten(1)).log_softmax(-1).gather(1, words)
+        z, words = _by_row(found.q["value"]), as_arguments(x)[0]
+        self._check(z, words)
+        log_p = self.words(z).log_softmax(-1).gather(1, words.long())
         told = log_p.masked_fill(words == self.padding_idx, 0.0).sum()
         loss: Tensor = beta * kl_sum(found.q, found.p) - found.fit - self.weight * plate_scale(found.q) * told
         return loss
+
+    def _check(self, z: Tensor, words: Tensor) -> None:
+        if words.dtype not in INTEGERS or words.dim() != 2 or len(words) != len(z):
+            raise ValueError(
+                f"expected x of whole numbers (B, T), the words of {len(z)} rows, for a bag of words, got "
+                f"{tuple(words.shape)} of {words.dtype}"
+            )
+        if z.shape[1] != self.words[0].in_features:
+            raise ValueError(f"expected z of {self.words[0].in_features} elements for this bag of words, got {z.shape[1]}")
 
 
 def mutual_divergence(diversity: float, smoothness: float = 0.0) -> Objective:
@@ -79,11 +95,16 @@ def _between_rows(q: Any) -> Tensor:
     factors = normal_factors(q)
     if factors is None:
         raise ValueError(f"expected independent normals q(z|x) for a mutual divergence, got {type(q).__name__}")
-    loc, scale = (part.flatten(1) for part in factors)
+    loc, scale = map(_by_row, factors)
     if len(loc) < 2:
         raise ValueError("expected at least 2 rows in a batch for a mutual divergence, got 1")
     kl: Tensor = kl_divergence(Normal(loc[:, None], scale[:, None]), Normal(loc, scale))
     return kl
+
+
+def _by_row(values: Tensor) -> Tensor:
+    """The elements of each row, (B, D), also where a row has but one number."""
+    return values.reshape(len(values), -1)
 
 
 def _deviation(values: Tensor, pairs: int) -> Tensor:

@@ -448,11 +448,12 @@ def _check_objective(config, data):
     """Raises ConfigError where an objective could not do its work in this run."""
     if config.bound == "bag-of-words" and data.kind != "text":
         raise ConfigError(f"expected text for --objective {config.objective}, got {data.kind} values ({data.name})")
-    last = len(data.train) % config.batch_size or config.batch_size
-    if config.bound in ("mmd", "mutual-divergence") and 1 in (config.batch_size, last):
+    count, size = len(data.train), config.batch_size
+    if config.bound in ("mmd", "mutual-divergence") and _least_rows(count, size) == 1:
+        larger = next((found for found in range(size + 1, count + 1) if _least_rows(count, found) > 1), None)
         raise ConfigError(
-            f"expected at least 2 rows in each batch for --objective {config.objective}, got 1 in the last: {len(data.train)} "
-            f"training items in batches of {config.batch_size}; use --batch-size {config.batch_size + 1}"
+            f"expected at least 2 rows in each batch for --objective {config.objective}, got 1 in the last: {count} "
+            f"training items in batches of {size}; use {f'--batch-size {larger}' if larger else 'more items'}"
         )
     if config.bound == "kl-balancing" and config.beta_schedule == "constant" and config.beta >= 1:
         raise ConfigError(
@@ -463,6 +464,11 @@ def _check_objective(config, data):
     committed = config.rate if config.prior == "ar1" or config.guide == "minimum-rate" else None
     if target is not None and committed is not None and target <= committed:
         raise ConfigError(f"expected a target above the {committed:g} nats that --rate commits, got {target:g}")
+
+
+def _least_rows(count, size):
+    """The rows of the smallest batch of an epoch."""
+    return min(size, count % size or size)
 
 
 def _warmup(config, text):

@@ -136,8 +136,8 @@ def hamiltonian_step(
 ) -> "HamiltonianStep":
     """Makes a training step that trains the decoder on z' of `hamiltonian_draws`, and the encoder by the objective.
 
-        parameters of the guide:  gradient of the objective
-        all others:               gradient of -mean_x [log p(x|z') + beta log p(z')]
+        parameters of the guide, and of an objective that is a module:  gradient of the objective
+        all others:  gradient of -mean_x [log p(x|z') + beta log p(z')]
 
     The step is called as that of `svi_step`. Its loss is that of the objective at the guide, which the draws start from. moves,
     leapfrog, step_size: see `hamiltonian_draws`; how: the other arguments of `svi_step`. Raises ValueError for a control,

@@ -101,7 +101,8 @@ class LaggingStep(SVIStep):
             return super().__call__(x, beta)
         if not self._encoder:
             self._encoder = set(map(id, parameters_of_sites(self.svi.guide, x)))
-            self._others = set(map(id, parameters_of_sites(self.svi.model, x))) - self._encoder
+            others = [*parameters_of_sites(self.svi.model, x), *(self.auxiliary.parameters() if self.auxiliary else ())]
+            self._others = set(map(id, others)) - self._encoder
         try:
             self.held = self._others
             self._train_encoder(x, beta)

@@ -167,6 +167,9 @@ class SVIStep:
         return {"steps": self.steps, "optimizer": dict(sorted(optimizer.items())), "left_out": self._counted(), **further}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if ("objective" in state) != (self.auxiliary is not None):
+            wanted, got = ("with", "one without") if self.auxiliary is not None else ("without", "one with")
+            raise ValueError(f"expected the state of a step {wanted} an objective that is a module, got {got}")
         self.steps, self._left_out, self._one = state["steps"], state["left_out"], None
         self._looked.clear()
         self.updates = state.get("updates", self.steps)

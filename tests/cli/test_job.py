@@ -53,6 +53,21 @@ def test_a_rate_halved_after_a_checkpoint_on_an_epochs_last_step_stays_halved():
     assert all(torch.equal(one, other) for one, other in zip(whole, judged_and_trained(again), strict=True))
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"dataset": "synthetic-text", "decoder": None, "width": 4, "embedding": 4, "objective": "bag-of-words"},
+        {"procedure": "adversarial-autoencoder"},
+    ],
+)
+def test_the_size_of_a_checkpoint_counts_all_that_is_trained(flags, tmp_path):
+    job = job_of(epochs=1, **flags)
+    job.step(next(iter(job.batches)))
+    torch.save(job.state(), tmp_path / "state.pt")
+    size = (tmp_path / "state.pt").stat().st_size
+    assert 0.9 * size < job.checkpoint_size < 1.2 * size + 100_000
+
+
 def test_validation_is_without_dropout(tmp_path):
     path = tmp_path / "own.txt"
     path.write_text("".join(f"the {a} cat sat on the {b} mat\n" for a in "abcdef" for b in "uvwxyz"))

@@ -161,6 +161,25 @@ def test_a_schedule_may_begin_later():
     assert [round(schedule(step), 6) for step in (0, 5, 6, 14, 90)] == [0.1, 0.1, 0.2, 1.0, 1.0] and schedule.reached == 14
 
 
+def test_lagging_trains_the_network_of_an_objective_with_the_decoder():
+    class Told(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f = torch.nn.Linear(1, 1)
+
+        def forward(self, model, guide, x, beta=1.0):
+            return elbo(model, guide, x, beta) + self.f(torch.ones(1)).square().sum()
+
+    vae, objective = make_vae(), Told()
+    about = {"draw": lambda number: X, "valid": X, "every": 2, "most": 4}
+    step = lagging_step(vae.model, vae.guide, objective, adam(), **about)
+    seen, whole = [], step._train_encoder
+    before = objective.f.bias.item()
+    step._train_encoder = lambda x, beta: (whole(x, beta), seen.append(objective.f.bias.item()))
+    step(X)
+    assert seen == [before] and objective.f.bias.item() != before
+
+
 @pytest.mark.parametrize("make", [lagging, pretrained])
 @pytest.mark.parametrize("moment", [2, 3, 4])  # before, at and after the end of a phase
 def test_each_goes_on_exactly(make, moment):
