@@ -140,7 +140,7 @@ def test_training_makes_z_tell_the_words():
         (lambda: BagOfWords(2, 9, width=0), "width to be .* at least 1, got 0"),
         (lambda: BagOfWords(2, 0), "vocabulary_size to be .* at least 1, got 0"),
         (lambda: BagOfWords(2, 9, padding_idx=9), "a padding_idx from 0 to 8, got 9"),
-        (lambda: beside(own_elbo, BagOfWords(2, 9)), "an objective without parameters beside an encoder's loss, got BagOfWords"),
+        (lambda: beside(own_elbo, BagOfWords(2, 9)), "without parameters beside an encoder's loss, got BagOfWords"),
         (lambda: mutual_divergence(-1.0), "expected a diversity of at least 0, got -1.0"),
         (lambda: mutual_divergence(1.0, math.inf), "expected a smoothness of at least 0, got inf"),
     ],

@@ -57,7 +57,10 @@ CASES = {
     "moves": (lambda: hamiltonian_draws(*BOTH, X, moves=-1), "moves to be .* at least 0, got -1"),
     "step_size": (lambda: hamiltonian_draws(*BOTH, X, step_size=-0.1), "a step_size above 0, got -0.1"),
     "no batches": (lambda: evaluate_loss(svi_step(*BOTH, elbo, adam()), []), "at least one batch to evaluate"),
-    "an empty epoch": (lambda: list(fit(lambda x, beta: 0.0, iter([]), epochs=1)), "batches in epoch 1, got none; they are iterated anew"),
+    "an empty epoch": (
+        lambda: list(fit(lambda x, beta: 0.0, iter([]), epochs=1)),
+        "batches in epoch 1, got none; they are iterated anew",
+    ),
     "rows at a time": (lambda: collapse_report(*BOTH, X, rows=0), "rows to be 1 or more, got 0"),
     "budget": (lambda: collapse_report(*BOTH, X, budget=-1.0), "a budget of at least 0 seconds, got -1.0"),
     "levels of a report": (lambda: collapse_report(*BOTH, X, levels=0), "at least 2 levels of a value, got 0"),
