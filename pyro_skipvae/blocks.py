@@ -32,6 +32,18 @@ def check_sizes(least: int = 1, **sizes: int) -> None:
             raise ValueError(f"expected {name} to be a whole number of at least {least}, got {size!r}")
 
 
+def check_shares(**shares: float) -> None:
+    """Raises ValueError, with its name, for a share that is not from 0 to 1."""
+    for name, share in shares.items():
+        if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
+            raise ValueError(f"expected {name} to be a number from 0 to 1, got {share!r}")
+
+
+def check_event(event_shape: Sequence[int]) -> None:
+    """Raises ValueError for items of a shape with a size below 1."""
+    check_sizes(**{f"event_shape[{place}]": size for place, size in enumerate(event_shape)})
+
+
 def with_weights(module: nn.Module) -> dict[str, nn.Module]:
     """The submodules that hold weights themselves, by name; the module itself where it has no others."""
     found = {name or type(module).__name__: part for name, part in module.named_modules()}
@@ -42,6 +54,7 @@ def check_image(event_shape: Sequence[int]) -> None:
     """Raises ValueError unless items of this shape are images, (H, W) or (C, H, W)."""
     if len(event_shape) not in (2, 3):
         raise ValueError(f"expected images (H, W) or (C, H, W), got items of shape {tuple(event_shape)}")
+    check_event(event_shape)
 
 
 def latent_shape(latent_dim: int | Sequence[int]) -> tuple[int, ...]:
@@ -209,6 +222,8 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, *, joined: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
+        check_sizes(width=width, heads=heads)
+        check_shares(dropout=dropout)
         if width % heads:
             raise ValueError(f"expected a width that the number of heads divides, got width {width} and {heads} heads")
         self.heads = heads

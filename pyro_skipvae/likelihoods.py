@@ -62,8 +62,10 @@ def normal_in_units(loc: Tensor, scale: Tensor) -> Likelihood:
     """Normal in the units of the data: mean loc + scale eta_0, standard deviation scale (softplus(eta_1) + 0.01).
 
     `loc` and `scale` broadcast to x: mean and standard deviation of the data (`blocks.mean_and_scale`). Training on a x + b
-    with a > 0 then gives the same model, whose log density is lower by ln a per element of x.
+    with a > 0 then gives the same model, whose log density is lower by ln a per element of x. Raises ValueError for a scale
+    that is not above 0.
     """
+    _check_units(loc, scale)
     return Likelihood(2, NormalInUnits(loc, scale))
 
 
@@ -72,10 +74,11 @@ def normal_shared_scale(loc: Tensor | float = 0.0, scale: Tensor | float = 1.0) 
 
     Unlike the scale of `normal`, sigma cannot shrink for some elements alone, so an easy pixel does not outweigh the others.
     It starts at about 1, in units of `scale`. `loc` and `scale` broadcast to x: mean and standard deviation of the data
-    (`blocks.mean_and_scale`). Each call makes a new sigma.
+    (`blocks.mean_and_scale`). Each call makes a new sigma. Raises ValueError for a scale that is not above 0.
 
     Reference: Rybkin, Daniilidis, Levine 2021 (sigma-VAE), section 3.
     """
+    _check_units(loc, scale)
     return Likelihood(1, NormalSharedScale(torch.as_tensor(loc), torch.as_tensor(scale)))
 
 
@@ -86,7 +89,7 @@ def poisson_about(mean: Tensor, deviation: Tensor) -> Likelihood:
     to their mean, and with a rate of exp(eta) the first steps would be wrong by hundreds of nats. Raises ValueError unless both
     are above 0 everywhere.
     """
-    if not ((mean > 0) & (deviation > 0)).all():
+    if not ((mean > 0) & (deviation > 0) & mean.isfinite() & deviation.isfinite()).all():
         raise ValueError("expected means and deviations above 0 for counts")
     return Likelihood(1, PoissonAbout(mean, (deviation / mean).clamp(max=1)))
 
@@ -97,11 +100,18 @@ def multinomial_about(share: Tensor, totals: Tensor) -> Likelihood:
     Draws of x have one of the `totals` (N,), chosen uniformly. Raises ValueError unless all shares are above 0 and there are
     totals, none below 0.
     """
-    if not (share > 0).all():
+    if not share.numel() or not (share > 0).all():
         raise ValueError("expected shares above 0 for counts")
-    if not len(totals) or (totals < 0).any():
+    if not len(totals) or not (totals >= 0).all():
         raise ValueError("expected totals of at least 0 for draws of counts")
     return Likelihood(1, MultinomialAbout(share, totals))
+
+
+def _check_units(loc: Tensor | float, scale: Tensor | float) -> None:
+    # Numbers become tensors on the CPU: the size of a model is told by building it on the meta device.
+    means, scales = (part if isinstance(part, Tensor) else torch.tensor(part, device="cpu") for part in (loc, scale))
+    if not (means.isfinite().all() and scales.isfinite().all() and (scales > 0).all()):
+        raise ValueError("expected finite means and scales above 0 for a normal in units of data")
 
 
 class NormalInUnits(nn.Module):

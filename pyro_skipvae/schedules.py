@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from .blocks import check_shares, check_sizes
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -31,8 +33,7 @@ def linear(start: float, final: float, steps: float) -> Schedule:
     Reference: Bowman et al. 2016.
     """
     _positive(start), _positive(final)
-    if not steps >= 0:
-        raise ValueError(f"expected a schedule of at least 0 steps, got {steps}")
+    _check_steps(steps)
     return Schedule(lambda step: final if step >= steps else final + (start - final) * (1 - step / steps), steps)
 
 
@@ -43,16 +44,24 @@ def cyclical(start: float, final: float, steps: float, *, cycles: int = 4, risin
     outside of (0, 1], and what `linear` does.
     Reference: Fu et al. 2019.
     """
-    if not cycles >= 1 or not 0 < rising <= 1:
-        raise ValueError(f"expected at least 1 cycle, rising over a share above 0 and at most 1, got {cycles} and {rising}")
+    check_sizes(cycles=cycles)
+    _check_steps(steps)
+    if not 0 < rising <= 1:
+        raise ValueError(f"expected a cycle to rise over a share above 0 and at most 1 of it, got {rising}")
     length = max(steps / cycles, 1)
     rise = linear(start, final, rising * length)
     return Schedule(lambda step: final if step >= steps else rise(step % length), steps)
 
 
 def delayed(schedule: Schedule, steps: float) -> Schedule:
-    """`schedule`, begun at step `steps`, with its first value before."""
+    """`schedule`, begun at step `steps`, with its first value before. Raises ValueError for fewer than 0 steps."""
+    _check_steps(steps)
     return Schedule(lambda step: schedule.at(max(step - steps, 0)), schedule.reached + steps)
+
+
+def _check_steps(steps: float) -> None:
+    if not steps >= 0:
+        raise ValueError(f"expected a schedule of at least 0 steps, got {steps}")
 
 
 def _positive(beta: float) -> float:
@@ -77,7 +86,8 @@ class Halving:
 
     The first epoch from number `first` on without a better validation starts the halving; training has `ended` once the factor
     is below `floor`. Tell it each epoch by `after`. It is called with the step, as torch's LambdaLR does after each step, so
-    the first step of the next epoch still has the old rate. Its fields are its state.
+    the first step of the next epoch still has the old rate. Its fields are its state. Raises ValueError for a first epoch
+    below 0 and a floor that is not from 0 to 1.
 
     Reference: the training rule of Kim et al. 2018 for text (learning rate 1, halved until it is below 0.03).
     """
@@ -86,6 +96,10 @@ class Halving:
     floor: float = 0.03
     factor: float = 1.0
     started: bool = False
+
+    def __post_init__(self) -> None:
+        check_sizes(0, first=self.first)
+        check_shares(floor=self.floor)
 
     def __call__(self, step: int) -> float:
         return self.factor

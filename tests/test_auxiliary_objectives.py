@@ -208,6 +208,7 @@ def test_a_batch_of_one_row_and_dependent_dimensions_have_no_mutual_divergence()
         (("--dataset", "pydoc", "--objective", "bag-of-words", "--model", "sa-vae"), "expected --objective elbo"),
         (("--objective", "mutual-divergence", "--guide", "planar-flow"), "a guide of independent normals"),
         (("--dataset", "digits", "--objective", "mutual-divergence(1,2,3)"), "unknown objective"),
+        (("--dataset", "digits", "--objective", "mutual-divergence(0)"), "with one of the two above 0"),
         (
             ("--dataset", "digits", "--objective", "mutual-divergence", "--limit-train", "101", "--batch-size", "50"),
             "use --batch-size 51",

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_skipvae.blocks import check_sizes
+
 from .binarisation import DynamicallyBinarised, Items
 
 
@@ -19,10 +21,8 @@ class Batches:
     """
 
     def __init__(self, items: Items, size: int, *, seed: int, shuffle: bool) -> None:
-        if size < 1:
-            raise ValueError(f"expected a batch size of at least 1, got {size!r}")
-        if seed < 0:
-            raise ValueError(f"expected a seed of at least 0, got {seed!r}")
+        check_sizes(size=size)
+        check_sizes(0, seed=seed)
         self.items = items
         self.size = size
         self.seed = seed

@@ -8,7 +8,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_skipvae.blocks import LatentDim, check_sizes, latent_shape
+from pyro_skipvae.blocks import LatentDim, check_event, check_sizes, latent_shape
 from pyro_skipvae.likelihoods import Likelihood, bernoulli
 from pyro_skipvae.skip import Skip, skip_entries
 
@@ -57,6 +57,7 @@ class IdentifiableMLPDecoder(nn.Module):
         super().__init__()
         check_sizes(0, layers=layers)
         check_sizes(width=width)
+        check_event(event_shape)
         if skip_entries(skip, layers):
             raise ValueError(f"expected skip='none' for a decoder that is to stay injective, got {skip!r}")
         self.event_shape, self.likelihood = tuple(event_shape), likelihood

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import LatentDim, check_sizes, latent_shape, perceptron
+from pyro_skipvae.blocks import LatentDim, check_event, check_sizes, latent_shape, perceptron
 from pyro_skipvae.likelihoods import Likelihood, bernoulli
 from pyro_skipvae.skip import Skip, SkipSequential
 
@@ -37,6 +37,7 @@ class MLPDecoder(nn.Module):
         super().__init__()
         check_sizes(0, layers=layers)
         check_sizes(width=width)
+        check_event(event_shape)
         self.event_shape, self.likelihood = tuple(event_shape), likelihood
         self.latent_shape = latent_shape(latent_dim)
         latent_dim = math.prod(self.latent_shape)

@@ -71,7 +71,8 @@ class PixelCNNDecoder(nn.Module):
     ) -> None:
         super().__init__()
         check_image(event_shape)
-        check_sizes(maps=maps)
+        check_sizes(maps=maps, kernel=kernel)
+        check_sizes(0, layers=layers, attention_layers=attention_layers)
         if attention_layers > layers:
             raise ValueError(f"expected at most {layers} attention layers, one a layer, got {attention_layers}")
         if kernel % 2 == 0 or layers < 1:
@@ -161,9 +162,10 @@ def kernels_within(receptive_field: int | None, layers: int, kernel: int) -> lis
     """
     if receptive_field is None:
         return [kernel] * layers
+    check_sizes(receptive_field=receptive_field)
     reach = kernel // 2
     wide, rest = divmod(receptive_field - 1, reach) if reach else (0, receptive_field - 1)
-    if receptive_field < 1 or rest or wide > layers:
+    if rest or wide > layers:
         possible = ", ".join(str(1 + reach * number) for number in range((layers if reach else 0) + 1))
         raise ValueError(
             f"expected a receptive field out of {possible} for {layers} layers of kernel {kernel}, got {receptive_field}"

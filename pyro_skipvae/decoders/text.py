@@ -8,7 +8,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_skipvae.blocks import LatentDim, can_look, latent_shape, places_per_step
+from pyro_skipvae.blocks import LatentDim, can_look, check_shares, latent_shape, places_per_step
 from pyro_skipvae.skip import Entry
 from pyro_skipvae.text.vocabulary import BOS, EOS, PAD, UNK
 from pyro_skipvae.text.words import is_outcome, row_lengths
@@ -46,6 +46,7 @@ class TextNetwork(nn.Module):
         joined: int,
     ) -> None:
         super().__init__()
+        check_shares(dropout=dropout, word_dropout=word_dropout)
         self.max_length, self.word_dropout, self.joined = max_length, word_dropout, joined
         *steps, latent_dim = latent_shape(latent_dim)
         self.latent_dims = 1 + len(steps)

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import can_look
+from pyro_skipvae.blocks import can_look, check_sizes
 from pyro_skipvae.guides.families import DiagonalNormal
 from pyro_skipvae.text.words import row_lengths
 
@@ -30,6 +30,7 @@ class LSTMEncoder(nn.Module):
         posterior: Callable[[int, int], nn.Module] = DiagonalNormal,
     ) -> None:
         super().__init__()
+        check_sizes(vocabulary_size=vocabulary_size, embedding=embedding, width=width)
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.network = nn.LSTM(embedding, width, batch_first=True)
         self.posterior = posterior(width, latent_dim)

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import can_look, places_per_step, sequence_shape
+from pyro_skipvae.blocks import can_look, check_sizes, places_per_step, sequence_shape
 from pyro_skipvae.guides.families import DiagonalNormal
 from pyro_skipvae.text.words import row_lengths
 
@@ -38,6 +38,7 @@ class LSTMSequenceEncoder(nn.Module):
         posterior: Callable[[int, int], nn.Module] = DiagonalNormal,
     ) -> None:
         super().__init__()
+        check_sizes(vocabulary_size=vocabulary_size, max_length=max_length, embedding=embedding, width=width)
         self.max_length, (self.steps, channels) = max_length, sequence_shape(latent_dim)
         self.words_per_step = places_per_step(max_length, self.steps, "words", last_shorter=True)
         self.reversed = readings(direction)

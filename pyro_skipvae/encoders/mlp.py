@@ -7,7 +7,7 @@ from typing import Any
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_skipvae.blocks import LatentDim, check_sizes, perceptron
+from pyro_skipvae.blocks import LatentDim, check_event, check_sizes, perceptron
 from pyro_skipvae.guides.families import DiagonalNormal
 
 
@@ -33,6 +33,9 @@ class MLPEncoder(nn.Module):
         if not hidden:
             raise ValueError("expected the width of at least one hidden layer, got hidden=()")
         check_sizes(**{f"hidden layer {l}": width for l, width in enumerate(hidden, 1)})
+        if not event_shape:
+            raise ValueError("expected items of at least one dimension, got event_shape=()")
+        check_event(event_shape)
         self.event_dims = len(event_shape)
         self.inputs = inputs
         self.network = nn.Sequential(*perceptron([math.prod(event_shape), *hidden]), nn.ReLU())

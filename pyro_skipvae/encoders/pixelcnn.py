@@ -42,7 +42,9 @@ class PixelCNNEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_image(event_shape)
-        check_sizes(layers=layers, maps=maps)
+        check_sizes(layers=layers, maps=maps, kernel=kernel)
+        if kernel % 2 == 0:
+            raise ValueError(f"expected an odd kernel, got {kernel}")
         self.inputs = inputs
         *channels, height, width = event_shape
         self.image_shape = (math.prod(channels), height, width)

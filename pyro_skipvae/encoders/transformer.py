@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import nn
 
-from pyro_skipvae.blocks import AttentionBlock, can_look, places
+from pyro_skipvae.blocks import AttentionBlock, can_look, check_sizes, places
 from pyro_skipvae.guides.families import DiagonalNormal
 from pyro_skipvae.text.words import row_lengths
 
@@ -33,6 +33,7 @@ class TransformerEncoder(nn.Module):
         posterior: Callable[[int, int], nn.Module] = DiagonalNormal,
     ) -> None:
         super().__init__()
+        check_sizes(vocabulary_size=vocabulary_size, embedding=embedding, width=width, layers=layers)
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.bottom = nn.Linear(embedding, width)
         self.blocks = nn.ModuleList(AttentionBlock(width, heads, dropout=dropout) for _ in range(layers))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_skipvae.blocks import in_full
+from pyro_skipvae.blocks import check_shares, check_sizes, in_full
 from pyro_skipvae.distributions.one_hot import OneHot, codes_of
 from pyro_skipvae.objectives import elbo
 
@@ -29,6 +29,8 @@ class CategoricalPosterior(nn.Module):
         super().__init__()
         if not 0 < temperature < math.inf:
             raise ValueError(f"expected a temperature above 0, got {temperature}")
+        check_sizes(features=features, latent_dim=latent_dim)
+        check_sizes(2, classes=classes)
         self.event_shape, self.temperature = (latent_dim, classes), temperature
         self.parameters_of = nn.Linear(features, latent_dim * classes)
 
@@ -59,6 +61,11 @@ class CodebookPosterior(nn.Module):
         except ImportError:
             message = "expected the package vector-quantize-pytorch for a codebook: pip install vector-quantize-pytorch"
             raise ImportError(message) from None
+        check_sizes(features=features, latent_dim=latent_dim, width=width)
+        check_sizes(2, classes=classes)
+        check_shares(decay=decay)
+        if not 0 <= commitment < math.inf:
+            raise ValueError(f"expected a commitment of at least 0, got {commitment}")
         self.event_shape, self.commitment = (latent_dim, classes), commitment
         self.parameters_of = nn.Linear(features, latent_dim * width)
         self.quantizer = VectorQuantize(

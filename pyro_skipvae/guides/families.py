@@ -22,6 +22,7 @@ class DiagonalNormal(nn.Module):
 
     def __init__(self, features: int, latent_dim: int | Sequence[int]) -> None:
         super().__init__()
+        check_sizes(features=features)
         self.event_shape = latent_shape(latent_dim)
         self.parameters_of = nn.Linear(features, 2 * math.prod(self.event_shape))
 
@@ -48,6 +49,7 @@ class MinimumRateNormal(nn.Module):
         super().__init__()
         self.event_shape = latent_shape(latent_dim)
         D = math.prod(self.event_shape)
+        check_sizes(features=features, latent_dim=D)
         if not 0 < rate < math.inf:
             raise ValueError(f"expected a rate above 0 nats, got {rate}")
         self.rate, self.delta = rate, rate / D
@@ -101,6 +103,7 @@ class BatchNormalisedNormal(nn.Module):
         super().__init__()
         self.event_shape = latent_shape(latent_dim)
         D = math.prod(self.event_shape)
+        check_sizes(features=features, latent_dim=D)
         if not 0 < rate < math.inf:
             raise ValueError(f"expected a rate above 0 nats, got {rate}")
         self.gamma = math.sqrt(2 * rate / D)
@@ -132,6 +135,7 @@ class VonMisesFisherPosterior(nn.Module):
     def __init__(self, features: int, latent_dim: int, *, rate: float | None = None) -> None:
         super().__init__()
         _check_one_vector(latent_dim, "VonMisesFisherPosterior")
+        check_sizes(features=features)
         self.latent_dim, self.rate = check_dimensions(latent_dim), rate
         self.concentration = None if rate is None else concentration_for(rate, latent_dim)
         self.parameters_of = nn.Linear(features, latent_dim + (rate is None))
@@ -170,7 +174,7 @@ class SemiImplicitNormal(nn.Module):
     ) -> None:
         super().__init__()
         _check_one_vector(latent_dim, "SemiImplicitNormal")
-        check_sizes(noise=noise, hidden=hidden, components=components, evaluated=evaluated)
+        check_sizes(features=features, noise=noise, hidden=hidden, components=components, evaluated=evaluated)
         self.noise, self.components = noise, components
         self.of_features = nn.Linear(features, hidden)
         self.of_noise = nn.Linear(noise, hidden, bias=False)
@@ -196,6 +200,7 @@ class FullCovarianceNormal(nn.Module):
     def __init__(self, features: int, latent_dim: int) -> None:
         super().__init__()
         _check_one_vector(latent_dim, "FullCovarianceNormal")
+        check_sizes(features=features)
         self.latent_dim = latent_dim
         self.parameters_of = nn.Linear(features, latent_dim * (latent_dim + 3) // 2)
 
@@ -220,6 +225,8 @@ class InverseAutoregressiveFlow(nn.Module):
     def __init__(self, features: int, latent_dim: int, *, flows: int = 2, hidden: int = 128) -> None:
         super().__init__()
         _check_one_vector(latent_dim, "InverseAutoregressiveFlow")
+        check_sizes(features=features, hidden=hidden)
+        check_sizes(0, flows=flows)
         self.base = DiagonalNormal(features, latent_dim)
         self.flows = nn.ModuleList(
             conditional_affine_autoregressive(latent_dim, features, hidden_dims=[hidden], stable=True) for _ in range(flows)
@@ -245,6 +252,8 @@ class PlanarFlow(nn.Module):
     def __init__(self, features: int, latent_dim: int, *, flows: int = 8, hidden: int = 128) -> None:
         super().__init__()
         _check_one_vector(latent_dim, "PlanarFlow")
+        check_sizes(features=features, hidden=hidden)
+        check_sizes(0, flows=flows)
         self.base = DiagonalNormal(features, latent_dim)
         self.flows = nn.ModuleList(conditional_planar(latent_dim, features, hidden_dims=[hidden]) for _ in range(flows))
 

@@ -10,6 +10,8 @@ from pyro.distributions import ExpandedDistribution
 from torch import Tensor
 from torch.distributions import Independent
 
+from pyro_skipvae.blocks import check_sizes
+
 STEPS = 4
 
 
@@ -31,8 +33,7 @@ class VariationalLaplace:
     """
 
     def __init__(self, vae: Any, *, steps: int = STEPS) -> None:
-        if steps < 1:
-            raise ValueError(f"expected at least 1 step to the mode, got {steps}")
+        check_sizes(steps=steps)
         self.vae, self.steps = vae, steps
 
     def __call__(self, x: Tensor, beta: float | Tensor = 1.0) -> Tensor:

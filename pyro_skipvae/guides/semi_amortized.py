@@ -1,5 +1,6 @@
 """Semi-amortized inference: a guide that refines the local parameters of another one at each datapoint."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -69,7 +70,7 @@ class SemiAmortized(nn.Module):
             raise ValueError(
                 f"expected gradient to be one of {sorted(GRADIENTS)} and start amortized or zeros, got {gradient!r}, {start!r}"
             )
-        if not isinstance(steps, int) or steps < 0 or not lr > 0 or not 0 <= momentum < 1:
+        if not isinstance(steps, int) or steps < 0 or not 0 < lr < math.inf or not 0 <= momentum < 1:
             raise ValueError(
                 f"expected a whole number of steps >= 0, lr > 0 and momentum in [0, 1), got {steps}, {lr} and {momentum}"
             )

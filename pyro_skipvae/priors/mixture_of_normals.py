@@ -16,6 +16,7 @@ class MixtureOfNormals(nn.Module):
 
     def __init__(self, latent_dim: int, *, components: int = 10) -> None:
         super().__init__()
+        check_sizes(0, latent_dim=latent_dim)
         check_sizes(components=components)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_dim))  # equal components would stay equal

@@ -5,6 +5,8 @@ import torch
 from pyro.distributions.transforms import affine_coupling, permute
 from torch import Tensor, nn
 
+from pyro_skipvae.blocks import check_sizes
+
 
 class NormalizingFlow(nn.Module):
     """A learned prior p(z): a standard normal transformed by Pyro's affine coupling layers, batch (), event (D,).
@@ -25,6 +27,8 @@ class NormalizingFlow(nn.Module):
         super().__init__()
         if latent_dim < 2:
             raise ValueError(f"expected at least 2 dimensions for coupling layers, got {latent_dim}")
+        check_sizes(0, flows=flows)
+        check_sizes(hidden=hidden)
         self.register_buffer("loc", torch.zeros(latent_dim))
         self.register_buffer("scale", torch.ones(latent_dim))
         self.flows = nn.ModuleList(affine_coupling(latent_dim, hidden_dims=[hidden]) for _ in range(flows))

@@ -410,6 +410,8 @@ class Config:
             )
         if name == "bag-of-words" and numbers[0] == 0:
             raise ConfigError(f"expected --objective bag-of-words(WEIGHT) with a WEIGHT above 0, got {got}")
+        if name == "mutual-divergence" and not any(numbers):
+            raise ConfigError(f"expected --objective {WRITTEN[-1]} with one of the two above 0, got {got}")
         if name == "mutual-divergence" and self.guide not in INDEPENDENT[0]:
             wanted = ", ".join(INDEPENDENT[0])
             raise ConfigError(f"expected a guide of independent normals for {got} (--guide {wanted}), got --guide {self.guide}")

@@ -1,6 +1,7 @@
 """Adversarial training: a second network tells draws of the posterior from others, and stands for the KL term."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.distributions import Independent, Normal, constraints
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.objectives import Batch, as_arguments
 from pyro_skipvae.objectives.aggregate import fitted_prior
 from pyro_skipvae.objectives.terms import log_prob, plate_scale, sites, terms
@@ -28,6 +30,8 @@ class Critic(nn.Module):
 
     def __init__(self, latent_size: int, *, features: nn.Module | None = None, feature_size: int = 0, width: int = 256) -> None:
         super().__init__()
+        check_sizes(latent_size=latent_size, width=width)
+        check_sizes(0, feature_size=feature_size)
         self.features = features
         self.network = nn.Sequential(
             *(nn.Linear(latent_size + feature_size, width), nn.LeakyReLU(0.2)),
@@ -67,7 +71,7 @@ def adversarial_autoencoder_step(
 
     Reference: Makhzani et al. 2016, "Adversarial Autoencoders"; Tolstikhin et al. 2018, whose weight is 10.
     """
-    if not weight > 0:
+    if not 0 < weight < math.inf:
         raise ValueError(f"expected a weight above 0 for the game on q(z), got {weight}")
     return AdversarialStep(model, guide, optim, prior, critic, _Aggregated(weight), lr, **how)
 

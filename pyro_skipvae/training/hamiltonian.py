@@ -1,5 +1,6 @@
 """Hamiltonian Monte Carlo from draws of the guide: z of the posterior itself, of which the decoder learns."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -52,10 +53,7 @@ def hamiltonian_draws(
 
     Reference: Neal 2011, "MCMC using Hamiltonian dynamics"; Hoffman 2017, "Learning Deep Latent Gaussian Models with MCMC".
     """
-    check_sizes(0, moves=moves)
-    check_sizes(leapfrog=leapfrog)
-    if not step_size > 0:
-        raise ValueError(f"expected a step_size above 0, got {step_size}")
+    _check_chain(moves, leapfrog, step_size)
     model, guide = weighted(model, guide, beta)
     with evaluation_mode(_owner(model), _owner(guide)), torch.enable_grad():
         name, z, scale = _start(guide, x)
@@ -64,6 +62,13 @@ def hamiltonian_draws(
             z, moved = _move(lambda at: -_log_joint(model, x, name, at), z, scale, leapfrog, step_size)
             accepted += moved
     return HamiltonianDraws(name, z, accepted / max(moves, 1))
+
+
+def _check_chain(moves: int, leapfrog: int, step_size: float) -> None:
+    check_sizes(0, moves=moves)
+    check_sizes(leapfrog=leapfrog)
+    if not 0 < step_size < math.inf:
+        raise ValueError(f"expected a step_size above 0, got {step_size}")
 
 
 def _owner(callable_: Any) -> Any:
@@ -148,6 +153,7 @@ def hamiltonian_step(
     for name, usual in {"compile": False, "precision": "float32", "control": None}.items():
         if how.get(name, usual) != usual:
             raise ValueError(f"expected no {name} for a step with Hamiltonian Monte Carlo, got {how[name]}")
+    _check_chain(moves, leapfrog, step_size)
     chain = {"moves": moves, "leapfrog": leapfrog, "step_size": step_size}
     return HamiltonianStep(model, guide, objective, optim, chain, **how)
 

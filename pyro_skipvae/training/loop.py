@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.objectives import Batch
 from pyro_skipvae.schedules import constant
 
@@ -85,9 +86,10 @@ def fit(
     tensor or a tuple. beta: the weight of the KL term, a number or a schedule, a function of the number of the step. callback:
     called with each `Epoch` before it is yielded. progress: a saved `Progress`, with which, and with step and batches restored
     to the same moment, training goes on in the middle of an epoch. The loss of an epoch is the mean over datapoints of what the
-    steps returned; steps that are not finite are left out. Raises ValueError for a beta that is not above 0, and for an
-    epoch without batches.
+    steps returned; steps that are not finite are left out. Raises ValueError for a beta that is not above 0, for epochs
+    that are no whole number, and for an epoch without batches.
     """
+    check_sizes(0, epochs=epochs)
     schedule = beta if callable(beta) else constant(beta)
     progress = progress or Progress()
     while progress.epochs < epochs:

@@ -401,9 +401,9 @@ def test_batches_refuse_what_cannot_be():
     data = grey_data()
     with pytest.raises(ValueError, match="expected a split out of train, valid, test, got 'trian'"):
         data.batches("trian", 4, seed=0)
-    with pytest.raises(ValueError, match="batch size of at least 1, got 0"):
+    with pytest.raises(ValueError, match="size to be a whole number of at least 1, got 0"):
         data.batches("train", 0, seed=0)
-    with pytest.raises(ValueError, match="seed of at least 0, got -1"):
+    with pytest.raises(ValueError, match="seed to be a whole number of at least 0, got -1"):
         data.batches("train", 4, seed=-1)
     for state in ({"epoch": 0, "position": 4}, {"epoch": -1, "position": 0}, {"epoch": 0}):
         with pytest.raises(ValueError, match=r"position in 0\.\.3"):

@@ -768,7 +768,7 @@ def test_a_view_that_draws_is_drawn_from_the_seed(name):
 def test_one_row_and_no_sample_are_refused(name):
     with pytest.raises(ValueError, match="expected at least 2 rows of x, got 1"):
         FUNCTIONS[name](X[:1])
-    with pytest.raises(ValueError, match="expected at least one sample, got"):
+    with pytest.raises(ValueError, match="whole numbers of samples, at least 1, got"):
         FUNCTIONS[name](X, **{DRAWS.get(name, "posterior_samples"): 0})
 
 

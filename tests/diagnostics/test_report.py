@@ -408,7 +408,7 @@ def test_card_names_the_code(found):
 
 
 def test_what_is_asked_for_must_make_sense():
-    with pytest.raises(ValueError, match="at least one sample"):
+    with pytest.raises(ValueError, match="samples, at least 1, got"):
         collapse_report(model, guide, X, importance_samples=0)
     with pytest.raises(ValueError, match="at least 2 rows"):
         collapse_report(model, guide, X[:1])

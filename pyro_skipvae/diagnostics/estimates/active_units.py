@@ -1,5 +1,6 @@
 """Active units: the dimensions of z whose posterior mean varies with x."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,8 @@ def active_units(
     Cost: the guide once on every row of x. Raises ValueError for fewer than 2 rows, a q(z|x) without a finite mean, and a pair
     that `collapse_report` refuses. Reference: Burda et al. 2016, section 5.2.
     """
+    if not 0 <= threshold < math.inf:
+        raise ValueError(f"expected a threshold of at least 0 for a variance, got {threshold}")
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
         means = [half_means(chunk, posterior_samples) for chunk in Pair(model, guide, x, site=site).chunks()]
         return units_above(torch.cat(means, 1), threshold)

@@ -7,6 +7,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_skipvae.blocks import check_sizes
+
 from ..pairs.evaluation import as_found
 from ..pairs.pair import Pair, Progress
 from ..pairs.rows import Inputs, Rows, call, count_rows, leading, select_rows, traced
@@ -132,6 +134,8 @@ def model_mutual_information(
     (teacher forcing, a context), for several latent sites, and where log p(x|z) is not finite at the samples.
     Reference: Poole et al. 2019, section 2; theorem 1 of Dieng et al. 2019 compares I_p between models.
     """
+    if rows is not None:
+        check_sizes(rows=rows)
     with as_found(model, x=x, seed=seed, samples=(samples,)) as x:
         return ancestral_bounds(model, x, samples=samples, site=site, rows=rows, largest=2**31, progress=progress)
 

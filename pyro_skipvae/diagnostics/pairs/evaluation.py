@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from numbers import Integral
 from typing import Any
 
 import pyro
@@ -102,11 +103,11 @@ def as_found(
     """Evaluation mode, no gradients, random numbers from `seed`; the caller's state is as found afterwards.
 
     Yields the rows of x, or the `first` of them; they are read inside, since a lazy view may draw what it returns. `samples`
-    are the numbers of draws asked for. Raises ValueError for one below 1, or fewer than 2 rows: a mean over one has no error,
-    and the information of one and its units no meaning.
+    are the numbers of draws asked for. Raises ValueError for one that is not 1, 2, ..., or fewer than 2 rows: a mean over one
+    has no error, and the information of one and its units no meaning.
     """
-    if min(samples) < 1:
-        raise ValueError(f"expected at least one sample, got {' and '.join(map(str, samples))}")
+    if not all(isinstance(number, Integral) and number >= 1 for number in samples):
+        raise ValueError(f"expected whole numbers of samples, at least 1, got {' and '.join(map(str, samples))}")
     given = x if isinstance(x, dict | tuple) else (x,)
     with (
         evaluation_mode(*callables),

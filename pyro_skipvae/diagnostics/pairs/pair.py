@@ -13,6 +13,8 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.runtime import NonlocalExit
 from torch import Tensor
 
+from pyro_skipvae.blocks import check_sizes
+
 from .conditions import (
     DropoutWatch,
     check_posterior,
@@ -93,8 +95,8 @@ class Pair:
         rows: int | None = None,
         joint: bool | None = False,
     ) -> None:
-        if rows is not None and rows < 1:
-            raise ValueError(f"expected rows to be 1 or more, got {rows}")
+        if rows is not None:
+            check_sizes(rows=rows)
         self.model, self.guide, self.x, self.rows_given = model, guide, as_rows(x), rows
         if isinstance(guide, AutoGuide):  # even one look at three rows would set it up for three rows
             raise Refused(

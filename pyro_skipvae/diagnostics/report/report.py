@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.stored import INTERVAL, NUMBER, check, loads
 
 from ..estimates.active_units import mean_variances, units_above
@@ -249,8 +250,8 @@ def collapse_report(
     check_extra(card)
     if budget is not None and not budget >= 0:
         raise ValueError(f"expected a budget of at least 0 seconds, got {budget}")
-    if levels is not None and levels < 2:
-        raise ValueError(f"expected at least 2 levels of a value, got {levels}")
+    if levels is not None:
+        check_sizes(2, levels=levels)
     sizes = sizes or EVERYTHING
     if components is not None:
         sizes = replace(sizes, points=min(sizes.points, FIRST_POINTS))
