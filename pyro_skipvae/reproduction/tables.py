@@ -338,7 +338,8 @@ def _committed(metrics):
 
 def agrees(config, recorded):
     """Whether a run was made by these settings; what a config leaves open or a record does not have is not asked."""
-    wanted = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+    written = asdict(config) | {"procedure": config.whole_procedure}
+    wanted = {name: value for name, value in written.items() if name not in ELSEWHERE}
     return all(value is None or recorded.get(name, value) == value for name, value in wanted.items())
 
 

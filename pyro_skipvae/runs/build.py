@@ -239,7 +239,7 @@ def settled(config, data):
         svi_lr=config.svi_lr or (1.0 if config.svi_gradient == "authors" else 1 / 32),
         lr=config.lr or USUAL_LR[config.optimizer],
         # An autoregressive decoder learns to do without z in the first epochs unless the KL term starts low.
-        procedure=config.procedure if config.pretraining is None else f"pretrain({config.pretraining})",
+        procedure=config.whole_procedure,
         beta_schedule=config.beta_schedule or _usual_schedule(config, decoder),
         warmup_epochs=_warmup(config, text) if config.warmup_epochs is None else config.warmup_epochs,
     )

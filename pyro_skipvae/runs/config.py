@@ -534,6 +534,11 @@ class Config:
         return (int(match[1]) if match[1] else max(1, round(self.epochs / 3))) if match else None
 
     @property
+    def whole_procedure(self):
+        """The procedure with the epochs of its pretraining, where they were left out."""
+        return self.procedure if self.pretraining is None else f"pretrain({self.pretraining})"
+
+    @property
     def moves(self):
         """MOVES of the procedure hmc(MOVES), 3 where none are given; None for the others."""
         match = re.fullmatch(rf"hmc(?:\(({WHOLE})\))?", self.procedure)

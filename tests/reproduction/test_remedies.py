@@ -1,6 +1,8 @@
 """Remedies as runs: how names become settings, what is refused, and what a comparison says."""
 
 import copy
+import dataclasses
+import functools
 import json
 import re
 from pathlib import Path
@@ -12,8 +14,9 @@ from test_tables import entry
 from pyro_skipvae.reproduction import remedies, remedy_words
 from pyro_skipvae.reproduction.remedies import REMEDIES, comparison_of, remedies_of, settings_of
 from pyro_skipvae.reproduction.remedy_page import remedies_page
-from pyro_skipvae.reproduction.tables import write_results
-from pyro_skipvae.runs.config import ConfigError
+from pyro_skipvae.reproduction.tables import agrees, write_results
+from pyro_skipvae.runs.build import build_data, settled
+from pyro_skipvae.runs.config import Config, ConfigError
 
 IMAGES = {"dataset": "digits", "decoder": "mlp"}
 
@@ -24,6 +27,20 @@ def test_every_remedy_is_a_config_of_its_own(name):
     base, run = (comparison_of([each], seeds=1, **flags).runs[0] for each in ("vae", name))
     assert (run.config == base.config) == (name == "vae") and run.config.seed == 0
     assert all((REMEDIES[name].part, REMEDIES[name].what, REMEDIES[name].reference))
+
+
+@functools.cache
+def synthetic_text():
+    return build_data(Config(dataset="synthetic-text", limit_train=24, limit_eval=12))
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_a_trained_run_is_known_by_the_settings_that_it_was_planned_with(name):
+    """What a run records is the config with everything chosen that was left open, such as the epochs of a pretraining."""
+    data = synthetic_text()
+    config = Config.from_flags({"dataset": "synthetic-text", "epochs": 9, **settings_of(name)})
+    assert agrees(config, dataclasses.asdict(settled(config, data)))
+    assert not agrees(config, dataclasses.asdict(settled(dataclasses.replace(config, epochs=3), data)))
 
 
 def test_the_page_on_remedies_has_a_row_for_each():
