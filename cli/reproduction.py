@@ -106,13 +106,17 @@ def reproduce(
     from pyro_skipvae.reproduction import words as reproduction_words
     from pyro_skipvae.reproduction.page import write_page
 
+    of_training = {"jobs": jobs, "executor": executor != "local", "minutes": minutes is not None, "force": force}
+    of_training["report_budget"] = report_budget is not None
     if listing:
+        with user_errors():
+            _check_listing(train=train, markdown=markdown, html=html, **of_training)
         rows = _listing(reproduction, name, results, device, which)
         return echo(json.dumps({"schema": 1, "tables": rows}, indent=2) if as_json else _listed(rows), nl=as_json)
     if not name:
         raise click.UsageError(f"expected what to reproduce: {', '.join(reproduction.table_names())}; or --list")
     with user_errors():
-        _check_flags(train, show=show, jobs=jobs, executor=executor != "local", minutes=minutes is not None, force=force)
+        _check_flags(train, show=show, **of_training)
         wanted = reproduction.load_table(name, **which)
         _check_runs(wanted, train=train, **which)
         if results != "results" and not train and not Path(results).is_dir():
@@ -151,11 +155,22 @@ def reproduce(
         raise RunsFailed(f"{len(pool.failed)} runs failed: {'; '.join(pool.failed)}")
 
 
+def _check_listing(**given):
+    """Raises ValueError for flags of what --list does not do."""
+    idle = [_flag(name) for name, value in given.items() if value]
+    if idle:
+        raise ValueError(f"expected --list or {' and '.join(idle)}, got both: a list trains nothing and prints no table")
+
+
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
+
+
 def _check_flags(train, **given):
     """Raises ValueError for flags of a training that was not asked for, and for --show beside --train."""
     if train and given.pop("show"):
         raise ValueError("expected --train or --show, got both")
-    idle = [f"--{name}" for name, value in given.items() if value and name != "show" and not train]
+    idle = [_flag(name) for name, value in given.items() if value and name != "show" and not train]
     if idle:
         raise ValueError(f"expected --train with {' and '.join(idle)}: nothing is trained without it")
 
@@ -164,7 +179,7 @@ def _check_runs(wanted, **flags):
     """Raises ValueError for flags that say how to train, of a table that has no runs."""
     given = [flag for flag, value in flags.items() if value not in (None, False, "default")]
     if given and not wanted.runs:
-        raise ValueError(f"expected no --{given[0].replace('_', '-')} for {wanted.name}, which is computed and trains nothing")
+        raise ValueError(f"expected no {_flag(given[0])} for {wanted.name}, which is computed and trains nothing")
     if flags.get("full_data") and not wanted.has_full_data:
         raise ValueError(f"expected no --full-data for {wanted.name}, which has no such size; use --epochs and --limit-train")
 

@@ -742,6 +742,8 @@ def test_runs_that_fail_are_told_and_the_others_kept(tmp_path, monkeypatch):
     [
         (["--train", "--device", "cuda:99"], "cuda:99"),
         (["--minutes", "5", "--force"], "expected --train with --minutes and --force: nothing is trained without it"),
+        (["--report-budget", "5"], "expected --train with --report-budget: nothing is trained without it"),
+        (["--list", "--train", "--html", "page.html"], "expected --list or --train and --html, got both"),
         (["--train", "--show"], "expected --train or --show, got both"),
         (["--show", "--results", "nowhere"], "expected a folder of results, got nowhere"),
         (["--train", "--runs", "file"], "got file"),
