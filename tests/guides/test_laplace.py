@@ -77,7 +77,7 @@ def test_the_encoder_and_the_decoder_are_trained(float64):
 
 
 def test_mistakes(float64):
-    with pytest.raises(ValueError, match="at least 1 step"):
+    with pytest.raises(ValueError, match="steps to be a whole number of at least 1, got 0"):
         VariationalLaplace(None, steps=0)
     vae = vae_of(lambda z: dist.Poisson(z.exp()).to_event(1))
     with pytest.raises(ValueError, match="expected p.x.z. of Bernoullis or normals for variational Laplace, got Poisson"):
