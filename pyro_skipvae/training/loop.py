@@ -91,6 +91,7 @@ def fit(
     """
     check_sizes(0, epochs=epochs)
     schedule = beta if callable(beta) else constant(beta)
+    begun = progress is not None  # what is resumed may have been at the end of an epoch
     progress = progress or Progress()
     while progress.epochs < epochs:
         start, cpu = time.perf_counter(), time.process_time()
@@ -98,11 +99,12 @@ def fit(
         for x in batches:
             progress.add(step(x, schedule(step.steps)), batch_size(x))
             given = True
-        if not given and not int(progress.datapoints):
+        if not given and not begun:
             raise ValueError(
                 f"expected batches in epoch {progress.epochs + 1}, got none; they are iterated anew in each epoch: give a list "
                 "or a DataLoader, not a generator"
             )
+        begun = False
         mean, last = progress.close(), schedule(max(step.steps - 1, 0))
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         epoch = Epoch(progress.epochs, step.steps, mean, last, seconds, cpu)
