@@ -1,6 +1,6 @@
 """Semi-amortized inference written out as a nested SVI loop over each datapoint's own parameters, and the traps of doing so.
 
-    python examples/06_refine_by_hand.py [--smoke]
+    python examples/06_refine_by_hand.py [SEED] [--smoke]
 
 `SemiAmortized` does the same functionally, without these traps and with the exact gradient (example 07).
 """
@@ -15,7 +15,7 @@ from torch import nn
 
 from pyro_skipvae import load_data
 
-pyro.set_rng_seed(0)
+pyro.set_rng_seed(next((int(given) for given in sys.argv[1:] if given.isdigit()), 0))
 D = 10
 encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 200), nn.Tanh(), nn.Linear(200, 2 * D))
 decoder = nn.Sequential(nn.Linear(D, 200), nn.Tanh(), nn.Linear(200, 64))

@@ -34,7 +34,7 @@ def table_of(rows):
     """Lines of Markdown; the difference to the VAE with its interval over seeds, or, of one seed, over test points."""
     shown = [column for column in COLUMNS if any(row.numbers[column].ours is not None for row in rows)]
     over = "seeds" if any(row.over_seeds for row in rows) else "test points"
-    headings = ["", *(COLUMNS[column] for column in shown), "processor time"]
+    headings = ["", *(COLUMNS[column] for column in shown), "CPU time"]
     headings.insert(2, f"ELBO minus the VAE's, 95 % over {over}")
     yield f"| {' | '.join(headings)} |"
     yield "|---" * len(headings) + "|"

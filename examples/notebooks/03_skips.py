@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 3. Skips: z in every layer of the decoder
 #
-# A deep decoder sees z only in its first layer. Each layer can lose a little of it, so the deeper the decoder, the less of z reaches the output. A
-# *generative skip model* (Dieng, Kim, Rush and Blei 2019) feeds z to every layer. That is all it changes.
+# A deep decoder sees z only in its first layer. Each layer may bring the outputs of different z nearer to each other, so the deeper the decoder, the less z
+# shows in x. A *generative skip model* (Dieng, Kim, Rush and Blei 2019) feeds z to every layer. That is all it changes.
 #
 # You will write a skip decoder, see what depth does to z before any training, train both kinds at four depths, and ask what a reviewer would ask: do the
 # skips help, or only the parameters that they add?

@@ -127,6 +127,11 @@ reports["skips"] = trained(skip="all")
 # > **Predict before you run.** Some of these commit or price a rate of five nats. In which of them does the *decoder* use it?
 
 # %%
+print(f"{'nats per datapoint':20} {'rate':>6} {'loss, z shuffled':>17} {'ELBO':>7}")
+for name, report in reports.items():
+    print(f"{name:20} {report.rate:6.2f} {report.shuffled_latent_loss:17.2f} {report.elbo:7.2f}")
+
+# %%
 figure, axes = pyplot.subplots(figsize=(7, 4.6), layout="constrained")
 for height, report in enumerate(reports.values()):
     axes.barh(height - 0.18, report.rate, height=0.32, color=PALETTE[5], label="rate" if not height else None)

@@ -69,7 +69,7 @@ def run(made: NotebookNode, *, smoke: bool) -> str:
         if "raises-exception" in tags(cell) and not failed:
             raise SystemExit(f"expected this check to fail without an answer, but it passes:\n{cell.source}")
     spent = sum(os.times()[2:4]) - sum(before[2:4])
-    return f"{time.perf_counter() - start:.0f} s, {spent:.0f} s of processor time"
+    return f"{time.perf_counter() - start:.0f} s, {spent:.0f} s of CPU time"
 
 
 def _stable(cell: NotebookNode, number: int) -> NotebookNode:

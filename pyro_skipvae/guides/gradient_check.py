@@ -25,7 +25,7 @@ class GradientCheck:
 
     encoder_cosine, encoder_error: cosine and relative error of the gradient on the guide's parameters; decoder_cosine,
     decoder_error: the same on the parameters that the model alone has. Both are nan where there is no gradient.
-    time_ratio: the time of loss and gradient divided by that with the amortized guide (processor time; elapsed time on CUDA).
+    time_ratio: the time of loss and gradient divided by that with the amortized guide (CPU time; elapsed time on CUDA).
     memory_bytes: on a CPU the peak of what autograd saves besides parameters and data, on CUDA the peak of what is allocated in
     addition; amortized_memory_bytes: the same for the amortized guide.
     """

@@ -218,7 +218,7 @@ class Config:
     components: int = option(10, "components of a mixture prior, pseudo-inputs of a VampPrior", least=1)
     guide: str = option("diagonal-normal", "family of q(z|x)", GUIDES)
     # inference
-    objective: str = option("elbo", "what is maximised", WRITTEN)
+    objective: str = option("elbo", "what is trained, in place of the ELBO", WRITTEN)
     procedure: str = option(
         "joint",
         "how encoder and decoder are trained: together (joint); at first the encoder to convergence before each step of the "

@@ -29,7 +29,7 @@ class Step(Protocol):
 class Epoch:
     """One pass over the data: its number from 1, the steps so far, the mean loss in nats per datapoint, the last beta.
 
-    seconds: elapsed time; cpu_seconds: processor time, which other programs on the machine do not lengthen.
+    seconds: elapsed time; cpu_seconds: CPU time, which other programs on the machine do not lengthen.
     """
 
     number: int
