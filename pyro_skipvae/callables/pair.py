@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.params import param_with_module_name
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_skipvae import likelihoods
 from pyro_skipvae.diagnostics.pairs.evaluation import evaluation_mode, forked_random
@@ -107,7 +108,8 @@ class CallablePair(nn.Module):
         with pyro.plate("data", _rows(x)):
             with poutine.scale(scale=beta):
                 z = pyro.sample("z", self._prior(x, context))
-            return pyro.sample("x", self._observation(z, x, context), obs=x)
+            p = self._observation(z, x, context)
+            return pyro.sample("x", p, obs=_as_observed(x, p))
 
     def guide(self, x: Tensor, *context: Any, beta: float = 1.0) -> Any:
         """Samples z from q(z|x) at the site "z"; returns z."""
@@ -231,9 +233,19 @@ def _over(p: Any, x: Tensor) -> Any:
     return p
 
 
+def _as_observed(x: Tensor, p: Any) -> Tensor:
+    """x as numbers that p(x|z) computes with: bits, bytes, and whole numbers that p is not of, become floating-point ones."""
+    if x.is_floating_point() or isinstance(p, Autoregressive):
+        return x
+    support = _innermost(p.support)
+    whole = x.dtype not in (torch.bool, torch.uint8) and support.is_discrete and support is not constraints.boolean
+    return x if whole else x.to(torch.get_default_dtype())
+
+
 def _rows(x: Any) -> int:
     if not isinstance(x, Tensor):
-        raise ValueError(f"expected x to be a tensor, got {_kind(x)}; torch.as_tensor(x) makes one")
+        advice = "give a tuple (x, *context)" if isinstance(x, dict) else "torch.as_tensor(x) makes one"
+        raise ValueError(f"expected x to be a tensor, got {_kind(x)}; {advice}")
     return len(x)
 
 
@@ -261,9 +273,13 @@ def _is_on_the_reals(q: Any) -> bool:
         support = q.support
     except (NotImplementedError, AttributeError):  # it does not say, and what needs it tells
         return True
+    return _innermost(support) in (constraints.real, constraints.real_vector)
+
+
+def _innermost(support: Any) -> Any:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    return support in (torch.distributions.constraints.real, torch.distributions.constraints.real_vector)
+    return support
 
 
 def _advice(found: Any) -> str:

@@ -21,9 +21,8 @@ def as_pyro(distribution: Any) -> Any:
     named = getattr(dist, kind.__name__, None)
     known = isinstance(named, type) and issubclass(named, kind)
     expands = kind.expand is not torch.distributions.Distribution.expand
-    target: Any = (
-        named if known else type(kind.__name__, (kind, TorchDistributionMixin), {} if expands else {"expand": _expand})
-    )
+    own: Any = {"expand": _expanded(kind) if expands else _expand}
+    target: Any = named if known else type(kind.__name__, (kind, TorchDistributionMixin), own)
     made = target.__new__(target)
     made.__dict__.update({name: as_pyro(value) for name, value in vars(distribution).items()})
     if not known and not made.batch_shape and not made.event_shape:  # of scvi-tools: they do not tell their shape
@@ -34,6 +33,15 @@ def as_pyro(distribution: Any) -> Any:
 def _expand(distribution: Any, batch_shape: torch.Size, _instance: Any = None) -> Any:
     same = torch.Size(batch_shape) == distribution.batch_shape
     return distribution if same else TorchDistributionMixin.expand(distribution, batch_shape)
+
+
+def _expanded(kind: Any) -> Any:
+    """The expand of a distribution of torch, whose result may be made by its constructor, as one of Pyro's."""
+
+    def expand(distribution: Any, batch_shape: torch.Size, _instance: Any = None) -> Any:
+        return as_pyro(kind.expand(distribution, batch_shape, _instance))
+
+    return expand
 
 
 def by_row(distribution: Any, rows: int, what: str) -> Any:

@@ -17,6 +17,7 @@ from torch import nn
 from pyro_skipvae import VAE, as_pair, collapse_report, svi_step
 from pyro_skipvae.callables.modules import modules_behind, parameters_behind
 from pyro_skipvae.decoders import MLPDecoder
+from pyro_skipvae.diagnostics import Monitor, log_likelihood
 from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.guides import SemiAmortized
 from pyro_skipvae.objectives import analytic_elbo, elbo, iwae
@@ -151,6 +152,61 @@ def test_a_distribution_that_pyro_does_not_know(family):
     known = as_pair(encode, lambda z: dist.Poisson(z.repeat(1, 3).exp()))
     same(collapse_report(*given, X, **QUICK), collapse_report(*known, X, **QUICK))
     assert iwae(3)(*given, X) > 0
+
+
+class Rebuilt(torch_dist.Normal):
+    """Its expand makes an instance of its own class, as a distribution of torch alone may."""
+
+    def expand(self, batch_shape, _instance=None):
+        return Rebuilt(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+
+
+def test_a_distribution_that_expands_to_one_of_torch():
+    pair, known = (
+        as_pair(lambda x, made=made: made(x[:, :2], torch.ones(len(x), 2)), lambda z: torch_dist.Normal(z.repeat(1, 3), 1.0))
+        for made in (Rebuilt, torch_dist.Normal)
+    )
+    assert collapse_report(*pair, X, **QUICK).rate == pytest.approx(collapse_report(*known, X, **QUICK).rate)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal-shared-scale", "poisson"])
+def test_bits_and_whole_numbers_are_what_the_same_floats_are(kind, likelihood):
+    torch.manual_seed(0)
+    encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
+
+    def encode(x):
+        loc, log_scale = encoder(x.float()).chunk(2, -1)
+        return loc, log_scale.exp()
+
+    pair = as_pair(encode, decoder, likelihood=likelihood)
+    same(collapse_report(*pair, X.to(kind), **QUICK), collapse_report(*pair, X, **QUICK))
+
+
+def test_the_cross_entropy_of_grey_values_is_taken_and_named():
+    grey, encoder, decoder = torch.rand(40, 6), nn.Linear(6, 2), nn.Linear(2, 6)
+    refused = collapse_report(*as_pair(lambda x: (encoder(x), torch.ones(2)), decoder, likelihood="bernoulli"), grey, **QUICK)
+    assert refused.elbo is None and "Bernoulli validate_args=False" in refused.card["unavailable"]["elbo"]
+
+    def likelihood(eta):
+        return torch_dist.Bernoulli(logits=eta, validate_args=False)
+
+    pair = as_pair(lambda x: (encoder(x), torch.ones(2)), decoder, likelihood=likelihood)
+    found = collapse_report(*pair, grey, levels=256, **QUICK)
+    assert found.elbo < 0 and "no log-probability" in found.card["notes"][0] and "%" not in found.verdict
+    assert "no probabilities" in found.card["unavailable"]["bits_per_dimension"]
+    binary = collapse_report(*pair, grey.round(), **QUICK)
+    assert not binary.card["notes"] and "-log p(x)" in binary.verdict
+
+
+def test_a_decoder_of_nan_leaves_what_the_guide_says():
+    pair = as_pair(lambda x: torch_dist.Normal(x[:, :2], 1.0), lambda z: torch_dist.Normal(z.repeat(1, 3) * math.nan, 1.0))
+    found = collapse_report(*pair, X, **QUICK)
+    assert found.elbo is None and "loc of Normal is not valid" in found.card["unavailable"]["elbo"]
+    assert found.rate == pytest.approx(0.5 * X[:, :2].square().sum(1).mean().item(), rel=1e-5) and found.mi_lower is not None
+    for measured in (lambda: Monitor(*pair, X)(0), lambda: log_likelihood(*pair, X)):
+        with pytest.raises(ValueError, match="^the loc of Normal is not valid$"):
+            measured()
 
 
 def test_our_own_modules_and_a_prior_of_ones_own():
@@ -358,6 +414,8 @@ def test_mistakes_of_the_call():
     _, guide = as_pair(lambda x: (x, x.exp()), NET)
     with pytest.raises(ValueError, match=r"x to be a tensor, got a NumPy array.*torch.as_tensor\(x\)"):
         guide(X.numpy())
+    with pytest.raises(ValueError, match=r"x to be a tensor, got a dict; give a tuple \(x, \*context\)"):
+        guide({"image": X})
     with pytest.warns(UserWarning, match=r"lies in \[0, 1\], and bernoulli reads logits.*Bernoulli\(p\)"):
         decode = nn.Sequential(nn.Linear(2, 6), nn.Sigmoid())
         collapse_report(*as_pair(lambda x: (x[:, :2], x[:, :2].exp()), decode, likelihood="bernoulli"), X, **QUICK)

@@ -74,6 +74,15 @@ def test_a_wrong_width_is_told_which_the_symmetric_test_cannot_see(factor, kind)
         assert found.quantities[0].coverage["90%"].low < 0.13 < found.quantities[0].coverage["90%"].high
 
 
+@pytest.mark.parametrize("draws", [28, 36, 40, 100])
+def test_any_number_of_draws_sees_a_wrong_width(draws):
+    """Also where no number of bins divides draws + 1."""
+    found = calibration(model, posterior(factor=0.3), X, simulations=100, draws=draws, likelihood=False)
+    assert found.kind == "too narrow" and found.quantities[0].uniformity < 1e-6
+    exact = calibration(model, posterior(), X, simulations=100, draws=draws, likelihood=False)
+    assert exact.kind == "no departure found" and min(each.uniformity for each in exact.quantities) > 0.01
+
+
 def test_a_shift_is_told():
     """The mean rank of a guide that is one standard deviation too high is P(z_l < z*) = Phi(-1 / sqrt 2) = 0.24."""
     found = calibration(model, posterior(shift=1.0), X)

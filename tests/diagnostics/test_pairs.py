@@ -367,7 +367,10 @@ def test_prior_that_depends_on_a_nuisance_is_refused():
 
 @pytest.mark.parametrize(
     "posterior, reason",
-    [(lambda x: dist.Delta(x).to_event(1), "Delta"), (lambda x: dist.Poisson(x.exp()).to_event(1), "discrete Poisson")],
+    [
+        (lambda x: dist.Delta(x).to_event(1), "Delta"),
+        (lambda x: dist.Poisson(x.exp()).to_event(1), "probabilities of values and a density"),
+    ],
 )
 def test_posteriors_without_a_density_are_refused(posterior, reason):
     def plated(x):
@@ -799,6 +802,47 @@ def on_simplex(q):
 def test_a_density_in_all_of_space_bounds_nothing_on_a_simplex():
     found = mutual_information(*on_simplex(lambda x: dist.Dirichlet(1 + 5 * x.softmax(-1))), X)
     assert found.marginal is None and "simplex or a sphere" in found.unavailable["marginal"] and found.lower.value > 0
+
+    def mixture(x):
+        alpha = 1 + 5 * torch.stack([x, 2 * x], 1).softmax(-1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=alpha[..., 0]), dist.Dirichlet(alpha))
+
+    found = mutual_information(*on_simplex(mixture), X)
+    assert found.marginal is None and "simplex or a sphere" in found.unavailable["marginal"]
+
+
+@pytest.mark.parametrize("components", [None, 100])
+def test_an_upper_bound_below_the_lower_one_is_none(components):
+    """z on a circle, by a density that says it lies in the plane: log q is of angles, log r of points."""
+
+    class Circle(dist.TorchDistribution):
+        arg_constraints, support = {}, dist.constraints.real_vector
+
+        def __init__(self, loc, concentration):
+            self.angle = dist.VonMises(loc, concentration, validate_args=False)
+            super().__init__(loc.shape, torch.Size([2]), validate_args=False)
+
+        def sample(self, shape=()):
+            angle = self.angle.sample(shape)
+            return torch.stack([angle.cos(), angle.sin()], -1)
+
+        def log_prob(self, z):
+            return self.angle.log_prob(torch.atan2(z[..., 1], z[..., 0]))
+
+        def expand(self, shape, _instance=None):
+            return Circle(self.angle.loc.expand(shape), self.angle.concentration.expand(shape))
+
+    def pair_on(x):
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", Circle(x[:, 0], x.new_full((len(x),), 30.0)))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Circle(x.new_zeros(len(x)), x.new_full((len(x),), 1e-3)))
+            pyro.sample("x", dist.Normal(z[..., :1].expand(len(x), x.shape[1]), 1.0).to_event(1), obs=x)
+
+    found = mutual_information(model, pair_on, 2 * torch.randn(300, 2).double(), components=components)
+    assert found.lower.value > 0.5 and found.marginal is None and "below the lower one" in found.unavailable["marginal"]
 
 
 def test_draws_that_have_no_density_are_refused():

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_skipvae.diagnostics import CollapseReport, collapse_report
+from pyro_skipvae.diagnostics import CollapseReport, collapse_report, log_likelihood, rate
 
 
 def draw(*shape, seed=0):
@@ -277,10 +277,46 @@ def test_a_density_against_probabilities_is_refused():
         report(ladder, guide, X)
 
 
+def test_counts_as_latents():
+    """z ~ Poisson(1), x ~ N(z, 1/2): sums over z are exact, and q(z|x) is a Poisson whose rate follows x."""
+    torch.manual_seed(0)
+    z = torch.poisson(torch.ones(300, dtype=torch.float64))
+    x = z + 0.5 * torch.randn(300, dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Poisson(torch.ones_like(x)))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Poisson(x.clamp(min=0.3)))
+
+    values = torch.arange(60, dtype=torch.float64)
+    joint = dist.Poisson(torch.ones(60)).log_prob(values) + dist.Normal(values, 0.5).log_prob(x[:, None])
+    log_q = dist.Poisson(x.clamp(min=0.3)[:, None]).log_prob(values)
+    found = report(model, guide, x, posterior_samples=200, importance_samples=400)
+    assert found.card["posterior_family"] == "discrete"
+    exact_rate = (log_q.exp() * (log_q - dist.Poisson(1.0).log_prob(values))).sum(1).mean().item()
+    assert found.rate == pytest.approx(exact_rate, abs=0.02)
+    assert found.elbo == pytest.approx((log_q.exp() * (joint - log_q)).sum(1).mean().item(), abs=0.15)
+    exact = joint.logsumexp(1).mean().item()
+    assert found.log_likelihood == pytest.approx(exact, abs=0.02) and found.verdict.kind == "not collapsed"
+    assert log_likelihood(model, guide, x, importance_samples=400).value == pytest.approx(exact, abs=0.02)
+
+
+def test_the_likelihood_of_codes_and_of_several_sites_by_itself():
+    pair, given = code_pair("categorical"), (LEVELS[CODES], POSTERIOR)
+    exact = (dist.Normal(LEVELS, 0.5).log_prob(given[0][:, None]) - math.log(K)).logsumexp(1).mean().item()
+    assert log_likelihood(*pair, given, importance_samples=500).value == pytest.approx(exact, abs=0.05)
+
+
 def test_what_is_still_refused():
     x = LEVELS[CODES]
     pair, x = code_pair("categorical"), (x, POSTERIOR)
-    with pytest.raises(ValueError, match="leave site= out"):
+    with pytest.raises(ValueError, match="collapse_report takes it, without site="):
         report(*pair, x, site="z")
+    with pytest.raises(ValueError, match="collapse_report takes it, without site="):
+        rate(*pair, x)
     with pytest.raises(ValueError, match="one continuous latent site for components="):
         report(*pair, x, components=4)

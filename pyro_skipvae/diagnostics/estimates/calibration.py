@@ -36,7 +36,8 @@ class Quantity:
 
     bias: the mean rank of the true value among the guide's draws, scaled to 0..1, minus 1/2; above 0 the guide is too low.
     symmetry: p-value of the test that bias is 0; it cannot see a wrong width.
-    uniformity: p-value of the chi-squared test that all ranks are equally likely; it can see a wrong width.
+    uniformity: p-value of the chi-squared test, over at most 20 bins of ranks, that all ranks are equally likely; it can see a
+    wrong width.
     width: root mean square of (true value - guide's mean) / guide's standard deviation, corrected for the noise of both over
     the draws: 1 is right, 10 is a guide that is ten times too narrow. None for log p(x|z), or a guide without spread.
     coverage: {level: the share of true values inside the guide's central interval of this level}.
@@ -231,9 +232,10 @@ def _quantity(name: str, rank: Tensor, found: dict[str, Tensor], number: int, dr
     part = (rank + 0.5) / (draws + 1)
     bias = mean_interval(part - 0.5)
     error = math.sqrt((1 - (draws + 1) ** -2) / 12 / len(rank))  # of a mean of uniform ranks
-    bins = _bins(draws + 1, len(rank))
-    counts = torch.histc(part, bins, 0, 1)
-    expected = len(rank) / bins
+    bins = max(2, min(20, len(rank) // 10, draws + 1))
+    ranks = (torch.arange(draws + 1) * bins).div(draws + 1, rounding_mode="floor")  # the bin of each: nearly equal ones
+    expected = ranks.bincount() * (len(rank) / (draws + 1))
+    counts = ranks[rank.long()].bincount(minlength=bins)
     chi_squared = ((counts - expected).square() / expected).sum().item()
     width, explained = None, None
     if name != LIKELIHOOD:
@@ -265,12 +267,6 @@ def _squared_correlation(truth: Tensor, mean: Tensor) -> float | None:
     if deviations == 0:
         return None
     return (((truth - truth.mean()) * (mean - mean.mean())).mean() / deviations).square().item()
-
-
-def _bins(ranks: int, simulations: int) -> int:
-    """The largest number of equal bins, at most 20 and with 10 simulations each, that divides the number of ranks."""
-    most = max(2, min(20, simulations // 10))
-    return max((bins for bins in range(2, most + 1) if ranks % bins == 0), default=2)
 
 
 def _coverage(rank: Tensor, level: float, draws: int) -> tuple[str, Interval]:

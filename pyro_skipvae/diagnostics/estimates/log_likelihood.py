@@ -72,7 +72,7 @@ def log_likelihood_per_point(
     a pair that `collapse_report` refuses. Reference: Burda et al. 2016, equation 8.
     """
     with as_found(model, guide, x=x, seed=seed, samples=(importance_samples,)) as x:
-        pair = Pair(model, guide, x, site=site, rows=rows)
+        pair = Pair(model, guide, x, site=site, rows=rows, joint=None)
         chunks = list(pair.chunks())
         return importance_estimate(pair, chunks, points=pair.points, samples=importance_samples, progress=progress)
 

@@ -19,7 +19,7 @@ from ..pairs.unavailable import Unavailable, attempt
 from .components import Components, evaluable
 from .pairwise import Pairs, leave_one_out
 from .random_components import PART, Streamed, streamed
-from .variational_marginal import fit_marginal, marginal_bound
+from .variational_marginal import check_marginal, fit_marginal, marginal_bound
 
 SATURATED = 2  # nats: a lower bound that is nearer to its ceiling ln N says little
 HE_BATCH = 32
@@ -168,6 +168,7 @@ def bounded(
     if bounds:
         lower = mean_interval(bounds.lower.mean(0))
         upper = attempt(unavailable, "upper", _upper, bounds.upper.mean(0))
+    marginal = attempt(unavailable, "marginal", check_marginal, marginal, lower) if marginal else None
     ceiling = math.log(points)
     saturated = lower.value > ceiling - SATURATED if lower else None
     return MutualInformation(lower, upper, marginal, ceiling, saturated, points, samples, reference, unavailable)

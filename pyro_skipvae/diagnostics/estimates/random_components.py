@@ -15,7 +15,7 @@ from ..pairs.unavailable import Unavailable, attempt
 from .components import Components, evaluable
 from .pairwise import leave_one_out
 from .rate import chunk_rate
-from .variational_marginal import Marginal, drawn_on, fitted_to, marginal_terms, random_order
+from .variational_marginal import Marginal, check_marginal, drawn_on, fitted_to, marginal_terms, random_order
 
 PART = 4096  # rows of x in memory at a time
 
@@ -136,10 +136,11 @@ class Sums:
         marginal = self._interval("marginal")
         if self.marginal and marginal is None:
             self.reasons["marginal"] = "all rows of x are components, and none is left to evaluate r(z) at"
+        lower = self._interval("lower")
         return Streamed(
-            lower=self._interval("lower"),
+            lower=lower,
             upper=upper,
-            marginal=marginal,
+            marginal=attempt(self.reasons, "marginal", check_marginal, marginal, lower) if marginal else None,
             rate=self.moments["rate"].interval(),
             rate_less_upper=self._interval("less upper") if upper else None,
             rate_less_lower=self._interval("less lower"),

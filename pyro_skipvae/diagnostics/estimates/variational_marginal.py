@@ -22,6 +22,7 @@ LARGEST_FIT = 10_000
 # Nats a point that a further step of EM must gain. Of 30 components with full covariance in 50 dimensions and 10,000 points it
 # takes 10 steps; with sklearn's 0.001 it takes 41, and scores 0.1 nats worse on other points.
 LEAST_GAIN = 0.01
+CLEARLY = 0.1  # nats between two bounds that contradict each other, beside their errors
 WIDEST_MIXTURE = 64  # a full-covariance mixture beyond this is slow to fit and rarely the better one
 
 
@@ -99,8 +100,19 @@ def marginal_terms(marginal: Marginal, z: Tensor, log_q: Tensor) -> Tensor:
     return (log_q.double().cpu() - log_r).mean(0)
 
 
+def check_marginal(marginal: Interval, lower: Interval | None) -> Interval:
+    """The bound by r(z), unless it lies far below what the information is at least: then r(z) is no density where z lies."""
+    least = max(0.0, lower.low) if lower else 0.0
+    if marginal.high < least - CLEARLY:
+        raise Unavailable(
+            f"the upper bound by r(z), {marginal.value:.3g}, lies below {'the lower one' if lower else '0'}: z may lie on a "
+            "surface, where a density in all of space bounds nothing"
+        )
+    return marginal
+
+
 def _is_surface(support: Any) -> bool:
-    while isinstance(support, type(constraints.independent(constraints.real, 1))):
+    while hasattr(support, "base_constraint"):  # of independent elements, or of the components of a mixture
         support = support.base_constraint
     return support in (constraints.simplex, constraints.sphere)
 

@@ -7,7 +7,6 @@ from pyro.distributions import (
     Delta,
     Distribution,
     ExpandedDistribution,
-    MaskedDistribution,
     RelaxedBernoulliStraightThrough,
     RelaxedOneHotCategoricalStraightThrough,
 )
@@ -17,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 from .evaluation import forked_random
 from .rows import Rows
-from .sites import data_dim, imputed_sites, latent_sites, sample_sites
-from .unavailable import Refused, told
+from .sites import data_dim, imputed_sites, is_masked, latent_sites, sample_sites
+from .unavailable import FAILURES, Refused, told
 
 STRAIGHT_THROUGH = (RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough)
 
@@ -98,7 +97,8 @@ def check_posterior(site: str, q: Distribution, auxiliary: list[str], *, discret
     if isinstance(base, Delta):
         raise Refused(f"expected a density q({site}|x), got a Delta: its rate is infinite")
     if not discrete and (base.has_enumerate_support or has_discrete_support(base)):
-        raise Refused(f"expected a continuous q({site}|x), got the discrete {type(base).__name__}: leave site= out")
+        advice = "collapse_report takes it, without site="
+        raise Refused(f"expected a continuous q({site}|x), got the discrete {type(base).__name__}; {advice}")
 
 
 def has_discrete_support(distribution: Distribution) -> bool:
@@ -109,11 +109,14 @@ def has_discrete_support(distribution: Distribution) -> bool:
         return False
 
 
-def has_finite_support(distribution: Distribution) -> bool:
-    """Whether each element of a distribution has one of a few values, such as a code, that can be enumerated."""
-    while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
-        distribution = distribution.base_dist
-    return has_discrete_support(distribution) and distribution.has_enumerate_support
+def is_outside(node: Any) -> bool:
+    """Whether an observed site has values without a probability, such as grey ones of a Bernoulli."""
+    if is_masked(node["fn"]):
+        return False
+    try:
+        return not node["fn"].support.check(node["value"]).all()
+    except FAILURES:  # a distribution that does not tell its support
+        return False
 
 
 def equal(first: Tensor, second: Tensor) -> bool:

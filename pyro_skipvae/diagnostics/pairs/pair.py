@@ -22,7 +22,7 @@ from .conditions import (
     drawn,
     equal,
     has_discrete_support,
-    has_finite_support,
+    is_outside,
     largest_call,
     same_distribution,
     shared_latents,
@@ -42,7 +42,7 @@ from .sites import (
     prior_at,
     sample_sites,
 )
-from .unavailable import FAILURES, Refused, told
+from .unavailable import FAILURES, Refused, Unavailable, told
 from .working_set import ConvolutionWatch
 
 ENCODER_ROWS = 256
@@ -115,6 +115,12 @@ class Pair:
         # Elements of one x, and whether log p(x|z) is of probabilities: the nats of a density depend on the unit of x.
         self.elements = sum(model_trace.nodes[name]["value"].numel() for name in self.observed) // count_rows(few)
         self.discrete_x = all(has_discrete_support(model_trace.nodes[name]["fn"]) for name in self.observed)
+        if outside := [name for name in self.observed if self.discrete_x and is_outside(model_trace.nodes[name])]:
+            self.discrete_x = False
+            self.notes.append(
+                f"values of {', '.join(outside)} lie outside the support of p(x|z), which does not check them: log p(x|z) is "
+                "minus a loss, such as the cross-entropy of grey values, and no log-probability"
+            )
         self.guide_terms = observed_sites(guide_trace)
         self.probed = count_rows(few)
         self.likelihood_nodes = [model_trace.nodes[name] for name in self.observed]
@@ -241,7 +247,12 @@ class Pair:
 
     def model_trace(self, rows: Rows, values: dict[str, Any]) -> Any:
         """A run of the model at given values of the latent sites."""
-        trace = call(self.model, rows, poutine.trace(poutine.condition(self.model, data=values)).get_trace)
+        try:
+            trace = call(self.model, rows, poutine.trace(poutine.condition(self.model, data=values)).get_trace)
+        except Refused:
+            raise
+        except ValueError as error:  # in one line: torch shows all values of what is not valid
+            raise Unavailable(told(error)) from error
         self._check_sites("model", trace, self._in_model, count_rows(rows))
         return trace
 
@@ -272,7 +283,7 @@ class Pair:
     def _is_joint(self, guide_trace: Any, site: str | None) -> bool:
         if site is not None or not self.latents:
             return False
-        return len(self.latents) > 1 or has_finite_support(posterior_node(guide_trace, self.latents[0])["fn"])
+        return len(self.latents) > 1 or has_discrete_support(posterior_node(guide_trace, self.latents[0])["fn"])
 
     def note_mask(self, p: Distribution, site: str) -> None:
         """Notes that a mask leaves out some of p(z) that is not left out of q(z|x)."""
@@ -334,12 +345,23 @@ class Pair:
         except (ValueError, RuntimeError, IndexError, TypeError) as error:
             sound = self._sound_rows()
             if sound is None:
-                raise Refused(
-                    f"expected a model and a guide that run on any number of rows of x, got on the first "
-                    f"{count_rows(rows)}: {told(error)}"
-                ) from error
+                unchecked = self._unchecked(rows)
+                if unchecked is None:
+                    raise Refused(
+                        f"expected a model and a guide that run on any number of rows of x, got on the first "
+                        f"{count_rows(rows)}: {told(error)}"
+                    ) from error
+                return rows, *unchecked
         rows = self.rows(sound)
         return rows, *self._traces(rows)
+
+    def _unchecked(self, rows: Rows) -> tuple[Any, Any] | None:
+        """The traces where only Pyro's check of parameters fails: of a decoder that gives NaN, the guide can still be read."""
+        try:
+            with pyro.validation_enabled(False):
+                return self._traces(rows)
+        except FAILURES:
+            return None
 
     def _sound_rows(self) -> Tensor | None:
         """A few rows where the guide's draws have finite densities; None where that is not what fails. Refused if none has."""

@@ -44,7 +44,7 @@ def as_rows(x: Inputs, like: Tensor | None = None) -> Rows:
     if not (named and _has_rows(leading) and len(leading) > 0):
         raise ValueError(
             "expected x to be a tensor with rows, a tuple or list that starts with one, or a dict of them by name, "
-            f"got {_kind(x, leading)}"
+            f"got {_kind(x, leading)}{'; join its batches first, by torch.cat' if _is_read_in_turn(x) else ''}"
         )
     uneven = [tuple(item.shape) for item in values(rows) if _has_rows(item) and len(item) != len(leading)]
     if uneven:
@@ -163,6 +163,11 @@ def _is_sliced_to_tensor(item: Any) -> bool:
         return isinstance(item[:], Tensor)
     except (TypeError, KeyError, IndexError, ValueError):  # a table, which is not sliced by rows
         return False
+
+
+def _is_read_in_turn(x: Any) -> bool:
+    """Whether x is a loader, a data set or an iterator, and none of the containers that hold tensors."""
+    return not isinstance(x, Tensor | tuple | list | dict | str) and (hasattr(x, "__iter__") or hasattr(x, "__getitem__"))
 
 
 def _has_rows(item: Any) -> bool:

@@ -10,6 +10,10 @@ LONGEST = 300
 Found = TypeVar("Found")
 # What torch says of values and parameters, before it shows them in full.
 OUTSIDE = re.compile(r"Expected value argument .* to be within the support .* of the distribution (\w+)", re.DOTALL)
+ADVICE = {
+    "Bernoulli": ", which is 0 and 1: binarise x, or take a likelihood of grey values; for the cross-entropy of grey values "
+    "give the Bernoulli validate_args=False"
+}
 INVALID = re.compile(r"Expected parameter (\w+) .* of distribution (\w+).* to satisfy the constraint", re.DOTALL)
 
 
@@ -43,7 +47,7 @@ def told(error: Exception) -> str:
         return str(error)
     text = str(error).partition("Trace Shapes:")[0].strip()
     if found := OUTSIDE.match(text):
-        return f"a value lies outside the support of {found[1]}"
+        return f"a value lies outside the support of {found[1]}{ADVICE.get(found[1], '')}"
     if found := INVALID.match(text):
         return f"the {found[1]} of {found[2]} is not valid"
     line = next(iter(text.splitlines()), "").rstrip(":., ")[:LONGEST]

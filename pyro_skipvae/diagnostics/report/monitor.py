@@ -1,10 +1,11 @@
 """A monitor for a training loop of one's own: whether z is used, at a stated cost, and what to try when it is not."""
 
 import math
+import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import torch
 
@@ -109,19 +110,28 @@ class Monitor:
         self.model, self.guide, self.x = model, guide, x
         self.every, self.points, self.seed = every, points, seed
         self.records: list[Record] = []
+        self._last, self._before = -1, 0  # the step given last, and the steps of the epochs before
 
-    def __call__(self, step: int | Progressed, beta: float | None = None) -> Record | None:
+    def __call__(self, step: SupportsIndex | Progressed, beta: float | None = None) -> Record | None:
         """Measures and returns the `Record`, or None where fewer than `every` steps have passed since the last one.
 
-        step: the number of the step, or the `Progress` that `fit` gives its callback; beta: the weight of the KL term now, for
-        the advice (None: that of the `Progress`, else 1).
+        step: the number of the step, or the `Progress` that `fit` gives its callback. It may start from 0 again in each epoch:
+        the record has the steps of all. beta: the weight of the KL term now, for the advice (None: that of the `Progress`,
+        else 1). Raises ValueError for another step.
         """
-        if not isinstance(step, int):
-            beta = step.beta if beta is None else beta
-            step = step.steps
-        if self.records and step - self.records[-1].step < self.every:
+        if isinstance(step, SupportsIndex):
+            number = operator.index(step)
+        elif hasattr(step, "steps"):
+            number, beta = step.steps, step.beta if beta is None else beta
+        else:
+            raise ValueError(f"expected step to be a whole number, or the Progress of fit, got a {type(step).__name__}")
+        if number < self._last:  # another epoch, or another training, that counts from 0 again
+            self._before += self._last + 1
+        self._last = number
+        passed = self._before + number
+        if self.records and passed - self.records[-1].step < self.every:
             return None
-        record = self._measured(step, 1.0 if beta is None else float(beta))
+        record = self._measured(passed, 1.0 if beta is None else float(beta))
         self.records.append(record)
         return record
 

@@ -540,7 +540,7 @@ def _on_the_same_points(fields: dict[str, Any], reasons: dict[str, Any], points:
 
 def _bits(fields: dict[str, Any], pair: Pair, levels: int) -> dict[str, Any]:
     if not pair.discrete_x:
-        raise Unavailable("p(x|z) is a density, whose nats depend on the unit of x")
+        raise Unavailable("p(x|z) gives no probabilities of x: the nats of a density depend on the unit of x")
     return bits(fields, pair.elements, levels)
 
 
