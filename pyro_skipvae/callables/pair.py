@@ -235,9 +235,12 @@ def _over(p: Any, x: Tensor) -> Any:
 
 def _as_observed(x: Tensor, p: Any) -> Tensor:
     """x as numbers that p(x|z) computes with: bits, bytes, and whole numbers that p is not of, become floating-point ones."""
-    if x.is_floating_point() or isinstance(p, Autoregressive):
+    if x.is_floating_point() or isinstance(getattr(p, "flat", p), Autoregressive):
         return x
-    support = _innermost(p.support)
+    try:
+        support = _innermost(p.support)
+    except (NotImplementedError, AttributeError):  # it does not say what it is of
+        return x
     whole = x.dtype not in (torch.bool, torch.uint8) and support.is_discrete and support is not constraints.boolean
     return x if whole else x.to(torch.get_default_dtype())
 
