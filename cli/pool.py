@@ -161,8 +161,8 @@ def kept_results(pool, table, file, device):
     from pyro_skipvae.runs.folder import RunError
 
     for planned, path in pool.finished():
-        if planned.importance_samples:
-            note(f"Measuring log p(x) by {planned.importance_samples} draws: {planned.label}")
+        if measured := _measured_afterwards(planned):
+            note(f"Measuring {measured}, which may take minutes: {planned.label}")
         try:
             entry = reproduction.entry_of(planned, path, device=device)
         except (ValueError, RunError, CheckpointError, DataError) as error:
@@ -172,6 +172,12 @@ def kept_results(pool, table, file, device):
         reproduction.write_results(file, table, entries)
         pool.keep(planned)
         yield entries
+
+
+def _measured_afterwards(planned):
+    """What a table asks of a finished run beyond its report, in words."""
+    draws = planned.importance_samples
+    return " and ".join(filter(None, [draws and f"log p(x) by {draws} draws", planned.analysis]))
 
 
 class Anew:

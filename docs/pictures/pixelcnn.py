@@ -1,14 +1,69 @@
-"""Draw docs/pictures/pixelcnn.png, the 9-layer PixelCNNs by epoch: python docs/pictures/pixelcnn.py."""
+"""Draw the 9-layer PixelCNNs trained on all of MNIST.
 
-import json
+    python docs/pictures/pixelcnn.py               # pixelcnn.png, ELBO, rate and units by epoch, from results/table2-arms.json;
+                                                   # pixelcnn_tsne.png, posterior means, from results/figure2.json
+    python docs/pictures/pixelcnn.py PLAIN SKIP    # pixelcnn_digits.png, draws of p(x|z), of two run folders
+"""
+
+import sys
 from pathlib import Path
 
-from pyro_skipvae.reports.figures import runs_by_epoch, save_png
-from pyro_skipvae.reproduction.tables import validated
+import matplotlib.pyplot as plt
+import torch
+
+from pyro_skipvae import load_run
+from pyro_skipvae.reports.figures import posterior_means, runs_by_epoch, save_png
+from pyro_skipvae.reproduction.tables import read_results, validated
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parents[1] / "results" / "table2-arms-begun.json"  # skipvae-pyro reproduce table2-arms --json
+RESULTS = HERE.parents[1] / "results"
+ARMS = ("plain", "skip")
+DRAWS = 2
+
+
+def draw_epochs():
+    """ELBO, rate and active units of the validation images by epoch."""
+    entries = read_results(RESULTS / "table2-arms.json")
+    pair = {e["arm"]: validated(e) for e in entries if (e["row"], e["seed"]) == ("KL warm-up", 0) and e["arm"] in ARMS}
+    save_png(runs_by_epoch(pair), HERE / "pixelcnn.png")
+
+
+def draw_tsne():
+    """Figure 2 of the paper: posterior means of 2,000 test images by t-SNE."""
+    entries = [entry for entry in read_results(RESULTS / "figure2.json") if entry["settings"].get("epochs") == 30]
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 4.1), layout="constrained")
+    for arm, ax in zip(ARMS, axes, strict=True):
+        numbers = next(entry for entry in entries if entry["arm"] == arm)["analysis"]["clusters"]
+        plane = torch.tensor([numbers["x"], numbers["y"]]).T
+        title = f"{arm}: {numbers['test_neighbours']:.1f} % among their class"
+        posterior_means(plane, numbers["classes"], ax=ax, title=title)
+        ax.get_legend().remove()
+    save_png(figure, HERE / "pixelcnn_tsne.png")
+
+
+@torch.no_grad()
+def draw_digits(plain, skip):
+    """The fourth test image of each digit, and draws of p(x|z) at its posterior mean, without skips and with them."""
+    torch.manual_seed(0)
+    (vae, data, _), (skip_vae, _, _) = load_run(plain), load_run(skip)
+    images = data.test[[int((data.labels["test"] == digit).nonzero()[3]) for digit in range(10)]]
+    rows = [("test image", images)]
+    for name, model in (("VAE", vae), ("Skip-VAE", skip_vae)):
+        z = model.posterior(images).mean
+        rows += [(name if not draw else "", model.decoder(z).sample()) for draw in range(DRAWS)]
+    figure, axes = plt.subplots(len(rows), len(images), figsize=(8, 4.1), gridspec_kw={"wspace": 0.05, "hspace": 0.05})
+    for line, (name, drawn) in zip(axes, rows, strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
+        for ax, image in zip(line, drawn, strict=True):
+            ax.imshow(image, cmap="gray_r", vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+    figure.savefig(HERE / "pixelcnn_digits.png", dpi=150, bbox_inches="tight")
+
 
 if __name__ == "__main__":
-    begun = json.loads(RESULTS.read_text(encoding="utf-8"))["begun"]
-    save_png(runs_by_epoch({run["arm"]: validated(run) for run in begun}), HERE / "pixelcnn.png")
+    if sys.argv[1:]:
+        draw_digits(*sys.argv[1:])
+    else:
+        draw_epochs()
+        draw_tsne()
