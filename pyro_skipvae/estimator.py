@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ FLAG = re.compile(r"--([a-z][a-z-]+)")
 KEPT = 1000  # rows of the training data, for `report_`
 ROWS = 500  # that are decoded together
 DRAWS = 10  # of z for a point, in the ELBO
+LEAST_SPREAD = 1e-6  # deviation over mean of a column; float32 has a relative error of 6e-8
 
 
 class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -163,8 +165,8 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         samples = self.importance_samples
-        if samples is not None and samples < 1:
-            raise ValueError(f"expected importance_samples of at least 1, got {samples}")
+        if samples is not None and not (isinstance(samples, Integral) and samples >= 1):
+            raise ValueError(f"expected importance_samples to be a whole number of at least 1, or None, got {samples}")
         x = self._tensor(self._checked(X, reset=False))
         with self._apart(self.seed), torch.no_grad():
             weights = [
@@ -206,6 +208,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         x = torch.from_numpy(np.array(X, dtype=np.float32))
         if not x.isfinite().all():
             raise ValueError("expected values that float32 can hold, got infinity: X is too large")
+        _check_offsets(X)
         binarisation = "given" if KINDS[name] == "binary" else "none"
         about = {"kind": KINDS[name], "levels": None, "binarisation": binarisation, "seed": 0, "checksum": "", "split": "one"}
         return Data("X", x, x, x, event_shape=(x.shape[1],), labels={}, **about)
@@ -224,7 +227,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _train(self, data: Data, epochs: int, config: Config) -> None:
         """Train in a parameter store and with random numbers of its own."""
-        batches = data.batches("train", self.batch_size, seed=self.seed)
+        batches = data.batches("train", self.batch_size, seed=int(self.seed))
         batches.epoch = len(self.losses_)  # so that each has an order of its own
         device = choose_device(self.device)
         checks = {"validate_distributions_pyro": False, "validate_distributions_torch": False}  # the step looks for itself
@@ -283,7 +286,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     @contextmanager
     def _apart(self, seed: int) -> Iterator[None]:
         """Random numbers and a parameter store of its own."""
-        with pyro.get_param_store().scope(), forked({choose_device(self.device)}, seed):
+        with pyro.get_param_store().scope(), forked({choose_device(self.device)}, int(seed)):
             yield
 
     def __sklearn_tags__(self) -> Any:
@@ -301,6 +304,18 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if "vae_" in state:
             self.vae_ = self._rebuilt(self.vae_).to(choose_device(self.device)).eval()
             self._double  # noqa: B018
+
+
+def _check_offsets(X: NDArray[Any]) -> None:  # noqa: N803
+    """Raises ValueError for a column that varies by less than float32 can tell at its size; a constant one is fine."""
+    mean, deviation = np.abs(X.mean(0, dtype=np.float64)), X.std(0, dtype=np.float64)
+    lost = (deviation > 1e-12 * mean) & (deviation < LEAST_SPREAD * mean)
+    if lost.any():
+        column = int(lost.argmax())
+        raise ValueError(
+            f"expected columns that vary by more than a millionth of their mean, got column {column} with mean "
+            f"{X[:, column].mean():.6g} and deviation {deviation[column]:.3g}: subtract its mean first"
+        )
 
 
 class _Feed:

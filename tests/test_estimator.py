@@ -63,6 +63,12 @@ def test_partial_fit_goes_on_also_after_a_pickle():
     assert whole.losses_ == broken.losses_
 
 
+def test_a_constant_column_and_a_seed_of_numpy():
+    values = np.concatenate([X, np.full((len(X), 1), 0.1)], 1)
+    found, same = (SkipVAE(**SMALL | {"seed": seed}).fit(values).score(values) for seed in (np.int64(3), 3))
+    assert found == same
+
+
 def test_report_and_samples(fitted):
     assert fitted.report_.card["points"] == 80 and fitted.report_ is fitted.report_
     assert "of the data" in fitted.report_.card["rows"] and not hasattr(SkipVAE(), "report_")
@@ -111,6 +117,7 @@ def test_nothing_else_is_touched():
         ({"device": "tpu"}, X, "a device that this machine has, got 'tpu'"),
         ({}, 1e300 * X, "float32 can hold"),
         ({}, X[0], "Expected 2D array"),
+        ({}, 1e8 + X, "column 0 with mean 1e.08 and deviation .*: subtract its mean first"),
         ({"lr": 1e30, "epochs": 3, "max_norm": 1e30}, 100 * X, "a training that stays finite, .*lower lr"),
     ],
 )
@@ -129,5 +136,6 @@ def test_mistakes_after_fitting(fitted):
         fitted.sample(0)
     with pytest.raises(ValueError, match="binary values, as at the first call, got real"):
         SkipVAE(**SMALL).partial_fit((X > 0).astype(float)).partial_fit(X)
-    with pytest.raises(ValueError, match="importance_samples of at least 1"):
-        clone(fitted).set_params(importance_samples=0).fit(X).score(X)
+    for samples in (0, 2.5):
+        with pytest.raises(ValueError, match="importance_samples to be a whole number of at least 1"):
+            clone(fitted).set_params(importance_samples=samples).fit(X).score(X)

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from command_line import skipvae
+from pyro import poutine
 from test_free_bits import KL, B, D, Known, X
 from torch import nn
 
@@ -19,6 +20,7 @@ from pyro_skipvae.objectives import (
     analytic_elbo,
     autoencoder,
     elbo,
+    free_bits_total,
     kl_balancing,
     kl_balancing_prior,
     mmd,
@@ -166,6 +168,35 @@ def test_infovae_is_made_of_its_parts(prior, float64):
 def test_what_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_draws_without_a_derivative_are_refused_where_a_gradient_is_wanted():
+    """Their score-function term would be missing; without a gradient the value is right."""
+
+    def model(x, beta=1.0):
+        with pyro.plate("data", len(x)), poutine.scale(scale=beta):
+            pyro.sample("z", dist.Bernoulli(0.5 * x.new_ones(2)).to_event(1))
+
+    def guide(x, beta=1.0):
+        with pyro.plate("data", len(x)), poutine.scale(scale=beta):
+            pyro.sample("z", dist.Bernoulli(logits=x.new_zeros(len(x), 2)).to_event(1))
+
+    x = torch.zeros(5, 2)
+    for objective in (free_bits_total(0.0), target_rate(1.0), kl_balancing, autoencoder, mmd(1.0)):
+        with pytest.raises(ValueError, match=r"expected a reparameterised q\(z\|x\), got Independent; use elbo"):
+            objective(model, guide, x)
+    with torch.no_grad():
+        assert free_bits_total(0.0)(model, guide, x) == 0.0
+
+
+def test_a_mask_is_refused_where_each_dimension_counts_by_itself():
+    def pair(x, beta=1.0):
+        with pyro.plate("data", len(x)), poutine.mask(mask=torch.arange(len(x)) < 3):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    for objective in (free_bits_total(0.0), kl_balancing):
+        with pytest.raises(ValueError, match="expected latent sites without a mask"):
+            objective(pair, pair, torch.zeros(5, 2))
 
 
 def test_the_control_follows_its_recurrence():

@@ -59,8 +59,9 @@ def batch_prior(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, 
 
         -E_q log p(x|z) + beta B sum_m KL(q_B(z_m) || p(z_m)),   q_B(z_m) = 1/B sum_x q(z_m|x)
 
-    in nats summed over the batch of B rows. What it leaves out of the rate of each variable is I_B(x; z_m) =
-    mean_x KL(q(z_m|x) || q_B), the information about which row of the batch x is. The value is not a bound: report the plain
+    in nats summed over the batch of B rows; where p(z|c) depends on a context, p(z_m) is its mean over them. What it leaves out
+    of the rate of each variable is I_B(x; z_m) = mean_x KL(q(z_m|x) || q_B), the information about which row of the batch x
+    is. The value is not a bound: report the plain
     ELBO. Raises ValueError unless there is exactly one latent site, which is one-hot categorical.
 
     Reference: Zhao, Lee, Eskenazi 2018, "Unsupervised Discrete Sentence Representation Learning", equations 5 and 6 (DI-VAE).
@@ -69,7 +70,7 @@ def batch_prior(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, 
     q, p = (_factors(site["fn"]) for site in (found.q, found.p))
     if not all(isinstance(part, OneHotCategorical) for part in (q, p)):
         raise ValueError(f"expected one-hot categorical z for a batch prior, got {type(q).__name__} and {type(p).__name__}")
-    kl = kl_divergence(OneHotCategorical(probs=q.probs.mean(0)), OneHotCategorical(probs=p.probs.expand_as(q.probs)[0]))
+    kl = kl_divergence(*(OneHotCategorical(probs=each.expand_as(q.probs).mean(0)) for each in (q.probs, p.probs)))
     return beta * len(q.probs) * plate_scale(found.q) * kl.sum() - found.fit
 
 

@@ -80,6 +80,8 @@ def _per_dimension(what: str, cost: Callable[[Tensor, Any], Tensor]) -> Objectiv
 
     def objective(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
         found = terms(model, guide, x, what)
+        if any(site["mask"] is not None for site in (found.q, found.p)):
+            raise ValueError(f"expected latent sites without a mask for {what}; give only the rows that count, or use elbo")
         kl = _rate_per_dimension(found.q["fn"], found.p["fn"], what)
         return plate_scale(found.q) * cost(kl, beta) - found.fit
 

@@ -26,15 +26,25 @@ class Terms(NamedTuple):
 
 
 def terms(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, what: str) -> Terms:
-    """The `Terms` of one draw, unweighed. Raises ValueError for other than one latent site; `what` asks for them."""
+    """The `Terms` of one draw, unweighed; `what` asks for them.
+
+    Raises ValueError for other than one latent site, and for draws without a derivative where a gradient is wanted.
+    """
     guide_trace = poutine.trace(guide).get_trace(*as_arguments(x))
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*as_arguments(x))
     latents = [name for name, site in sites(model_trace) if not site["is_observed"]]
     if len(latents) != 1:
         raise ValueError(f"expected one latent site for {what}, got {latents}")
+    check_reparameterised(guide_trace.nodes[latents[0]])
     model_trace.compute_log_prob()
     fit = sum(site["log_prob_sum"] for _, site in sites(model_trace) if site["is_observed"])
     return Terms(fit, guide_trace.nodes[latents[0]], model_trace.nodes[latents[0]])
+
+
+def check_reparameterised(site: Any) -> None:
+    """Raises ValueError for a draw without a derivative, where a gradient is wanted: it would lack its score-function term."""
+    if torch.is_grad_enabled() and not site["fn"].has_rsample:
+        raise ValueError(f"expected a reparameterised q({site['name']}|x), got {type(site['fn']).__name__}; use elbo")
 
 
 def kl_sum(guide_site: dict[str, Any], model_site: dict[str, Any]) -> Tensor:

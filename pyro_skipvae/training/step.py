@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pyro_skipvae.objectives import Batch, Objective, as_arguments, plate_scale, weighted
+from pyro_skipvae.objectives import Batch, Objective, as_arguments, weighted
 from pyro_skipvae.schedules import RateControl
 
 from .graphs import Compilation, Graphs, run_once
@@ -130,6 +130,7 @@ class SVIStep:
 
     def update(self, x: Batch, beta: float = 1.0) -> Tensor:
         """Updates the parameters and returns the loss, as a step does, without counting it or advancing a schedule."""
+        x = tuple(x) if isinstance(x, list) else x  # as a DataLoader gives a batch of several tensors
         try:
             if not self._step_by_graph(x, beta):
                 self.svi.step(x, beta)
@@ -149,7 +150,7 @@ class SVIStep:
 
     def evaluate(self, x: Batch) -> float:
         """The loss of x in nats per datapoint at beta = 1, as a number, without training."""
-        return self.svi.evaluate_loss(x)
+        return self.svi.evaluate_loss(tuple(x) if isinstance(x, list) else x)
 
     def nonfinite(self) -> Nonfinite | None:
         """The steps so far that were not finite, as a `Nonfinite`, or None. Waits for the device."""
@@ -191,12 +192,12 @@ class SVIStep:
         self._one = None
 
     def _loss(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch) -> Tensor:
-        with self._own_rows(x) as rows, _PlateScale() as plate:
+        with self._own_rows(x) as rows, _DataPlate(batch_size(rows)) as plate:
             if isinstance(self.objective, ELBO):
                 loss = self.objective.loss(model, guide, *as_arguments(rows))  # type: ignore[attr-defined]  # every ELBO has it
             else:
                 loss = self.objective(model, guide, rows)
-        return self._of_all(x, torch.as_tensor(loss / (batch_size(rows) * plate.scale)))
+        return self._of_all(x, torch.as_tensor(loss / plate.points))
 
     def _loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float) -> float:
         """What SVI calls before the optimizer: the mean loss, its clipped gradients, and whether they may be used."""
@@ -353,22 +354,28 @@ class SVIStep:
             loss = self._mean_loss(x, beta)
             loss.backward()
             return loss
-        with poutine.trace(param_only=True) as capture, _PlateScale() as plate, in_precision(self.precision, x):
+        name = type(self.objective).__name__
+        if beta != 1 and name.startswith("Jit"):
+            raise ValueError(
+                f"expected a beta of 1 with {name}, got {beta}: what it has traced keeps the first beta; use elbo of "
+                "pyro_skipvae.objectives, with compile=True"
+            )
+        with poutine.trace(param_only=True) as capture, _DataPlate(batch_size(x)) as plate, in_precision(self.precision, x):
             arguments = *weighted(self.svi.model, self.svi.guide, beta), *as_arguments(x)
             loss = self.objective.loss_and_grads(*arguments)  # type: ignore[attr-defined]  # every ELBO has it
         for parameter in {site["value"].unconstrained() for site in _sites(capture).values()}:
             if parameter.grad is not None:
-                parameter.grad.div_(batch_size(x) * plate.scale)
-        return loss / (batch_size(x) * plate.scale)
+                parameter.grad.div_(plate.points)
+        return loss / plate.points
 
     def _mean_loss(self, x: Batch, beta: float | Tensor) -> Tensor:
         """The loss of one of our objectives, differentiable."""
         if self.auxiliary is not None:
             pyro.module("objective", self.auxiliary)
-        with _PlateScale() as plate, in_precision(self.precision, x):
+        with _DataPlate(batch_size(x)) as plate, in_precision(self.precision, x):
             objective: Any = self.objective
             loss: Tensor = objective(self.svi.model, self.svi.guide, x, beta)
-        return loss / (batch_size(x) * plate.scale)
+        return loss / plate.points
 
 
 class _SkipStep(Exception):
@@ -380,16 +387,22 @@ def _sites(capture: Any) -> dict[str, Any]:
     return capture.trace.nodes
 
 
-class _PlateScale(Messenger):
-    """Notes the `scale` of the data plate: N/B where a plate of N holds B of them, else 1."""
+class _DataPlate(Messenger):
+    """Notes how many datapoints the loss of some rows stands for: N, where a plate of N holds or chooses B; else the rows.
 
-    def __init__(self) -> None:
+    The plate of the data has the rows as its elements, or chooses among them; another one, such as a plate that chooses among
+    the pixels of a row, changes nothing.
+    """
+
+    def __init__(self, rows: int) -> None:
         super().__init__()
-        self.scale = 1.0
+        self.rows = self.points = rows
 
     def _pyro_post_sample(self, message: Any) -> None:
         if not poutine.util.site_is_subsample(message):
-            self.scale = max(self.scale, plate_scale(message))
+            frames = message["cond_indep_stack"]
+            sizes = [frame.full_size for frame in frames if frame.full_size and self.rows in (frame.size, frame.full_size)]
+            self.points = max(self.points, *sizes, 0)
 
 
 def batch_size(x: Batch) -> int:

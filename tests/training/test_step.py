@@ -4,9 +4,10 @@ import copy
 import math
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import JitTrace_ELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.optim import Adam, CosineAnnealingLR
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -131,6 +132,35 @@ def test_a_plate_that_stands_for_more_points_leaves_nats_per_datapoint(vae, obje
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("objective", [Trace_ELBO(), elbo, analytic_elbo])
+def test_a_plate_that_chooses_rows_or_pixels_leaves_nats_per_datapoint(objective, float64):
+    """All rows are alike, and all pixels: the loss does not depend on which are chosen, nor on how many."""
+
+    def pair(rows, pixels):
+        def model(x):
+            scale = pyro.param("scale", torch.ones(()))
+            with pyro.plate("data", len(x), subsample_size=rows, dim=-2) as chosen:
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(chosen), 1), 1.0))
+                with pyro.plate("pixels", x.shape[1], subsample_size=pixels, dim=-1) as some:
+                    pyro.sample("x", dist.Normal(0 * z, scale), obs=x[chosen][:, some])
+
+        def guide(x):
+            with pyro.plate("data", len(x), subsample_size=rows, dim=-2) as chosen:
+                pyro.sample("z", dist.Normal(torch.ones(len(chosen), 1), 1e-3))
+
+        return model, guide
+
+    found = []
+    for rows, pixels in ((20, 30), (5, 30), (20, 6), (5, 6)):
+        pyro.clear_param_store()
+        step = svi_step(*pair(rows, pixels), objective, optim := Recorder())
+        found.append([step(torch.ones(20, 30)), *optim.gradients.values()])
+    exact = 30 * (1 + math.log(2 * math.pi)) / 2 + 0.5 * (1e-6 + 1 - 1 - math.log(1e-6))
+    for loss, gradient in found:
+        assert float(loss) == pytest.approx(exact, abs=2.5)  # log q and log p of a draw
+        torch.testing.assert_close(gradient, found[0][1])
+
+
 @pytest.mark.parametrize("max_norm", [0.01, 1e9])
 def test_the_norm_of_the_whole_gradient_is_clipped(vae, max_norm):
     norms = []
@@ -221,6 +251,24 @@ def test_a_schedule_that_waits_for_a_loss_is_refused_before_it_trains():
     optim = pyro.optim.ReduceLROnPlateau({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}})
     with pytest.raises(ValueError, match="expected a learning-rate schedule of the step alone, got ReduceLROnPlateau"):
         svi_step(vae.model, vae.guide, elbo, optim)
+
+
+def test_a_batch_that_is_a_list_is_its_tensors():
+    """As a DataLoader of a TensorDataset gives it."""
+    losses = []
+    for batch in (X.float(), [X.float()], (X.float(),)):
+        pyro.clear_param_store()
+        vae = make_vae()
+        torch.manual_seed(1)
+        step = svi_step(vae.model, vae.guide, elbo, Adam({"lr": 1e-2}))
+        losses.append([float(step(batch)), float(step(batch)), step.evaluate(batch)])
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_a_jitted_elbo_of_pyro_takes_no_other_beta_than_one(vae):
+    step = svi_step(vae.model, vae.guide, JitTrace_ELBO(ignore_jit_warnings=True), Adam({"lr": 1e-2}))
+    with pytest.raises(ValueError, match="expected a beta of 1 with JitTrace_ELBO, got 0.5"):
+        step(X.double(), 0.5)
 
 
 def test_a_users_own_pyro_param_trains_too():
