@@ -1,4 +1,4 @@
-"""The ELBO of runs of mnist on the test bits of mnist-static: python docs/pictures/static_bits.py RUN RUN.
+"""The ELBO of runs of mnist on the test bits of mnist-static: python benchmarks/static_bits.py RUN RUN.
 
 Both test sets are draws of the pixels of the same grey images, in different orders. Writes results/table2-static-bits.json:
 nats per image, all 10,000 test images, one draw of z each, 95 % intervals over images.
@@ -14,7 +14,7 @@ from pyro_skipvae import load_data
 from pyro_skipvae.reports.comparison import values_per_point
 from pyro_skipvae.runs import load_run
 
-RESULTS = Path(__file__).parents[2] / "results" / "table2-static-bits.json"
+RESULTS = Path(__file__).parents[1] / "results" / "table2-static-bits.json"
 
 
 @torch.no_grad()
