@@ -5,12 +5,15 @@ nats per image, all 10,000 test images, one draw of z each, 95 % intervals over 
 """
 
 import json
+import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from pyro_skipvae import load_data
+from pyro_skipvae.diagnostics.pairs.interval import Interval, mean_interval
 from pyro_skipvae.reports.comparison import values_per_point
 from pyro_skipvae.runs import load_run
 
@@ -25,19 +28,19 @@ def elbo_of(vae, items):
     return torch.cat(parts).double()
 
 
-def interval(mean, variance):
-    half = 1.96 * variance.item() ** 0.5
-    return {"value": round(mean.item(), 3), "low": round(mean.item() - half, 3), "high": round(mean.item() + half, 3)}
+def minus(one, other):
+    """The difference of two means of independent points."""
+    value, half = one.value - other.value, math.hypot(one.high - one.value, other.high - other.value)
+    return Interval(value, value - half, value + half)
 
 
 if __name__ == "__main__":
     static, found = load_data("mnist-static").test, {}
     for path in sys.argv[1:]:
         vae, data, _ = load_run(path)
-        values = {"dynamic": elbo_of(vae, data.test), "static": elbo_of(vae, static)}
-        means, variances = ({n: f(v) for n, v in values.items()} for f in (torch.mean, lambda v: v.var() / len(v)))
-        about = {name: interval(means[name], variances[name]) for name in values}
-        about["static - dynamic"] = interval(means["static"] - means["dynamic"], sum(variances.values()))
-        found[Path(path).name] = {"images": len(static), **about}
+        drawn, fixed = (mean_interval(elbo_of(vae, test)) for test in (data.test, static))
+        intervals = {"dynamic": drawn, "static": fixed, "static - dynamic": minus(fixed, drawn)}
+        rounded = {name: {end: round(v, 3) for end, v in asdict(each).items()} for name, each in intervals.items()}
+        found[Path(path).name] = {"images": len(static), **rounded}
         print(Path(path).name, found[Path(path).name], flush=True)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")

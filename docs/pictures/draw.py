@@ -29,14 +29,19 @@ def draw_digits(plain, skip):
     for name, model in (("VAE", vae), ("Skip-VAE", skip_vae)):
         with torch.no_grad():
             rows[name] = model.decoder(model.posterior(data.test[found]).mean).mean
-    figure, axes = plt.subplots(len(rows), len(found), figsize=(8, 2.5), gridspec_kw={"wspace": 0.05, "hspace": 0.05})
-    for line, (name, images) in zip(axes, rows.items(), strict=True):
+    save_rows(list(rows.items()), HERE / "digits.png", height=2.5)
+
+
+def save_rows(rows, path, *, height):
+    """Draw rows of images, [(what stands before the row, images)], dark on white."""
+    figure, axes = plt.subplots(len(rows), len(rows[0][1]), figsize=(8, height), gridspec_kw={"wspace": 0.05, "hspace": 0.05})
+    for line, (name, images) in zip(axes, rows, strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
         for ax, image in zip(line, images, strict=True):
             ax.imshow(image, cmap="gray_r", vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-    figure.savefig(HERE / "digits.png", dpi=150, bbox_inches="tight")
+    figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
 def draw_table3():

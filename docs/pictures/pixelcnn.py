@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from draw import save_rows
 
 from pyro_skipvae import load_run
 from pyro_skipvae.reports.figures import posterior_means, runs_by_epoch, save_png
@@ -51,14 +52,7 @@ def draw_digits(plain, skip):
     for name, model in (("VAE", vae), ("Skip-VAE", skip_vae)):
         z = model.posterior(images).mean
         rows += [(name if not draw else "", model.decoder(z).sample()) for draw in range(DRAWS)]
-    figure, axes = plt.subplots(len(rows), len(images), figsize=(8, 4.1), gridspec_kw={"wspace": 0.05, "hspace": 0.05})
-    for line, (name, drawn) in zip(axes, rows, strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
-        for ax, image in zip(line, drawn, strict=True):
-            ax.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-    figure.savefig(HERE / "pixelcnn_digits.png", dpi=150, bbox_inches="tight")
+    save_rows(rows, HERE / "pixelcnn_digits.png", height=4.1)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def batch_prior(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, 
 
     in nats summed over the batch of B rows; where p(z|c) depends on a context, p(z_m) is its mean over them. What it leaves out
     of the rate of each variable is I_B(x; z_m) = mean_x KL(q(z_m|x) || q_B), the information about which row of the batch x
-    is. The value is not a bound: report the plain
-    ELBO. Raises ValueError unless there is exactly one latent site, which is one-hot categorical.
+    is. The value is not a bound: report the plain ELBO. Raises ValueError unless there is exactly one latent site, which is
+    one-hot categorical.
 
     Reference: Zhao, Lee, Eskenazi 2018, "Unsupervised Discrete Sentence Representation Learning", equations 5 and 6 (DI-VAE).
     """

@@ -14,7 +14,7 @@ from torch import Tensor, is_grad_enabled
 from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.schedules import constant, cyclical, linear  # noqa: F401  scripts import them with the objectives
 
-from .terms import Batch, Objective, as_arguments, kl_sum, plate_scale, sites, weighted
+from .terms import Batch, Objective, as_arguments, check_reparameterised, kl_sum, plate_scale, sites, weighted
 
 
 def elbo(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
@@ -105,8 +105,7 @@ def _check_draws(trace: Any) -> None:
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or site["is_observed"] or type(site["fn"]).__name__ == "_Subsample":
             continue
-        if not site["fn"].has_rsample:
-            raise ValueError(f"expected a reparameterised q({name}|x), got {type(site['fn']).__name__}; use elbo")
+        check_reparameterised(site)
         if plate_scale(site) != 1:
             raise ValueError(f"expected a plate of the batch alone around {name}, got one of more points; use elbo")
 

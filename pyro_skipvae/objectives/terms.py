@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 Objective = Callable[..., Tensor]
-Batch = Tensor | tuple[Any, ...]
+Batch = Tensor | tuple[Any, ...] | list[Any]
 
 
 class Terms(NamedTuple):
@@ -35,15 +35,16 @@ def terms(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, what: 
     latents = [name for name, site in sites(model_trace) if not site["is_observed"]]
     if len(latents) != 1:
         raise ValueError(f"expected one latent site for {what}, got {latents}")
-    check_reparameterised(guide_trace.nodes[latents[0]])
+    if torch.is_grad_enabled():  # without a gradient any draw will do
+        check_reparameterised(guide_trace.nodes[latents[0]])
     model_trace.compute_log_prob()
     fit = sum(site["log_prob_sum"] for _, site in sites(model_trace) if site["is_observed"])
     return Terms(fit, guide_trace.nodes[latents[0]], model_trace.nodes[latents[0]])
 
 
 def check_reparameterised(site: Any) -> None:
-    """Raises ValueError for a draw without a derivative, where a gradient is wanted: it would lack its score-function term."""
-    if torch.is_grad_enabled() and not site["fn"].has_rsample:
+    """Raises ValueError for a draw without a derivative, whose gradient would lack its score-function term."""
+    if not site["fn"].has_rsample:
         raise ValueError(f"expected a reparameterised q({site['name']}|x), got {type(site['fn']).__name__}; use elbo")
 
 
@@ -81,8 +82,8 @@ def plate_scale(site: dict[str, Any]) -> float:
 
 
 def as_arguments(x: Batch) -> tuple[Any, ...]:
-    """x as the positional arguments of a model: a tuple as it is, anything else as the only one."""
-    return x if isinstance(x, tuple) else (x,)
+    """x as the positional arguments of a model: the items of a tuple, or of a list as a DataLoader gives it, else x alone."""
+    return tuple(x) if isinstance(x, tuple | list) else (x,)
 
 
 def weighted(

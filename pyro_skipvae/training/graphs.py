@@ -115,7 +115,7 @@ class Graphs:
         def loss_and_gradients(*tensors: Tensor) -> list[Tensor]:
             beta, rest = tensors[count], iter(tensors[count + 1 :])
             parts = tuple(next(rest) if isinstance(part, Tensor) else part for part in as_arguments(x))
-            mean = self.loss(parts if isinstance(x, tuple) else parts[0], beta)
+            mean = self.loss(parts if isinstance(x, tuple | list) else parts[0], beta)
             trained = [tensor for tensor in (*self.parameters, beta) if tensor.requires_grad]
             return [mean.detach(), *torch.autograd.grad(mean, trained, allow_unused=True)]
 

@@ -125,7 +125,7 @@ class LaggingStep(SVIStep):
     def _moved(self, drawn: Any, like: Any) -> Any:
         device = as_arguments(like)[0].device
         moved = tuple(part.to(device) if isinstance(part, Tensor) else part for part in as_arguments(drawn))
-        return moved if isinstance(drawn, tuple) else moved[0]
+        return moved if isinstance(drawn, tuple | list) else moved[0]
 
     def after_epoch(self, epoch: Any = None) -> float | None:
         """Measures the mutual information, in nats, which may end the phase; None where it has ended already."""

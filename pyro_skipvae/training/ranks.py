@@ -120,7 +120,7 @@ class Ranks:
         """The rows of x, a tensor or a tuple, that this process computes; parts without a row for each datapoint stay whole."""
         count = len(as_arguments(x)[0])
         kept = tuple(part[self.rows(count)] if _has_rows(part, count) else part for part in as_arguments(x))
-        return kept if isinstance(x, tuple) else kept[0]
+        return kept if isinstance(x, tuple | list) else kept[0]
 
     @contextlib.contextmanager
     def noise(self, count: int, step: int = 0) -> Iterator[None]:

@@ -130,7 +130,6 @@ class SVIStep:
 
     def update(self, x: Batch, beta: float = 1.0) -> Tensor:
         """Updates the parameters and returns the loss, as a step does, without counting it or advancing a schedule."""
-        x = tuple(x) if isinstance(x, list) else x  # as a DataLoader gives a batch of several tensors
         try:
             if not self._step_by_graph(x, beta):
                 self.svi.step(x, beta)
@@ -150,7 +149,7 @@ class SVIStep:
 
     def evaluate(self, x: Batch) -> float:
         """The loss of x in nats per datapoint at beta = 1, as a number, without training."""
-        return self.svi.evaluate_loss(tuple(x) if isinstance(x, list) else x)
+        return self.svi.evaluate_loss(x)
 
     def nonfinite(self) -> Nonfinite | None:
         """The steps so far that were not finite, as a `Nonfinite`, or None. Waits for the device."""
@@ -402,7 +401,7 @@ class _DataPlate(Messenger):
         if not poutine.util.site_is_subsample(message):
             frames = message["cond_indep_stack"]
             sizes = [frame.full_size for frame in frames if frame.full_size and self.rows in (frame.size, frame.full_size)]
-            self.points = max(self.points, *sizes, 0)
+            self.points = max([self.points, *sizes])
 
 
 def batch_size(x: Batch) -> int:

@@ -187,6 +187,17 @@ def test_other_forms_are_refused_by_name(x, got):
         report(model, guide, x)
 
 
+def test_what_is_read_in_turn_has_to_be_joined_and_a_table_is_no_such_thing():
+    rows = torch.utils.data.TensorDataset(X)
+    for x in (rows, torch.utils.data.DataLoader(rows), iter([X])):
+        with pytest.raises(ValueError, match="; join what it gives first, by torch.cat or torch.stack$"):
+            report(model, guide, x)
+    for x in (Table(), numpy.array(["a"] * 60)):
+        with pytest.raises(ValueError) as raised:
+            report(model, guide, x)
+        assert "join" not in str(raised.value)
+
+
 def test_a_dict_has_to_fit():
     with pytest.raises(ValueError, match=r"expected tensors of 60 rows in x, got the shapes \[\(59,\)\]"):
         report(labelled, labelled_guide, {"image": X, "label": LABELS[:59]})

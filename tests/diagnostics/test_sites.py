@@ -310,6 +310,20 @@ def test_the_likelihood_of_codes_and_of_several_sites_by_itself():
     exact = (dist.Normal(LEVELS, 0.5).log_prob(given[0][:, None]) - math.log(K)).logsumexp(1).mean().item()
     assert log_likelihood(*pair, given, importance_samples=500).value == pytest.approx(exact, abs=0.05)
 
+    def chain(x):  # a ~ N(0, 1), b ~ N(a, 1), x ~ N(b, 1)
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(pyro.sample("b", dist.Normal(a, 1.0)), 1.0), obs=x)
+
+    def exact_posterior(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x / 3, (2 / 3) ** 0.5))
+            pyro.sample("b", dist.Normal((a + x) / 2, 0.5**0.5))
+
+    x = 3**0.5 * draw(30)
+    exact = dist.Normal(0.0, 3**0.5).log_prob(x).mean().item()  # every weight is p(x) where q(z|x) is the posterior
+    assert log_likelihood(chain, exact_posterior, x, importance_samples=2).value == pytest.approx(exact, abs=1e-6)
+
 
 def test_what_is_still_refused():
     x = LEVELS[CODES]

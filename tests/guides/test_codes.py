@@ -121,6 +121,22 @@ def test_a_batch_prior_leaves_the_information_about_the_row_out_of_the_rate(floa
         batch_prior(normal_pair, normal_pair, x)
 
 
+def test_a_batch_prior_that_depends_on_a_context_is_its_mean(float64):
+    q, p = torch.tensor([[0.5, 0.5], [0.9, 0.1]]), torch.tensor([[0.2, 0.8], [0.6, 0.4]])
+
+    def pair(probs):
+        def sampled(rows):
+            with pyro.plate("data", len(rows)):
+                pyro.sample("z", dist.OneHotCategorical(probs[rows]))
+
+        return sampled
+
+    exact = 2 * (torch.tensor([0.7, 0.3]) * (torch.tensor([0.7, 0.3]) / torch.tensor([0.4, 0.6])).log()).sum()
+    for rows in ([0, 1], [1, 0]):
+        with torch.no_grad():
+            torch.testing.assert_close(batch_prior(pair(p), pair(q), torch.tensor(rows)), exact)
+
+
 def normal_pair(x):
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))

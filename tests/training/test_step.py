@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -16,10 +17,10 @@ from pyro_skipvae import VAE, decoders, encoders, fit, svi_step
 from pyro_skipvae.blocks import TRACED
 from pyro_skipvae.decoders import MLPDecoder, PixelCNNDecoder
 from pyro_skipvae.encoders import MLPEncoder
-from pyro_skipvae.objectives import analytic_elbo, elbo
+from pyro_skipvae.objectives import analytic_elbo, elbo, iwae
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.schedules import Halving, linear, unfinished
-from pyro_skipvae.training import Progress, evaluate_loss
+from pyro_skipvae.training import Progress, evaluate_loss, hamiltonian_step, lagging_step
 from pyro_skipvae.training.step import MOST_LOOKED
 
 
@@ -253,15 +254,26 @@ def test_a_schedule_that_waits_for_a_loss_is_refused_before_it_trains():
         svi_step(vae.model, vae.guide, elbo, optim)
 
 
-def test_a_batch_that_is_a_list_is_its_tensors():
+@pytest.mark.parametrize(
+    "make",
+    [
+        svi_step,
+        partial(svi_step, compile=True),
+        hamiltonian_step,
+        partial(lagging_step, draw=lambda number: [X.float()], valid=X.float(), every=1, most=3),
+    ],
+)
+def test_a_batch_that_is_a_list_is_its_tensors(make):
     """As a DataLoader of a TensorDataset gives it."""
     losses = []
     for batch in (X.float(), [X.float()], (X.float(),)):
         pyro.clear_param_store()
         vae = make_vae()
         torch.manual_seed(1)
-        step = svi_step(vae.model, vae.guide, elbo, Adam({"lr": 1e-2}))
+        step = make(vae.model, vae.guide, elbo, Adam({"lr": 1e-2}))
         losses.append([float(step(batch)), float(step(batch)), step.evaluate(batch)])
+        torch.manual_seed(1)
+        losses[-1] += [iwae(2)(vae.model, vae.guide, batch).item()]
     assert losses[0] == losses[1] == losses[2]
 
 

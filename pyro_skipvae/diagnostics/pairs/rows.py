@@ -1,12 +1,14 @@
 """The rows of x, as arguments of a model and a guide: a tuple for `*x`, or a dict for `**x`, of tensors of equal length."""
 
 import inspect
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from .annotated import counts_of, is_annotated
 
@@ -44,7 +46,7 @@ def as_rows(x: Inputs, like: Tensor | None = None) -> Rows:
     if not (named and _has_rows(leading) and len(leading) > 0):
         raise ValueError(
             "expected x to be a tensor with rows, a tuple or list that starts with one, or a dict of them by name, "
-            f"got {_kind(x, leading)}{'; join its batches first, by torch.cat' if _is_read_in_turn(x) else ''}"
+            f"got {_kind(x, leading)}{'; join what it gives first, by torch.cat or torch.stack' if _is_read_in_turn(x) else ''}"
         )
     uneven = [tuple(item.shape) for item in values(rows) if _has_rows(item) and len(item) != len(leading)]
     if uneven:
@@ -166,8 +168,8 @@ def _is_sliced_to_tensor(item: Any) -> bool:
 
 
 def _is_read_in_turn(x: Any) -> bool:
-    """Whether x is a loader, a data set or an iterator, and none of the containers that hold tensors."""
-    return not isinstance(x, Tensor | tuple | list | dict | str) and (hasattr(x, "__iter__") or hasattr(x, "__getitem__"))
+    """Whether x is a loader, a data set of torch or an iterator."""
+    return isinstance(x, DataLoader | Dataset | Iterator)
 
 
 def _has_rows(item: Any) -> bool:
