@@ -118,7 +118,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return self
 
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
-        """Trains for one pass over X, at a constant learning rate; the first call builds the model, in the units of its X."""
+        """Trains for one pass over X, at a constant learning rate; the first call builds the model, with its `lr` and in the units of its X."""
         first = not hasattr(self, "vae_")
         data = self._data(self._checked(X, reset=first))
         if first:
@@ -227,7 +227,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _train(self, data: Data, epochs: int, config: Config) -> None:
         """Train in a parameter store and with random numbers of its own."""
-        batches = data.batches("train", self.batch_size, seed=int(self.seed))
+        batches = data.batches("train", self.batch_size, seed=self.seed)
         batches.epoch = len(self.losses_)  # so that each has an order of its own
         device = choose_device(self.device)
         checks = {"validate_distributions_pyro": False, "validate_distributions_torch": False}  # the step looks for itself

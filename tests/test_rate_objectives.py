@@ -20,6 +20,8 @@ from pyro_skipvae.objectives import (
     analytic_elbo,
     autoencoder,
     elbo,
+    free_bits_per_dimension,
+    free_bits_per_group,
     free_bits_total,
     kl_balancing,
     kl_balancing_prior,
@@ -155,6 +157,23 @@ def test_infovae_is_made_of_its_parts(prior, float64):
     assert all(parameter.grad.any() for parameter in prior.parameters())
 
 
+def test_infovae_is_finite_where_all_draws_of_the_prior_are_one():
+    logits = torch.zeros(2, requires_grad=True)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.OneHotCategoricalStraightThrough(torch.tensor([1.0, 0.0])))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.OneHotCategoricalStraightThrough(logits=logits))
+
+    torch.manual_seed(0)
+    loss = mmd(1.0)(model, guide, torch.zeros(4, 1))
+    loss.backward()
+    assert loss.isfinite() and logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -197,6 +216,32 @@ def test_a_mask_is_refused_where_each_dimension_counts_by_itself():
     for objective in (free_bits_total(0.0), kl_balancing):
         with pytest.raises(ValueError, match="expected latent sites without a mask"):
             objective(pair, pair, torch.zeros(5, 2))
+
+
+def pair_of_plates(size, dim=-1, inner=3):
+    """Each datapoint has `inner` latents N(i, 1) with prior N(0, 1) in a plate inside that of the data, which chooses rows."""
+    loc = torch.arange(float(inner))[:, None] if dim == -2 else torch.arange(float(inner))
+
+    def model(x, beta=1.0):
+        with pyro.plate("data", len(x), subsample_size=size, dim=-1 if dim == -2 else -2), pyro.plate("inner", inner, dim=dim):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def guide(x, beta=1.0):
+        with pyro.plate("data", len(x), subsample_size=size, dim=-1 if dim == -2 else -2), pyro.plate("inner", inner, dim=dim):
+            pyro.sample("z", dist.Normal(loc, 1.0))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("dim", [-1, -2])
+@pytest.mark.parametrize("size", [None, 4])
+def test_the_rate_is_that_of_the_datapoints_whatever_the_plates(size, dim):
+    """KL is 0, 1/2 and 2 nats of each of 6 datapoints, also where the plate chooses 4 of them."""
+    model, guide = pair_of_plates(size, dim)
+    x = torch.zeros(6, 2)
+    objectives = (target_rate(0.5), free_bits_per_group(1.0), free_bits_per_dimension(1.0), free_bits_total(3.0))
+    found = [objective(model, guide, x).item() for objective in objectives]
+    assert found == pytest.approx([6 * 2.0, 6 * 4.0, 6 * 4.0, 6 * 3.0])
 
 
 def test_the_control_follows_its_recurrence():

@@ -46,7 +46,8 @@ def mmd(weight: float, alpha: float = 1.0) -> Objective:
         found = terms(model, guide, x, "an MMD")
         z, prior = (draws.reshape(len(draws), -1) for draws in (found.q["value"], found.p["fn"].sample()))
         with torch.autocast(z.device.type, enabled=False):
-            distance = squared_mmd(z, prior, width=_pairs(_squared_distances(prior, prior)).detach())
+            width = _pairs(_squared_distances(prior, prior)).detach()
+            distance = squared_mmd(z, prior, width=width.clamp(min=torch.finfo(width.dtype).eps))  # draws may all be one
         cost = (alpha + weight - 1) * len(z) * plate_scale(found.q) * distance
         cost = cost + (1 - alpha) * kl_sum(found.q, found.p) if alpha < 1 else cost
         return beta * (cost + alpha * fitted_prior(found.p)) - found.fit

@@ -11,7 +11,7 @@ from torch.distributions import Independent, kl_divergence
 
 from pyro_skipvae.distributions.ar1 import AR1, normal_factors, rate_per_step
 
-from .terms import Batch, Objective, plate_scale, terms
+from .terms import Batch, Objective, as_arguments, data_plate, plate_scale, terms
 
 
 def free_bits_per_group(nats: float) -> Objective:
@@ -83,22 +83,24 @@ def _per_dimension(what: str, cost: Callable[[Tensor, Any], Tensor]) -> Objectiv
         if any(site["mask"] is not None for site in (found.q, found.p)):
             raise ValueError(f"expected latent sites without a mask for {what}; give only the rows that count, or use elbo")
         kl = _rate_per_dimension(found.q["fn"], found.p["fn"], what)
-        return plate_scale(found.q) * cost(kl, beta) - found.fit
+        plate = data_plate(found.q, len(as_arguments(x)[0]))
+        rows = len(found.q["fn"].batch_shape) + plate.dim if plate else 0  # the axis of the rows: a plate in it may come before
+        return plate_scale(found.q) * cost(kl.movedim(rows, 0).flatten(1), beta) - found.fit
 
     return objective
 
 
 def _rate_per_dimension(q: Any, p: Any, what: str) -> Tensor:
-    """KL of each row and dimension, (B, D). Raises ValueError where that has no closed form."""
+    """KL of each element of the batch and dimension, (*batch_shape, *). Raises ValueError where that has no closed form."""
     if isinstance(p, AR1) and (found := normal_factors(q)):
-        return rate_per_step(*found, p).flatten(1)
+        return rate_per_step(*found, p)
     while isinstance(q, Independent | ExpandedDistribution):
         q = q.base_dist
     while isinstance(p, Independent | ExpandedDistribution):
         p = p.base_dist
     if not q.event_shape and not p.event_shape and q.batch_shape:
         try:
-            return kl_divergence(q, p).expand(q.batch_shape)[..., None].flatten(1)
+            return kl_divergence(q, p).expand(q.batch_shape)[..., None]
         except NotImplementedError:
             pass
     names = f"{type(q).__name__} and {type(p).__name__}"

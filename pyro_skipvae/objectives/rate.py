@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .terms import Batch, Objective, as_arguments, kl_sum, log_prob, plate_scale, terms
+from .terms import Batch, Objective, as_arguments, data_plate, kl_sum, log_prob, terms
 
 
 def target_rate(nats: float) -> Objective:
@@ -26,8 +26,10 @@ def target_rate(nats: float) -> Objective:
 
     def objective(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
         found = terms(model, guide, x, "a target rate")
-        wanted = nats * len(as_arguments(x)[0]) * plate_scale(found.q)
-        return beta * (kl_sum(found.q, found.p) - wanted).abs() - found.fit
+        rows = len(as_arguments(x)[0])
+        plate = data_plate(found.q, rows)
+        points = plate.full_size if plate else rows
+        return beta * (kl_sum(found.q, found.p) - nats * points).abs() - found.fit
 
     return objective
 

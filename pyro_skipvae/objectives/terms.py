@@ -81,6 +81,12 @@ def plate_scale(site: dict[str, Any]) -> float:
     return math.prod(frame.full_size / frame.size for frame in frames)
 
 
+def data_plate(site: dict[str, Any], rows: int) -> Any:
+    """The outermost plate of a Pyro site that has `rows` elements, or chooses among as many; None without one."""
+    frames = (frame for frame in site["cond_indep_stack"] if frame.full_size and rows in (frame.size, frame.full_size))
+    return next(frames, None)
+
+
 def as_arguments(x: Batch) -> tuple[Any, ...]:
     """x as the positional arguments of a model: the items of a tuple, or of a list as a DataLoader gives it, else x alone."""
     return tuple(x) if isinstance(x, tuple | list) else (x,)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ class Graphs:
     `loss(x, beta)` is what a step differentiates, `parameters` are all that it reads and that are trained. A graph is made
     anew for another shape or type of x, for modules in another mode, and for other parameters that want a gradient. Anything
     else that `loss` reads stays as it was when the graph was made: beta and parameters do not, nor do the values of buffers.
+    Without `weighs`, `loss` takes no other beta than a number, and there is a graph for each.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class Graphs:
         compilation: Compilation,
         *,
         rate: bool = False,
+        weighs: bool = True,
     ) -> None:
         self.loss, self.parameters, self.modules, self.compilation = loss, list(parameters), list(modules), compilation
         self.rate, self.weight = rate, torch.ones(())  # beta of the last call, and whether it is to have a gradient
+        self.weighs = weighs
         self.made: dict[Any, Callable[..., Any]] = {}
         # Buffers, and weights that are not trained, go into a graph as the parameters do: a compiler keeps constants.
         known = set(map(id, self.parameters))
@@ -62,12 +66,12 @@ class Graphs:
     def __call__(self, x: Batch, beta: float) -> Tensor | None:
         """The loss of x, its gradients left on the parameters; None where it could not be compiled, nothing changed then."""
         parts = as_arguments(x)
-        key = self._key(parts)
+        key = self._key(parts), None if self.weighs else beta
         like = self.parameters[0]
         self.weight = weight = torch.full((), beta, dtype=like.dtype, device=like.device, requires_grad=self.rate)
         others = [held[name] for held, name in self.places]
         tensors = [*self.parameters, *others, weight, *(part for part in parts if isinstance(part, Tensor))]
-        if key not in self.made and not self._make(key, x, tensors):
+        if key not in self.made and not self._make(key, x, beta, tensors):
             return None
         with torch.no_grad():
             loss, *gradients = self.made[key](*tensors)
@@ -77,17 +81,17 @@ class Graphs:
         return loss
 
     def _key(self, parts: Sequence[Any]) -> Any:
-        shapes = tuple((part.shape, part.dtype, part.device) if isinstance(part, Tensor) else repr(part) for part in parts)
+        shapes = tuple((part.shape, part.dtype, part.device) if isinstance(part, Tensor) else _constant(part) for part in parts)
         flags = tuple(parameter.requires_grad for parameter in self.parameters)
         like = self.parameters[0]
         return shapes, flags, like.dtype, like.device, tuple(module.training for module in self.modules)
 
-    def _make(self, key: Any, x: Batch, tensors: list[Tensor]) -> bool:
+    def _make(self, key: Any, x: Batch, beta: float, tensors: list[Tensor]) -> bool:
         start = time.perf_counter()
         try:
             if len(self.made) == MOST:
                 raise NotCompiled(f"batches have more than {MOST} shapes")
-            made = _compiled(self._traced(x, tensors), tensors)
+            made = _compiled(self._traced(x, beta, tensors), tensors)
             self._tried(made, x, tensors)
             self.made[key] = made
         except Exception as error:  # whatever torch raises: the plain step does without, and it is told
@@ -105,7 +109,7 @@ class Graphs:
         finally:
             _restore(kept)
 
-    def _traced(self, x: Batch, tensors: list[Tensor]) -> Any:
+    def _traced(self, x: Batch, beta: float, tensors: list[Tensor]) -> Any:
         """The graph of (parameters, other tensors, beta, tensors of x) -> loss and gradients.
 
         It is made by running the step on these very tensors: a tensor is known wherever it is used.
@@ -113,10 +117,10 @@ class Graphs:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         def loss_and_gradients(*tensors: Tensor) -> list[Tensor]:
-            beta, rest = tensors[count], iter(tensors[count + 1 :])
+            weight, rest = tensors[count], iter(tensors[count + 1 :])
             parts = tuple(next(rest) if isinstance(part, Tensor) else part for part in as_arguments(x))
-            mean = self.loss(parts if isinstance(x, tuple | list) else parts[0], beta)
-            trained = [tensor for tensor in (*self.parameters, beta) if tensor.requires_grad]
+            mean = self.loss(parts if isinstance(x, tuple | list) else parts[0], weight if self.weighs else beta)
+            trained = [tensor for tensor in (*self.parameters, weight) if tensor.requires_grad]
             return [mean.detach(), *torch.autograd.grad(mean, trained, allow_unused=True)]
 
         count = len(self.parameters) + len(self.places)
@@ -137,11 +141,16 @@ class Graphs:
         return graph
 
 
+def _constant(part: Any) -> Any:
+    """What tells an argument that is in the graph as it is from another one; the text of a long array leaves numbers out."""
+    return (part.shape, part.dtype.str, part.tobytes()) if isinstance(part, np.ndarray) else repr(part)
+
+
 class NotCompiled(Exception):
     """Why a step is not compiled, in words."""
 
 
-def run_once(loss: Loss, x: Batch, beta: float) -> list[nn.Module]:
+def run_once(loss: Loss, x: Batch, beta: float | Tensor) -> list[nn.Module]:
     """The modules that run in `loss`; it leaves no trace in buffers and random numbers."""
     found: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 

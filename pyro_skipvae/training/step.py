@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_skipvae.objectives import Batch, Objective, as_arguments, weighted
+from pyro_skipvae.objectives.terms import data_plate
 from pyro_skipvae.schedules import RateControl
 
 from .graphs import Compilation, Graphs, run_once
@@ -249,10 +250,14 @@ class SVIStep:
 
     def _graphs_for(self, x: Batch, beta: float, compilation: Compilation) -> Graphs:
         with poutine.trace(param_only=True) as capture:
-            modules = run_once(self._mean_loss, x, beta)
+            try:
+                modules, weighs = run_once(self._mean_loss, x, torch.full((), beta)), True
+            except ValueError:  # a model or guide without an argument beta
+                modules, weighs = run_once(self._mean_loss, x, beta), False
         check_store_tensors(_sites(capture))
         parameters = dict.fromkeys(site["value"].unconstrained() for site in _sites(capture).values())
-        return Graphs(self._mean_loss, list(parameters), modules, compilation, rate=self.control is not None)
+        rate = self.control is not None
+        return Graphs(self._mean_loss, list(parameters), modules, compilation, rate=rate, weighs=weighs)
 
     def _judge(self, x: Batch, loss: Tensor) -> None:
         """Clip the gradients, and keep the optimizer from them where something is not finite."""
@@ -398,10 +403,8 @@ class _DataPlate(Messenger):
         self.rows = self.points = rows
 
     def _pyro_post_sample(self, message: Any) -> None:
-        if not poutine.util.site_is_subsample(message):
-            frames = message["cond_indep_stack"]
-            sizes = [frame.full_size for frame in frames if frame.full_size and self.rows in (frame.size, frame.full_size)]
-            self.points = max([self.points, *sizes])
+        if not poutine.util.site_is_subsample(message) and (plate := data_plate(message, self.rows)):
+            self.points = max(self.points, plate.full_size)
 
 
 def batch_size(x: Batch) -> int:

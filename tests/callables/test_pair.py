@@ -162,8 +162,9 @@ class Rebuilt(torch_dist.Normal):
 
 
 def test_a_distribution_that_expands_to_one_of_torch():
+    """Its batch is expanded by the plate, where it has no further dimension."""
     pair, known = (
-        as_pair(lambda x, made=made: made(x[:, :2], torch.ones(len(x), 2)), lambda z: torch_dist.Normal(z.repeat(1, 3), 1.0))
+        as_pair(lambda x, made=made: made(x[:, 0], torch.ones(len(x))), lambda z: torch_dist.Normal(z[:, None].repeat(1, 6), 1))
         for made in (Rebuilt, torch_dist.Normal)
     )
     assert collapse_report(*pair, X, **QUICK).rate == pytest.approx(collapse_report(*known, X, **QUICK).rate)

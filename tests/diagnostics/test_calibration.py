@@ -83,6 +83,12 @@ def test_any_number_of_draws_sees_a_wrong_width(draws):
     assert exact.kind == "no departure found" and min(each.uniformity for each in exact.quantities) > 0.01
 
 
+def test_bins_of_unequal_size_expect_unequal_counts():
+    """With 28 draws 9 of 20 bins hold two ranks and 11 one: 3000 uniform ranks are far from uniform over the bins."""
+    exact = calibration(model, posterior(), X, simulations=3000, draws=28, likelihood=False)
+    assert min(each.uniformity for each in exact.quantities) > 0.001
+
+
 def test_a_shift_is_told():
     """The mean rank of a guide that is one standard deviation too high is P(z_l < z*) = Phi(-1 / sqrt 2) = 0.24."""
     found = calibration(model, posterior(shift=1.0), X)

@@ -4,6 +4,7 @@ import copy
 import warnings
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -69,6 +70,34 @@ def test_a_graph_makes_the_step_that_pyro_makes(interpreted, objective):
     step = steps_of(vae, objective, compile=True)
     torch.testing.assert_close(trained(vae, step), plain, rtol=1e-6, atol=1e-7)
     assert step.compilation.graphs == 2 and step.compilation.refused is None  # one a size; none for another beta
+
+
+def test_a_pair_without_an_argument_beta_is_compiled_too(interpreted):
+    x, losses = next(iter(batches())), []
+    for compile in (False, True):
+        step = steps_of(make_vae(), compile=compile)
+        step.svi.model, step.svi.guide = (lambda x, each=each: each(x) for each in (step.svi.model, step.svi.guide))
+        torch.manual_seed(1)
+        losses.append([step(x).item() for _ in range(3)])
+    assert losses[0] == pytest.approx(losses[1]) and losses[0][0] != losses[0][1]
+    assert step.compilation.graphs == 1 and step.compilation.refused is None
+    with pytest.warns(UserWarning, match="not compiled"), pytest.raises(ValueError, match="argument beta each to use beta=0.5"):
+        step(x, 0.5)
+
+
+def test_another_array_is_another_graph(interpreted):
+    """Also one so long that its text shows only its ends."""
+    vae = make_vae()
+
+    def model(x, weights):
+        return vae.model(x * weights[1000].item())
+
+    step = svi_step(model, lambda x, weights: vae.guide(x), elbo, Adam({"lr": 1e-2}), compile=True)
+    weights = np.ones(2000, np.float32)
+    for middle in (1, 0):
+        weights[1000] = middle
+        step((batches()[0], weights.copy()))
+    assert step.compilation.graphs == 2
 
 
 class Normed(nn.Module):

@@ -20,7 +20,7 @@ from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.objectives import analytic_elbo, elbo, iwae
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.schedules import Halving, linear, unfinished
-from pyro_skipvae.training import Progress, evaluate_loss, hamiltonian_step, lagging_step
+from pyro_skipvae.training import Progress, evaluate_loss, graphs, hamiltonian_step, lagging_step
 from pyro_skipvae.training.step import MOST_LOOKED
 
 
@@ -275,6 +275,34 @@ def test_a_batch_that_is_a_list_is_its_tensors(make):
         torch.manual_seed(1)
         losses[-1] += [iwae(2)(vae.model, vae.guide, batch).item()]
     assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize("make", [svi_step, partial(svi_step, compile=True), lagging_step])
+def test_a_list_of_two_tensors_is_the_two_arguments_of_a_model(make, monkeypatch):
+    """Also where the step is traced, and where the batches that it draws itself are lists."""
+    monkeypatch.setattr(graphs, "_compiled", lambda graph, tensors: graph)
+    offset = torch.arange(20.0)[:, None]
+
+    def model(x, context):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + context, 1.0).expand((len(x), 9)).to_event(1), obs=x)
+
+    def guide(x, context):
+        loc = pyro.param("slope", torch.tensor(0.5)) * (x - context).mean(1, keepdim=True)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 0.3).to_event(1))
+
+    losses: list = []
+    for kind in (tuple, list):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(1)
+        batch = kind([X.flatten(1).float(), offset])
+        more = {"draw": lambda number: kind([X.flatten(1).float(), offset]), "valid": batch, "every": 1, "most": 3}  # noqa: B023
+        step = make(model, guide, elbo, Adam({"lr": 1e-2}), **(more if make is lagging_step else {}))
+        losses.append([float(step(batch)), float(step(batch)), step.evaluate(batch)])
+        assert step.compilation is None or (step.compilation.graphs, step.compilation.refused) == (1, None)
+    assert losses[0] == losses[1]
 
 
 def test_a_jitted_elbo_of_pyro_takes_no_other_beta_than_one(vae):
