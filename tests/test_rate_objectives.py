@@ -218,30 +218,30 @@ def test_a_mask_is_refused_where_each_dimension_counts_by_itself():
             objective(pair, pair, torch.zeros(5, 2))
 
 
-def pair_of_plates(size, dim=-1, inner=3):
+def pair_of_plates(points, chosen, dim=-1, inner=3):
     """Each datapoint has `inner` latents N(i, 1) with prior N(0, 1) in a plate inside that of the data, which chooses rows."""
     loc = torch.arange(float(inner))[:, None] if dim == -2 else torch.arange(float(inner))
 
     def model(x, beta=1.0):
-        with pyro.plate("data", len(x), subsample_size=size, dim=-1 if dim == -2 else -2), pyro.plate("inner", inner, dim=dim):
+        with pyro.plate("data", points, subsample_size=chosen, dim=-3 - dim), pyro.plate("inner", inner, dim=dim):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
     def guide(x, beta=1.0):
-        with pyro.plate("data", len(x), subsample_size=size, dim=-1 if dim == -2 else -2), pyro.plate("inner", inner, dim=dim):
+        with pyro.plate("data", points, subsample_size=chosen, dim=-3 - dim), pyro.plate("inner", inner, dim=dim):
             pyro.sample("z", dist.Normal(loc, 1.0))
 
     return model, guide
 
 
 @pytest.mark.parametrize("dim", [-1, -2])
-@pytest.mark.parametrize("size", [None, 4])
-def test_the_rate_is_that_of_the_datapoints_whatever_the_plates(size, dim):
-    """KL is 0, 1/2 and 2 nats of each of 6 datapoints, also where the plate chooses 4 of them."""
-    model, guide = pair_of_plates(size, dim)
+@pytest.mark.parametrize(("points", "chosen"), [(6, None), (6, 4), (60, 6)])
+def test_the_rate_is_that_of_the_datapoints_whatever_the_plates(points, chosen, dim):
+    """KL is 0, 1/2 and 2 nats of each datapoint, also where the plate chooses 4 of 6 rows, or holds 6 of 60."""
+    model, guide = pair_of_plates(points, chosen, dim)
     x = torch.zeros(6, 2)
     objectives = (target_rate(0.5), free_bits_per_group(1.0), free_bits_per_dimension(1.0), free_bits_total(3.0))
     found = [objective(model, guide, x).item() for objective in objectives]
-    assert found == pytest.approx([6 * 2.0, 6 * 4.0, 6 * 4.0, 6 * 3.0])
+    assert found == pytest.approx([points * 2.0, points * 4.0, points * 4.0, points * 3.0])
 
 
 def test_the_control_follows_its_recurrence():
