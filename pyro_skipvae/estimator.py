@@ -118,7 +118,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return self
 
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
-        """Trains for one pass over X, at a constant learning rate; the first call builds the model, whose lr and units of X stay."""
+        """Trains for one pass over X, at a constant learning rate; the first call builds the model, whose lr and units stay."""
         first = not hasattr(self, "vae_")
         data = self._data(self._checked(X, reset=first))
         if first:
