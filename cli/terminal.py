@@ -16,10 +16,12 @@ def table(header, rows):
     """A plain aligned table as text."""
     out = io.StringIO()
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in header:
-        grid.add_column(name, overflow="fold")
+    rows = [[*map(printable, row)] for row in rows]
+    for number, name in enumerate(header):
+        longest = max((len(row[number]) for row in rows), default=0)
+        grid.add_column(name, overflow="fold", no_wrap=number < 2 and longest < 25)  # names stay whole
     for row in rows:
-        grid.add_row(*map(printable, row))
+        grid.add_row(*row)
     Console(file=out, width=140, color_system=None, markup=False, emoji=False).print(grid)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
