@@ -264,7 +264,10 @@ class SVIStep:
         for parameter in self._parameters:
             if id(parameter) in self.held:
                 parameter.grad = None
-        norm = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        if any(gradient.is_sparse for gradient in gradients):
+            raise ValueError("expected dense gradients, got a sparse one: leave sparse=True out of the Embedding")
+        norm = get_total_norm(gradients)
         if self.max_norm is not None:
             clip_grads_with_norm_(self._parameters, self.max_norm, norm)
         self._last_loss = loss

@@ -241,6 +241,20 @@ def test_parameters_that_the_store_would_copy_are_refused():
         svi_step(vae.model, vae.guide, elbo, Adam({"lr": 0.1}))(X.float())
 
 
+def test_sparse_gradients_are_refused_before_an_update():
+    embedding = torch.nn.Embedding(10, 2, sparse=True)
+
+    def pair(x):
+        pyro.module("embedding", embedding)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(embedding(x), 1.0).to_event(1))
+
+    before = embedding.weight.clone()
+    with pytest.raises(ValueError, match="expected dense gradients, got a sparse one: leave sparse=True out"):
+        svi_step(pair, pair, elbo, Adam({"lr": 0.1}))(torch.arange(4))
+    assert embedding.weight.equal(before)
+
+
 def test_a_torch_optimizer_is_refused_in_plain_words():
     vae = make_vae()
     with pytest.raises(ValueError, match="expected an optimizer of pyro.optim, got Adam"):
