@@ -130,7 +130,7 @@ def train(
                 Config.from_flags(flags)  # so that a mistake is told before torch is imported
         from .job import make_config, make_job, trial, trial_text, without_denormals
         from .several import join, together
-        from .training import train_run
+        from .training import train_run, warn_of_idle
 
         click.get_current_context().with_resource(without_denormals())
         ranks = join()
@@ -140,6 +140,7 @@ def train(
         if print_config:
             return echo(config.to_toml(), nl=False)
         if dry_run:
+            warn_of_idle(job.config)
             costs = trial(job)
             return echo(json.dumps({"schema": 1, **costs}) if as_json else trial_text(costs))
         run, report = train_run(

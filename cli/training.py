@@ -151,11 +151,16 @@ def _announce(job, run):
                 f"No word of the training text is unknown, and {unknown['test']:.1%} of the test text are: their probability "
                 "cannot be learned; with a smaller --vocabulary-size the rarest are unknown."
             )
-    for flag, wanted in without_effect(config).items():
-        warn(f"{flag} does nothing here: it needs {wanted}.")
+    warn_of_idle(config)
     warning = unfinished(job.beta, job.steps)
     if warning:
         warn(f"{warning}.")
+
+
+def warn_of_idle(config):
+    """Name the flags that were given and do nothing."""
+    for flag, wanted in without_effect(config).items():
+        warn(f"{flag} does nothing here: it needs {wanted}.")
 
 
 def _by_several(job):

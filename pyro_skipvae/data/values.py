@@ -20,6 +20,7 @@ from .rows import BLOCK, Rows
 from .survey import FACTS, NotFinite, Progress, kept_type, survey
 
 FEWEST = 2  # items of a split
+LEAST_SPREAD = 1e-6  # deviation over mean of a dimension; float32 has a relative error of 6e-8
 LARGEST_COUNT = 2**24  # float32 is exact up to there
 LARGEST_CLASS = 2**31
 
@@ -126,6 +127,28 @@ def _check_arrays(path: Path, values: Values) -> None:
             raise ValueError(f"expected the type of train, {train.dtype}, got {array.dtype} {where}")
         if array.dtype.kind == "f" and not isinstance(array, Rows):
             _check_finite(array, where)
+        if array.dtype.kind == "f" and array.dtype.itemsize > 4:
+            _check_offsets(array, where)
+
+
+def _check_offsets(array: Any, where: str) -> None:
+    block = next(part for _, part in _blocks(array))  # the first one, of a large file
+    lost = flattened(block)
+    if lost.any():
+        place = [int(index) for index in np.argwhere(lost)[0]]
+        value = block.reshape(len(block), -1)[:, int(lost.argmax())]
+        raise ValueError(
+            f"expected values that vary by more than a millionth of their mean, got mean {value.mean():.6g} and deviation "
+            f"{value.std():.3g} at [:, {', '.join(map(str, place))}] {where}: subtract the mean first, float32 cannot tell "
+            "them apart"
+        )
+
+
+def flattened(array: Array) -> Array:
+    """Which dimensions of items (N, *event_shape) float32 takes for constant, though they are not; a constant one is fine."""
+    mean, deviation = np.abs(array.mean(0, dtype=np.float64)), array.std(0, dtype=np.float64)
+    found: Array = (deviation > 1e-12 * mean) & (deviation < LEAST_SPREAD * mean)
+    return found
 
 
 def _blocks(array: Any) -> Iterator[tuple[int, Array]]:
@@ -205,7 +228,7 @@ def _kind_of(path: Path, dtype: np.dtype[Any], binary: bool, low: Any, high: Any
     if low < 0 or high > LARGEST_COUNT:
         raise ValueError(
             f"expected counts in 0..{LARGEST_COUNT}, or floats, got {dtype} from {low} to {high} in {path}; "
-            "array.astype('float32') makes them real numbers"
+            "(array - array.mean(0)).astype('float32') makes them real numbers"
         )
     return "count", None, np.int64
 

@@ -259,13 +259,22 @@ def without_effect(config):
         "maps": (config.decoder in ("pixelcnn", "convolutional"), "--decoder pixelcnn or convolutional"),
         "encoder_width": (config.encoder == "mlp", "--encoder mlp"),
         "components": (config.prior in ("mixture-of-normals", "vamp"), prior),
-        **dict.fromkeys(("svi_steps", "svi_momentum"), (config.inference != "amortized", "--inference, or --model sa-vae")),
-        **dict.fromkeys(("encoder", "prior", "guide"), (config.latent_dim != 0, "a model with latent variables")),
+        "width": (config.decoder not in ("pixelcnn", "convolutional"), "another --decoder; this one has --maps"),
+        "svi_steps": (config.inference != "amortized", "--inference, or --model sa-vae"),
+        **dict.fromkeys(("encoder", "prior", "guide", "objective"), (config.latent_dim != 0, "latent variables")),
         "halving_epoch": (config.lr_schedule == "halving", "--lr-schedule halving"),
         "cycles": (config.beta_schedule == "cyclical", "--beta-schedule cyclical"),
-        "beta": (config.bound != "autoencoder" and config.rate_target is None, "another --objective or --beta-schedule"),
+        **dict.fromkeys(
+            ("beta_start", "warmup_epochs"),
+            (config.beta_schedule in ("linear", "cyclical"), "--beta-schedule linear or cyclical"),
+        ),
+        "beta": (
+            config.bound != "autoencoder" and config.rate_target is None and config.latent_dim != 0,
+            "another --objective or --beta-schedule, and latent variables",
+        ),
     }
     usual = {name: Config.__dataclass_fields__[name].default for name in needs}
+    usual |= {"width": 512, "warmup_epochs": _warmup(config, config.decoder in TEXT_DECODERS)}
     idle = {name: wanted for name, (used, wanted) in needs.items() if not used and getattr(config, name) != usual[name]}
     return {f"--{name.replace('_', '-')}": wanted for name, wanted in idle.items()}
 

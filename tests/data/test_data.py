@@ -852,6 +852,7 @@ def one_nan():
         ({"train": one_nan()}, "expected finite values .* in 'train'"),
         ({"train": GREY / 255, "test": np.full((3, 3, 4, 4), np.inf)}, "expected finite values .* in 'test'"),
         ({"train": np.full((9, 2), 1e300)}, "expected finite values that float32 can hold"),
+        ({"train": 1e9 + np.arange(18.0).reshape(9, 2)}, "vary by more than a millionth of their mean, got mean 1e"),
         ({"train": GREY, "test": GREY[:, :2]}, r"same shape as train's, \(3, 4, 4\), got \(2, 4, 4\) in 'test'"),
         ({"train": GREY, "valid": GREY / 255}, "expected the type of train, uint8, got float64 in 'valid'"),
         ({"train": GREY.astype(np.int64) - 3}, "expected counts in 0..16777216, or floats, got int64 from -3"),
