@@ -139,8 +139,8 @@ def train(
             job = None if print_config else make_job(config, data, device=device, ranks=ranks)
         if print_config:
             return echo(config.to_toml(), nl=False)
+        warn_of_idle(job.config, flags)
         if dry_run:
-            warn_of_idle(job.config)
             costs = trial(job)
             return echo(json.dumps({"schema": 1, **costs}) if as_json else trial_text(costs))
         run, report = train_run(

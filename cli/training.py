@@ -151,15 +151,14 @@ def _announce(job, run):
                 f"No word of the training text is unknown, and {unknown['test']:.1%} of the test text are: their probability "
                 "cannot be learned; with a smaller --vocabulary-size the rarest are unknown."
             )
-    warn_of_idle(config)
     warning = unfinished(job.beta, job.steps)
     if warning:
         warn(f"{warning}.")
 
 
-def warn_of_idle(config):
-    """Name the flags that were given and do nothing."""
-    for flag, wanted in without_effect(config).items():
+def warn_of_idle(config, given):
+    """Name the settings that do nothing; `given` are those of this call."""
+    for flag, wanted in without_effect(config, given).items():
         warn(f"{flag} does nothing here: it needs {wanted}.")
 
 

@@ -218,16 +218,16 @@ def test_a_mask_is_refused_where_each_dimension_counts_by_itself():
             objective(pair, pair, torch.zeros(5, 2))
 
 
-def pair_of_plates(points, chosen, dim=-1, inner=3):
-    """Each datapoint has `inner` latents N(i, 1) with prior N(0, 1) in a plate inside that of the data, which chooses rows."""
-    loc = torch.arange(float(inner))[:, None] if dim == -2 else torch.arange(float(inner))
+def pair_of_plates(points, chosen, dim):
+    """Each datapoint has 3 latents, q(z_i|x) = N(i, 1) and p(z_i) = N(0, 1), in a plate inside that of the data."""
+    loc = torch.arange(3.0).reshape((3, 1) if dim == -2 else 3)
 
     def model(x, beta=1.0):
-        with pyro.plate("data", points, subsample_size=chosen, dim=-3 - dim), pyro.plate("inner", inner, dim=dim):
+        with pyro.plate("data", points, subsample_size=chosen, dim=-3 - dim), pyro.plate("inner", 3, dim=dim):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
     def guide(x, beta=1.0):
-        with pyro.plate("data", points, subsample_size=chosen, dim=-3 - dim), pyro.plate("inner", inner, dim=dim):
+        with pyro.plate("data", points, subsample_size=chosen, dim=-3 - dim), pyro.plate("inner", 3, dim=dim):
             pyro.sample("z", dist.Normal(loc, 1.0))
 
     return model, guide

@@ -99,7 +99,7 @@ def record(line: str, where: str) -> tuple[str, str | int | None]:
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
         got = f"the fields {', '.join(map(repr, list(record)[:8]))}" if isinstance(record, dict) else type(record).__name__
-        got = f"{type(text).__name__} {str(text)[:40]!r} there" if text is not None else got
+        got = f"{json.dumps(text)[:40]} there" if isinstance(record, dict) and "text" in record else got
         raise ValueError(f"expected an object with the text in its field 'text', got {got} {where}")
     if any("\ud800" <= mark <= "\udfff" for mark in text):  # JSON can write halves of a character, UTF-8 cannot
         raise ValueError(f"expected whole characters, got half of a surrogate pair {where}")

@@ -19,5 +19,6 @@ from .rate import target_rate as target_rate
 from .terms import Batch as Batch
 from .terms import Objective as Objective
 from .terms import as_arguments as as_arguments
+from .terms import data_plate as data_plate
 from .terms import plate_scale as plate_scale
 from .terms import weighted as weighted

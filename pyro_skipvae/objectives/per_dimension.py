@@ -84,8 +84,8 @@ def _per_dimension(what: str, cost: Callable[[Tensor, Any], Tensor]) -> Objectiv
             raise ValueError(f"expected latent sites without a mask for {what}; give only the rows that count, or use elbo")
         kl = _rate_per_dimension(found.q["fn"], found.p["fn"], what)
         plate = data_plate(found.q, len(as_arguments(x)[0]))
-        rows = len(found.q["fn"].batch_shape) + plate.dim if plate else 0  # the axis of the rows: a plate in it may come before
-        return plate_scale(found.q) * cost(kl.movedim(rows, 0).flatten(1), beta) - found.fit
+        axis = len(found.q["fn"].batch_shape) + plate.dim if plate else 0  # of the rows: a plate in theirs may come before it
+        return plate_scale(found.q) * cost(kl.movedim(axis, 0).flatten(1), beta) - found.fit
 
     return objective
 

@@ -245,8 +245,14 @@ def settled(config, data):
     )
 
 
-def without_effect(config):
-    """{flag: what it needs to have an effect} of the settings of a resolved config that were given, and do nothing."""
+FILLED_IN = ("width", "warmup_epochs")  # a resolved config has a number, whether or not one was given
+
+
+def without_effect(config, given=()):
+    """{flag: what it needs to have an effect} of settings of a resolved config that do nothing, and are not the usual ones.
+
+    Those that `resolve` fills in count where their names are in `given`.
+    """
     text, prior = "--decoder " + " or ".join(TEXT_DECODERS), "--prior mixture-of-normals or vamp"
     needs = {
         **dict.fromkeys(TEXT, (config.decoder in TEXT_DECODERS, text)),
@@ -270,13 +276,12 @@ def without_effect(config):
         ),
         "beta": (
             config.bound != "autoencoder" and config.rate_target is None and config.latent_dim != 0,
-            "another --objective or --beta-schedule, and latent variables",
+            "another --objective or --beta-schedule" if config.latent_dim else "latent variables",
         ),
     }
     usual = {name: Config.__dataclass_fields__[name].default for name in needs}
-    usual |= {"width": 512, "warmup_epochs": _warmup(config, config.decoder in TEXT_DECODERS)}
-    idle = {name: wanted for name, (used, wanted) in needs.items() if not used and getattr(config, name) != usual[name]}
-    return {f"--{name.replace('_', '-')}": wanted for name, wanted in idle.items()}
+    chosen = {name for name in needs if (name in given if name in FILLED_IN else getattr(config, name) != usual[name])}
+    return {f"--{name.replace('_', '-')}": wanted for name, (used, wanted) in needs.items() if name in chosen and not used}
 
 
 def _images(data):

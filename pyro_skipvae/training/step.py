@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pyro_skipvae.objectives import Batch, Objective, as_arguments, weighted
-from pyro_skipvae.objectives.terms import data_plate
+from pyro_skipvae.objectives import Batch, Objective, as_arguments, data_plate, weighted
 from pyro_skipvae.schedules import RateControl
 
 from .graphs import Compilation, Graphs, run_once

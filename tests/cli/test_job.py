@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from pyro_skipvae_cli.job import make_config, make_job
 from pyro_skipvae_cli.training import _validate, copied
 
 TINY = {"dataset": "digits", "decoder": "mlp", "layers": 1, "width": 8, "latent_dim": 2, "limit_train": 100, "limit_eval": 20}
+WITHOUT_Z = {"model": "autoregressive", "decoder": "pixelcnn", "latent_dim": 0}
 HALVING = {"lr_schedule": "halving", "halving_epoch": 5, "optimizer": "sgd"}
 
 
@@ -90,11 +92,20 @@ def test_validation_is_without_dropout(tmp_path):
     ({"word_dropout": 0.3}, {"--word-dropout": "--decoder lstm or dilated-cnn or transformer"}),
     ({"cycles": 2, "svi_steps": 3}, {"--cycles": "--beta-schedule cyclical", "--svi-steps": "--inference, or --model sa-vae"}),
     ({"cycles": 2, "beta_schedule": "cyclical", "components": 3, "prior": "mixture-of-normals"}, {}),
+    ({"warmup_epochs": 3, "beta_schedule": "constant"}, {"--warmup-epochs": "--beta-schedule linear or cyclical"}),
+    ({"beta_start": 0.5, "beta_schedule": "constant"}, {"--beta-start": "--beta-schedule linear or cyclical"}),
+    ({"width": 7, "decoder": "convolutional"}, {"--width": "another --decoder; this one has --maps"}),
+    ({"width": 7, "warmup_epochs": 3, "beta_schedule": "linear"}, {}),
+    (WITHOUT_Z | {"beta": 3.0}, {"--beta": "latent variables"}),
+    (WITHOUT_Z | {"objective": "iwae(5)"}, {"--objective": "latent variables"}),
 ])  # fmt: skip
 def test_settings_without_effect_are_known(flags, told):
-    from pyro_skipvae.runs.build import without_effect
+    from pyro_skipvae.runs.build import FILLED_IN, without_effect
 
-    assert without_effect(make_config(TINY | flags, resume=None)[0]) == told
+    config = make_config(TINY | flags, resume=None)[0]
+    assert without_effect(config, flags) == told
+    filled_in = {f"--{name.replace('_', '-')}" for name in FILLED_IN}
+    assert not filled_in & set(without_effect(replace(config, epochs=99)))  # nobody gave them when a run goes on
 
 
 def test_the_width_of_an_mlp_encoder_is_a_setting():

@@ -183,12 +183,8 @@ def test_what_a_user_may_not_expect_is_told(folder):
     done = skipvae("train", *options, "--out", "few", cwd=folder)
     assert done.returncode == 0 and "--kernel does nothing here: it needs --decoder pixelcnn." in done.stderr
     dry = ("--dataset", "digits", "--decoder", "mlp", "--dry-run", "--beta-schedule", "constant")
-    for more, told in (
-        (("--kernel", "5"), "--kernel does nothing here: it needs --decoder pixelcnn."),
-        (("--warmup-epochs", "3", "--beta-start", "0.5"), "--beta-start does nothing here: it needs --beta-schedule linear"),
-        (("--decoder", "pixelcnn", "--layers", "1", "--maps", "2", "--width", "77"), "--width does nothing here"),
-    ):
-        assert told in skipvae("train", *dry, *more, cwd=folder).stderr
+    told = skipvae("train", *dry, "--kernel", "5", "--warmup-epochs", "3", cwd=folder).stderr
+    assert "--kernel does nothing here" in told and "--warmup-epochs does nothing here" in told
     done = skipvae("evaluate", "few", "--limit-eval", "5", "--report-budget", "0", cwd=folder)
     assert "few was made with --limit-eval 4: evaluating those." in done.stderr
     for content in (b"\xff", None):

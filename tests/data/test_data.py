@@ -828,6 +828,24 @@ def test_absent_splits_are_cut_from_train_with_its_labels(tmp_path):
     assert partly.describe()["sizes"] == {"train": 36, "valid": 4, "test": 7}
 
 
+def test_dimensions_that_float32_cannot_tell_apart_are_told(tmp_path):
+    """Not those of float32 itself, however little they vary, nor those of a short split that vary in the training items."""
+    draws = np.random.default_rng(0).normal(size=(60, 3))
+    kept = {name: draws.copy() for name in ("offset", "noise", "split")}
+    kept["offset"][:, 1] += 1e9
+    kept["noise"][:, 1] = np.float32(1) - np.float32(6e-8) * (draws[:, 1] > 0)
+    kept["split"][:, 1] = 1e6 + 1e4 * np.arange(60)
+    short = kept["split"][:2].copy()
+    short[:, 1] = 1e6 + np.array([0.0, 1e-2])
+    said = {}
+    for name, train in kept.items():
+        np.savez(tmp_path / f"{name}.npz", train=train, **({"test": short} if name == "split" else {}))
+        said[name] = load_data(tmp_path / f"{name}.npz", binarisation="none").where
+    assert "In 1 of 3 dimensions float32 cannot tell the values apart, the first has mean 1e+09" in said["offset"]
+    assert "at [:, 1]: subtract the means." in said["offset"]
+    assert "float32" not in said["noise"] + said["split"]
+
+
 def one_nan():
     values = GREY / 255
     values[3, 0, 0, 0] = np.nan
@@ -852,7 +870,7 @@ def one_nan():
         ({"train": one_nan()}, "expected finite values .* in 'train'"),
         ({"train": GREY / 255, "test": np.full((3, 3, 4, 4), np.inf)}, "expected finite values .* in 'test'"),
         ({"train": np.full((9, 2), 1e300)}, "expected finite values that float32 can hold"),
-        ({"train": 1e9 + np.arange(18.0).reshape(9, 2)}, "vary by more than a millionth of their mean, got mean 1e"),
+        ({"train": 1e9 + np.arange(18.0).reshape(9, 2)}, "float32 can tell apart, got mean 1e.* at .:, 0. in 'train' of"),
         ({"train": GREY, "test": GREY[:, :2]}, r"same shape as train's, \(3, 4, 4\), got \(2, 4, 4\) in 'test'"),
         ({"train": GREY, "valid": GREY / 255}, "expected the type of train, uint8, got float64 in 'valid'"),
         ({"train": GREY.astype(np.int64) - 3}, "expected counts in 0..16777216, or floats, got int64 from -3"),

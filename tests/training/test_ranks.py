@@ -22,7 +22,7 @@ from pyro_skipvae.objectives import elbo, iwae
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.schedules import RateControl
 from pyro_skipvae.training import AveragingOptim, Critic, adversarial_variational_bayes_step, join_ranks, lagging_step
-from pyro_skipvae.training.ranks import _place, digest
+from pyro_skipvae.training.ranks import Ranks, _place, digest
 from pyro_skipvae_cli.job import as_trained
 
 SHAPE = (3, 3)
@@ -36,6 +36,16 @@ CASES = {
     "game": (None, {"make": "game"}),
     "trace elbo": (Trace_ELBO(num_particles=2, vectorize_particles=True), {}),
 }
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_process_takes_its_rows_of_each_tensor(kind):
+    ranks = Ranks.__new__(Ranks)  # without other processes
+    ranks.rank, ranks.size = 1, 2
+    x, context, width = torch.arange(6), torch.arange(6) + 10, torch.tensor(3.0)
+    found = ranks.share(kind([x, context, width]))
+    assert [part.tolist() for part in found] == [[3, 4, 5], [13, 14, 15], 3.0]
+    assert ranks.share(x).tolist() == [3, 4, 5]
 
 
 def made(posterior=None, refined=False):

@@ -312,7 +312,7 @@ def test_a_list_of_two_tensors_is_the_two_arguments_of_a_model(make, monkeypatch
         pyro.clear_param_store()
         pyro.set_rng_seed(1)
         batch = kind([X.flatten(1).float(), offset])
-        more = {"draw": lambda number: kind([X.flatten(1).float(), offset]), "valid": batch, "every": 1, "most": 3}  # noqa: B023
+        more = {"draw": lambda number, drawn=batch: drawn, "valid": batch, "every": 1, "most": 3}
         step = make(model, guide, elbo, Adam({"lr": 1e-2}), **(more if make is lagging_step else {}))
         losses.append([float(step(batch)), float(step(batch)), step.evaluate(batch)])
         assert step.compilation is None or (step.compilation.graphs, step.compilation.refused) == (1, None)
