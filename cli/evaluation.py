@@ -198,13 +198,13 @@ def _amortized(vae, x, other, report, budget, sizes, show):
     """What the encoder alone reaches, and the gap of its bound on the points that importance sampling covers."""
     own = vae.guide.amortized
     limits = {"budget": budget, "sizes": sizes}
-    alone = json.loads(collapse_report(vae.model, own, x, fit_on=other, importance_samples=1, **limits).to_json())
-    error = 1.96 * alone["standard_errors"]["elbo"]
+    found = collapse_report(vae.model, own, x, fit_on=other, importance_samples=1, **limits)
+    alone, elbo = json.loads(found.to_json()), found.estimates()["elbo"]
     points = min(report.card["log_likelihood_points"], GAP_POINTS)
     gap = inference_gap(vae.model, vae.guide, own, x[:points], posterior_samples=1, progress=show)
     return {
         "steps": vae.guide.steps,
-        "elbo": {"value": alone["elbo"], "low": alone["elbo"] - error, "high": alone["elbo"] + error},
+        "elbo": {"value": elbo.value, "low": elbo.low, "high": elbo.high},
         **{name: alone[name] for name in ("rate", "mi_lower", "mi_upper", "active_units")},
         **{name: vars(getattr(gap, name)) for name in ("inference_gap", "amortization_gap", "approximation_gap")},
         "gap_points": points,

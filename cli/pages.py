@@ -184,10 +184,10 @@ def _text(records, comparison):
     if comparison.differences:
         rows = [
             (d.quantity, f"{d.of} - {d.minus}", f"{d.value:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}",
-             "-" if d.seed_error is None else f"{d.seed_error:.3f}")
+             "-" if d.over_seeds is None else "{:+.3f} to {:+.3f}".format(*d.over_seeds))
             for d in comparison.differences
         ]  # fmt: skip
-        header = (f"on the same {comparison.points:,} points", "difference", "nats", "95 % interval", "error over seeds")
+        header = (f"on the same {comparison.points:,} points", "difference", "nats", "95 % interval", "95 % over seeds")
         parts.append(table(header, rows))
     rows = [(LABELS[name], *(_cell(e) for e in row)) for name, row in comparison.estimates.items()]
     parts.append(table(("estimate", *comparison.runs), rows))
@@ -201,7 +201,9 @@ def _answer(comparison, d):
     of, minus = (", ".join(comparison.groups[name]) for name in (d.of, d.minus))
     if not d.shown:
         return f"No difference in ELBO shown between {of} and {minus}.\n"
-    seeds = "over test points, not over seeds" if d.seed_error is None else f"standard error over seeds {d.seed_error:.2f}"
+    seeds = "over test points, not over seeds"
+    if d.over_seeds is not None:
+        seeds = "over test points; over seeds {:+.2f} to {:+.2f}".format(*d.over_seeds)
     return (
         f"{of} {'better' if d.shown > 0 else 'worse'} than {minus}: ELBO {d.value:+.2f} nats per datapoint "
         f"({d.low:+.2f} to {d.high:+.2f}, {seeds}), higher on {100 * d.better:.0f} % of {comparison.points:,} points.\n"

@@ -168,7 +168,8 @@ assert all(reports[name].rate > NATS - 0.01 for name in ("AR(1) prior", "minimum
 
 # %%
 figure, axes = pyplot.subplots(figsize=(8, 5.2), layout="constrained")
-points = [(name, r.rate, r.distortion, r.standard_errors["rate"], r.standard_errors["distortion"]) for name, r in reports.items()]
+plane = [(name, report.estimates()["rate"], report.estimates()["distortion"]) for name, report in reports.items()]
+points = [(name, rate.value, distortion.value, rate.half_width, distortion.half_width) for name, rate, distortion in plane]
 rate_distortion(points, ax=axes)
 axes.set_title("Every remedy in one plane; dashed: equal ELBO")
 pyplot.show()

@@ -19,6 +19,7 @@ from torch.distributions import kl_divergence
 from pyro_skipvae.diagnostics import log_likelihood_per_point
 from pyro_skipvae.diagnostics.estimates.perplexity import COUNTED
 from pyro_skipvae.diagnostics.pairs.conditions import drawn
+from pyro_skipvae.diagnostics.pairs.interval import mean_interval, welch_half_width
 from pyro_skipvae.diagnostics.report.report import STORED, finite_or_none
 from pyro_skipvae.diagnostics.report.values import (
     BITS,
@@ -108,7 +109,8 @@ class Difference:
     """A group of runs minus the first group, in nats per datapoint, with the 95 % interval over test points.
 
     better: the share of points on which the bound is higher, None for rate and distortion. seeds: the runs of both groups;
-    seed_error: the standard error over seeds, None unless both groups have at least two runs.
+    seed_error, over_seeds: the standard error over seeds, and the ends of the 95 % interval over them (Welch 1947); None unless
+    both groups have at least two runs.
     """
 
     quantity: str
@@ -120,12 +122,13 @@ class Difference:
     better: float | None
     seeds: tuple[int, int]
     seed_error: float | None
+    over_seeds: tuple[float, float] | None
 
     @property
     def shown(self) -> int:
-        """1 or -1 where the sign is certain by the interval, and by two standard errors over seeds if known; else 0."""
-        over_seeds = self.seed_error is None or abs(self.value) > 2 * self.seed_error
-        return (self.low > 0) - (self.high < 0) if over_seeds else 0
+        """1 or -1 where the sign is certain by the interval over test points, and by that over seeds if known; else 0."""
+        low, high = (self.low, self.high) if self.over_seeds is None else self.over_seeds
+        return (min(low, self.low) > 0) - (max(high, self.high) < 0)
 
 
 @dataclass(frozen=True)
@@ -337,28 +340,27 @@ def _differences(groups, values):
         for quantity in (name for name in PAIRED if name in values[first[0].path]):
             runs, base = (torch.stack([values[record.path][quantity] for record in part]) for part in (group, first))
             delta = runs.mean(0) - base.mean(0)  # (n,)
-            half = 1.96 * (delta.std() / len(delta) ** 0.5).item()
             found.append(
                 Difference(
                     quantity=quantity,
                     of=group[0].name,
                     minus=first[0].name,
-                    value=delta.mean().item(),
-                    low=delta.mean().item() - half,
-                    high=delta.mean().item() + half,
+                    **vars(mean_interval(delta)),
                     better=(delta > 0).double().mean().item() if quantity in BOUNDS else None,
                     seeds=(len(group), len(first)),
-                    seed_error=_seed_error(runs.mean(1), base.mean(1)),
+                    **_of_seeds(runs.mean(1), base.mean(1)),
                 )
             )
     return found
 
 
-def _seed_error(runs, base):
-    """Standard error of the difference of two means over seeds, which are not paired: inits of other nets have no pair."""
+def _of_seeds(runs, base):
+    """The error of the difference of two means over seeds, which are not paired: inits of other nets have no pair."""
     if min(len(runs), len(base)) < 2:
-        return None
-    return (runs.var() / len(runs) + base.var() / len(base)).sqrt().item()
+        return {"seed_error": None, "over_seeds": None}
+    delta, half = (runs.mean() - base.mean()).item(), welch_half_width(*((v.std().item(), len(v)) for v in (runs, base)))
+    error = (runs.var() / len(runs) + base.var() / len(base)).sqrt().item()
+    return {"seed_error": error, "over_seeds": (delta - half, delta + half)}
 
 
 def _over_seeds(groups, names):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyro_skipvae.diagnostics.report.values import estimates_of
 from pyro_skipvae.reports import figures
 from pyro_skipvae.runs.checkpoint import write_whole
 
@@ -41,11 +42,11 @@ def comparison_page(records, comparison):
 def _rate_distortion(comparison, records):
     if "distortion" not in comparison.estimates:
         return None
-    reports = [record.report for record in records]
-    points = [
-        (name, r["rate"], r["distortion"], r["standard_errors"]["rate"], r["standard_errors"]["distortion"])
-        for name, r in zip(comparison.runs, reports, strict=True)
-    ]
+    points = []
+    for name, record in zip(comparison.runs, records, strict=True):
+        found = estimates_of(record.report)
+        rate, distortion = found["rate"], found["distortion"]
+        points.append((name, rate.value, distortion.value, rate.half_width or 0.0, distortion.half_width or 0.0))
     alt = "; ".join(f"{name}: rate {rate:.1f}, distortion {distortion:.1f} nats" for name, rate, distortion, *_ in points)
     caption = (
         "Further down is a better reconstruction, further right costs more rate; along a dashed line the ELBO is the same. "

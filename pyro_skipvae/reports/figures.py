@@ -329,16 +329,16 @@ def rate_distortion(points, *, ax=None):
 
         ELBO = -(rate + distortion)
 
-    `points` are tuples (label, rate, distortion, standard error of the rate, that of the distortion); bars are 95 %
-    intervals. Raises ValueError if there are none.
+    `points` are tuples (label, rate, distortion, half of the bar at the rate, that at the distortion), where a bar is a 95 %
+    interval if nothing else is said. Raises ValueError if there are none.
 
     Reference: Alemi et al. 2018, figure 1.
     """
     if not points:
         raise ValueError("expected at least one run, got none")
     ax = _axes(ax, 6.4, max(3.6, 0.18 * len(points) + 0.4))  # as high as the legend
-    for i, (label, rate, distortion, rate_error, distortion_error) in enumerate(points):
-        ax.errorbar(rate, distortion, xerr=1.96 * rate_error, yerr=1.96 * distortion_error, label=label, zorder=3,
+    for i, (label, rate, distortion, rate_half, distortion_half) in enumerate(points):
+        ax.errorbar(rate, distortion, xerr=rate_half, yerr=distortion_half, label=label, zorder=3,
                     color=PALETTE[i % len(PALETTE)], marker="osD^v"[i // len(PALETTE) % 5], markersize=6)  # fmt: skip
     _widen(ax, points)
     _iso_elbo_lines(ax, points)
@@ -370,8 +370,7 @@ def rate_planes(groups, *, accuracy="accuracy of a linear probe (%)", figure=Non
             below = -10 if i % 2 else 4  # names of neighbouring families keep apart
             style = {"colour": PALETTE[i % len(PALETTE)], "marker": "osD^vP*"[i % 7], "names": (4, below)}
             _family(ax, family, points, quantity, **style)
-    points = [("", p["rate"][0], p["distortion"][0], p["rate"][1] / 1.96, p["distortion"][1] / 1.96)
-              for own in groups.values() for p in own]  # fmt: skip
+    points = [("", p["rate"][0], p["distortion"][0], p["rate"][1], p["distortion"][1]) for own in groups.values() for p in own]
     _widen(panels[0], points)
     _iso_elbo_lines(panels[0], points)
     panels[0].set_ylabel("distortion (nats)")
@@ -528,17 +527,17 @@ def runs_by_epoch(runs, *, figure=None):
 
 
 @_styled
-def importance_bound(samples, bounds, errors, *, ax=None, elbo=None, exact=None):
+def importance_bound(samples, bounds, halves, *, ax=None, elbo=None, exact=None):
     """The importance-weighted bound (nats per datapoint) against the number K of samples, on a log axis.
 
-    `errors` are standard errors of the bounds, drawn as 95 % intervals; `elbo` and `exact`, the log-likelihood of a
+    `halves` are those of the 95 % intervals of the bounds; `elbo` and `exact`, the log-likelihood of a
     model that has one in closed form, are lines. Raises ValueError if the three lists differ in length.
     """
-    if not len(samples) == len(bounds) == len(errors):
-        raise ValueError(f"expected lists of one length, got {len(samples)}, {len(bounds)} and {len(errors)}")
+    if not len(samples) == len(bounds) == len(halves):
+        raise ValueError(f"expected lists of one length, got {len(samples)}, {len(bounds)} and {len(halves)}")
     ax = _axes(ax, 5.2, 3.2)
-    samples, bounds, errors = (_array(values, "samples, bounds and errors") for values in (samples, bounds, errors))
-    ax.errorbar(samples, bounds, yerr=1.96 * errors, color=PALETTE[0], marker="o", markersize=4, capsize=2)
+    samples, bounds, halves = (_array(values, "samples, bounds and halves") for values in (samples, bounds, halves))
+    ax.errorbar(samples, bounds, yerr=halves, color=PALETTE[0], marker="o", markersize=4, capsize=2)
     # The ELBO lies below the exact value, so that the names keep apart.
     if exact is not None:
         _level(ax, exact, "exact", side="bottom", style="-")
@@ -771,9 +770,9 @@ def _from_zero(ax):
 
 def _widen(ax, points):
     """Limits with room around the points for their bars and for the lines of equal ELBO; hardly any at negative rates."""
-    for set_limits, value, error, least in ((ax.set_xlim, 1, 3, 0.0), (ax.set_ylim, 2, 4, -np.inf)):
-        low = min(point[value] - 1.96 * point[error] for point in points)
-        high = max(point[value] + 1.96 * point[error] for point in points)
+    for set_limits, value, half, least in ((ax.set_xlim, 1, 3, 0.0), (ax.set_ylim, 2, 4, -np.inf)):
+        low = min(point[value] - point[half] for point in points)
+        high = max(point[value] + point[half] for point in points)
         room = max(0.2 * (high - low), 0.05 * abs(high), 0.5)
         set_limits(max(low - room, min(low, least) - room / 4), high + room)
 

@@ -288,15 +288,16 @@ def _collapse_curve(report):
 def _importance_bound(report):
     """The bound on log p(x) for both numbers of draws, beside the ELBO on the same points."""
     card, names = report["card"], ("log_likelihood_tenth", "log_likelihood")
-    bounds, errors = [report[name] for name in names], [report["standard_errors"].get(name) for name in names]
-    if None in (*bounds, *errors):
+    found = [estimates_of(report).get(name) for name in names]
+    if None in found or None in (halves := [bound.half_width for bound in found]):
         return None
+    bounds = [bound.value for bound in found]
     same = report["elbo"] if card["elbo_points"] == card["log_likelihood_points"] else None
     elbo = report.get("elbo_on_log_likelihood_points", same)
     samples = [card["importance_samples_tenth"], card["importance_samples"]]
     alt = "; ".join(f"{K} draws: {nats(bound)} nats" for K, bound in zip(samples, bounds, strict=True))
     caption = "The bound rises to log p(x) with K. Where it still rises, the truth is higher."
-    figure = figures.importance_bound(samples, bounds, errors, elbo=elbo)
+    figure = figures.importance_bound(samples, bounds, halves, elbo=elbo)
     return picture("Importance-weighted bound", alt, caption, figure)
 
 

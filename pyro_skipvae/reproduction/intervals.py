@@ -4,10 +4,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import t as student
 
 from pyro_skipvae.diagnostics.estimates.perplexity import perplexity_difference
-from pyro_skipvae.diagnostics.pairs.interval import mean_interval
+from pyro_skipvae.diagnostics.pairs.interval import mean_interval, welch_half_width
 
 from .tables import cell_at, entries_at, interval_of
 
@@ -53,12 +52,9 @@ def over_seeds(first, second):
     """
     if first.deviation is None or second.deviation is None:
         return None
-    parts = [cell.deviation**2 / cell.seeds for cell in (first, second)]
-    delta, total = first.ours - second.ours, sum(parts)
-    if not total:  # counts, the same for every seed: two of each arm would be little to go by
-        return Difference(delta, delta, delta, "over seeds") if min(first.seeds, second.seeds) > 2 else None
-    freedom = total**2 / sum(part**2 / (cell.seeds - 1) for part, cell in zip(parts, (first, second), strict=True))
-    half = float(student.ppf(0.975, freedom)) * math.sqrt(total)
+    delta, half = first.ours - second.ours, welch_half_width(*((cell.deviation, cell.seeds) for cell in (first, second)))
+    if not half and min(first.seeds, second.seeds) < 3:  # counts, the same for every seed: two are little to go by
+        return None
     return Difference(delta, delta - half, delta + half, "over seeds")
 
 

@@ -52,7 +52,7 @@ def pictures(rows):
 def plane_figure(rows):
     """All remedies in the plane of rate and distortion, with bars of one deviation over seeds."""
     points = [
-        (row.name, rate.ours, distortion.ours, (rate.deviation or 0.0) / 1.96, (distortion.deviation or 0.0) / 1.96)
+        (row.name, rate.ours, distortion.ours, rate.deviation or 0.0, distortion.deviation or 0.0)
         for row in rows
         if None not in ((rate := row.numbers["kl"]).ours, (distortion := row.numbers["distortion"]).ours)
     ]

@@ -449,9 +449,9 @@ def interval_of(entry, column):
         return found.value, (found.high - found.low) / 2
     for numbers in entry.get("analysis", {}).values():
         if f"{name}_error" in numbers:
-            return numbers[name], 1.96 * numbers[f"{name}_error"]
+            return numbers[name], 1.96 * numbers[f"{name}_error"]  # a share of all test images
     estimate = estimates_of(entry["report"]).get(name)
-    return None if estimate is None or estimate.low is None else (estimate.value, (estimate.high - estimate.low) / 2)
+    return None if estimate is None or estimate.half_width is None else (estimate.value, estimate.half_width)
 
 
 def auxiliary_interval(entry):

@@ -199,7 +199,8 @@ def test_progress_reaches_the_end_of_every_stage():
 
 
 def told(low, high, loss, error, active=20, **more):
-    return verdict(active=active, dimensions=50, loss=loss, error=error, information_low=low, information=high, **more)
+    lost = None if loss is None else Interval(loss, loss - 1.96 * error, loss + 1.96 * error)
+    return verdict(active=active, dimensions=50, loss=lost, information_low=low, information=high, **more)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def told(low, high, loss, error, active=20, **more):
         (2.2, 2.35, 2.9, 0.1, "not collapsed"),  # the upper end is above ln 10
         (7.2, 14.0, 51.0, 2.0, "not collapsed"),
         (None, None, 51.0, 2.0, "not collapsed"),
-        (1.0, 14.0, math.inf, math.nan, "not collapsed"),
+        (1.0, 14.0, math.inf, 0.0, "not collapsed"),
     ],
 )
 def test_verdict_is_decided_by_the_ends_of_intervals(low, high, loss, error, kind):

@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from command_line import skipvae
+from scipy import stats
 from small_runs import tiny_run, train
 from torch import nn
 
@@ -132,8 +133,8 @@ def test_what_a_budget_cut_short_is_left_out_and_said():
 
 
 def test_estimates_carry_intervals_and_the_points_behind_them():
-    found = compare.estimates_of(REPORT)
-    assert found["elbo"] == compare.Estimate(-24.0, -24.0 - 1.96 * 0.5, -24.0 + 1.96 * 0.5, 60)
+    found, half = compare.estimates_of(REPORT), 2.000995 * 0.5  # the quantile of Student's t with 59 degrees of freedom
+    assert vars(found["elbo"]) == pytest.approx({"value": -24.0, "low": -24.0 - half, "high": -24.0 + half, "points": 60})
     assert found["log_likelihood"] == compare.Estimate(-23.0, None, None, 50)  # it has no standard error here
     assert found["mi_lower"].high == 1.1 and "mi_marginal" not in found and found["model_mi_lower"].points == 50
 
@@ -150,11 +151,11 @@ def test_settings_that_differ_and_groups_of_seeds():
 
 def test_differences_are_paired_by_point():
     one, other = record("one"), record("other", skip="first")
-    found = compare.compare([one, other], values={one.path: values(-10, -50, -90), other.path: values(-9, -48, -87)})
+    found = compare.compare([one, other], values={one.path: values(-10, -50, -90), other.path: values(-6, -45, -84)})
     d = found.differences[0]
-    half = 1.96 * 1 / math.sqrt(3)  # the differences 1, 2, 3 have the standard deviation 1; the points one of 40
+    half = 4.302653 / math.sqrt(3)  # the differences 4, 5, 6 have the standard deviation 1; the points one of 40
     assert (d.quantity, d.of, d.minus, d.better, d.seed_error) == ("elbo", "other", "one", 1.0, None)
-    assert (d.value, d.low, d.high) == pytest.approx((2, 2 - half, 2 + half)) and d.shown == 1
+    assert (d.value, d.low, d.high) == pytest.approx((5, 5 - half, 5 + half)) and d.shown == 1
 
 
 def test_over_seeds_the_standard_error_is_that_of_two_independent_means():
@@ -162,8 +163,10 @@ def test_over_seeds_the_standard_error_is_that_of_two_independent_means():
     given = [values(0, 0), values(2, 2), values(5, 5), values(9, 9)]
     found = compare.compare(records, values={r.path: v for r, v in zip(records, given, strict=True)})
     d = found.differences[0]
-    assert d.value == 6 and d.seeds == (2, 2) and d.seed_error == pytest.approx(math.sqrt(2 / 2 + 8 / 2)) and d.shown == 1
-    assert replace(d, seed_error=3.1).shown == 0  # less than two standard errors
+    assert d.value == 6 and d.seeds == (2, 2) and d.seed_error == pytest.approx(math.sqrt(2 / 2 + 8 / 2)) and d.low > 0
+    half = stats.t.ppf(0.975, 25 / 17) * d.seed_error  # Welch: (1 + 4)^2 / (1^2 / 1 + 4^2 / 1) degrees of freedom
+    assert d.over_seeds == pytest.approx((6 - half, 6 + half)) and d.over_seeds[0] < 0 and d.shown == 0
+    assert replace(d, over_seeds=(0.1, 11.9)).shown == 1 and replace(d, over_seeds=(-11.9, -0.1)).shown == 0
     assert found.over_seeds["a"]["elbo"] == {"mean": -24.0, "standard_error": 0.0, "seeds": 2}
 
 

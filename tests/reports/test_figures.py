@@ -318,7 +318,7 @@ def test_importance_bound_has_its_samples_as_ticks_and_the_lines_given():
     assert list(ax.lines[0].get_ydata()) == [-24.0, -22.5, -22.0]
     assert {-24.0, -21.5} <= {line.get_ydata()[0] for line in ax.lines}
     bars = ax.collections[0].get_segments()
-    np.testing.assert_allclose([bar[1, 1] - bar[0, 1] for bar in bars], [2 * 1.96 * error for error in (0.3, 0.2, 0.2)])
+    np.testing.assert_allclose([bar[1, 1] - bar[0, 1] for bar in bars], [2 * half for half in (0.3, 0.2, 0.2)])
     assert "ELBO" not in words(figures.importance_bound([20, 200], [-1.0, -0.5], [0.1, 0.1]))
 
 

@@ -83,10 +83,10 @@ def test_one_seed_has_an_interval_over_test_points():
     made["report"]["standard_errors"] = {"elbo": 0.5}
     made["log_likelihood_per_point"] = [-80.0, -82.0, -84.0]
     found = cells(table, [made])[place]
-    assert found["elbo"].half_interval == pytest.approx(0.98) and found["log_likelihood_per_point"].ours == -82.0
-    assert found["log_likelihood_per_point"].half_interval == pytest.approx(1.96 * 2 / math.sqrt(3))
+    assert found["elbo"].half_interval == pytest.approx(2.262157 * 0.5) and found["log_likelihood_per_point"].ours == -82.0
+    assert found["log_likelihood_per_point"].half_interval == pytest.approx(4.302653 * 2 / math.sqrt(3))
     assert any("±" in note for note in reproduction_words.notes(table, [made]))
-    assert "<small>(± 0.98)</small>" in reproduction_page.page_of(table, [made])
+    assert "<small>(± 1.13)</small>" in reproduction_page.page_of(table, [made])
 
 
 def test_the_epochs_of_a_run_are_kept_and_drawn(two_tables):
@@ -213,17 +213,18 @@ def test_an_ordering_is_told_in_words(seeds, skip, told):
 def test_arms_are_compared_on_the_same_test_points():
     table = load_table("table3", seeds=1)
     runs = {run.arm: run for run in table.runs if run.row == "3 layers"}
-    points = {"plain": [-90.0, -100.0, -80.0], "skip": [-89.0, -98.0, -77.0], "last layer only": [-91.0, -100.0, -79.0]}
+    points = {"plain": [-90.0, -100.0, -80.0], "skip": [-87.0, -96.0, -75.0], "last layer only": [-91.0, -100.0, -79.0]}
     entries = [entry(runs[arm], elbo=sum(own) / 3) | {"elbo_per_point": own} for arm, own in points.items()]
     entries.append(entry(runs["parameter-matched"]))  # made without values for each point
     pairs = paired_difference(table, entries, "elbo", ("3 layers", "skip"), ("3 layers", "plain"))
-    assert (pairs.value, pairs.over) == (2.0, "paired on 3 test points") and pairs.high - 2.0 == pytest.approx(1.96 / 3**0.5)
+    assert (pairs.value, pairs.over) == (4.0, "paired on 3 test points")
+    assert pairs.high - 4.0 == pytest.approx(4.302653 / 3**0.5)
     told = orderings(table, entries)
-    assert "(paired on 3 test points +2.00, +0.87 to +3.13)" in told[0]
+    assert "(paired on 3 test points +4.00, +1.52 to +6.48)" in told[0]
     assert told[0].endswith("+1.21 published: the ordering holds (one seed).")
     arms = [sentence for sentence in told if "last layer only" in sentence]
     assert arms[0].startswith("3 layers: last layer only - plain is +0.00 in ELBO (paired on 3 test points +0.00,")
-    assert arms[1].startswith("3 layers: skip - last layer only is +2.00 in ELBO") and arms[1].endswith("seeds: 1 and 1.")
+    assert arms[1].startswith("3 layers: skip - last layer only is +4.00 in ELBO") and arms[1].endswith("seeds: 1 and 1.")
     assert any("skip - parameter-matched is" in sentence and "+0.00 in KL" in sentence for sentence in told)
     entries[1]["elbo_per_point"] = [-91.0, -99.0, -79.0]
     assert "not shown over test points (one seed)" in orderings(table, entries)[0]
@@ -837,7 +838,7 @@ def test_the_side_claims_are_told_by_their_numbers():
         entries[-1]["analysis"] = {"clusters": {"test_neighbours": share, "test_neighbours_error": 0.5}}
     size, start, torch_start, dimensions = orderings(table, entries)
     assert "9.00, 8.00, 2.00; it falls with every step (one seed)." in size
-    assert "plain: ELBO +0.50 against He's start (unpaired over test points +0.22 to +0.78); it is better (one seed)." in start
+    assert "plain: ELBO +0.50 against He's start (unpaired over test points +0.18 to +0.82); it is better (one seed)." in start
     assert "Torch's own start" in torch_start and torch_start.endswith("a difference is not shown (one seed).")
     assert "79.0 %" in dimensions and dimensions.endswith("against 81.0 %; less (one seed).")
     entries[0]["report"]["standard_errors"] = {"rate": 1.0}

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..pairs.conditions import drawn
 from ..pairs.evaluation import as_found
 from ..pairs.finite import finite
-from ..pairs.interval import Interval, cycle_standard_error
+from ..pairs.interval import Interval, cycle_interval
 from ..pairs.pair import Pair
 from ..pairs.rows import Inputs
 from .elbo import draw_all
@@ -59,13 +59,8 @@ def dimension_losses(
             changed = flat(taken[pair.site]).clone()
             changed[:, dimension] = other[:, dimension]
             after = pair.log_joint(index, taken | {pair.site: changed.view_as(taken[pair.site])})[0]
-            losses.append(_interval(before - after.double().cpu()))
+            losses.append(cycle_interval(before - after.double().cpu()))
     return losses
-
-
-def _interval(loss: Tensor) -> Interval:
-    value, half = loss.mean().item(), 1.96 * cycle_standard_error(loss)
-    return Interval(value, value - half, value + half)
 
 
 def collapse_thresholds(kl: Tensor) -> Tensor:

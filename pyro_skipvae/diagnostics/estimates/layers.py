@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyro_skipvae.blocks import with_weights
 
 from ..pairs.evaluation import as_found
-from ..pairs.interval import Interval, cycle_standard_error
+from ..pairs.interval import Interval, cycle_half_width, cycle_standard_error
 from ..pairs.pair import Pair
 from ..pairs.rows import Inputs
 from .elbo import draw_all
@@ -143,6 +143,6 @@ def _sensitivity(layer: str, square: Tensor, moved: Tensor, shared: Tensor, prod
     if not total:
         return LayerSensitivity(layer, Interval(0.0, 0.0, 0.0), 0.0, 1.0, 0.0)
     part, constant = moved.mean().item() / total, shared.mean().item() / total
-    half = 1.96 * cycle_standard_error((moved - part * square) / total)  # of a ratio of means
+    half = cycle_half_width(cycle_standard_error((moved - part * square) / total), len(moved))  # of a ratio of means
     directions = (2 * moved.mean().item()) ** 2 / spread if spread else 0.0
     return LayerSensitivity(layer, Interval(part, part - half, part + half), 1 - part - constant, constant, directions)

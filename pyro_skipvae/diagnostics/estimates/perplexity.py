@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pairs.interval import Interval
+from ..pairs.interval import Interval, half_width, standard_error
 
 COUNTED = "words and the end mark of each text, unknown words too; not the mark at its beginning"
 BOUNDS = {"ppl_iw": "log_likelihood", "ppl_elbo": "elbo"}
@@ -27,7 +27,7 @@ def perplexity(nats: Tensor, tokens: Tensor) -> Interval:
     """
     nats, tokens = nats.double(), tokens.double()
     per_token = nats.sum() / tokens.sum()
-    half = 1.96 * (nats - per_token * tokens).std() / (tokens.mean() * len(tokens) ** 0.5)
+    half = half_width(standard_error((nats - per_token * tokens) / tokens.mean()), len(tokens))
     return Interval(*(value.exp().item() for value in (per_token, per_token - half, per_token + half)))
 
 
@@ -42,7 +42,7 @@ def perplexity_difference(first: Tensor, second: Tensor, tokens: Tensor) -> Inte
         per_token = nats.sum() / tokens.sum()
         values.append(sign * per_token.exp())
         influence = influence + values[-1] * (nats - per_token * tokens) / tokens.mean()
-    value, half = torch.stack(values).sum().item(), 1.96 * (influence.std() / len(tokens) ** 0.5).item()
+    value, half = torch.stack(values).sum().item(), half_width(standard_error(influence), len(tokens))
     return Interval(value, value - half, value + half)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..pairs.finite import check_densities, finite
-from ..pairs.interval import Interval, cycle_standard_error, mean_interval
+from ..pairs.interval import Interval, cycle_interval, mean_interval
 from ..pairs.pair import Pair, Progress
 from ..pairs.sites import counted, is_masked, log_prob_by_row, posterior_at, posterior_node, prior_at
 from ..pairs.unavailable import Unavailable
@@ -289,10 +289,3 @@ def variances_of(part: SiteTerms) -> Tensor | None:
         return None
     halves = part.halves[:, part.kept]
     return mean_variances(halves) if halves.isfinite().all() else None
-
-
-def cycle_interval(loss: Tensor) -> Interval:
-    """The mean of a loss in the order of its cycle, with its 95 % interval; without ends where it is infinite."""
-    value = loss.mean().item()
-    half = 1.96 * cycle_standard_error(loss) if math.isfinite(value) else math.nan
-    return Interval(value, value - half, value + half)

@@ -9,11 +9,11 @@ from typing import Any, Protocol, SupportsIndex
 
 import torch
 
-from ..estimates.sites import JointTerms, SiteReport, cycle_interval, kind_of, shuffled_losses, site_reports
+from ..estimates.sites import JointTerms, SiteReport, kind_of, shuffled_losses, site_reports
 from ..estimates.sites import joint_terms as measured_terms
 from ..pairs.evaluation import as_found
 from ..pairs.finite import finite
-from ..pairs.interval import Interval, mean_interval
+from ..pairs.interval import Interval, cycle_interval, mean_interval
 from ..pairs.pair import Pair
 from ..pairs.rows import Inputs
 from ..pairs.unavailable import Unavailable

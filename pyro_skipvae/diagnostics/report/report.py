@@ -33,10 +33,10 @@ from ..estimates.mutual_information import (
 from ..estimates.pairwise import factors
 from ..estimates.perplexity import checked_tokens, perplexities
 from ..estimates.random_components import Streamed, streamed
-from ..estimates.sites import SiteReport, cycle_interval, kind_of
+from ..estimates.sites import SiteReport, kind_of
 from ..pairs.evaluation import as_found
 from ..pairs.finite import check_draws, finite
-from ..pairs.interval import Interval, cycle_standard_error, mean_interval, standard_error
+from ..pairs.interval import Interval, cycle_interval, cycle_standard_error, mean_interval, standard_error
 from ..pairs.pair import Pair, Progress
 from ..pairs.rows import Inputs, count_rows, select_rows
 from ..pairs.unavailable import Refused, Unavailable, attempt
@@ -349,12 +349,11 @@ def _concluded(fields: dict[str, Any], card: dict[str, Any], pair: Pair) -> Coll
     fields |= {name: values.mean().item() for name, values in known.items()}
     upper = [fields[name].high for name in ("mi_upper", "mi_marginal") if fields[name]]
     if not pair.prior_masked and "rate" in known:  # else the rate bounds no information
-        upper.append(fields["rate"] + 1.96 * errors["rate"])
+        upper.append(mean_interval(known["rate"]).high)
     told = verdict(
         active=fields["active_units"],
         dimensions=len(fields["active_unit_variances"]),
-        loss=fields["shuffled_latent_loss"],
-        error=errors.get("shuffled_latent_loss"),
+        loss=cycle_interval(known["shuffled_latent_loss"]) if "shuffled_latent_loss" in known else None,
         information=min((end for end in upper if math.isfinite(end)), default=None),
         information_low=fields["mi_lower"] and fields["mi_lower"].low,
         nats_of_x=-fields["log_likelihood"] if pair.discrete_x and fields["log_likelihood"] is not None else None,
@@ -385,8 +384,8 @@ def aggregate_kl(rate: Tensor, bounds: Sandwich, marginal: Interval | None) -> I
     """KL(q(z) || p(z)) = E_x[rate] - I(x; z), between rate - upper and rate - lower bound of the mutual information.
 
     rate (N,) per point. The value is rate - marginal bound, moved to the nearer end where that lies outside, the middle
-    without one, and never negative. The interval is from the low end less 1.96 standard errors to the high end and as
-    much, both over x; the low end is negative where the upper bound is loose.
+    without one, and never negative. The interval is from the low end of the first bound's to the high end of
+    the other's, both over x; the low end is negative where the upper bound is loose.
     """
     low, high = (mean_interval(rate - term.mean(0)) for term in (bounds.upper, bounds.lower))
     return between(rate.mean().item(), low, high, marginal)

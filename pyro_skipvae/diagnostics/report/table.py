@@ -193,8 +193,8 @@ def _cells(report: "CollapseReport", attribute: str) -> tuple[str, str]:
         return _bound(value)
     if isinstance(value, int):
         return str(value), f"of {len(report.active_unit_variances)}"
-    error = report.standard_errors.get(attribute)
-    return _number(value), "" if error is None else f"+- {_number(1.96 * error)}"
+    half = report.estimates()[attribute].half_width
+    return _number(value), "" if half is None else f"+- {_number(half)}"
 
 
 def _bound(value: Interval | None) -> tuple[str, str]:

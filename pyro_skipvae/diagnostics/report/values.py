@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..pairs.interval import cycle_half_width, half_width
+
 # Numbers of points and draws in the card -> the estimates that stand on them.
 STANDING_ON = {
     "elbo_points": ("elbo", "distortion", "shuffled_latent_loss", "ppl_elbo", "bits_elbo"),
@@ -32,6 +34,11 @@ class Estimate:
     high: float | None
     points: int | None
 
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval, None where there is none."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
 
 def estimates_of(report: dict[str, Any]) -> dict[str, Estimate]:
     """The estimates of a report as plain values (report.json, or `to_dict`), by name; what was not available is absent."""
@@ -41,9 +48,11 @@ def estimates_of(report: dict[str, Any]) -> dict[str, Estimate]:
     points |= dict.fromkeys(OF_THE_INFORMATION, card.get("mi_points", card["points"]))  # older cards have one number for both
     for name in PLAIN:
         if report.get(name) is not None:
-            half = 1.96 * _number(report["standard_errors"].get(name))
+            error, count = report["standard_errors"].get(name), points.get(name, card["points"])
+            of_mean = cycle_half_width if name == "shuffled_latent_loss" else half_width
+            half = math.nan if error is None or count is None else of_mean(error, count)
             low, high = (report[name] - half, report[name] + half) if math.isfinite(half) else (None, None)
-            found[name] = Estimate(report[name], low, high, points.get(name, card["points"]))
+            found[name] = Estimate(report[name], low, high, count)
     in_units = (report.get("perplexity") or {}) | (report.get("bits_per_dimension") or {})
     for name, ends in in_units.items():
         if name in (*PERPLEXITIES, *BITS) and ends:
@@ -58,7 +67,3 @@ def estimates_of(report: dict[str, Any]) -> dict[str, Estimate]:
         if ends and ends["value"] is not None:
             found[name] = Estimate(ends["value"], ends["low"], ends["high"], points.get(name, card["points"]))
     return found
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -68,8 +68,7 @@ def verdict(
     *,
     active: int | None,
     dimensions: int,
-    loss: float | None,
-    error: float | None,
+    loss: Interval | None,
     information: float | None = None,
     information_low: float | None = None,
     nats_of_x: float | None = None,
@@ -77,9 +76,9 @@ def verdict(
 ) -> Verdict:
     """The verdict from active units (0.01), the decoder's loss when z is shuffled, and what z says of x, in nats per datapoint.
 
-    loss, error: the loss and its standard error; information, information_low: the upper end of the interval of the smallest
-    upper bound on I_q(x; z), and the lower end of that of its lower bound; nats_of_x: -log p(x) where x has probabilities,
-    None where it has densities; elements: of one x. Decided by ends of 95 % intervals, never by a value:
+    loss: with its interval, None or nan where it is not known; information, information_low: the upper end of the interval of
+    the smallest upper bound on I_q(x; z), and the lower end of that of its lower bound; nats_of_x: -log p(x) where x has
+    probabilities, None where it has densities; elements: of one x. Decided by ends of 95 % intervals, never by a value:
         information < 0.1                                          collapsed
         the interval of the loss lies within -0.1 to 0.1           collapsed; on the decoder's side if information_low >= 0.1
         the interval of the loss lies above 0.1                    not collapsed; weakly used where information is less than
@@ -91,7 +90,7 @@ def verdict(
     """
     if dimensions == 0:
         return Verdict("The model has no latent variables: there is nothing to collapse.", NO_LATENTS)
-    lost = _loss_interval(loss, error)
+    lost = loss or Interval(math.nan, math.nan, math.nan)
     low, high = _ordered(information_low, information)
     share = _share(low, high, nats_of_x)
     kind = _kind(lost, low, high, _part(high, share, elements))
@@ -124,15 +123,6 @@ def _part(high: float | None, share: dict[str, Any] | None, elements: int | None
     if share is not None:
         return share["high"]
     return -math.expm1(-2 * high / elements) if elements else None
-
-
-def _loss_interval(loss: float | None, error: float | None) -> Interval:
-    if loss is None or math.isnan(loss):
-        return Interval(math.nan, math.nan, math.nan)
-    if math.isinf(loss):  # it has no error
-        return Interval(loss, loss, loss)
-    half = math.nan if error is None else 1.96 * error
-    return Interval(loss, loss - half, loss + half)
 
 
 def _ordered(low: float | None, high: float | None) -> tuple[float | None, float | None]:
