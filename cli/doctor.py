@@ -7,6 +7,7 @@ import click
 
 from .commands import JSON, examples
 from .echo import echo
+from .errors import NoRun
 from .options import RunPath
 
 
@@ -17,6 +18,9 @@ def doctor(path, as_json):
     """Show versions, devices and data of this machine, or describe PATH: a checkpoint, a run or data."""
     found = _about_path(path) if path else _about_machine()
     echo(json.dumps({"schema": 1, **found}, indent=2) if as_json else _lines(found), nl=as_json)
+    states = found.get("checkpoints", {}).values()
+    if states and not any(state.startswith(("whole", "none yet")) for state in states):
+        raise click.exceptions.Exit(NoRun.exit_code)
 
 
 @click.command(
@@ -84,9 +88,13 @@ def _about_torchvision():
 def _about_path(path):
     from pathlib import Path
 
+    from pyro_skipvae.runs.folder import is_exported
+
     path = Path(path)
     if _is_data(path):
         return _about_data(path)
+    if is_exported(path):
+        return _about_exported(path)
     return _about_run(path) if path.is_dir() else _about_file(path)
 
 
@@ -96,6 +104,9 @@ def _is_data(path):
     from pyro_skipvae.data.own_folder import RUN_FILES
 
     if path.is_dir():
+        runs = sorted(file.parent for file in path.glob(f"*/{RUN_FILES[0]}"))
+        if runs and not (path / RUN_FILES[0]).exists():
+            raise NoRun(f"expected a run, a checkpoint or data, got {path}, a folder of {len(runs)} runs; name one: {runs[0]}")
         return not any((path / name).exists() for name in (*RUN_FILES, "checkpoints"))
     return path.name.lower().endswith((*own_file.READERS, *own_file.TEXTS))
 
@@ -125,6 +136,7 @@ def _about_run(path):
     """What a run folder holds, and the state of each checkpoint."""
     from pyro_skipvae.reports.comparison import read_record
     from pyro_skipvae.runs.checkpoint import CheckpointError
+    from pyro_skipvae.runs.folder import Run, RunError
 
     record, checkpoints = read_record(path), {}
     for file in sorted((path / "checkpoints").glob("*.safetensors")):
@@ -134,20 +146,45 @@ def _about_run(path):
         except CheckpointError as error:
             checkpoints[file.name] = str(error)
     config = record.config
+    try:
+        data = "unknown" if (about := Run(path).description()) is None else f"{about.name}, items of shape {about.event_shape}"
+    except RunError as error:
+        data = str(error)
     return {
         "run": {
             "model": f"{config.layers}-layer {config.decoder} {config.model} on {config.dataset}, seed {config.seed}",
+            "data": data,
             "epochs": f"{record.metrics[-1]['epoch'] if record.metrics else 0} of {config.epochs}",
-            "verdict": _verdict(record.report),
+            "verdict": _verdict(record, any(state.startswith("whole") for state in checkpoints.values())),
         },
-        "checkpoints": checkpoints,
+        "checkpoints": checkpoints or {"": "none yet"},
     }
 
 
-def _verdict(report):
+def _verdict(record, can_be_evaluated):
     from pyro_skipvae.diagnostics.report.verdict import Verdict
 
-    return Verdict.from_stored(report["verdict"]).sentence if report else "no report; make one with evaluate --save"
+    if record.report:
+        return Verdict.from_stored(record.report["verdict"]).sentence
+    missing = "its report is of a checkpoint that is gone" if record.stale else "no report"
+    remedy = f"evaluate {record.path} --save makes one" if can_be_evaluated else "there is no whole checkpoint to make one from"
+    return f"{missing}; {remedy}"
+
+
+def _about_exported(path):
+    """What an exported model holds. Raises CheckpointError for one that is damaged."""
+    from pyro_skipvae.reports.export import load_exported
+    from pyro_skipvae.skip import parameter_count
+
+    vae, config = load_exported(path)
+    return {
+        "exported model": {
+            "model": f"{config.layers}-layer {config.decoder} {config.model} on {config.dataset}, seed {config.seed}",
+            "state": "whole: its checksum is right",
+            "parameters": f"{parameter_count(vae):,}",
+            "read it with": f"pyro_skipvae.reports.load_exported({str(path)!r})",
+        }
+    }
 
 
 def _about_file(path):

@@ -160,26 +160,21 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     path: as in `load_run`. Raises RunError if it is not a run, or a file in it cannot be read.
     """
     run = Run(folder_of(path))
-    config, report, nonfinite = run.config(), _read_json(run.path / "report.json"), _read_json(run.path / "nonfinite.json")
-    for found, pattern, what in ((report, STORED, "a collapse report"), (nonfinite, NONFINITE, "the steps left out")):
-        try:
-            check(found or None, (pattern, NoneType), "it")
-        except ValueError as error:
-            file = run.path / ("report.json" if found is report else "nonfinite.json")
-            raise RunError(f"expected {what} in {file}, got something else: {error}") from None
+    config = run.config()
+    report = _read_json(run.path / "report.json", STORED, "a collapse report", f"write it anew by evaluate {run.path} --save")
+    nonfinite = _read_json(run.path / "nonfinite.json", NONFINITE, "the steps left out", "remove it")
     name, stale = one_line(run.path.resolve().name), bool(report) and not run.is_current(report)
     return Record(name, run.path, config, run.metrics(), {} if stale else report, nonfinite, stale)
 
 
-def _read_json(file):
-    """The object in a JSON file, {} where there is none. Raises RunError if it cannot be read."""
+def _read_json(file, pattern, what, remedy):
+    """The object in a JSON file, {} where there is none. Raises RunError, with the remedy, if it is not of the pattern."""
     try:
         found = loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        check(found or None, (pattern, NoneType), "it")
     except (OSError, ValueError) as error:
-        raise RunError(f"expected JSON in {file}, which cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise RunError(f"expected an object in {file}, got something else")
-    return found
+        raise RunError(f"expected {what} in {file}, which cannot be read: {error}; {remedy}") from None
+    return found or {}
 
 
 def check_comparable(records, allowed=()):

@@ -101,8 +101,12 @@ def train_command(config, changed):
 def notes(record):
     """Sentences that a reader of the estimates must know, the gravest first."""
     report, found, epochs = record.report, [], _epochs(record)
-    if epochs < record.config.epochs:
+    if not record.metrics:
+        found.append("Training stopped within the first epoch, or metrics.jsonl, which has the numbers of its epochs, is gone.")
+    elif epochs < record.config.epochs:
         found.append(f"Training stopped after epoch {epochs} of {record.config.epochs}.")
+    if lost := sorted(set(range(1, epochs + 1)) - {line["epoch"] for line in record.metrics}):
+        found.append(f"metrics.jsonl lacks {len(lost):,} of {epochs:,} epochs, the first of them epoch {lost[0]}.")
     if record.stale:
         found.append("Its report is left out: it is of a checkpoint that is gone. `evaluate --save` makes a new one.")
     if record.nonfinite:

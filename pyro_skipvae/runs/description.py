@@ -27,6 +27,10 @@ STORED = {
 LARGEST = 2**31
 
 
+class WordsError(ValueError):
+    """The words of a text model are missing, or those of another one."""
+
+
 @dataclass(frozen=True)
 class DataDescription:
     """The shape and the kind of some data, and what else a model needs of them; fields as in `Data`."""
@@ -44,7 +48,7 @@ class DataDescription:
     def of(cls, found: Mapping[str, Any], words: Path) -> "DataDescription":
         """That in plain values, as `stored` or the card of a report holds them; `words`: the vocabulary file of a text model.
 
-        Raises ValueError for values that describe no data, and for words that are absent or of another model.
+        Raises ValueError for values that describe no data, and WordsError for words that are absent or of another model.
         """
         check(found, STORED, "it")
         _check(found)
@@ -76,7 +80,7 @@ def _vocabulary(found: Mapping[str, Any], file: Path) -> Vocabulary | None:
     try:
         vocabulary = Vocabulary.read(file)
     except ValueError as error:
-        raise ValueError(f"expected the words of the model in {file}: {error}") from None
+        raise WordsError(str(error)) from None
     if vocabulary.checksum != found["vocabulary"]["checksum"]:
-        raise ValueError(f"expected the words of the model in {file}, got those of another one")
+        raise WordsError(f"expected the words of the model in {file}, got those of another one")
     return vocabulary

@@ -9,6 +9,7 @@ checkpoints/     last, prev and best.safetensors  .lock           the process th
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -30,7 +31,7 @@ from pyro_skipvae.text.vocabulary import Vocabulary, vocabulary_check
 
 from .checkpoint import CheckpointError
 from .config import Config
-from .description import DataDescription, stored
+from .description import DataDescription, WordsError, stored
 from .included import folder_of, hint
 from .training_state import check_state, check_weights
 
@@ -163,6 +164,8 @@ class Run:
             found = loads(file.read_text(encoding="utf-8"))
             found = found["card"]["data"] if file.name == "report.json" else found
             return DataDescription.of(found, self.path / "vocabulary.txt")
+        except WordsError as error:
+            raise RunError(f"{error}; put back the file of this run, or train it anew") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"expected the description of a run's data in {file}, which cannot be read: {error}") from None
 
@@ -171,6 +174,11 @@ class Run:
         file = self.path / "config.toml"
         if not os.path.isfile(file):  # Path.is_file raises for a name that is too long
             raise RunError(f"expected a run folder with a config.toml, got {self.path}{hint(self.path)}")
+        if is_exported(self.path):
+            raise RunError(
+                f"expected a run folder, got {self.path}, an exported model; use pyro_skipvae.reports.load_exported in Python, "
+                "or name the run that it was made from"
+            )
         try:
             found = Config.from_toml(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -197,14 +205,20 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl as dicts, one an epoch; a last line that a crash cut off is left out.
 
-        Raises RunError, with its number, for a line that does not hold the numbers of an epoch.
+        Raises RunError, with its number, for a line that does not hold the numbers of an epoch, or those of one that is not
+        later than that of the line before.
         """
         file = self.path / "metrics.jsonl"
         try:
             text = file.read_text(encoding="utf-8") if file.exists() else ""
         except (OSError, ValueError) as error:
             raise RunError(f"expected the numbers of epochs in {file}, which cannot be read: {error}") from None
-        return [_epoch(line, file, i) for i, line in enumerate(text.split("\n")[:-1], 1)]
+        lines = [_epoch(line, file, i) for i, line in enumerate(text.split("\n")[:-1], 1)]
+        for i, (line, following) in enumerate(itertools.pairwise(lines), 2):
+            if following["epoch"] <= line["epoch"]:
+                reason = f"line {i}, epoch {following['epoch']}, comes after epoch {line['epoch']}; remove what is there twice"
+                raise RunError(f"expected one line an epoch in {file}, in their order, but {reason}")
+        return lines
 
     def cut_metrics(self, epochs: int) -> None:
         """Removes the lines of metrics.jsonl after an epoch, since a run that goes on from there writes them again."""
@@ -331,12 +345,17 @@ class Run:
             raise RunError(f"expected a run folder that can be written, got {self.path}: {reason}") from error
 
 
+def is_exported(path: Path) -> bool:
+    """Whether a folder is that of an exported model, which has weights and settings but nothing of its training."""
+    return (path / "model.safetensors").is_file() and not (path / "checkpoints").exists()
+
+
 def _epoch(line: str, file: Path, number: int) -> dict[str, Any]:
     try:
         found = loads(line)
         check(found, EPOCH, "it")
     except ValueError as error:
-        raise RunError(f"expected the numbers of an epoch in {file}, line {number}: {error}") from None
+        raise RunError(f"expected the numbers of an epoch in {file}, line {number}: {error}; mend or remove the line") from None
     return found
 
 

@@ -229,6 +229,65 @@ def test_weights_of_other_settings_are_refused(copied):
         assert words.startswith("train") or "best.safetensors is not of the settings in config.toml" in done.stderr
 
 
+def test_a_damaged_report_is_named_and_can_be_made_anew(copied):
+    (copied / "report.json").write_text((copied / "report.json").read_text()[:500])
+    for words in ("doctor run", "report run", "compare run run"):
+        done = skipvae(*words.split(), cwd=copied.parent)
+        assert done.returncode == 4 and done.stderr.count("\n") == 1, words
+        assert done.stderr.startswith("Error: expected a collapse report in run/report.json, which cannot be read: "), words
+        assert done.stderr.endswith("; write it anew by evaluate run --save\n"), words
+    assert skipvae("evaluate", "run", "--save", cwd=copied.parent).returncode == 0
+    assert skipvae("report", "run", cwd=copied.parent).returncode == 0
+
+
+def lines_of(run):
+    return (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+
+
+def test_epochs_that_were_lost_are_told_and_those_out_of_order_refused(copied):
+    first, second = lines_of(copied)
+    (copied / "metrics.jsonl").write_text(second)
+    assert skipvae("report", "run", cwd=copied.parent).returncode == 0
+    assert "metrics.jsonl lacks 1 of 2 epochs, the first of them epoch 1." in (copied / "report.html").read_text()
+    for lines, reason in (
+        ([first, second, first], "line 3, epoch 1, comes after epoch 2; remove what is there twice"),
+        ([first, "x\n"], "line 2: Expecting value: line 1 column 1 (char 0); mend or remove the line"),
+    ):
+        (copied / "metrics.jsonl").write_text("".join(lines))
+        for words in ("report run", "train --resume run --epochs 3"):
+            done = skipvae(*words.split(), cwd=copied.parent)
+            assert done.returncode == 4 and done.stderr.endswith(reason + "\n"), words
+        assert lines_of(copied) == lines
+
+
+def test_doctor_tells_what_a_run_can_still_do(copied):
+    def told(returncode):
+        done = skipvae("doctor", "run", "--json", cwd=copied.parent)
+        assert done.returncode == returncode
+        return json.loads(done.stdout)
+
+    assert told(0)["run"]["data"] == "digits, items of shape (8, 8)"
+    (copied / "report.json").unlink()
+    assert told(0)["run"]["verdict"] == "no report; evaluate run --save makes one"
+    for file in (copied / "checkpoints").iterdir():
+        file.write_bytes(b"")
+    assert told(4)["run"]["verdict"] == "no report; there is no whole checkpoint to make one from"
+    done = skipvae("doctor", ".", cwd=copied.parent)
+    assert done.returncode == 4 and done.stderr.endswith("a folder of 1 runs; name one: run\n")
+
+
+def test_an_exported_model_is_no_run(folder, tmp_path):
+    exported = tmp_path / "exported"
+    assert skipvae("export", "run", exported, cwd=folder).returncode == 0
+    found = json.loads(skipvae("doctor", exported, "--json", cwd=folder).stdout)["exported model"]
+    assert found["state"].startswith("whole") and found["read it with"].endswith(f"load_exported({str(exported)!r})")
+    before = {file.name: file.read_bytes() for file in exported.iterdir()}
+    for words in (["evaluate"], ["report"], ["sample"], ["train", "--resume"], ["compare", "run"]):
+        done = skipvae(*words, exported, cwd=folder)
+        assert done.returncode == 4 and "an exported model; use pyro_skipvae.reports.load_exported" in done.stderr, words
+    assert {file.name: file.read_bytes() for file in exported.iterdir()} == before
+
+
 def test_a_folder_in_the_place_of_a_checkpoint_is_told(copied):
     best = copied / "checkpoints/best.safetensors"
     best.unlink()

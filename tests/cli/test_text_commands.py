@@ -190,7 +190,8 @@ def test_what_a_user_may_not_expect_is_told(folder):
     for content in (b"\xff", None):
         (folder / "few/vocabulary.txt").write_bytes(content) if content else (folder / "few/vocabulary.txt").unlink()
         done = skipvae("evaluate", "few", cwd=folder)
-        assert done.returncode == 4 and "expected a vocabulary, one word a line, in few/vocabulary.txt" in done.stderr
+        assert done.returncode == 4 and done.stderr.startswith("Error: expected a vocabulary, one word a line, in few/vocabulary")
+        assert done.stderr.endswith("; put back the file of this run, or train it anew\n")
 
 
 def test_steps_that_diverge_in_a_training_are_steps_that_are_not_finite(folder):
@@ -269,7 +270,7 @@ def test_an_exported_text_model_brings_its_words(folder, monkeypatch, capsys):
     assert rendering.nats(report["perplexity"]["ppl_iw"]["value"]) in card and data.vocabulary.checksum in card
     for words, reason in (
         (Vocabulary(["other"]).text(), "got those of another one"),
-        (None, "expected the words of the model"),
+        (None, "expected a vocabulary, one word a line, in vocabulary.txt"),
     ):
         file = folder / "model/vocabulary.txt"
         file.unlink() if words is None else file.write_text(words)
