@@ -190,7 +190,7 @@ def test_what_a_user_may_not_expect_is_told(folder):
     for content in (b"\xff", None):
         (folder / "few/vocabulary.txt").write_bytes(content) if content else (folder / "few/vocabulary.txt").unlink()
         done = skipvae("evaluate", "few", cwd=folder)
-        assert done.returncode == 4 and done.stderr.startswith("Error: expected a vocabulary, one word a line, in few/vocabulary")
+        assert done.returncode == 4 and done.stderr.startswith("Error: expected a vocabulary, one word a line, in few/")
         assert done.stderr.endswith("; put back the file of this run, or train it anew\n")
 
 
