@@ -10,7 +10,7 @@ import io
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-", "."}
 TRUTH = {"true": 1.0, "false": 0.0}
 LOOKED_AT = 200  # rows that decide which columns are text
 _NAMED_PIXEL = re.compile(r"(?:pixel|px)_?\d+|\d+x\d+", re.IGNORECASE)
+_WHOLE = re.compile(r"\s*[+-]?\d+\s*")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -63,7 +64,21 @@ def _read(path: Path, text: str) -> Values:
         raise ValueError(f"expected a table with rows of numbers, got none in {path}")
     roles = _Roles.of(path, layout.names, _text_columns(sample, layout), layout.header)
     matrix, words = _matrix(path, text, layout, roles)
-    return _values(path, layout.names, matrix, words, roles)
+    found = _values(path, layout.names, matrix, words, roles)
+    if not layout.header and _is_like_names(sample):
+        shown = ", ".join(sample[0][:3]) + (", ..." if len(sample[0]) > 3 else "")
+        note = (
+            f"The first row ({shown}) is read as an item, though only it has whole numbers in all columns; if these are names, "
+            "take the row out or give the columns other names."
+        )
+        return replace(found, note=note)
+    return found
+
+
+def _is_like_names(rows: list[list[str]]) -> bool:
+    """Whether the first row alone has whole numbers in all columns, and every column has others further down."""
+    first, *others = ([_WHOLE.fullmatch(cell) is not None for cell in row] for row in rows)
+    return all(first) and bool(others) and not any(map(all, others)) and not any(map(all, zip(*others, strict=False)))
 
 
 def read_parquet(path: Path) -> Values:
@@ -256,7 +271,7 @@ def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array
             converters[number] = lambda cell: float(cell.replace(",", "."))
     lines = io.StringIO(text)
     if layout.header:
-        _skip_header(lines)
+        _skip_header(lines, layout.delimiter)
     try:
         matrix = np.loadtxt(
             lines,
@@ -275,11 +290,10 @@ def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array
     return matrix, {number: np.array(column) for number, column in cells.items()}
 
 
-def _skip_header(lines: io.StringIO) -> None:
-    while True:
-        line = lines.readline()
-        if line.strip() or not line:
-            return
+def _skip_header(lines: io.StringIO, delimiter: str | None) -> None:
+    """Read on to the line after the first row, which is several lines where a quoted name is."""
+    rows = csv.reader(lines, delimiter=delimiter) if delimiter else map(str.split, lines)
+    next((row for row in rows if any(cell.strip() for cell in row)), None)
 
 
 def _first_fault(path: Path, text: str, layout: Layout, words: set[int], error: ValueError | None) -> ValueError:
@@ -293,9 +307,13 @@ def _first_fault(path: Path, text: str, layout: Layout, words: set[int], error: 
                 continue
             if cell.strip().lower() in MISSING:
                 return _missing(path, f"line {line}", layout.names[number])
-            if not _is_number(cell) and cell.strip().lower() not in TRUTH or cell.strip().lower().lstrip("+-")[:3] == "inf":
+            comma = "," in cell and not layout.decimal_comma
+            infinite = cell.strip().lower().lstrip("+-")[:3] == "inf"
+            if not _is_number(cell) and cell.strip().lower() not in TRUTH or infinite or comma:
                 shown = cell if len(cell) <= 40 else cell[:40] + "..."
-                return ValueError(f"expected a number, got {shown!r} in line {line}, {_named(layout.names[number])}, of {path}")
+                where = f"in line {line}, {_named(layout.names[number])}, of {path}"
+                remedy = "; write it without the comma, or with a point" if comma and _is_number(cell) else ""
+                return ValueError(f"expected a number, got {shown!r} {where}{remedy}")
     reason = " ".join(str(error).split()) if error else "its rows differ"
     return ValueError(f"expected a table of numbers, got {path}, which cannot be read: {reason}")
 

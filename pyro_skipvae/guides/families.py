@@ -5,6 +5,7 @@ For a sequence z, `latent_dim` (T, C), its event is (T, C); only the diagonal no
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -216,7 +217,7 @@ class FullCovarianceNormal(nn.Module):
 class InverseAutoregressiveFlow(nn.Module):
     """q(z|x): a diagonal normal transformed by Pyro's inverse autoregressive flows, each of which reads the features.
 
-    features (B, F) -> batch (B,), event (D,). The density of its own draw costs one pass (Pyro caches the inverse); that of any
+    features (B, F) -> batch (B,), event (D,). One dimension is shifted and scaled alone: it stays normal. The density of its own draw costs one pass (Pyro caches the inverse); that of any
     other z costs D passes. Raises ValueError for a sequence z.
 
     Reference: Kingma et al. 2016, "Improving Variational Inference with Inverse Autoregressive Flow".
@@ -228,9 +229,11 @@ class InverseAutoregressiveFlow(nn.Module):
         check_sizes(features=features, hidden=hidden)
         check_sizes(0, flows=flows)
         self.base = DiagonalNormal(features, latent_dim)
-        self.flows = nn.ModuleList(
-            conditional_affine_autoregressive(latent_dim, features, hidden_dims=[hidden], stable=True) for _ in range(flows)
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "ConditionalAutoRegressiveNN input_dim = 1")
+            self.flows = nn.ModuleList(
+                conditional_affine_autoregressive(latent_dim, features, hidden_dims=[hidden], stable=True) for _ in range(flows)
+            )
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
         flows = [flow.condition(features) for flow in self.flows]

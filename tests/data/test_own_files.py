@@ -255,6 +255,8 @@ GOOD_ROWS = "".join(f"{number},{number / 2}\n" for number in range(20))
         ("a,b\n" + GOOD_ROWS + "1,2,3\n", "expected 2 fields, as in the header, got 3 in line 22"),
         (GOOD_ROWS + "1\n", "expected 2 fields, as in the first row, got 1 in line 21"),
         ("a,b\n" + GOOD_ROWS + "1,word\n", "expected a number, got 'word' in line 22, column 'b'"),
+        ("a,b\n" + GOOD_ROWS + '"1,000",2\n', "got '1,000' in line 22, column 'a', of .*; write it without the"),
+        ('"a\nb",c\n' + GOOD_ROWS + "1,word\n", "got 'word' in line 23, column 'c'"),
         ("town,b\n" + "Ulm,2\n" * 20, "got words in column 'town' of .*x.csv; name the column 'label' if it holds"),
         ("Ulm,2\n" * 20, "got words in column 1 of"),
         ("review,sentiment\n" + "a fine film,good\n" * 20, "got texts in column 'review' of .*; this makes a text file"),
@@ -273,6 +275,29 @@ def test_a_table_that_is_wrong_is_refused_by_line_and_column(content, message, t
     with pytest.raises(ValueError, match=message) as caught:
         load_data(tmp_path / "x.csv", binarisation="none")
     assert "\n" not in str(caught.value) and str(tmp_path / "x.csv") in str(caught.value)
+
+
+def test_a_header_of_several_lines_is_left_out(tmp_path):
+    (tmp_path / "x.csv").write_text('\n"a\nb",c\n' + GOOD_ROWS)
+    (tmp_path / "y.csv").write_text("a,c\n" + GOOD_ROWS)
+    one, other = (load_data(tmp_path / name, binarisation="none") for name in ("x.csv", "y.csv"))
+    assert one.checksum == other.checksum
+
+
+@pytest.mark.parametrize(
+    ("first", "rows", "told"),
+    [
+        ("2001,2002", "0.5,1.5\n" * 10 + "2,2.5\n1.5,3\n", True),
+        ("2001,2002", "0.5,1.5\n2,3\n" * 10, False),  # others are whole too
+        ("2001,2002", "0.5,3\n" * 11, False),  # a column is whole throughout
+        ("2001,0.5", "0.5,1.5\n" * 10, False),
+        ("3,4", "5,6\n7,8\n" * 10, False),
+        ("a,b", "0.5,1.5\n" * 10, False),
+    ],
+)
+def test_a_first_row_that_may_be_names_is_told(first, rows, told, tmp_path):
+    (tmp_path / "x.csv").write_text(f"{first}\n{rows}")
+    assert ("The first row (2001, 2002) is read as an item" in load_data(tmp_path / "x.csv", binarisation="none").where) == told
 
 
 def test_a_table_in_another_encoding_and_with_windows_line_ends(tmp_path):
