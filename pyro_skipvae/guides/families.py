@@ -217,8 +217,8 @@ class FullCovarianceNormal(nn.Module):
 class InverseAutoregressiveFlow(nn.Module):
     """q(z|x): a diagonal normal transformed by Pyro's inverse autoregressive flows, each of which reads the features.
 
-    features (B, F) -> batch (B,), event (D,). One dimension is shifted and scaled alone: it stays normal. The density of its own draw costs one pass (Pyro caches the inverse); that of any
-    other z costs D passes. Raises ValueError for a sequence z.
+    features (B, F) -> batch (B,), event (D,). One dimension alone is shifted and scaled, and stays normal. The density of its
+    own draw costs one pass (Pyro caches the inverse); that of any other z costs D passes. Raises ValueError for a sequence z.
 
     Reference: Kingma et al. 2016, "Improving Variational Inference with Inverse Autoregressive Flow".
     """
