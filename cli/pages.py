@@ -199,13 +199,14 @@ def _text(records, comparison):
 
 def _answer(comparison, d):
     of, minus = (", ".join(comparison.groups[name]) for name in (d.of, d.minus))
-    if not d.shown:
-        return f"No difference in ELBO shown between {of} and {minus}.\n"
     seeds = "over test points, not over seeds"
     if d.over_seeds is not None:
         seeds = "over test points; over seeds {:+.2f} to {:+.2f}".format(*d.over_seeds)
+    found = f"{of} {'better' if d.shown > 0 else 'worse'} than {minus}"
+    if not d.shown:
+        found = f"No difference in ELBO shown between {of} and {minus}"
     return (
-        f"{of} {'better' if d.shown > 0 else 'worse'} than {minus}: ELBO {d.value:+.2f} nats per datapoint "
+        f"{found}: ELBO {d.value:+.2f} nats per datapoint "
         f"({d.low:+.2f} to {d.high:+.2f}, {seeds}), higher on {100 * d.better:.0f} % of {comparison.points:,} points.\n"
     )
 
