@@ -356,11 +356,15 @@ def added(entries, entry):
 
 
 def entry_for(planned, entries):
-    """The entry of a planned run, or None: the same settings and seed, wherever it was made, and with its analysis."""
+    """The entry of a planned run, or None: the same settings and seed, wherever it was made, and with its analysis.
+
+    Of several the one whose log p(x) was estimated, which not every table asks for.
+    """
     config, wanted = planned.config, identity(planned.config)
     same = (e for e in entries if e["settings"] == wanted and e["seed"] == planned.seed)
     same = (e for e in same if agrees(config, e["report"]["card"].get("settings", {})))  # a default may have changed since
-    return next((e for e in same if planned.analysis is None or planned.analysis in e.get("analysis", {})), None)
+    same = (e for e in same if planned.analysis is None or planned.analysis in e.get("analysis", {}))
+    return max(same, key=lambda e: "log_likelihood_per_point" in e, default=None)
 
 
 def entries_at(table, entries, row, arm):

@@ -89,6 +89,13 @@ def test_one_seed_has_an_interval_over_test_points():
     assert "<small>(± 1.13)</small>" in reproduction_page.page_of(table, [made])
 
 
+def test_of_the_same_run_in_two_tables_the_one_with_log_p_of_x_is_shown():
+    table = load_table("table2-mnist", full_data=True)
+    without, measured = entry(table.runs[-1]), entry(table.runs[-1]) | {"log_likelihood_per_point": [-80.0, -82.0]}
+    for entries in ([without, measured], [measured, without]):
+        assert cells(table, entries)["9 layers", "skip"]["log_likelihood_per_point"].ours == -81.0
+
+
 def test_the_epochs_of_a_run_are_kept_and_drawn(two_tables):
     table, made = load_table("table2-arms"), entry(load_table("table2-arms").runs[0])
     assert reproduction.validated(made) == [] and reproduction_page.training(table, [made]) == []
