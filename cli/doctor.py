@@ -18,8 +18,7 @@ def doctor(path, as_json):
     """Show versions, devices and data of this machine, or describe PATH: a checkpoint, a run or data."""
     found = _about_path(path) if path else _about_machine()
     echo(json.dumps({"schema": 1, **found}, indent=2) if as_json else _lines(found), nl=as_json)
-    states = found.get("checkpoints", {}).values()
-    if states and not any(state.startswith(("whole", "none yet")) for state in states):
+    if found.get("run", {}).get("trouble"):
         raise click.exceptions.Exit(NoRun.exit_code)
 
 
@@ -104,9 +103,9 @@ def _is_data(path):
     from pyro_skipvae.data.own_folder import RUN_FILES
 
     if path.is_dir():
-        runs = sorted(file.parent for file in path.glob(f"*/{RUN_FILES[0]}"))
-        if runs and not (path / RUN_FILES[0]).exists():
-            raise NoRun(f"expected a run, a checkpoint or data, got {path}, a folder of {len(runs)} runs; name one: {runs[0]}")
+        inside = sorted(file.parent for file in path.glob(f"*/{RUN_FILES[0]}"))
+        if inside and not (path / RUN_FILES[0]).exists():
+            raise NoRun(f"expected a run, a checkpoint or data, got {path}, a folder of runs; name one, such as {inside[0]}")
         return not any((path / name).exists() for name in (*RUN_FILES, "checkpoints"))
     return path.name.lower().endswith((*own_file.READERS, *own_file.TEXTS))
 
@@ -138,37 +137,44 @@ def _about_run(path):
     from pyro_skipvae.runs.checkpoint import CheckpointError
     from pyro_skipvae.runs.folder import Run, RunError
 
-    record, checkpoints = read_record(path), {}
+    record, run, checkpoints, trouble = read_record(path), Run(path), {}, []
     for file in sorted((path / "checkpoints").glob("*.safetensors")):
         try:
             found = _about_file(file)["checkpoint"]
             checkpoints[file.name] = f"whole, epoch {found['epoch']}, {found['size']}"
         except CheckpointError as error:
             checkpoints[file.name] = str(error)
-    config = record.config
+    config, readable = record.config, run.readable()
     try:
-        data = "unknown" if (about := Run(path).description()) is None else f"{about.name}, items of shape {about.event_shape}"
+        data = "unknown" if (about := run.description()) is None else f"{about.name}, items of shape {about.event_shape}"
     except RunError as error:
-        data = str(error)
+        data, trouble = str(error), ["its data are not described"]
+    if readable is None and (checkpoints or record.metrics or record.report or record.stale):
+        trouble.append("no checkpoint can be read")
     return {
         "run": {
             "model": f"{config.layers}-layer {config.decoder} {config.model} on {config.dataset}, seed {config.seed}",
             "data": data,
             "epochs": f"{record.metrics[-1]['epoch'] if record.metrics else 0} of {config.epochs}",
-            "verdict": _verdict(record, any(state.startswith("whole") for state in checkpoints.values())),
+            "verdict": _verdict(record, readable),
+            **({"trouble": "; ".join(trouble)} if trouble else {}),
         },
-        "checkpoints": checkpoints or {"": "none yet"},
+        "checkpoints": checkpoints,
     }
 
 
-def _verdict(record, can_be_evaluated):
+def _verdict(record, readable):
+    import shlex
+
     from pyro_skipvae.diagnostics.report.verdict import Verdict
 
     if record.report:
         return Verdict.from_stored(record.report["verdict"]).sentence
     missing = "its report is of a checkpoint that is gone" if record.stale else "no report"
-    remedy = f"evaluate {record.path} --save makes one" if can_be_evaluated else "there is no whole checkpoint to make one from"
-    return f"{missing}; {remedy}"
+    if readable is None:
+        return f"{missing}, and no checkpoint to make one from"
+    which = "" if readable == "best" else f"--checkpoint {readable} "
+    return f"{missing}; make one with evaluate {shlex.quote(str(record.path))} {which}--save"
 
 
 def _about_exported(path):
@@ -244,4 +250,4 @@ def _lines(found):
     from .terminal import table
 
     return "\n".join(f"{title}\n" + table(("", ""), [("  " + name, str(value)) for name, value in entries.items()]).lstrip("\n")
-                     for title, entries in found.items())  # fmt: skip
+                     for title, entries in found.items() if entries)  # fmt: skip

@@ -87,7 +87,7 @@ def compare(
     """Compare RUNs: their settings, their estimates, and the ELBO on the same test points.
 
     The others are compared with the first run. Runs that differ in the seed alone count as one model, and with two seeds of
-    each there is a standard error over seeds. Runs whose evaluation cards disagree are refused.
+    each there is a 95 % interval over seeds, too. Runs whose evaluation cards disagree are refused.
 
     With --remedies, the missing runs are trained first: the plain VAE and each remedy named, where + joins several. All
     settings of `train` can be given, such as --dataset, --epochs or --layers, and hold for all runs. Finished runs are

@@ -1,7 +1,8 @@
-"""Draw the 9-layer PixelCNNs trained on all of MNIST.
+"""Draw the PixelCNNs trained on all of MNIST.
 
-    python docs/pictures/pixelcnn.py               # pixelcnn.png, ELBO, rate and units by epoch, from results/table2-arms.json;
-                                                   # pixelcnn_tsne.png, posterior means, from results/figure2.json
+    python docs/pictures/pixelcnn.py               # pixelcnn.png, ELBO, rate and units by epoch of 9 layers, from
+                                                   # results/table2-arms.json; pixelcnn_depth.png, by the number of layers, from
+                                                   # results/; pixelcnn_tsne.png, posterior means, from results/figure2.json
     python docs/pictures/pixelcnn.py PLAIN SKIP    # pixelcnn_digits.png, draws of p(x|z), of two run folders
 """
 
@@ -13,8 +14,10 @@ import torch
 from draw import save_rows
 
 from pyro_skipvae import load_run
-from pyro_skipvae.reports.figures import posterior_means, runs_by_epoch, save_png
-from pyro_skipvae.reproduction.tables import read_results, validated
+from pyro_skipvae.reports.figures import by_depth, posterior_means, runs_by_epoch, save_png
+from pyro_skipvae.reproduction import load_table
+from pyro_skipvae.reproduction.page import curve
+from pyro_skipvae.reproduction.tables import CEILING, cells, read_results, results_of_others, validated
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "results"
@@ -27,6 +30,18 @@ def draw_epochs():
     entries = read_results(RESULTS / "table2-arms.json")
     pair = {e["arm"]: validated(e) for e in entries if (e["row"], e["seed"]) == ("KL warm-up", 0) and e["arm"] in ARMS}
     save_png(runs_by_epoch(pair), HERE / "pixelcnn.png")
+
+
+def draw_depth():
+    """Figure 1 of the paper: rate and mutual information against the number of layers."""
+    table = load_table("figure1", full_data=True)
+    found = cells(table, results_of_others(table, RESULTS))
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
+    for (column, quantity), ax in zip({"kl": "KL (nats)", "mi": "MI (nats)"}.items(), axes, strict=True):
+        curves = [curve(found, "PixelCNN", arm, column) for arm in ARMS]
+        by_depth(curves, quantity=quantity, ax=ax, ceilings=[CEILING] if column == "mi" else ())
+    axes[1].get_legend().remove()
+    save_png(figure, HERE / "pixelcnn_depth.png")
 
 
 def draw_tsne():
@@ -60,4 +75,5 @@ if __name__ == "__main__":
         draw_digits(*sys.argv[1:])
     else:
         draw_epochs()
+        draw_depth()
         draw_tsne()

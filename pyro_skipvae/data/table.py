@@ -312,7 +312,7 @@ def _first_fault(path: Path, text: str, layout: Layout, words: set[int], error: 
             if not _is_number(cell) and cell.strip().lower() not in TRUTH or infinite or comma:
                 shown = cell if len(cell) <= 40 else cell[:40] + "..."
                 where = f"in line {line}, {_named(layout.names[number])}, of {path}"
-                remedy = "; write it without the comma, or with a point" if comma and _is_number(cell) else ""
+                remedy = "; write it without the comma, or with a point" if comma and _is_number(cell.replace(",", "")) else ""
                 return ValueError(f"expected a number, got {shown!r} {where}{remedy}")
     reason = " ".join(str(error).split()) if error else "its rows differ"
     return ValueError(f"expected a table of numbers, got {path}, which cannot be read: {reason}")

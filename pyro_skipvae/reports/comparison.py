@@ -6,6 +6,7 @@ first group is the one that the others are compared with.
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -160,8 +161,8 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     path: as in `load_run`. Raises RunError if it is not a run, or a file in it cannot be read.
     """
     run = Run(folder_of(path))
-    config = run.config()
-    report = _read_json(run.path / "report.json", STORED, "a collapse report", f"write it anew by evaluate {run.path} --save")
+    config, anew = run.config(), f"write it anew by evaluate {shlex.quote(str(run.path))} --save"
+    report = _read_json(run.path / "report.json", STORED, "a collapse report", anew)
     nonfinite = _read_json(run.path / "nonfinite.json", NONFINITE, "the steps left out", "remove it")
     name, stale = one_line(run.path.resolve().name), bool(report) and not run.is_current(report)
     return Record(name, run.path, config, run.metrics(), {} if stale else report, nonfinite, stale)

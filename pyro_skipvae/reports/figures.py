@@ -197,15 +197,15 @@ def collapse_curve(thresholds, *, ax=None, epsilon=0.01):
 def dimension_losses(losses, labels, *, ax=None, threshold=0.1):
     """Bars of what the decoder loses for each dimension (D,), sorted, with their 95 % intervals, in nats per datapoint.
 
-    `losses` are (value, low, high), named by `labels`; those whose interval reaches `threshold` are set apart. Raises
-    ValueError if there are not as many.
+    `losses` are (value, low, high), named by `labels`; those whose interval reaches `threshold`, or has no ends (None or nan),
+    are set apart. Raises ValueError if there are not as many.
     """
-    losses = _array(losses, "losses")
+    losses = np.array(losses, dtype=float)
     if losses.shape != (len(labels), 3) or not len(labels):
         raise ValueError(f"expected a loss with its interval for each of {len(labels)} labels, got shape {losses.shape}")
-    order = np.argsort(-losses[:, 0], kind="stable")
+    order = np.argsort(-_array(losses[:, 0], "losses"), kind="stable")
     values, lows, highs = losses[order].T
-    matter = lows > threshold
+    matter = lows > threshold  # False for nan
     ax = _axes(ax, 6.4, 2.8)
     places = np.arange(1, len(labels) + 1)
     ax.bar(places, values, color=np.where(matter, PALETTE[0], PALETTE[4]), width=0.8)
@@ -222,15 +222,17 @@ def dimension_losses(losses, labels, *, ax=None, threshold=0.1):
 def layer_sensitivities(layers, *, figure=None):
     """Two panels over the layers of a decoder: what its activations are made of, and in how many directions z moves them.
 
-    `layers` are dicts of `layer`, `z` (a dict of value, low, high), `others`, `constant` and `directions`, from the bottom up:
-    see `pyro_skipvae.diagnostics.LayerSensitivity`. Draws two axes into `figure`. Raises ValueError for no layers.
+    `layers` are dicts of `layer`, `z` (a dict of value, low, high; its ends may be None or nan), `others`, `constant` and
+    `directions`, from the bottom up: see `pyro_skipvae.diagnostics.LayerSensitivity`. Draws two
+    axes into `figure`. Raises ValueError for no layers.
     """
     if not layers:
         raise ValueError("expected at least one layer, got none")
     figure = Figure(figsize=(6.4, 4.6), layout="constrained") if figure is None else figure
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
     places = np.arange(len(layers))
-    z, low, high = _array([[layer["z"][name] for name in ("value", "low", "high")] for layer in layers], "parts").T
+    z = _array([layer["z"]["value"] for layer in layers], "parts")
+    low, high = (np.array([layer["z"][end] for layer in layers], dtype=float) for end in ("low", "high"))
     # A part that is 0 but for the noise of the draws may be estimated a little below; a decoder of z alone has no others.
     others, constant = (np.clip(_array([layer[name] for layer in layers], "parts"), 0, 1) for name in ("others", "constant"))
     _axes(above).bar(places, z, color=PALETTE[0], label="z")
@@ -603,8 +605,9 @@ def by_depth(curves, *, quantity, ax=None, ceilings=()):
             linestyle="--",
             label=f"{label}, published",
         )
-        if np.isfinite(values).any():
-            ax.errorbar(depths, values, yerr=bars, color=colour, marker=marker, capsize=2, label=f"{label}, ours")
+        if (known := np.isfinite(values)).any():  # a line goes on over depths that are not known
+            places = np.array(depths)[known]
+            ax.errorbar(places, values[known], yerr=bars[known], color=colour, marker=marker, capsize=2, label=f"{label}, ours")
     for ceiling in ceilings:
         _level(ax, ceiling, f"ceiling\n{ceiling:.2f}", side="center", style=":")
     depths = sorted({depth for curve in curves for depth in curve[1]})

@@ -319,6 +319,14 @@ class Run:
         if which not in CHECKPOINTS[:2]:
             raise ValueError(f"expected the checkpoint best or last, got {which!r}")
         self._check_held()
+        try:
+            return self._first_of(which)
+        except CheckpointError as error:
+            if which == "best" and self.readable() == "last":
+                raise CheckpointError(f"{error}; remove it, and that of the last epoch is read") from None
+            raise
+
+    def _first_of(self, which: str) -> tuple[dict[str, Any], str, str]:
         for name in CHECKPOINTS[CHECKPOINTS.index(which) :]:
             path = self._checkpoint(name)
             if path.exists():
@@ -326,6 +334,14 @@ class Run:
                 check_state(state, path)
                 return state, name, checksum
         raise CheckpointError(f"expected a checkpoint in {path.parent}, got none")
+
+    def readable(self) -> str | None:
+        """The first of "best" and "last" as which `load` reads a checkpoint; None where it reads neither."""
+        for which in CHECKPOINTS[:2]:
+            with contextlib.suppress(CheckpointError):
+                self._first_of(which)
+                return which
+        return None
 
     def _checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{name}.safetensors"

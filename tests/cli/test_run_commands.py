@@ -236,6 +236,8 @@ def test_a_damaged_report_is_named_and_can_be_made_anew(copied):
         assert done.returncode == 4 and done.stderr.count("\n") == 1, words
         assert done.stderr.startswith("Error: expected a collapse report in run/report.json, which cannot be read: "), words
         assert done.stderr.endswith("; write it anew by evaluate run --save\n"), words
+    shutil.copytree(copied, copied.parent / "my run")
+    assert "; write it anew by evaluate 'my run' --save" in skipvae("report", "my run", cwd=copied.parent).stderr
     assert skipvae("evaluate", "run", "--save", cwd=copied.parent).returncode == 0
     assert skipvae("report", "run", cwd=copied.parent).returncode == 0
 
@@ -268,12 +270,19 @@ def test_doctor_tells_what_a_run_can_still_do(copied):
 
     assert told(0)["run"]["data"] == "digits, items of shape (8, 8)"
     (copied / "report.json").unlink()
-    assert told(0)["run"]["verdict"] == "no report; evaluate run --save makes one"
-    for file in (copied / "checkpoints").iterdir():
-        file.write_bytes(b"")
-    assert told(4)["run"]["verdict"] == "no report; there is no whole checkpoint to make one from"
+    assert told(0)["run"]["verdict"] == "no report; make one with evaluate run --save"
+    (copied / "checkpoints/best.safetensors").write_bytes(b"")
+    assert told(0)["run"]["verdict"] == "no report; make one with evaluate run --checkpoint last --save"
+    done = skipvae("sample", "run", cwd=copied.parent)
+    assert done.returncode == 4 and done.stderr.endswith("; remove it, and that of the last epoch is read\n")
+    (copied / "checkpoints/best.safetensors").unlink()
+    assert skipvae("sample", "run", cwd=copied.parent).returncode == 0
+    (copied / "checkpoints/last.safetensors").write_bytes(b"")
+    assert told(4)["run"]["trouble"] == "no checkpoint can be read"
+    shutil.rmtree(copied / "checkpoints")
+    assert told(4)["run"]["verdict"] == "no report, and no checkpoint to make one from"
     done = skipvae("doctor", ".", cwd=copied.parent)
-    assert done.returncode == 4 and done.stderr.endswith("a folder of 1 runs; name one: run\n")
+    assert done.returncode == 4 and done.stderr.endswith("a folder of runs; name one, such as run\n")
 
 
 def test_an_exported_model_is_no_run(folder, tmp_path):
@@ -414,3 +423,19 @@ def test_evaluate_with_random_components_says_so(folder):
     assert (card["mi_points"], card["mi_components"], card["points"]) == (points, 7, points)
     assert report["mi_ceiling"] == pytest.approx(np.log(8))
     assert "7 random rows" in card["estimators"]["mutual_information"]
+
+
+@pytest.mark.parametrize("guide", ["categorical", "codebook"])
+def test_codes_are_trained_and_reported_without_a_budget(guide, tmp_path):
+    flags = ("--decoder", "mlp", "--layers", "1", "--width", "16", "--latent-dim", "4", "--limit-train", "100")
+    more = ("--limit-eval", "40", "--guide", guide, "--prior", "uniform-categorical", "--epochs", "1")
+    done = skipvae("train", *flags, *more, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0 and "The report takes about" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("items", ["2", "3"])
+def test_a_run_with_hardly_any_test_items_has_its_report_and_page(items, tmp_path):
+    flags = ("--decoder", "mlp", "--layers", "2", "--width", "16", "--latent-dim", "3", "--limit-train", "100", "--epochs", "1")
+    done = skipvae("train", *flags, "--limit-eval", items, "--report-budget", "2", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0 and f"a verdict needs 10 points, and these are {items}" in done.stdout, done.stderr
+    assert skipvae("report", "run", cwd=tmp_path).returncode == 0

@@ -200,7 +200,7 @@ def test_progress_reaches_the_end_of_every_stage():
 
 def told(low, high, loss, error, active=20, **more):
     lost = None if loss is None else Interval(loss, loss - 1.96 * error, loss + 1.96 * error)
-    return verdict(active=active, dimensions=50, loss=lost, information_low=low, information=high, **more)
+    return verdict(active=active, dimensions=50, points=100, loss=lost, information_low=low, information=high, **more)
 
 
 @pytest.mark.parametrize(

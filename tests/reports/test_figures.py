@@ -1,5 +1,6 @@
 """Pictures: they show what they were given, in sizes that can be read, without pyplot and with reproducible bytes."""
 
+import math
 import subprocess
 import sys
 from io import BytesIO
@@ -320,6 +321,14 @@ def test_importance_bound_has_its_samples_as_ticks_and_the_lines_given():
     bars = ax.collections[0].get_segments()
     np.testing.assert_allclose([bar[1, 1] - bar[0, 1] for bar in bars], [2 * half for half in (0.3, 0.2, 0.2)])
     assert "ELBO" not in words(figures.importance_bound([20, 200], [-1.0, -0.5], [0.1, 0.1]))
+
+
+@pytest.mark.parametrize("end", [None, math.nan])
+def test_losses_and_parts_of_layers_without_ends_have_no_bars(end):
+    figure = figures.dimension_losses([(3.0, end, end), (9.0, 8.0, 10.0)], ["3", "17"])
+    rendered(figure)
+    assert "1 of 2 dimensions matter: a loss above 0.1 nats" in words(figure)
+    rendered(figures.layer_sensitivities([{**LAYERS[0], "z": {"value": 0.3, "low": end, "high": end}}]))
 
 
 def test_a_place_shows_what_was_published_and_ours_where_there_are_such():

@@ -113,9 +113,9 @@ def expected_seconds(
     """About how many seconds a report of these sizes takes on this machine, from one batch of the guide and of the decoder."""
     with as_found(model, guide, x=x, seed=0, samples=(posterior_samples, importance_samples)) as x:
         points, few = min(count_rows(x), sizes.points), select_rows(x, slice(0, MOST))
-        pair = Pair(model, guide, few)
+        pair = Pair(model, guide, few, joint=None)
         chunks = list(pair.chunks())
-        device = chunks[0].draws(1)[0].device
+        device = pair.draw(chunks[0], 1)[0][pair.site].device
         encoding = least_seconds(lambda: list(pair.chunks()), times=2, device=device) * points / pair.points
         elbo_points = min(points, sizes.elbo_points)
         elbo_samples = min(posterior_samples, sizes.elbo_samples)

@@ -354,6 +354,7 @@ def _concluded(fields: dict[str, Any], card: dict[str, Any], pair: Pair) -> Coll
         active=fields["active_units"],
         dimensions=len(fields["active_unit_variances"]),
         loss=cycle_interval(known["shuffled_latent_loss"]) if "shuffled_latent_loss" in known else None,
+        points=pair.points,
         information=min((end for end in upper if math.isfinite(end)), default=None),
         information_low=fields["mi_lower"] and fields["mi_lower"].low,
         nats_of_x=-fields["log_likelihood"] if pair.discrete_x and fields["log_likelihood"] is not None else None,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..pairs.interval import Interval
+from ..pairs.interval import FEWEST, Interval
 
 NOTHING = 0.1  # nats per datapoint: less than this said by z of x, or lost by shuffling z, counts as nothing
 FEW_NATS = math.log(10)  # with fewer, z tells at most ten groups of x apart ...
@@ -69,6 +69,7 @@ def verdict(
     active: int | None,
     dimensions: int,
     loss: Interval | None,
+    points: int,
     information: float | None = None,
     information_low: float | None = None,
     nats_of_x: float | None = None,
@@ -79,6 +80,7 @@ def verdict(
     loss: with its interval, None or nan where it is not known; information, information_low: the upper end of the interval of
     the smallest upper bound on I_q(x; z), and the lower end of that of its lower bound; nats_of_x: -log p(x) where x has
     probabilities, None where it has densities; elements: of one x. Decided by ends of 95 % intervals, never by a value:
+        fewer than 10 points                                       undecided
         information < 0.1                                          collapsed
         the interval of the loss lies within -0.1 to 0.1           collapsed; on the decoder's side if information_low >= 0.1
         the interval of the loss lies above 0.1                    not collapsed; weakly used where information is less than
@@ -93,7 +95,7 @@ def verdict(
     lost = loss or Interval(math.nan, math.nan, math.nan)
     low, high = _ordered(information_low, information)
     share = _share(low, high, nats_of_x)
-    kind = _kind(lost, low, high, _part(high, share, elements))
+    kind = _kind(lost, low, high, _part(high, share, elements)) if points >= FEWEST else UNDECIDED
     amounts = {
         "information": {"low": low, "high": high},
         "share": share,
@@ -102,7 +104,8 @@ def verdict(
         "active_units": active,
         "dimensions": dimensions,
     }
-    parts = [_said(low, high, share, nats_of_x), _lost(lost), _units(active, dimensions), *_why(kind, lost, active)]
+    why = _why(kind, lost, active) if points >= FEWEST else [f"a verdict needs {FEWEST} points, and these are {points}"]
+    parts = [_said(low, high, share, nats_of_x), _lost(lost), _units(active, dimensions), *why]
     return Verdict(f"{'; '.join(parts)}: {CONCLUSIONS.get(kind, kind)}.", kind, amounts)
 
 
