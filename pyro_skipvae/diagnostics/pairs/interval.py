@@ -40,7 +40,7 @@ def half_width(error: float, points: int) -> float:
     """Half of the 95 % interval of a mean over `points` points, from its standard error; nan for fewer than 2 points.
 
     t_{0.975}(points - 1) error: 12.7 standard errors for 2 points, 2.6 for 6 and 1.96 for many. Points that are far from
-    normal need to be many: with the square of a normal variable 10 of them cover the mean 9 times in 10.
+    normal need to be many: with the square of a normal variable 10 of them cover the mean 86 % of the time.
     """
     return _half(error, points - 1)
 
@@ -58,7 +58,7 @@ def welch_half_width(*groups: tuple[float, int]) -> float:
     """Half of the 95 % interval of a difference of two independent means: (standard deviation, number) of each group.
 
     The degrees of freedom are those of Welch 1947. It is 0 where neither group varies, and too short for one group of 2 beside
-    a large one: with 2 and 20 it covers the difference 9 times in 10.
+    a large one: with 2 and 20 it covers the difference 88 % of the time.
     """
     parts = [deviation**2 / number for deviation, number in groups]
     if not (total := sum(parts)):

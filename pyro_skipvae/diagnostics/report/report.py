@@ -385,8 +385,8 @@ def aggregate_kl(rate: Tensor, bounds: Sandwich, marginal: Interval | None) -> I
     """KL(q(z) || p(z)) = E_x[rate] - I(x; z), between rate - upper and rate - lower bound of the mutual information.
 
     rate (N,) per point. The value is rate - marginal bound, moved to the nearer end where that lies outside, the middle
-    without one, and never negative. The interval is from the low end of the first bound's to the high end of
-    the other's, both over x; the low end is negative where the upper bound is loose.
+    without one, and never negative. The interval reaches from the low end of that of rate - upper to the high
+    end of that of rate - lower, both over x; the low end is negative where the upper bound is loose.
     """
     low, high = (mean_interval(rate - term.mean(0)) for term in (bounds.upper, bounds.lower))
     return between(rate.mean().item(), low, high, marginal)
