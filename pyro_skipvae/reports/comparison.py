@@ -172,7 +172,7 @@ def _read_json(file, pattern, what, remedy):
     """The object in a JSON file, {} where there is none. Raises RunError, with the remedy, if it is not of the pattern."""
     try:
         found = loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        check(found or None, (pattern, NoneType), "it")
+        check(None if found == {} else found, (pattern, NoneType), "it")
     except (OSError, ValueError) as error:
         raise RunError(f"expected {what} in {file}, which cannot be read: {error}; {remedy}") from None
     return found or {}

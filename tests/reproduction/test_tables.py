@@ -134,7 +134,7 @@ def test_a_row_is_shown_in_the_largest_size_in_which_it_is_done(tmp_path):
     write_results(tmp_path / "results/table2-mnist.json", tables["data"], nine)
     shown = skipvae("reproduce", "table2-mnist", "--json", "--quiet", cwd=tmp_path).stdout
     scaled = json.loads(shown)["scaled"]
-    assert scaled["9 layers"]["plain"] == "scaled down: all data, 30 of 100 epochs" and "2,000" in scaled["1 layer"]["plain"]
+    assert scaled["9 layers"]["plain"] == "scaled down: all data, 30 of 100 epochs" and "2,000" in scaled["6 layers"]["plain"]
 
 
 def test_the_report_of_a_table_stands_on_more_points_unless_it_is_scaled_down_to_few_items():
