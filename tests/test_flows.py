@@ -1,11 +1,23 @@
 """Flows in the guide and in the prior: densities that integrate to 1, and gradients that reach every parameter."""
 
+import warnings
+
 import pytest
 import torch
 from command_line import skipvae
 
-from pyro_skipvae.guides import PlanarFlow
+from pyro_skipvae.guides import InverseAutoregressiveFlow, PlanarFlow
 from pyro_skipvae.priors import NormalizingFlow
+
+
+def test_an_autoregressive_flow_of_one_dimension_is_normal_and_brings_no_warning(float64):
+    """log q of draws is a parabola in z: its fourth point follows from three."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow = InverseAutoregressiveFlow(3, 1)
+    q = flow(torch.randn(1, 3))
+    found = q.log_prob(torch.tensor([[[-1.0]], [[0.0]], [[1.0]], [[2.0]]])).flatten()
+    assert (found[3] - 3 * found[2] + 3 * found[1] - found[0]).abs() < 1e-9
 
 
 def test_the_density_of_a_planar_flow_is_that_of_its_draws(float64):

@@ -23,6 +23,7 @@ from pyro_skipvae.reports.comparison import read_record
 from pyro_skipvae.reports.export import load_exported
 from pyro_skipvae.reports.model_pictures import draw_traversals
 from pyro_skipvae.reports.rendering import nats
+from pyro_skipvae.reports.run_page import notes
 from pyro_skipvae.reports.tensorboard import TensorBoard, grid
 from pyro_skipvae.runs.checkpoint import CheckpointError
 from pyro_skipvae_cli.evaluation import with_points
@@ -251,6 +252,8 @@ def test_epochs_that_were_lost_are_told_and_those_out_of_order_refused(copied):
     (copied / "metrics.jsonl").write_text(second)
     assert skipvae("report", "run", cwd=copied.parent).returncode == 0
     assert "metrics.jsonl lacks 1 of 2 epochs, the first of them epoch 1." in (copied / "report.html").read_text()
+    (copied / "metrics.jsonl").unlink()
+    assert "or metrics.jsonl, which has the numbers of its epochs, is gone." in notes(read_record(copied))[0]
     for lines, reason in (
         ([first, second, first], "line 3, epoch 1, comes after epoch 2; remove what is there twice"),
         ([first, "x\n"], "line 2: Expecting value: line 1 column 1 (char 0); mend or remove the line"),

@@ -104,6 +104,12 @@ def test_a_report_on_few_points_is_undecided(encoder, points):
     assert "nan" not in str(report) and (report.estimates()["shuffled_latent_loss"].low is None) == (points < 4)
 
 
+def test_the_shuffled_loss_has_one_interval_wherever_it_stands():
+    report = collapse_report(model, guide, normal(12, 3), importance_samples=10)
+    found, site = report.estimates()["shuffled_latent_loss"], report.sites[0].shuffled_latent_loss
+    assert (found.low, found.high) == pytest.approx((site.low, site.high)) and report.verdict.amounts["loss"] == vars(site)
+
+
 def test_ten_points_may_be_enough():
     assert collapse_report(model, blind, normal(10, 3), importance_samples=10).verdict.kind == "collapsed"
 

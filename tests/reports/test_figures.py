@@ -323,6 +323,11 @@ def test_importance_bound_has_its_samples_as_ticks_and_the_lines_given():
     assert "ELBO" not in words(figures.importance_bound([20, 200], [-1.0, -0.5], [0.1, 0.1]))
 
 
+def test_a_line_by_depth_goes_on_over_depths_that_are_not_known():
+    figure = figures.by_depth([("plain", [1, 3, 9], [13.0, 10.0, 7.0], [13.5, None, 6.0], [None] * 3)], quantity="KL (nats)")
+    assert [1, 9] in [list(line.get_xdata()) for line in figure.axes[0].lines]
+
+
 @pytest.mark.parametrize("end", [None, math.nan])
 def test_losses_and_parts_of_layers_without_ends_have_no_bars(end):
     figure = figures.dimension_losses([(3.0, end, end), (9.0, 8.0, 10.0)], ["3", "17"])
