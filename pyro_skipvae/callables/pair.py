@@ -18,8 +18,8 @@ from pyro_skipvae.diagnostics.pairs.evaluation import evaluation_mode, forked_ra
 from pyro_skipvae.diagnostics.pairs.unavailable import Refused
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.likelihoods import Likelihood
+from pyro_skipvae.modules import modules_behind, parameters_behind, roots
 
-from .modules import modules_behind, parameters_behind, roots
 from .rows import Particles, as_pyro, by_row
 
 LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {

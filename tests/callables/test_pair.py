@@ -15,11 +15,11 @@ from torch import distributions as torch_dist
 from torch import nn
 
 from pyro_skipvae import VAE, as_pair, collapse_report, svi_step
-from pyro_skipvae.callables.modules import modules_behind, parameters_behind
 from pyro_skipvae.decoders import MLPDecoder
 from pyro_skipvae.diagnostics import Monitor, log_likelihood
 from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.guides import SemiAmortized
+from pyro_skipvae.modules import modules_behind, parameters_behind
 from pyro_skipvae.objectives import analytic_elbo, elbo, iwae
 from pyro_skipvae.priors import MixtureOfNormals, StandardNormal
 
