@@ -33,7 +33,7 @@ class Difference:
 
     def __str__(self):
         value = f" {self.value:+.2f}," if self.over.startswith("paired") else ""
-        return f"{self.over}{value} {self.low:+.2f} to {self.high:+.2f}"
+        return f"{self.over}:{value} {self.low:+.2f} to {self.high:+.2f}"
 
 
 def intervals(table, entries, column, first, second):
@@ -61,22 +61,27 @@ def over_seeds(first, second):
 def paired_difference(table, entries, column, first, second):
     """The ELBO or PPL in one place (row, arm) minus that in another, on the same test points: a `Difference`, or None.
 
-    Means over seeds come first; the interval (95 %) is over points.
+    Of the seeds that both places have: a mean over others would be another model's. Means over seeds come first; the interval
+    (95 %) is over points.
     """
     arms = [entries_at(table, entries, *place) for place in (first, second)]
     name = PER_POINT.get(column)
-    lists = [[e[name] for e in own if name in e] for own in arms]
+    arms = [[entry for entry in own if name in entry] for own in arms]
+    seeds = [{entry["seed"] for entry in own} for own in arms]
+    common = sorted(set.intersection(*seeds))
+    lists = [[entry[name] for entry in own if entry["seed"] in common] for own in arms]
     if not all(lists) or len({len(values) for own in lists for values in own}) > 1 or len(lists[0][0]) < 2:
         return None  # not known, or not of the same points
     means = [torch.tensor(own, dtype=torch.float64).mean(0) for own in lists]
     if column == "ppl":
-        tokens = [e["tokens_per_point"] for own in arms for e in own if name in e]
+        tokens = [entry["tokens_per_point"] for own in arms for entry in own if entry["seed"] in common]
         if any(other != tokens[0] for other in tokens):
             return None
         found = perplexity_difference(*(-nats for nats in means), torch.tensor(tokens[0]))
     else:
         found = mean_interval(means[0] - means[1])
-    return Difference(found.value, found.low, found.high, f"paired on {len(means[0]):,} test points")
+    some = "" if seeds[0] == seeds[1] else f" of seed{'s' if len(common) > 1 else ''} {', '.join(map(str, common))}"
+    return Difference(found.value, found.low, found.high, f"paired on {len(means[0]):,} test points{some}")
 
 
 def unpaired_difference(table, entries, column, first, second):

@@ -88,7 +88,7 @@ REMEDIES = {
     ),
     "minimum-rate": Remedy(
         lambda nats=10: {"guide": "minimum-rate", "rate": nats},
-        *("posterior", "each dimension has a least rate", "Razavi et al. 2019, appendix"),
+        *("posterior", "each dimension has a least rate", "Razavi et al. 2019"),
     ),
     "laplace": Remedy(
         lambda: {"guide": "variational-laplace"},

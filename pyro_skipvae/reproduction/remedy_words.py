@@ -50,9 +50,7 @@ def rows_of(table, entries):
                 name=place[1],
                 seeds=len(own),
                 numbers=numbers,
-                on_points=paired_difference(table, _same_seeds(table, entries, place, base), "elbo", place, base)
-                if apart
-                else None,
+                on_points=paired_difference(table, entries, "elbo", place, base) if apart else None,
                 over_seeds=over_seeds(numbers["elbo"], cell_at(table, entries, base, "elbo")) if apart else None,
                 seconds=mean,
                 times=mean / of_base if mean and of_base else None,
@@ -66,13 +64,6 @@ def seconds_of(own):
     on_cpu = [entry["report"]["card"]["device"] == "cpu" for entry in own]
     found = [e.get("cpu_seconds") if cpu else e["seconds"] for e, cpu in zip(own, on_cpu, strict=True)]
     return statistics.fmean(found) if found and all(found) else None
-
-
-def _same_seeds(table, entries, *places):
-    """The entries of seeds that all of some places have: a mean over other seeds would be another model's."""
-    seeds = [{entry["seed"] for entry in entries_at(table, entries, *place)} for place in places]
-    common = set.intersection(*seeds)
-    return [entry for entry in entries if entry["seed"] in common]
 
 
 def shown_numbers(rows):

@@ -80,8 +80,8 @@ def test_compared_places_are_told_with_intervals_and_verdicts():
         found["elbo_per_point"] = elbos
         found["analysis"] = {"linear-probe": {"linear_probe": accuracy, "linear_probe_error": 0.5}}
     (sentence,) = orderings(table, entries)
-    assert re.search(r"ELBO \+1 \(paired on 3 test points \+1.00, \+0.75 to \+1.25\);", sentence)
-    assert "linear probe, % +0.10 (unpaired over test points -1.29 to +1.49), not shown" in sentence
+    assert re.search(r"ELBO \+1 \(paired on 3 test points: \+1.00, \+0.75 to \+1.25\);", sentence)
+    assert "linear probe, % +0.10 (unpaired over test points: -1.29 to +1.49), not shown" in sentence
     assert orderings(table, entries[:1]) == []
 
 

@@ -116,7 +116,7 @@ def test_log_likelihoods_of_the_same_points_are_compared_one_by_one():
         better = 0.5 * (run.arm == "skip")
         entries.append(entry(run) | {"log_likelihood_per_point": [-80.0 + better, -90.0 + better]})
     (told,) = (said for said in orderings(table, entries) if "log p(x)" in said)
-    assert "paired on 2 test points +0.50, +0.50 to +0.50" in told
+    assert "paired on 2 test points: +0.50, +0.50 to +0.50" in told
 
 
 def test_a_row_is_shown_in_the_largest_size_in_which_it_is_done(tmp_path):
@@ -227,12 +227,15 @@ def test_arms_are_compared_on_the_same_test_points():
     assert (pairs.value, pairs.over) == (4.0, "paired on 3 test points")
     assert pairs.high - 4.0 == pytest.approx(4.302653 / 3**0.5)
     told = orderings(table, entries)
-    assert "(paired on 3 test points +4.00, +1.52 to +6.48)" in told[0]
+    assert "(paired on 3 test points: +4.00, +1.52 to +6.48)" in told[0]
     assert told[0].endswith("+1.21 published: the ordering holds (one seed).")
     arms = [sentence for sentence in told if "last layer only" in sentence]
-    assert arms[0].startswith("3 layers: last layer only - plain is +0.00 in ELBO (paired on 3 test points +0.00,")
+    assert arms[0].startswith("3 layers: last layer only - plain is +0.00 in ELBO (paired on 3 test points: +0.00,")
     assert arms[1].startswith("3 layers: skip - last layer only is +4.00 in ELBO") and arms[1].endswith("seeds: 1 and 1.")
     assert any("skip - parameter-matched is" in sentence and "+0.00 in KL" in sentence for sentence in told)
+    more = [*entries, copy.deepcopy(entries[0]) | {"seed": 1, "elbo_per_point": [-80.0, -80.0, -80.0]}]  # skips have no seed 1
+    pairs = paired_difference(load_table("table3", seeds=2), more, "elbo", ("3 layers", "skip"), ("3 layers", "plain"))
+    assert (pairs.value, pairs.over) == (4.0, "paired on 3 test points of seed 0")
     entries[1]["elbo_per_point"] = [-91.0, -99.0, -79.0]
     assert "not shown over test points (one seed)" in orderings(table, entries)[0]
 
@@ -247,7 +250,7 @@ def test_perplexities_are_compared_on_the_same_texts():
     pairs = paired_difference(table, entries, "ppl", (row, "skip"), (row, "plain"))
     assert pairs.value == pytest.approx(math.exp(57 / 12) - math.exp(60 / 12)) and pairs.over == "paired on 3 test points"
     told = orderings(table, entries)
-    assert any("PPL: skip - plain is" in sentence and "(paired on 3 test points -32.83," in sentence for sentence in told)
+    assert any("PPL: skip - plain is" in sentence and "(paired on 3 test points: -32.83," in sentence for sentence in told)
     entries[0]["tokens_per_point"] = [2, 4, 5]  # other texts
     assert paired_difference(table, entries, "ppl", (row, "skip"), (row, "plain")) is None
 
@@ -259,7 +262,7 @@ def test_values_at_the_ceiling_order_nothing():
     equal = Cell(20, 19.0, 0.1, 3), Cell(20, 20.0, 0.1, 3)
     sure = [over_seeds(*reversed(equal))]  # Welch: 4 degrees of freedom, t = 2.776, times 0.1 sqrt(2/3)
     told = reproduction_words._ordering("1 layer", "au", *equal, sure)
-    assert "(over seeds +0.77 to +1.23); the published values are equal" in told
+    assert "(over seeds: +0.77 to +1.23); the published values are equal" in told
 
 
 def test_information_is_ordered_by_its_bounds():
@@ -316,7 +319,7 @@ def test_with_one_seed_the_intervals_over_test_points_decide():
         entries.append(entry(runs[arm]))
         entries[-1]["report"]["perplexity"] = {"ppl_iw": {"value": value, "low": value - half, "high": value + half}}
     (told,) = [sentence for sentence in orderings(table, entries) if "PPL" in sentence]
-    assert "-5 here (unpaired over test points -15.00 to +5.00)" in told and "not shown over test points (one seed)" in told
+    assert "-5 here (unpaired over test points: -15.00 to +5.00)" in told and "not shown over test points (one seed)" in told
     entries[1]["report"]["perplexity"]["ppl_iw"] = {"value": 85.0, "low": 77.0, "high": 93.0}
     assert "the ordering holds (one seed)" in orderings(table, entries)[0]
 
@@ -845,7 +848,7 @@ def test_the_side_claims_are_told_by_their_numbers():
         entries[-1]["analysis"] = {"clusters": {"test_neighbours": share, "test_neighbours_error": 0.5}}
     size, start, torch_start, dimensions = orderings(table, entries)
     assert "9.00, 8.00, 2.00; it falls with every step (one seed)." in size
-    assert "plain: ELBO +0.50 against He's start (unpaired over test points +0.18 to +0.82); it is better (one seed)." in start
+    assert "plain: ELBO +0.50 against He's start (unpaired over test points: +0.18 to +0.82); it is better (one seed)." in start
     assert "Torch's own start" in torch_start and torch_start.endswith("a difference is not shown (one seed).")
     assert "79.0 %" in dimensions and dimensions.endswith("against 81.0 %; less (one seed).")
     entries[0]["report"]["standard_errors"] = {"rate": 1.0}
