@@ -94,8 +94,10 @@ class VonMisesFisher(TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        across = (self._cosine / self.concentration)[..., None]  # E[1 - w^2] / (D - 1), w = <loc, z>
-        along = 1 - (self.event_shape[0] - 1) * across - self._cosine[..., None].square()
+        k, less = self.concentration.double(), self._cosine_less_one
+        across = (1 + less) / k  # E[1 - w^2] / (D - 1), w = <loc, z>
+        along = -less * (2 + less) - (self.event_shape[0] - 1) * across
+        across, along = (part.to(self.loc.dtype)[..., None] for part in (across, along))
         return along * self.loc.square() + across * (1 - self.loc.square())
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
@@ -110,19 +112,25 @@ class VonMisesFisher(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        return self.concentration * (self.loc * value).sum(-1) + self._log_normaliser
+        # k (<loc, z> - 1): <loc, z> itself has too few digits where k is large.
+        return self._log_peak.to(self.loc.dtype) - self.concentration * (self.loc - value).square().sum(-1) / 2
 
     def entropy(self) -> Tensor:
-        return -self.concentration * self._cosine - self._log_normaliser
+        return (-self._log_peak - self.concentration.double() * self._cosine_less_one).to(self.loc.dtype)
 
     @property
     def _cosine(self) -> Tensor:
         return mean_cosine(self.concentration, self.event_shape[0])
 
     @property
-    def _log_normaliser(self) -> Tensor:
-        D, k = self.event_shape[0], self.concentration
-        return (D / 2 - 1) * k.log() - D / 2 * math.log(2 * math.pi) - log_bessel(D / 2 - 1, k)
+    def _cosine_less_one(self) -> Tensor:
+        return log_bessel_ratio(self.event_shape[0] / 2 - 1, self.concentration.double()).expm1()
+
+    @property
+    def _log_peak(self) -> Tensor:
+        """log q at loc itself, in float64."""
+        D, k = self.event_shape[0], self.concentration.double()
+        return k + (D / 2 - 1) * k.log() - D / 2 * math.log(2 * math.pi) - log_bessel(D / 2 - 1, k)
 
 
 @register_kl(VonMisesFisher, SphereUniform)
@@ -133,7 +141,10 @@ def _from_uniform(q: VonMisesFisher, p: SphereUniform) -> Tensor:
 
 @register_kl(VonMisesFisher, VonMisesFisher)
 def _between(q: VonMisesFisher, p: VonMisesFisher) -> Tensor:
-    return -q.entropy() - p._log_normaliser - p.concentration * (p.loc * q.mean).sum(-1)
+    less = q._cosine_less_one
+    apart = (1 + less) * (p.loc - q.loc).double().square().sum(-1) / 2 - less  # 1 - <loc of p, mean of q>
+    kl = q._log_peak + q.concentration.double() * less - p._log_peak + p.concentration.double() * apart
+    return kl.to(q.loc.dtype)
 
 
 @register_kl(SphereUniform, SphereUniform)
@@ -174,18 +185,36 @@ def log_bessel(order: float, k: Tensor) -> Tensor:
     Reference: Abramowitz and Stegun 1964, 9.6.10 and 9.7.7.
     """
     wide = k.double()
-    root = (order**2 + wide.square()).sqrt()
-    small = wide.clamp(max=SERIES_BELOW)  # of what is not used, no infinite gradient
+    root, correction = _debye(order, wide)
+    expansion = root - order * (order / wide).asinh() - (2 * math.pi * root).log() / 2 + correction.log()
+    return torch.where(root < SERIES_BELOW, _series(order, wide), expansion).to(k.dtype)
+
+
+def log_bessel_ratio(order: float, k: Tensor) -> Tensor:
+    """ln I_(v+1)(k) - ln I_v(k) of an order v >= 0 and k > 0: as `log_bessel`, but not as a difference of large numbers."""
+    wide = k.double()
+    (root, below), (above, over) = (_debye(v, wide) for v in (order, order + 1))
+    apart = (2 * order + 1) / (root + above) - torch.log1p((2 * order + 1) / root.square()) / 4 + (over / below).log()
+    apart = apart - (order + 1) * ((order + 1) / wide).asinh() + order * (order / wide).asinh()
+    return torch.where(above < SERIES_BELOW, _series(order + 1, wide) - _series(order, wide), apart).to(k.dtype)
+
+
+def _series(order: float, k: Tensor) -> Tensor:
+    """ln I_v(k) by the power series."""
+    small = k.clamp(max=SERIES_BELOW)  # of what is not used, no infinite gradient
     m = torch.arange(TERMS, dtype=torch.float64, device=k.device)
     terms = (2 * m + order) * (small / 2).log()[..., None] - torch.lgamma(m + 1) - torch.lgamma(m + order + 1)
-    large = wide.clamp(min=0)
+    return terms.logsumexp(-1)
+
+
+def _debye(order: float, k: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(v^2 + k^2), and the sum of Debye's expansion in its inverse."""
+    root = (order**2 + k.square()).sqrt()
     p = 1 / root
     t2 = (order * p).square()
     correction = 1 + p * (3 - 5 * t2) / 24 + p**2 * (81 - 462 * t2 + 385 * t2**2) / 1152
     correction = correction + p**3 * (30375 - 369603 * t2 + 765765 * t2**2 - 425425 * t2**3) / 414720
-    correction = correction + p**4 * _u4(t2)
-    expansion = root + order * (large / (order + root)).log() - (2 * math.pi * root).log() / 2 + correction.log()
-    return torch.where(root < SERIES_BELOW, terms.logsumexp(-1), expansion).to(k.dtype)
+    return root, correction + p**4 * _u4(t2)
 
 
 def _u4(t2: Tensor) -> Tensor:
@@ -196,8 +225,7 @@ def _u4(t2: Tensor) -> Tensor:
 
 def mean_cosine(k: Tensor, dimensions: int) -> Tensor:
     """A(k) = I_(D/2)(k) / I_(D/2 - 1)(k), the mean of <loc, z>, of concentrations k in D dimensions."""
-    wide = k.double()
-    return (log_bessel(dimensions / 2, wide) - log_bessel(dimensions / 2 - 1, wide)).exp().to(k.dtype)
+    return log_bessel_ratio(dimensions / 2 - 1, k.double()).exp().to(k.dtype)
 
 
 class _Angle(torch.autograd.Function):

@@ -165,3 +165,17 @@ def test_the_family_commits_its_rate_or_learns_a_concentration(float64):
     learned = VonMisesFisherPosterior(3, 6)(features)
     assert len(set(learned.concentration.tolist())) == 5
     torch.testing.assert_close(learned.loc.norm(dim=-1), torch.ones(5))
+
+
+@pytest.mark.parametrize("k", [3e3, 4.2e7, 1e8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_concentrations_in_closed_form(k, dtype):
+    """In three dimensions KL = ln 2k - 1, the variance along loc 1/k^2, and across it 1/k, up to terms in exp(-2k)."""
+    loc = torch.eye(3, dtype=dtype)[0]
+    q, uniform = VonMisesFisher(loc, k), SphereUniform(3, like=loc)
+    assert float(kl_divergence(q, uniform)) == pytest.approx(math.log(2 * k) - 1, rel=1e-6)
+    assert q.variance.tolist() == pytest.approx([1 / k**2, (1 - 1 / k) / k, (1 - 1 / k) / k], rel=1e-4)
+    torch.manual_seed(0)
+    log_q = q.log_prob(q.sample((4000,)))
+    assert float(log_q.mean()) == pytest.approx(-float(q.entropy()), abs=5 * float(log_q.std()) / 4000**0.5)
+    assert committed_by(concentration_for(9.2, 2), 2) == pytest.approx(9.2, abs=1e-6)
