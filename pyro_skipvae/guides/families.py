@@ -43,7 +43,7 @@ class MinimumRateNormal(nn.Module):
     sign of each mean is that of r, and so learned: means on one side of 0 would be a weaker family. The bound holds for the
     standard normal prior, and for the rate, not the mutual information. Raises ValueError for a rate of 0 or less.
 
-    Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 2, independent dimensions; the sign is ours.
+    Reference: Razavi, van den Oord, Poole, Vinyals 2019, on independent dimensions; the sign is ours.
     """
 
     def __init__(self, features: int, latent_dim: LatentDim, *, rate: float) -> None:
@@ -114,7 +114,7 @@ class BatchNormalisedNormal(nn.Module):
         self.register_buffer("running_variance", torch.ones(D))
 
     def forward(self, features: Tensor) -> dist.Distribution:
-        means, log_variance = self.parameters_of(features).chunk(2, dim=-1)
+        means, log_variance = in_full(self.parameters_of(features)).chunk(2, dim=-1)
         batch = self.training and len(means) > 1
         means = nn.functional.batch_norm(means, self.running_mean, self.running_variance, training=batch, eps=LEAST_VARIANCE)
         loc = self.gamma * means + self.shift

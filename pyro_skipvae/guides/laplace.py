@@ -45,7 +45,8 @@ class VariationalLaplace:
         return z
 
     def posterior(self, x: Tensor, beta: float | Tensor = 1.0) -> Any:
-        """q(z|x) of the rows of x, batch (B,), event (D,)."""
+        """q(z|x) of the rows of x, batch (B,), event (D,). A gradient of beta, by which a step reads the rate, is not of q."""
+        beta = beta.detach() if isinstance(beta, Tensor) else beta
         mode = self.vae.encoder(x).mean
         for step in range(1, self.steps + 1):
             precision, gradient = self._linearised(mode, x, beta)

@@ -63,3 +63,10 @@ def test_rows_depend_on_themselves_alone_in_evaluation_and_where_there_is_one():
 def test_rates_that_are_none_are_refused(rate):
     with pytest.raises(ValueError, match="rate above 0 nats"):
         BatchNormalisedNormal(3, D, rate=rate)
+
+
+def test_distributions_are_in_float32_whatever_the_network():
+    family = BatchNormalisedNormal(5, D, rate=5.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        q = family(torch.randn(64, 5))
+    assert q.mean.dtype == q.stddev.dtype == torch.float32

@@ -82,3 +82,17 @@ def test_mistakes(float64):
     vae = vae_of(lambda z: dist.Poisson(z.exp()).to_event(1))
     with pytest.raises(ValueError, match="expected p.x.z. of Bernoullis or normals for variational Laplace, got Poisson"):
         VariationalLaplace(vae).posterior(torch.ones(2, E))
+
+
+def test_a_control_is_told_the_rate(float64):
+    """The derivative of the loss in beta is the rate, and not what beta does to q(z|x) besides."""
+    torch.manual_seed(0)
+    vae, x = vae_of(MLPDecoder(D, (E,), layers=1, width=6)), torch.rand(50, E).round()
+    guide = VariationalLaplace(vae)
+    beta = torch.tensor(0.3, requires_grad=True)
+    torch.manual_seed(1)
+    elbo(vae.model, guide, x, beta).backward()
+    torch.manual_seed(1)
+    q, p = guide.posterior(x, 0.3), vae.prior()
+    z = q.rsample()
+    assert beta.grad.item() == pytest.approx((q.log_prob(z) - p.log_prob(z)).sum().item())
