@@ -9,7 +9,7 @@ import torch
 from pyro.infer import RenyiELBO
 from torch import nn
 
-from pyro_skipvae.objectives import analytic_elbo, elbo, iwae
+from pyro_skipvae.objectives import analytic_elbo, elbo, free_bits_total, iwae, target_rate
 from pyro_skipvae.schedules import constant, cyclical, linear
 
 
@@ -227,6 +227,26 @@ def test_iwae_refuses_what_is_not_in_the_data_plate():
     joint = lambda x: pyro.sample("x", dist.Normal(torch.zeros(4, 2), 1.0).to_event(2), obs=x)  # noqa: E731
     with pytest.raises(ValueError, match="got x outside of it"):
         iwae(3)(lambda x: (guide(x), joint(x)), guide, x)
+
+
+def test_a_factor_of_the_guide_counts_or_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x, factor=0.0):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.factor("penalty", factor * torch.ones_like(z), has_rsample=True)
+
+    x, losses = torch.zeros(5), []
+    for factor in (0.0, 3.0):
+        pyro.set_rng_seed(0)
+        losses.append(elbo(model, lambda x, factor=factor: guide(x, factor), x).item())
+    assert losses[1] - losses[0] == pytest.approx(15.0)
+    for objective in (free_bits_total(1.0), target_rate(1.0)):
+        with pytest.raises(ValueError, match=r"a guide without factors and observed sites for .*, got \['penalty'\]: elbo"):
+            objective(model, guide, x)
 
 
 def test_a_module_takes_the_beta_of_its_forward():

@@ -7,7 +7,7 @@ def readings(direction: str) -> tuple[bool, ...]:
     """Whether each of the networks of an encoder reads x in reverse: z_t then sees x from its own place on.
 
     anti-causal: from step t on, which is what a decoder that knows the past lacks; causal: up to step t; full: both.
-    Raises ValueError for another direction. Reference: Razavi et al. 2019, section 3.1.
+    Raises ValueError for another direction. Reference: Razavi et al. 2019.
     """
     found = {"anti-causal": (True,), "causal": (False,), "full": (False, True)}
     if direction not in found:

@@ -23,7 +23,7 @@ class LSTMSequenceEncoder(nn.Module):
     of `LSTMEncoder`. Raises ValueError where max_length words cannot be divided among the steps so, for another direction, and,
     when called, for rows longer than `max_length`.
 
-    Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 3.1.
+    Reference: Razavi, van den Oord, Poole, Vinyals 2019, on the anti-causal encoder.
     """
 
     def __init__(

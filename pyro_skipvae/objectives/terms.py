@@ -28,13 +28,16 @@ class Terms(NamedTuple):
 def terms(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, what: str) -> Terms:
     """The `Terms` of one draw, unweighed; `what` asks for them.
 
-    Raises ValueError for other than one latent site, and for draws without a derivative where a gradient is wanted.
+    Raises ValueError for other than one latent site, a guide with a factor, which would not count, and draws without a
+    derivative where a gradient is wanted.
     """
     guide_trace = poutine.trace(guide).get_trace(*as_arguments(x))
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*as_arguments(x))
     latents = [name for name, site in sites(model_trace) if not site["is_observed"]]
     if len(latents) != 1:
         raise ValueError(f"expected one latent site for {what}, got {latents}")
+    if factors := [name for name, site in sites(guide_trace) if site["is_observed"]]:
+        raise ValueError(f"expected a guide without factors and observed sites for {what}, got {factors}: elbo counts them")
     if torch.is_grad_enabled():  # without a gradient any draw will do
         check_reparameterised(guide_trace.nodes[latents[0]])
     model_trace.compute_log_prob()

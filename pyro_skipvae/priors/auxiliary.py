@@ -24,7 +24,7 @@ class AuxiliaryPrior(nn.Module):
     fitted to, E_x E_q[log q(z|x) - log r(z)] = I(x; z) + KL(q(z) || r(z)) is an upper bound on the mutual information, and the
     rate of the model with this prior. Raises ValueError unless latent_dim is (T, C).
 
-    Reference: Razavi, van den Oord, Poole, Vinyals 2019, section 3.2.
+    Reference: Razavi, van den Oord, Poole, Vinyals 2019, on the auxiliary prior.
     """
 
     nothing: Tensor

@@ -123,6 +123,7 @@ class SVIStep:
         self.svi = SVI(model, guide, optim, loss=self._loss, loss_and_grads=self._loss_and_grads)
         self.svi.optim = self._update
         self.steps, self.updates, self._checked = 0, 0, False
+        self._reached: list[nn.Parameter] = []  # what the loss of the first step depends on
         self.held: set[int] = set()  # parameters, by id, that an update leaves alone
         self._one: Any = None  # the torch optimizer that works for all
         self._left_out = torch.zeros(5, dtype=torch.long)  # how many, the first, and three flags: input, loss, gradient
@@ -207,9 +208,26 @@ class SVIStep:
             check_store_tensors(_sites(capture))
         # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
         self._parameters = list(dict.fromkeys(site["value"].unconstrained() for site in _sites(capture).values()))
+        if not self._checked:
+            self._warn_of_untrained()
         loss, self._checked = self._of_all(x, torch.as_tensor(loss).detach(), _sites(capture)), True
         self._judge(x, loss)
         return 0.0  # SVI would make a number of the loss, and so wait for the device
+
+    def _warn_of_untrained(self) -> None:
+        """Warns where the loss depends on modules that are not registered: SVI trains what is in Pyro's store alone."""
+        trained = set(map(id, self._parameters))
+        left = [parameter for parameter in self._reached if id(parameter) not in trained]
+        self._reached.clear()
+        for parameter in left:
+            parameter.grad = None
+        if left:
+            shapes = ", ".join(str(tuple(parameter.shape)) for parameter in left[:3])
+            warnings.warn(
+                f"{len(left)} parameters with a gradient are not trained, of shape {shapes}{', ...' * (len(left) > 3)}: "
+                "register their module by pyro.module, or pass it to as_pair; with requires_grad_(False) they stay as they are",
+                stacklevel=6,
+            )
 
     def _weight_of(self, x: Batch, beta: float) -> float | Tensor:
         """beta as it is, or, where its derivative is wanted, as a tensor that has one."""
@@ -358,6 +376,7 @@ class SVIStep:
         """The loss in nats per datapoint, and its gradients on the parameters."""
         if not isinstance(self.objective, ELBO):
             loss = self._mean_loss(x, beta)
+            self._reached = [] if self._checked else list(parameters_below(loss))
             loss.backward()
             return loss
         name = type(self.objective).__name__
@@ -388,6 +407,18 @@ class _SkipStep(Exception):
     """Takes SVI out of its step before it calls the optimizer."""
 
 
+def parameters_below(loss: Tensor) -> Iterator[nn.Parameter]:
+    """The parameters to which the gradient of a loss flows."""
+    seen, left = set(), [loss.grad_fn]
+    while left:
+        node: Any = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [below for below, _ in node.next_functions]
+            if isinstance(found := getattr(node, "variable", None), nn.Parameter):
+                yield found
+
+
 def _sites(capture: Any) -> dict[str, Any]:
     """The parameter sites by name; Pyro's annotations leave open whether there are any."""
     return capture.trace.nodes
@@ -403,15 +434,34 @@ class _DataPlate(Messenger):
     def __init__(self, rows: int) -> None:
         super().__init__()
         self.rows = self.points = rows
+        self.found, self.others = False, set[int]()
 
     def _pyro_post_sample(self, message: Any) -> None:
-        if not poutine.util.site_is_subsample(message) and (plate := data_plate(message, self.rows)):
-            self.points = max(self.points, plate.full_size)
+        if poutine.util.site_is_subsample(message):
+            return
+        if plate := data_plate(message, self.rows):
+            self.points, self.found = max(self.points, plate.full_size), True
+        self.others |= {frame.size for frame in message["cond_indep_stack"] if frame.vectorized}
+
+    def __exit__(self, kind: Any, *error: Any) -> Any:
+        if kind is None and not self.found and self.others:
+            sizes = " and ".join(map(str, sorted(self.others)))
+            raise ValueError(
+                f"expected a plate over the {self.rows} rows of x, got plates of {sizes}: the first dimension of x has to be "
+                "the datapoints, since losses are per datapoint"
+            )
+        return super().__exit__(kind, *error)
 
 
 def batch_size(x: Batch) -> int:
-    """How many datapoints x, a tensor or a tuple, holds."""
-    return len(as_arguments(x)[0])
+    """How many datapoints x, a tensor or a tuple, holds. Raises ValueError for another batch, such as a dict."""
+    first = next(iter(as_arguments(x)), None)
+    if not isinstance(first, Tensor) or not first.dim():
+        raise ValueError(
+            f"expected a batch of tensors, the first with a row for each datapoint, got a {type(first).__name__}: give them "
+            "as a tuple, whose items are the arguments of model and guide"
+        )
+    return len(first)
 
 
 def _same_fused_optimizers(optimizers: Sequence[Any]) -> bool:

@@ -2,15 +2,18 @@
 
 import copy
 import math
+import warnings
 from functools import partial
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import JitTrace_ELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.optim import Adam, CosineAnnealingLR
 from pyro.optim.lr_scheduler import PyroLRScheduler
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_skipvae import VAE, decoders, encoders, fit, svi_step
@@ -104,6 +107,51 @@ def test_loss_and_gradient_are_means_over_the_batch(vae):
         losses.append(step(batch).item())
         gradients.append(torch.cat([g.flatten() for _, g in sorted(optim.gradients.items())]).norm().item())
     assert losses[0] == pytest.approx(losses[1], rel=0.01) and gradients[0] == pytest.approx(gradients[1], rel=0.05)
+
+
+def test_batches_whose_rows_cannot_be_counted_are_refused(vae):
+    step = svi_step(vae.model, vae.guide, elbo, Recorder())
+    with pytest.raises(ValueError, match="the first with a row for each datapoint, got a dict: give them as a tuple"):
+        step({"x": X.double(), "y": X.double()})
+
+    def time_first(x):
+        with pyro.plate("data", x.shape[1]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z[:, :1], 1.0).expand([x.shape[1], len(x)]).to_event(1), obs=x.T)
+
+    step = svi_step(time_first, poutine.block(time_first, hide=["x"]), elbo, Recorder())
+    with pytest.raises(ValueError, match="a plate over the 7 rows of x, got plates of 64: the first dimension"):
+        step(torch.zeros(7, 64))
+
+
+def test_a_module_that_is_not_registered_is_told(vae):
+    weight = nn.Linear(3, 2)
+
+    def pair(register):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z @ torch.ones(2, 3), 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            if register:
+                pyro.module("weight", weight)
+            scale = pyro.param("scale", torch.ones(2))
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(weight(x), scale.exp()).to_event(1))
+
+        return model, guide
+
+    pyro.clear_param_store()
+    with pytest.warns(UserWarning, match=r"2 parameters with a gradient are not trained, of shape \(2, 3\), \(2,\): register"):
+        svi_step(*pair(False), elbo, Adam({"lr": 0.1}))(torch.ones(5, 3))
+    assert weight.weight.grad is None
+    for register in (True, False):
+        weight.requires_grad_(register)
+        pyro.clear_param_store()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            svi_step(*pair(register), elbo, Adam({"lr": 0.1}))(torch.ones(5, 3))
 
 
 @pytest.mark.parametrize("objective", [elbo, Trace_ELBO()])
