@@ -187,6 +187,13 @@ def test_other_forms_are_refused_by_name(x, got):
         report(model, guide, x)
 
 
+def test_sparse_and_nested_tensors_are_refused_with_what_makes_them_dense():
+    with pytest.raises(ValueError, match=r"expected dense tensors in x, got a sparse one: pass x.to_dense\(\)"):
+        report(model, guide, X.to_sparse())
+    with pytest.raises(ValueError, match=r"got a nested one: pass x.to_padded_tensor\(0.0\)"):
+        report(model, guide, torch.nested.nested_tensor(list(X)))
+
+
 def test_what_is_read_in_turn_has_to_be_joined_and_a_table_is_no_such_thing():
     rows = torch.utils.data.TensorDataset(X)
     for x in (rows, torch.utils.data.DataLoader(rows), iter([X])):

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.distributions import transforms
 from torch import nn
 
@@ -272,6 +273,33 @@ def test_dropout_and_batchnorm_are_evaluated():
     networks.eval()
     torch.testing.assert_close(training.elbo, report(networks.model, networks.guide, X).elbo)
     pyro.clear_param_store()
+
+
+class Moving(nn.Module):
+    """What it gives in training is another thing than in evaluation, also outside of a forward."""
+
+    def shift(self):
+        return 1.0 if self.training else 0.0
+
+
+MOVING, BATCH_NORM = Moving(), transforms.BatchNorm(3)
+
+
+def test_modules_without_a_forward_of_their_own_are_evaluated():
+    """A module that a plain function names, and a transform that is a module: their statistics and flags stay as they were."""
+
+    def normalised(x):
+        pyro.module("normalisation", BATCH_NORM)
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+            z = pyro.sample("z", dist.TransformedDistribution(base, [BATCH_NORM]))
+            pyro.sample("x", dist.Normal(z + MOVING.shift(), 1.0).to_event(1), obs=x)
+
+    before, x = BATCH_NORM.moving_mean.clone(), draw(100, 3).float() + 2
+    found = report(normalised, guide, x).to_json()
+    assert torch.equal(before, BATCH_NORM.moving_mean) and BATCH_NORM.training and MOVING.training
+    BATCH_NORM.eval(), MOVING.eval()
+    assert report(normalised, guide, x).to_json() == found
 
 
 def test_dropout_in_a_method_without_a_forward():
@@ -889,6 +917,7 @@ def test_a_prior_that_differs_between_rows_has_no_aggregate():
     assert found.aggregate_kl is None and "differs between the rows" in found.card["unavailable"]["aggregate_kl"]
     assert any(note.startswith("p(z) differs between the rows") for note in found.card["notes"])
     assert found.mi_lower is not None and "differs between the rows" in str(found)
+    assert found.verdict.amounts["information"]["low"] == found.mi_lower.low  # not cut by a rate that bounds nothing
     assert not report(model, guide, X).card["notes"]
 
 
@@ -918,3 +947,76 @@ def test_a_posterior_without_a_mean_has_no_active_units(tmp_path):
     assert found.active_units is found.active_units_0_02 is None and "no finite mean" in str(found)
     assert "active units unknown" in found.verdict
     assert type(found).from_json(found.to_json()).active_units is None
+
+
+class Shift(torch.distributions.Transform):
+    domain = codomain = torch.distributions.constraints.real_vector
+    bijective = True
+
+    def _call(self, z):
+        return z + self.by
+
+    def _inverse(self, z):
+        return z - self.by
+
+    def log_abs_det_jacobian(self, z, y):
+        return torch.zeros(z.shape[:-1])
+
+
+def test_a_transform_that_keeps_its_rows_is_refused_where_it_would_be_wrong():
+    shift = Shift()
+
+    def keeping(x):
+        shift.by = x / 2
+        with pyro.plate("data", len(x)):
+            base = dist.MultivariateNormal(torch.zeros(len(x), 2).double(), 0.5 * torch.eye(2).double())
+            pyro.sample("z", dist.TransformedDistribution(base, [shift]))
+
+    x = draw(600, 2)
+    with pytest.raises(ValueError, match="stays as it is when the guide runs on other rows.*new one in each call"):
+        log_likelihood(model, keeping, x, importance_samples=2)
+    expected = log_likelihood(model, guide, x[:200], importance_samples=50)
+    assert log_likelihood(model, keeping, x[:200], importance_samples=50).value == pytest.approx(expected.value, abs=0.05)
+
+
+def test_values_outside_the_support_are_noticed_in_any_row_and_not_where_they_are_masked_out():
+    def grey(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=z, validate_args=False).to_event(1), obs=x)
+
+    x = (draw(100, 3) > 0).double()
+    assert not report(grey, guide, x).card["notes"]
+    x[90, 1] = 0.5
+    found = report(grey, guide, x, levels=2)
+    assert any("outside the support" in note for note in found.card["notes"]) and found.bits_per_dimension is None
+    assert found.verdict.amounts["share"] is None
+
+    def padded(x, kept):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            with poutine.mask(mask=kept):
+                pyro.sample("x", dist.Bernoulli(logits=z, validate_args=False).to_event(1), obs=x)
+
+    found = report(padded, lambda x, kept: guide(x), (x, torch.arange(100) != 90))
+    assert not any("outside the support" in note for note in found.card["notes"])
+
+
+def test_another_default_device_changes_nothing():
+    """What a report makes for itself lies on the CPU: on the meta device, which has no values, all of it would fail."""
+    x = draw(60, 3)
+    expected = report(model, guide, x).to_json(), log_likelihood(model, guide, x, importance_samples=5)
+    zeros, ones = torch.zeros(3).double(), torch.ones(3).double()
+
+    def placed(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(zeros, ones).expand([len(x), 3]).to_event(1))
+            pyro.sample("x", dist.Normal(z, ones).to_event(1), obs=x)
+
+    def placed_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, ones * 0.5**0.5).to_event(1))
+
+    with torch.device("meta"):
+        found = report(placed, placed_guide, x).to_json(), log_likelihood(placed, placed_guide, x, importance_samples=5)
+    assert found == expected

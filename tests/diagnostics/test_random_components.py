@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pyro_skipvae.diagnostics import collapse_report, mutual_information
+from pyro_skipvae.diagnostics.estimates import random_components
 from pyro_skipvae.diagnostics.estimates.components import Components
 from pyro_skipvae.diagnostics.estimates.pairwise import pairwise_log_prob
 from pyro_skipvae.diagnostics.estimates.random_components import PART, terms
@@ -123,3 +124,24 @@ def test_memory_is_that_of_a_part():
 def test_one_component_is_no_mixture():
     with pytest.raises(ValueError, match="expected at least 2 components"):
         mutual_information(model, guide, rows(30), components=1)
+
+
+def test_a_last_part_of_one_row_joins_its_neighbour(monkeypatch):
+    monkeypatch.setattr(random_components, "PART", 100)
+    found = mutual_information(model, guide, rows(401), components=50)
+    assert found.points == 401 and found.lower.low <= 2 * INFORMATION <= found.upper.high
+    assert random_components._parts(401) == [(0, 100), (100, 200), (200, 300), (300, 401)]
+
+
+def test_one_row_that_is_no_component_has_no_interval():
+    found = mutual_information(model, guide, rows(100), components=99)
+    assert math.isfinite(found.marginal.value) and math.isnan(found.marginal.low)
+
+
+def test_a_row_that_is_not_finite_is_named_and_leaves_the_other_estimates():
+    x = rows(200)
+    x[117] = math.nan
+    report = collapse_report(model, guide, x, components=50, importance_samples=1, posterior_samples=2)
+    assert report.mi_lower is None and "row 117 of x" in report.card["unavailable"]["mi_lower"]
+    assert report.mi_ceiling == pytest.approx(math.log(51)) and report.card["mi_components"] == 50
+    assert report.active_units is None and len(report.active_unit_variances) == 2

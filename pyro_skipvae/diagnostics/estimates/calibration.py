@@ -121,7 +121,7 @@ def calibration(
         raise ValueError(f"expected at least 19 draws, got {draws}")
     with as_found(model, guide, x=x, seed=seed, samples=(draws,)) as rows:
         pair = Pair(model, guide, rows, joint=True)
-        index = torch.arange(simulations) % pair.points
+        index = torch.arange(simulations, device="cpu") % pair.points
         parts = []
         for part in index.tensor_split(-(-simulations // pair.rows_at_a_time)):
             parts.append(_simulated(pair, pair.rows(part), draws, likelihood))
@@ -138,12 +138,12 @@ def _simulated(pair: Pair, rows: Rows, draws: int, likelihood: bool) -> dict[str
     latents = {name: trace.nodes[name]["value"] for name in pair.latents}
     seen = {name: trace.nodes[name]["value"] for name in pair.observed}
     given = _with_observations(pair, rows, seen)
-    truth, index = _joined(latents), torch.arange(count_rows(given))
+    truth, index = _joined(latents), torch.arange(count_rows(given), device="cpu")
     at = pair.at(given)
     truth_log_x = _log_x(at, rows, seen, latents)
     quantities = torch.cat([truth, truth_log_x[:, None]], 1) if likelihood else truth
-    below, equal = torch.zeros(2, *quantities.shape, dtype=torch.float64)
-    total, squares = torch.zeros(2, *truth.shape, dtype=torch.float64)
+    below, equal = torch.zeros(2, *quantities.shape, dtype=torch.float64, device="cpu")
+    total, squares = torch.zeros(2, *truth.shape, dtype=torch.float64, device="cpu")
     for _ in range(draws):
         run = at.guide_trace(given)
         drawn = {name: run.nodes[name]["value"] for name in pair.latents}
@@ -233,7 +233,8 @@ def _quantity(name: str, rank: Tensor, found: dict[str, Tensor], number: int, dr
     bias = mean_interval(part - 0.5)
     error = math.sqrt((1 - (draws + 1) ** -2) / 12 / len(rank))  # of a mean of uniform ranks
     bins = max(2, min(20, len(rank) // 10, draws + 1))
-    ranks = (torch.arange(draws + 1) * bins).div(draws + 1, rounding_mode="floor")  # the bin of each: nearly equal ones
+    # The bin of each rank: bins of nearly equal size.
+    ranks = (torch.arange(draws + 1, device="cpu") * bins).div(draws + 1, rounding_mode="floor")
     expected = ranks.bincount() * (len(rank) / (draws + 1))
     counts = ranks[rank.long()].bincount(minlength=bins)
     chi_squared = ((counts - expected).square() / expected).sum().item()

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Independent, OneHotCategorical
 
 DEAD = 1.0  # expected uses in the N rows, below which a code counts as dead
+MOST_KEPT = 2**25  # probabilities, 256 MB of them
+TINY = 1e-12  # rounding of a sum of one less itself
 ACTIVE = 0.01  # nats of x that a position says, from which on it counts as active
 
 
@@ -66,13 +68,36 @@ class Usage:
         self.mass: Any = 0.0
         self.entropy: Any = 0.0
         self.weight = 0.0
+        self.count = 0  # rows of the first draw
+        self.rows: list[Tensor] = []  # the probabilities at the first of them
 
-    def add(self, q: Tensor, kept: Tensor) -> None:
-        """q (n, P, K); rows that are not kept (n,) count for nothing."""
+    def add(self, q: Tensor, kept: Tensor, *, keep: bool) -> None:
+        """q (n, P, K); rows that are not kept (n,) count for nothing. keep: for `information`, as of the first draw."""
         q = q[kept]
+        self.count += len(q) * keep
+        if keep and sum(part.numel() for part in self.rows) < MOST_KEPT:
+            self.rows.append(q.cpu())
         self.mass = self.mass + q.sum(0).cpu()
         self.entropy = self.entropy - torch.xlogy(q, q).sum((0, 2)).cpu()
         self.weight += len(q)
+
+    def information(self) -> tuple[Tensor, Tensor]:
+        """Bounds on I(x; code) of all positions together, from below and above: per row (n,), of the first rows that are kept.
+
+            lower = sum_k q_i(k) [log q_i(k) - log 1/N sum_j q_j(k)]            of the position where its mean is the largest
+            upper = sum_k q_i(k) [log q_i(k) - log 1/(N - 1) sum_(j != i) q_j(k)]   summed over the positions
+
+        Both are those of `mutual_information`, without its draws: on average the lower one is at most (K - 1) / (2 N) too low
+        for one position, and the upper one too high by as much or more; it is infinite where one row alone uses a code.
+        """
+        share, lower, upper = self.mass / self.weight, [], []  # (P, K)
+        for q in self.rows:
+            own = torch.xlogy(q, q).sum(2)
+            lower.append(own - torch.xlogy(q, share).sum(2))
+            others = ((self.count * share - q) / (self.count - 1)).clamp(min=0)
+            upper.append((own - torch.xlogy(q, torch.where(others < TINY, 0.0, others)).sum(2)).sum(1))
+        below = torch.cat(lower)
+        return below[:, below.mean(0).argmax()], torch.cat(upper)
 
     def codes(self, rows: int, *, given_others: bool) -> Codes:
         """What the sums say, of `rows` rows."""

@@ -47,7 +47,7 @@ def dimension_losses(
     with as_found(model, guide, x=x, seed=seed, samples=(1,), first=points) as x:
         pair = Pair(model, guide, x, site=site)
         values, _ = draw_all(pair, list(pair.chunks()), pair.points)
-        z, index = values[pair.site], torch.randperm(pair.points)
+        z, index = values[pair.site], torch.randperm(pair.points, device="cpu")
         other = flat(z[index].roll(1, 0) if replace == SHUFFLED else drawn(pair.prior(pair.rows(index))))
         taken = {name: value[index] for name, value in values.items()}
         before = finite(pair.log_joint(index, taken)[0].double().cpu(), "log p(x|z)")

@@ -46,7 +46,7 @@ def elbo_terms(
     `importance_estimate` takes the weights of this bound as its first. Each estimate is a mean over draws from q(z|x) whoever
     else reads them, so none is biased by that; the difference of two on the same draws has less noise than on other ones.
     """
-    index = torch.arange(points)
+    index = torch.arange(points, device="cpu")
     elbo, likelihood = torch.zeros(2, points, dtype=torch.float64, device="cpu")
     first: Any = None
     weights = []
@@ -82,7 +82,7 @@ def shuffled_latent_loss(pair: Pair, terms: ElboTerms, *, seed: int) -> Tensor:
     other = torch.empty_like(order)
     other[order] = order.roll(1)
     values = terms.first_values | {pair.site: terms.first_values[pair.site][other]}
-    loss = terms.first - pair.log_joint(torch.arange(points), values)[0].double().cpu()
+    loss = terms.first - pair.log_joint(torch.arange(points, device="cpu"), values)[0].double().cpu()
     finite(loss.nan_to_num(nan=torch.nan, posinf=0.0, neginf=-torch.inf), "log p(x|z) - log p(x|z')")
     return loss[order]
 

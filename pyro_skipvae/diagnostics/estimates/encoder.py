@@ -7,9 +7,10 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
-from ..pairs.conditions import drawn
+from ..pairs.conditions import drawn, same_density
 from ..pairs.finite import check_densities, check_draws, finite
 from ..pairs.pair import Chunk, Pair, Progress
+from ..pairs.sites import log_density
 from ..pairs.unavailable import FAILURES, Unavailable, told
 from .active_units import half_means
 from .dimensions import collapse_thresholds
@@ -22,8 +23,7 @@ class Encoded:
 
     collapse_thresholds (D,): see `dimensions.collapse_thresholds`.
 
-    log_p is None where p(z) refuses a draw of z, with the reason in `prior_failure`; one_prior: whether p(z) is the same for
-    all points.
+    log_p is None where p(z) refuses a draw of z, with the reason in `prior_failure`.
     """
 
     chunks: list[Chunk]
@@ -34,7 +34,6 @@ class Encoded:
     exact_rate: Tensor | None
     rate_per_dimension: Tensor | None
     halves: Tensor
-    one_prior: bool
     collapse_thresholds: Tensor | None = None
 
     @property
@@ -78,7 +77,8 @@ def encode(pair: Pair, samples: int, progress: Progress | None = None) -> Encode
     per_unit = None if per_point is None else per_point.mean(0)
     thresholds = None if per_point is None or not per_point.isfinite().all() else collapse_thresholds(per_point)
     log_p, failure = _log_priors(priors, z)
-    one_prior = _agree(priors, drawn(priors[0])[:1] if log_p is None else z[0][0, :1])
+    if not pair.prior_masked and not _agree(priors, drawn(priors[0])[:1] if log_p is None else z[0][0, :1]):
+        pair.note_varying_prior()
     return Encoded(
         chunks,
         torch.cat(z, 1),
@@ -88,7 +88,6 @@ def encode(pair: Pair, samples: int, progress: Progress | None = None) -> Encode
         exact,
         per_unit,
         torch.cat(halves, 1),
-        one_prior,
         thresholds,
     )
 
@@ -96,7 +95,7 @@ def encode(pair: Pair, samples: int, progress: Progress | None = None) -> Encode
 def _log_priors(priors: list[Distribution], z: tuple[Tensor, ...]) -> tuple[Tensor | None, str | None]:
     """log p(z) (S, N) of draws per chunk (S, n, *event), or None with the reason."""
     try:  # one draw at a time: a mixture takes as many times the memory of it as it has components
-        log_p = [torch.stack([p.log_prob(part) for part in draws]) for p, draws in zip(priors, z, strict=True)]
+        log_p = [torch.stack([log_density(p, part) for part in draws]) for p, draws in zip(priors, z, strict=True)]
         return torch.cat(log_p, 1), None
     except FAILURES as error:
         return None, f"p(z) has no density at a draw from q(z|x): {told(error)}"
@@ -108,4 +107,4 @@ def _agree(priors: list[Distribution], z: Tensor) -> bool:
         densities = torch.cat([p.log_prob(z.expand(p.batch_shape + z.shape[1:])) for p in priors])
     except FAILURES:  # it lies in the support of some rows' prior only
         return False
-    return torch.allclose(densities, densities[:1].expand_as(densities), rtol=1e-4, atol=1e-4, equal_nan=True)
+    return same_density(densities)

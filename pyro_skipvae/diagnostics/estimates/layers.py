@@ -51,7 +51,7 @@ def layer_sensitivities(
 
         z:        E |h(x, z') - h(x, z)|^2 / (2 E |h(x, z)|^2),   z ~ q(z|x), z' ~ q(z|x'), x' of another row
         constant: |E h(x, z)|^2 / E |h(x, z)|^2                   others: the rest
-        directions: (tr C)^2 / tr(C^2),   C the covariance of h(x, z') - h(x, z): k for k equal ones, fewer for unequal ones
+        directions: (tr M)^2 / tr(M^2),   M = E[d d'], d = h(x, z') - h(x, z): k for k equal ones, fewer for unequal ones
 
     x is kept, so what an autoregressive decoder reads of x does not change with z. For h = W z + V u + b with independent
     z (mean m, covariance C) and u (mean n, covariance S), the shares are those of tr(W C W') for z, |W m + V n + b|^2 for
@@ -74,13 +74,14 @@ def layer_sensitivities(
     with as_found(model, guide, x=x, seed=seed, samples=(1,), first=points) as x:
         pair = Pair(model, guide, x, site=site, joint=None)
         values, _ = draw_all(pair, list(pair.chunks()), pair.points)
-        order = torch.randperm(pair.points)
+        order = torch.randperm(pair.points, device="cpu")
         moved = pair.latents if pair.joint else [pair.site]
         others = {name: values[name][order.roll(1)] if name in moved else values[name][order] for name in values}
         own = {name: value[order] for name, value in values.items()}
         parts: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in named}
         with _outputs(named) as seen:
-            for rows in torch.arange(pair.points).tensor_split(-(-pair.points // max(2, min(ROWS, pair.rows_at_a_time)))):
+            pieces = -(-pair.points // max(2, min(ROWS, pair.rows_at_a_time)))
+            for rows in torch.arange(pair.points, device="cpu").tensor_split(pieces):
                 before, after = (_run(pair, seen, order[rows], {k: v[rows] for k, v in z.items()}) for z in (own, others))
                 for name in named:
                     parts[name].append(_parts(before[name], after[name]))
@@ -133,7 +134,8 @@ def _parts(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
     rows, change = len(before), after - before
     square, moved = (part.square().sum(1, dtype=torch.double) for part in (before, change))
     shared = (before * (before.sum(0) - before)).sum(1, dtype=torch.double) / (rows - 1)
-    apart = (torch.arange(rows)[:, None] - torch.arange(rows)).abs() > 1
+    number = torch.arange(rows, device="cpu")
+    apart = (number[:, None] - number).abs() > 1
     products = (change @ change.T).double().square().cpu() * apart
     return square.cpu(), moved.cpu() / 2, shared.cpu(), products.sum(1) / apart.sum(1).clamp(min=1)
 

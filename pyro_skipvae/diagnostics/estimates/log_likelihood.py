@@ -96,7 +96,7 @@ def importance_estimate(
     before.
     """
     block = max(1, samples // 10)
-    lowest = torch.full((points,), -math.inf, dtype=torch.float64)
+    lowest = torch.full((points,), -math.inf, dtype=torch.float64, device="cpu")
     total, squares, done = lowest, lowest, 0
     tenths: list[Tensor] = []
     for size in [block] * (samples // block) + [samples % block] * (samples % block > 0):
@@ -121,6 +121,6 @@ def _log_weights(pair: Pair, chunks: list[Chunk], points: int, samples: int) -> 
         values, log_q = draw_all(pair, chunks, points, copies)
         check = check_densities if pair.joint else check_draws  # discrete draws may well be the same
         check(values[pair.site].unflatten(0, (copies, points)), log_q[pair.site].view(copies, points))
-        log_x, log_p = pair.log_joint(torch.arange(points).repeat(copies), values)
+        log_x, log_p = pair.log_joint(torch.arange(points, device="cpu").repeat(copies), values)
         log_weight = log_x + log_ratio(log_p, log_q)
         yield log_weight.double().cpu().view(copies, points)

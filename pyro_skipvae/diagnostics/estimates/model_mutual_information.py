@@ -43,7 +43,7 @@ class Ancestors:
         return [self._group(part) for part in self._parts()]
 
     def _parts(self) -> list[Tensor]:
-        return list(torch.arange(self.points).tensor_split(-(-self.points // self.drawn_together)))
+        return list(torch.arange(self.points, device="cpu").tensor_split(-(-self.points // self.drawn_together)))
 
     def _run(self, handled: Any, inputs: Tensor) -> Any:
         """The trace of the handled model at these rows of its input."""
@@ -61,7 +61,7 @@ class Ancestors:
 
     def _check_likelihood(self) -> None:
         """Where p(x|z) reads its input x (teacher forcing, a context) there is no ancestral sample to be had this way."""
-        index = torch.arange(self.points)
+        index = torch.arange(self.points, device="cpu")
         for part in self._parts():  # far from their own rows too: neighbours may share a context
             own = _sound(self._log_likelihood(part, part, part))
             for inputs in (index.roll(1)[part], index.roll(self.points // 2)[part]):

@@ -185,7 +185,7 @@ def dieng_2019(components: Components, rate: Tensor, log_ratio: Tensor, bounds: 
     """The convention of the Skip-VAE paper: mean rate minus mean[log q_N(z_i) - log p(z_i)], N the first 10,000 points.
 
     rate (N,), log_ratio = log q(z_i|x_i) - log p(z_i) at one draw per x (N,); the own component is part of q_N, so
-    the ceiling is ln N up to the noise of the one draw. Reference: Dieng et al. 2019, section 2.1.
+    the ceiling is ln N up to the noise of the one draw. Reference: Dieng et al. 2019, section 4.
     """
     points = min(len(rate), DIENG_POINTS)
     lower = bounds.lower[0]
@@ -204,7 +204,7 @@ def he_2019_batch_32(components: Components) -> dict[str, Any]:
     for q, pairs in zip(components.groups, components.pairs, strict=True):
         z = components.z[0, start : start + q.batch_shape[0]]
         tile, start = pairs(z), start + len(z)
-        for part in torch.arange(len(z)).split(HE_BATCH):
+        for part in torch.arange(len(z), device="cpu").split(HE_BATCH):
             terms.append(_neg_entropy(q, tile)[part] - tile[part][:, part].logsumexp(1) + math.log(len(part)))
     largest = min(HE_BATCH, start)  # the ceiling of fewer points is theirs
     return {"value": torch.cat(terms).mean().item(), "batch": HE_BATCH, "ceiling": math.log(largest)}

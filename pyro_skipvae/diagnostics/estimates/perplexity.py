@@ -37,7 +37,7 @@ def perplexity_difference(first: Tensor, second: Tensor, tokens: Tensor) -> Inte
     The interval is over texts, paired: what makes a text hard for both is not in it (delta method).
     """
     tokens = tokens.double()
-    values, influence = [], torch.zeros(())
+    values, influence = [], torch.zeros((), device="cpu")
     for sign, nats in ((1, first.double()), (-1, second.double())):
         per_token = nats.sum() / tokens.sum()
         values.append(sign * per_token.exp())

@@ -110,7 +110,7 @@ def _train(probe: nn.Module, means: Tensor, classes: Tensor, epochs: int, batch_
     optimizer = torch.optim.Adam(probe.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(means) // batch_size))
     for _ in range(epochs):
-        for index in torch.randperm(len(means)).split(batch_size):
+        for index in torch.randperm(len(means), device="cpu").split(batch_size):
             index = index.to(means.device)
             optimizer.zero_grad()
             nn.functional.cross_entropy(probe(means[index]), classes[index]).backward()
@@ -135,7 +135,7 @@ def _checked(means: Tensor, classes: Tensor, test: Tensor, test_classes: Tensor)
 
 def _some(count: int, seed: int) -> Any:
     """Which items C is chosen by: all, or 10,000 at random."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:CHOSEN_ON].numpy()
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed), device="cpu")[:CHOSEN_ON].numpy()
 
 
 def _accuracy(found: Tensor, classes: Tensor) -> Accuracy:

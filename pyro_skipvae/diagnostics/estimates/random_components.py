@@ -10,7 +10,7 @@ from torch import Tensor
 from ..pairs.evaluation import precision_of
 from ..pairs.interval import Interval, Moments
 from ..pairs.pair import Pair, Progress
-from ..pairs.rows import Inputs, Rows, join_rows, length, read_part, select_rows
+from ..pairs.rows import Inputs, Rows, join_rows, length, named_rows, read_part, select_rows
 from ..pairs.unavailable import Unavailable, attempt
 from .components import Components, evaluable
 from .pairwise import leave_one_out
@@ -18,6 +18,7 @@ from .rate import chunk_rate
 from .variational_marginal import Marginal, check_marginal, drawn_on, fitted_to, marginal_terms, random_order
 
 PART = 4096  # rows of x in memory at a time
+FEW = 32
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,8 @@ def streamed(
     rows, like = length(x), precision_of(pair.model, pair.guide)
     chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(seed), device="cpu")[:components].sort().values
     sums = Sums(pair.at(_taken(x, chosen, like)), chosen, samples, fit_on, seed)
-    for start in range(0, rows, PART):
-        stop = min(rows, start + PART)
-        sums.add(pair.at(read_part(x, slice(start, stop), like)), torch.arange(start, stop))
+    for start, stop in _parts(rows):
+        sums.add(pair.at(read_part(x, slice(start, stop), like)), torch.arange(start, stop, device="cpu"))
         if progress:
             progress("mutual information", stop, rows)
     return sums.result()
@@ -104,8 +104,10 @@ class Sums:
         """Holds further points, the rows `numbers` (n,) of x, against the components."""
         chunks, self.points = list(pair.chunks()), self.points + pair.points
         z, log_q = (torch.cat(part, 1) for part in zip(*(chunk.draws(self.samples) for chunk in chunks), strict=True))
-        if not z.isfinite().all() or not log_q.isfinite().all():
-            raise Unavailable(f"draws from q(z|x) or their densities are not finite at rows {numbers[0]} to {numbers[-1]} of x")
+        bad = ~(z.flatten(2) if z.dim() > 2 else z[..., None]).isfinite().all(2).all(0) | ~log_q.isfinite().all(0)
+        if bad.any():
+            where = named_rows(bad, start=int(numbers[0]))
+            raise Unavailable(f"draws from q(z|x) or their densities are not finite at {where}")
         rate = torch.cat([chunk_rate(pair, chunk, self.samples) for chunk in chunks])
         self._add("rate", rate)
         if self.components:
@@ -178,11 +180,19 @@ def _own_densities(own: Components) -> Tensor:
     return torch.cat(found, 1)
 
 
+def _parts(rows: int) -> list[tuple[int, int]]:
+    """(start, stop) of the parts; a last one of a few rows joins its neighbour: many networks squeeze away a batch of one."""
+    starts = list(range(0, rows, PART))
+    if len(starts) > 1 and rows - starts[-1] < FEW:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], rows], strict=True))
+
+
 def _taken(x: Inputs, chosen: Tensor, like: Tensor | None) -> Rows:
     """The chosen rows of x, whose numbers increase, read in parts."""
     parts = []
-    for start in range(0, length(x), PART):
-        inside = chosen[(chosen >= start) & (chosen < start + PART)]
+    for start, stop in _parts(length(x)):
+        inside = chosen[(chosen >= start) & (chosen < stop)]
         if len(inside):
             first = int(inside[0])
             parts.append(select_rows(read_part(x, slice(first, int(inside[-1]) + 1), like), inside - first))

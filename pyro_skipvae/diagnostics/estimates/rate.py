@@ -15,6 +15,7 @@ from ..pairs.finite import finite
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Chunk, Pair
 from ..pairs.rows import Inputs
+from ..pairs.sites import log_density
 from .pairwise import factors, flat, unwrapped
 
 
@@ -70,4 +71,4 @@ def chunk_rate(pair: Pair, chunk: Chunk, samples: int) -> Tensor:
     if exact is not None:
         return exact
     z, log_q = chunk.draws(samples)
-    return (log_q - torch.stack([p.log_prob(part) for part in z])).double().mean(0)
+    return (log_q - torch.stack([log_density(p, part) for part in z])).double().mean(0)

@@ -6,6 +6,7 @@ log p(x) >= E_q[log p(x|z)] - sum_s rate_s,      rate_s = E_q[log q(z_s | x, z b
 import math
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,14 +56,21 @@ class SiteReport:
 
 @dataclass
 class SiteTerms:
-    """What is known of one site at n points: rate (n,), its sum per dimension, two halves of its posterior means, its codes."""
+    """What is known of one site at n points: rate (n,), its sum per dimension, two halves of its posterior means, its codes.
+
+    entries (n, E): those that no mask leaves out; kept (n,): whether there are any.
+    """
 
     rate: Tensor
     exact: bool
-    kept: Tensor
+    entries: Tensor
     per_dimension: Tensor | None = None
     halves: Tensor | None = None
     usage: Usage = field(default_factory=Usage)
+
+    @property
+    def kept(self) -> Tensor:
+        return self.entries.any(1)
 
 
 @dataclass(frozen=True)
@@ -93,12 +101,13 @@ def joint_terms(pair: Pair, *, points: int, samples: int, progress: Progress | N
     log q - log p of the draw. Both are unbiased. Raises Unavailable, with the rows, where a draw or its density is not finite.
     """
     exact = {name: _is_conditioned_before(pair, name) for name in pair.latents}
-    zeros, everywhere = torch.zeros(points, dtype=torch.float64), torch.ones(points, dtype=torch.bool)
-    sites = {name: SiteTerms(zeros.clone(), exact[name], everywhere.clone()) for name in pair.latents}
-    elbo, likelihood = torch.zeros(2, points, dtype=torch.float64)
-    weights, first = torch.zeros(samples, points, dtype=torch.float64), _First()
+    zeros: Any = partial(torch.zeros, dtype=torch.float64, device="cpu")
+    nothing = torch.zeros(points, 0, dtype=torch.bool, device="cpu")
+    sites = {name: SiteTerms(zeros(points), exact[name], nothing) for name in pair.latents}
+    elbo, likelihood = zeros(2, points)
+    weights, first = zeros(samples, points), _First()
     for sample in range(samples):
-        for rows in torch.arange(points).tensor_split(-(-points // pair.rows_at_a_time)):
+        for rows in torch.arange(points, device="cpu").tensor_split(-(-points // pair.rows_at_a_time)):
             run = _Run(pair, rows)
             likelihood[rows] += run.log_x / samples
             total = run.log_x - run.terms
@@ -111,6 +120,8 @@ def joint_terms(pair: Pair, *, points: int, samples: int, progress: Progress | N
         if progress:
             progress("all sites", (sample + 1) * points, samples * points)
     values, log_x, log_p = first.joined()
+    if not pair.prior_masked:
+        pair.note_prior({name: value[:1] for name, value in values.items()})
     return JointTerms(elbo, likelihood, sites, weights, values, log_x, log_p)
 
 
@@ -122,10 +133,11 @@ class _Run:
         self.q = pair.guide_trace(x)
         self.values = {name: self.q.nodes[name]["value"] for name in pair.latents}
         self.p = pair.model_trace(x, self.values)
+        pair.look_at(self.p, rows)
         self.log_q = {name: self._log_prob(posterior_node(self.q, name)) for name in pair.latents}
         self.log_p = {name: self._log_prob(self.p.nodes[name]) for name in pair.latents}
         self.log_x: Any = sum(self._log_prob(self.p.nodes[name]) for name in pair.observed)
-        self.terms: Any = sum((self._log_prob(self.q.nodes[name]) for name in pair.guide_terms), torch.zeros(()))
+        self.terms: Any = sum((self._log_prob(self.q.nodes[name]) for name in pair.guide_terms), torch.zeros((), device="cpu"))
         self.log_weight = self.log_x + sum(self.log_p[name] - self.log_q[name] for name in pair.latents) - self.terms
         for name, value in self.values.items():
             check_densities(value[None].double(), self.log_q[name][None])
@@ -143,28 +155,36 @@ class _Run:
         site.exact = kl is not None
         kl = self.log_q[name] - self.log_p[name] if kl is None else kl.cpu()
         site.rate[rows] += kl / samples
-        site.kept[rows] = counted(posterior_node(self.q, name), self.count).cpu()
+        entries = counted(posterior_node(self.q, name), self.count).cpu()
+        if not site.entries.shape[1]:
+            site.entries = torch.zeros(points, entries.shape[1], dtype=torch.bool, device="cpu")
+        site.entries[rows] = entries
         terms = per_dimension(q, p) if site.exact else None
         if terms is not None:
             found = terms.sum(0).cpu() / (samples * points)
             site.per_dimension = found if site.per_dimension is None else site.per_dimension + found
         codes = probabilities(q, self.count)
         if codes is not None:
-            site.usage.add(codes, site.kept[rows].to(codes.device))
+            site.usage.add(codes, entries.any(1).to(codes.device), keep=sample == 0)
         else:
-            self._add_means(site, q, self.values[name], rows, sample, samples, points)
+            self._add_means(name, site, q, rows, sample, samples, points)
         return kl
 
-    def _add_means(self, site: SiteTerms, q: Any, value: Tensor, rows: Tensor, sample: int, samples: int, points: int) -> None:
-        """The mean of q given the draws before it: those of even and of odd draws are two independent estimates of E_q[z]."""
+    def _add_means(self, name: str, site: SiteTerms, q: Any, rows: Tensor, sample: int, samples: int, points: int) -> None:
+        """The mean of q given the draws before it: those of even and of odd draws are two independent estimates of E_q[z].
+
+        Of a single draw there is none, unless the mean does not depend on it.
+        """
+        known = samples > 1 or self.pair.latents_of_guide[0] == name  # else a draw before it is part of its mean
         try:
             mean = flat(q.mean).double().cpu()
         except (NotImplementedError, AttributeError):
-            mean = flat(value).double().cpu()
+            mean, known = flat(self.values[name]).double().cpu(), samples > 1
+        mean = mean if known else torch.full_like(mean, math.nan)
         if site.halves is None:
-            site.halves = torch.zeros(2, points, mean.shape[1], dtype=torch.float64)
+            site.halves = torch.zeros(2, points, mean.shape[1], dtype=torch.float64, device="cpu")
         for half in (0, 1) if samples == 1 else (sample % 2,):
-            site.halves[half, rows] += mean / (1 if samples == 1 else (samples + 1 - half) // 2)
+            site.halves[half, rows] += mean / max((samples + 1 - half) // 2, 1)
 
 
 class _First:
@@ -195,23 +215,32 @@ def _is_conditioned_before(pair: Pair, name: str) -> bool:
 def shuffled_losses(pair: Pair, terms: JointTerms, names: list[str], points: int, *, seed: int) -> tuple[Tensor, Tensor]:
     """What is lost, per point, when these sites together come from another datapoint: of log p(x|z), and of the others' too.
 
-    (n,) in the order of a random cycle, in which neighbours share a draw. Points where the sites are masked out take no part;
-    where there are several sites, the other datapoint is one with as many of them.
+    (n,) in the order of a random cycle, in which neighbours share a draw. The other datapoint is one of which the same entries
+    are masked out: of a shorter one, what was drawn where it has no steps would be read. Points without such another one, and
+    those where the sites are masked out, take no part.
     """
-    kept = torch.stack([terms.sites[name].kept[:points] for name in names]).long().sum(0)
-    cycle = torch.randperm(points, generator=torch.Generator().manual_seed(seed))
-    order = cycle[kept[cycle].argsort(stable=True)]
-    order = order[kept[order] > 0]
+    order, other = _other_points(torch.cat([terms.sites[name].entries[:points] for name in names], 1), seed)
     if len(order) < 2:
-        raise Unavailable("a shuffle needs at least two points with values of these sites")
+        raise Unavailable("a shuffle needs at least two points that have values of the same entries of these sites")
     device = terms.values[names[0]].device
     taken = {name: value[order.to(device)] for name, value in terms.values.items()}
-    log_x, log_p = pair.log_joint(order, taken | {name: taken[name].roll(1, 0) for name in names})
+    log_x, log_p = pair.log_joint(order, taken | {name: terms.values[name][other.to(device)] for name in names})
     others = [name for name in pair.latents if name not in names]
     of_x = terms.log_x[order] - log_x.double().cpu()
-    of_others = sum((terms.log_p[name][order] - log_p[name].double().cpu() for name in others), torch.zeros(len(order)))
+    of_others = sum((terms.log_p[name][order] - log_p[name].double().cpu() for name in others), torch.zeros_like(of_x))
     finite(of_x.nan_to_num(nan=math.nan, posinf=0.0, neginf=-math.inf), "log p(x|z) - log p(x|z')")
     return of_x, of_x + of_others
+
+
+def _other_points(entries: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Points in random cycles, one for each pattern of entries (n, E) that are not masked out; and, of each, the one before."""
+    kinds, kind, sizes = entries.unique(dim=0, return_inverse=True, return_counts=True)
+    cycle = torch.randperm(len(entries), generator=torch.Generator(device="cpu").manual_seed(seed), device="cpu")
+    cycle = cycle[(kinds.any(1) & (sizes > 1))[kind[cycle]]]
+    cycles = [cycle[kind[cycle] == number] for number in kind[cycle].unique()]
+    if not cycles:
+        return cycle, cycle
+    return torch.cat(cycles), torch.cat([part.roll(1) for part in cycles])
 
 
 def groups_of(names: list[str]) -> dict[str, list[str]]:

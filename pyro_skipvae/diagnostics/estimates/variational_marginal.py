@@ -52,7 +52,7 @@ def fit_marginal(pair: Pair, z: Tensor, fit_on: Inputs | None, seed: int) -> tup
         order = random_order(len(z), seed)
         fitted, held_out, source = z[order[: len(z) // 2]], order[len(z) // 2 :], "a random half of x"
     else:
-        fitted, held_out, source = drawn_on(pair, fit_on, seed), torch.arange(len(z)), "fit_on"
+        fitted, held_out, source = drawn_on(pair, fit_on, seed), torch.arange(len(z), device="cpu"), "fit_on"
     return fitted_to(pair, fitted, source, seed), held_out
 
 

@@ -7,6 +7,7 @@ from pyro.distributions import (
     Delta,
     Distribution,
     ExpandedDistribution,
+    MaskedDistribution,
     RelaxedBernoulliStraightThrough,
     RelaxedOneHotCategoricalStraightThrough,
 )
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from .evaluation import forked_random
 from .rows import Rows
-from .sites import data_dim, imputed_sites, is_masked, latent_sites, sample_sites
+from .sites import counted, data_dim, imputed_sites, latent_sites, sample_sites
 from .unavailable import FAILURES, Refused, told
 
 STRAIGHT_THROUGH = (RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough)
@@ -109,14 +110,19 @@ def has_discrete_support(distribution: Distribution) -> bool:
         return False
 
 
-def is_outside(node: Any) -> bool:
-    """Whether an observed site has values without a probability, such as grey ones of a Bernoulli."""
-    if is_masked(node["fn"]):
-        return False
+def is_outside(node: Any, rows: int) -> bool:
+    """Whether an observed site has values without a probability, such as grey ones of a Bernoulli, where no mask hides them."""
+    base = node["fn"]
+    while isinstance(base, Independent | ExpandedDistribution | MaskedDistribution):
+        base = base.base_dist
     try:
-        return not node["fn"].support.check(node["value"]).all()
+        outside = ~base.support.check(node["value"])
     except FAILURES:  # a distribution that does not tell its support
         return False
+    if not outside.any():
+        return False
+    kept, outside = counted(node, rows), outside.reshape(rows, -1)
+    return bool((outside & kept.repeat_interleave(outside.shape[1] // kept.shape[1], 1)).any())
 
 
 def equal(first: Tensor, second: Tensor) -> bool:
@@ -125,10 +131,17 @@ def equal(first: Tensor, second: Tensor) -> bool:
     return torch.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
+def same_density(densities: Tensor) -> bool:
+    """Whether densities (N,) of one z at all rows agree, up to rounding."""
+    return torch.allclose(densities, densities[:1].expand_as(densities), rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
 def same_distribution(first: Distribution, second: Distribution, rows: Rows) -> bool:
     """Whether both give the same draw from the same random numbers; needs no density at another's z."""
-    draws = []
-    for distribution in (first, second):
-        with forked_random(rows, seed=0):
-            draws.append(drawn(distribution))
-    return equal(*draws)
+    return equal(draw_of(first, rows), draw_of(second, rows))
+
+
+def draw_of(distribution: Distribution, rows: Rows) -> Tensor:
+    """A draw that is the same whenever it is made, which leaves the random numbers as they are."""
+    with forked_random(rows, seed=0):
+        return drawn(distribution)

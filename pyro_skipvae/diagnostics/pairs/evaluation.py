@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from numbers import Integral
 from typing import Any
 
@@ -11,6 +12,7 @@ from pyro.contrib.easyguide import EasyGuide
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from pyro_skipvae.modules import modules_behind
 from pyro_skipvae.random_numbers import forked
 
 from .rows import Inputs, Rows, as_rows, count_rows, read_part, values
@@ -21,8 +23,8 @@ def evaluation_mode(*callables: Callable[..., Any]) -> Iterator[None]:
     """Every module that runs inside, runs in evaluation mode; the flags are restored afterwards, also on an exception.
 
     A global hook switches a module before its first forward, so not even one batch updates a BatchNorm statistic.
-    Modules that own the given callables (a bound method, or the module itself) are switched at once, since their
-    methods may read `self.training` without a forward of their own.
+    The modules behind the given callables are switched at once: a method may read `self.training`, and a transform may
+    count as a module, without a forward of its own.
     """
     switched = []
 
@@ -33,9 +35,8 @@ def evaluation_mode(*callables: Callable[..., Any]) -> Iterator[None]:
         for part in training:
             part.training = False
 
-    for owner in map(_owner, callables):
-        if isinstance(owner, nn.Module):
-            switch(owner)
+    for module in chain.from_iterable(map(modules_behind, callables)):
+        switch(module)
     hook = register_module_forward_pre_hook(switch)
     try:
         yield

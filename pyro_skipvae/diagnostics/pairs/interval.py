@@ -88,7 +88,8 @@ class Moments:
 
     def interval(self) -> Interval:
         """What `mean_interval` gives for all of them at once."""
-        half = half_width((self.squares / (self.count - 1) / self.count) ** 0.5, self.count)
+        error = (self.squares / (self.count - 1) / self.count) ** 0.5 if self.count > 1 else math.nan
+        half = half_width(error, self.count)
         return Interval(self.mean, self.mean - half, self.mean + half)
 
 

@@ -19,11 +19,13 @@ from .conditions import (
     DropoutWatch,
     check_posterior,
     chosen_site,
+    draw_of,
     drawn,
     equal,
     has_discrete_support,
     is_outside,
     largest_call,
+    same_density,
     same_distribution,
     shared_latents,
 )
@@ -33,6 +35,7 @@ from .sites import (
     is_masked,
     latent_sites,
     likelihood_sites,
+    log_density,
     log_prob_by_row,
     observed_sites,
     own_scale,
@@ -41,6 +44,7 @@ from .sites import (
     posterior_node,
     prior_at,
     sample_sites,
+    without_masks,
 )
 from .unavailable import FAILURES, Refused, Unavailable, told
 from .working_set import ConvolutionWatch
@@ -61,7 +65,7 @@ class Chunk:
 
     def draws(self, samples: int) -> tuple[Tensor, Tensor]:
         """z (S, n, *event) and log q(z|x) (S, n): one draw at a time, since inverse flows know only their last one."""
-        pairs = [(z := drawn(self.q), self.q.log_prob(z)) for _ in range(samples)]
+        pairs = [(z := drawn(self.q), log_density(self.q, z)) for _ in range(samples)]
         z, log_q = (torch.stack(part) for part in zip(*pairs, strict=True))
         return z, log_q
 
@@ -105,7 +109,7 @@ class Pair:
             )
         self.points = count_rows(self.x)
         self.notes: list[str] = []
-        self.prior_masked = False
+        self.prior_masked = self.prior_varies = False
         few, guide_trace, model_trace = self._probe()
         self.latents, self.imputed = shared_latents(model_trace, guide_trace)
         self.latents_of_guide = [name for name in latent_sites(guide_trace) if name in self.latents]
@@ -115,12 +119,7 @@ class Pair:
         # Elements of one x, and whether log p(x|z) is of probabilities: the nats of a density depend on the unit of x.
         self.elements = sum(model_trace.nodes[name]["value"].numel() for name in self.observed) // count_rows(few)
         self.discrete_x = all(has_discrete_support(model_trace.nodes[name]["fn"]) for name in self.observed)
-        if outside := [name for name in self.observed if self.discrete_x and is_outside(model_trace.nodes[name])]:
-            self.discrete_x = False
-            self.notes.append(
-                f"values of {', '.join(outside)} lie outside the support of p(x|z), which does not check them: log p(x|z) is "
-                "minus a loss, such as the cross-entropy of grey values, and no log-probability"
-            )
+        self._looked_at = torch.zeros(self.points, dtype=torch.bool, device="cpu")  # rows whose values of x are in the support
         self.guide_terms = observed_sites(guide_trace)
         self.probed = count_rows(few)
         self.likelihood_nodes = [model_trace.nodes[name] for name in self.observed]
@@ -140,6 +139,7 @@ class Pair:
         """The same pair at other rows of the same kind."""
         other = copy.copy(self)
         other.x, other.points = rows, count_rows(rows)
+        other._looked_at = torch.zeros(other.points, dtype=torch.bool, device="cpu")
         return other
 
     @property
@@ -158,11 +158,16 @@ class Pair:
         # A last chunk of a few rows joins its neighbour: many networks squeeze away a batch of one.
         if len(starts) > 1 and self.points - starts[-1] < min(32, self.largest - size + 1):
             starts.pop()
+        first: Any = None
         for start, stop in zip(starts, [*starts[1:], self.points], strict=True):
             rows = self.rows(slice(start, stop))
+            draw = None if first is None else draw_of(first, rows)
             q: MaybeNone = None if self.joint else self.posterior(rows)
             if self.nuisance and not self.joint and not same_distribution(q, self.posterior(rows), rows):
                 self._refuse_posterior()
+            if draw is not None and not _gives(first, draw, rows):
+                self._refuse_changed()
+            first = q if start == 0 else None
             yield Chunk(start, rows, q)
             if progress:
                 progress("encoder", stop, self.points)
@@ -221,7 +226,7 @@ class Pair:
         """
         if not (self.nuisance or self.guide_terms or self.joint):
             z = drawn(chunk.q)
-            return {self.site: z[:points]}, {self.site: chunk.q.log_prob(z)[:points]}
+            return {self.site: z[:points]}, {self.site: log_density(chunk.q, z)[:points]}
         trace = self.guide_trace(select_rows(chunk.x, slice(0, points)))
         values = {name: trace.nodes[name]["value"] for name in self.latents}
         nodes = [*(posterior_node(trace, name) for name in self.latents), *(trace.nodes[name] for name in self.guide_terms)]
@@ -232,8 +237,9 @@ class Pair:
         """log p(x|z) (R,) and log p per latent site (R,), at the rows `index` (R,) of x and values (R, ...)."""
         pieces = []
         # Even pieces: a last piece of one row is a trap for networks that squeeze.
-        for part in torch.arange(len(index)).tensor_split(-(-len(index) // self.rows_at_a_time)):
+        for part in torch.arange(len(index), device="cpu").tensor_split(-(-len(index) // self.rows_at_a_time)):
             trace = self.model_trace(self.rows(index[part]), {name: value[part] for name, value in values.items()})
+            self.look_at(trace, index[part])
             pieces.append({name: log_prob_by_row(trace.nodes[name], len(part)) for name in self.observed + self.latents})
         joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         log_x: Any = sum(joined[name] for name in self.observed)
@@ -284,6 +290,60 @@ class Pair:
         if site is not None or not self.latents:
             return False
         return len(self.latents) > 1 or has_discrete_support(posterior_node(guide_trace, self.latents[0])["fn"])
+
+    @property
+    def rate_bounds_information(self) -> bool:
+        """Whether the rate is an upper bound on I_q(x; z): it is against one p(z) for all x, none of it masked."""
+        return not (self.prior_masked or self.prior_varies)
+
+    def note_prior(self, values: dict[str, Tensor]) -> None:
+        """Notes a p(z) that differs between the rows of x: at one z, the values (1, ...) of all latent sites."""
+        densities = []
+        try:
+            pieces = -(-self.points // min(ENCODER_ROWS, self.largest))
+            for part in torch.arange(self.points, device="cpu").tensor_split(pieces):
+                given = {name: value.expand(len(part), *value.shape[1:]) for name, value in values.items()}
+                densities.append(self._log_prior(self.rows(part), given))
+        except FAILURES:  # it lies in the support of some rows' prior only
+            self.note_varying_prior()
+        else:
+            if not same_density(torch.cat(densities)):
+                self.note_varying_prior()
+
+    def note_varying_prior(self) -> None:
+        """Notes that p(z) differs between the rows of x."""
+        if not self.prior_varies:
+            self.prior_varies = True
+            self.notes.append(
+                "p(z) differs between the rows of x: the rate is against the prior of each row, so it bounds no mutual "
+                "information"
+            )
+
+    def _log_prior(self, rows: Rows, values: dict[str, Tensor]) -> Tensor:
+        """log p(z) of all latent sites, (n,), whatever is masked; the model stops at the last of them."""
+        tracer = poutine.trace(poutine.escape(poutine.condition(self.model, data=values), escape_fn=self._is_last))
+        try:
+            call(self.model, rows, tracer)
+        except NonlocalExit as stop:
+            nodes = [*(tracer.msngr.trace.nodes[name] for name in self.latents[:-1]), stop.site]
+            return torch.stack([log_prob_by_row(without_masks(node), count_rows(rows)).double() for node in nodes]).sum(0)
+        raise Refused(f"expected the model to sample {self.latents[-1]!r} on every call, got a run without it")
+
+    def _is_last(self, message: Any) -> bool:
+        return bool(message["name"] == self.latents[-1])
+
+    def look_at(self, trace: Any, index: Tensor) -> None:
+        """Notes values of x without a probability, such as grey ones of a Bernoulli, in a run of the model at these rows."""
+        index = index.cpu()
+        if not self.discrete_x or self._looked_at[index].all():
+            return
+        self._looked_at[index] = True
+        if outside := [name for name in self.observed if is_outside(trace.nodes[name], len(index))]:
+            self.discrete_x = False
+            self.notes.append(
+                f"values of {', '.join(outside)} lie outside the support of p(x|z), which does not check them: log p(x|z) is "
+                "minus a loss, such as the cross-entropy of grey values, and no log-probability"
+            )
 
     def note_mask(self, p: Distribution, site: str) -> None:
         """Notes that a mask leaves out some of p(z) that is not left out of q(z|x)."""
@@ -384,7 +444,7 @@ class Pair:
     def _check_repeatable(self, rows: Rows, guide_trace: Any) -> None:
         """The same z must give the same log-densities twice; a dropout that stays on, or a nuisance, breaks that."""
         values = {name: guide_trace.nodes[name]["value"] for name in self.latents}
-        index = torch.arange(count_rows(rows))
+        index = torch.arange(count_rows(rows), device="cpu")
         if not self._is_repeatable(index, values):
             raise Refused(
                 "expected the model to give the same log p(x|z) twice at the same z, got two values: "
@@ -416,7 +476,7 @@ class Pair:
         count, z = count_rows(rows), values[self.site]
         if count < PROBE_ROWS or self.nuisance:
             return
-        few, index = select_rows(rows, slice(0, count - 1)), torch.arange(count)
+        few, index = select_rows(rows, slice(0, count - 1)), torch.arange(count, device="cpu")
         fewer = {name: value[:-1] for name, value in values.items()}
         self._compare_alone(f"q({self.site}|x)", lambda: (q.log_prob(z)[:-1], self.posterior(few).log_prob(z[:-1])))
         self._compare_alone(
@@ -457,11 +517,25 @@ class Pair:
         if not same_distribution(one, other, rows):
             self._refuse_prior()
 
+    def _refuse_changed(self) -> None:
+        raise Refused(
+            f"expected q({self.site}|x) that stays as it is when the guide runs on other rows, got one that changes: a "
+            "transform that keeps what it was given in an attribute does that. Make a new one in each call of the guide"
+        )
+
     def _refuse_prior(self) -> None:
         raise Refused(
             f"expected p({self.site}) that does not depend on {self.nuisance}, got one that does: "
             "a rate against a conditional prior bounds no mutual information"
         )
+
+
+def _gives(q: Distribution, draw: Tensor, rows: Rows) -> bool:
+    """Whether a posterior still gives this draw of `draw_of`."""
+    try:
+        return equal(draw, draw_of(q, rows))
+    except FAILURES:
+        return False
 
 
 def _kind(distribution: Distribution) -> str:

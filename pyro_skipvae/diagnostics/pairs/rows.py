@@ -122,9 +122,9 @@ def traced(function: Any, rows: Rows) -> Any:
     return call(function, rows, poutine.trace(function).get_trace)
 
 
-def named_rows(bad: Tensor) -> str:
-    """The rows where `bad` (N,) is true, by index: the first five of them."""
-    found = bad.nonzero().flatten().tolist()
+def named_rows(bad: Tensor, start: int = 0) -> str:
+    """The rows where `bad` (N,) is true, by index from `start`: the first five of them."""
+    found = (bad.nonzero().flatten() + start).tolist()
     shown = ", ".join(map(str, found[:5]))
     if len(found) == len(bad):
         return f"all {len(bad)} rows of x"
@@ -156,6 +156,9 @@ def _read(item: Any, like: Tensor | None) -> Any:
         tensor = tensor if like is None else tensor.to(like.device)
         precision = torch.get_default_dtype() if like is None else like.dtype
         return tensor.to(precision) if tensor.is_floating_point() else tensor
+    if isinstance(item, Tensor) and (item.layout is not torch.strided or item.is_nested):
+        kind, advice = ("nested", "x.to_padded_tensor(0.0)") if item.is_nested else ("sparse", "x.to_dense()")
+        raise ValueError(f"expected dense tensors in x, got a {kind} one: pass {advice}")
     lazy = hasattr(item, "shape") and not isinstance(item, Tensor | numpy.ndarray) and _is_sliced_to_tensor(item)
     return item[:] if lazy else item
 

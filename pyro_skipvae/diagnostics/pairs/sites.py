@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import Delta, Distribution, ExpandedDistribution, MaskedDistribution
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
@@ -108,12 +108,27 @@ def likelihood_at(node: Any, rows: int) -> Distribution:
 def log_prob_by_row(node: Any, rows: int) -> Tensor:
     """log p of a site's value per datapoint, (rows,): scaled as plates inside the data plate ask for, masks kept."""
     try:
-        log_prob = scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"])
+        log_prob = scale_and_mask(log_density(node["fn"], node["value"]), 1.0, node["mask"])
     except ValueError as error:
         raise Unavailable(f"log p of site {node['name']!r}: {told(error)}") from error
     if log_prob.dim() != -data_dim(node, rows) or len(log_prob) != rows:
         raise Refused(f"expected log p of site {node['name']!r} for {rows} rows, got {tuple(log_prob.shape)}")
     return log_prob.reshape(rows, -1).sum(1) * plate_scale(node, rows)
+
+
+def log_density(distribution: Distribution, value: Tensor) -> Tensor:
+    """log p of values; in float64 where it was computed in 16 bits, whose sum over an image would be rounded by nats."""
+    found = distribution.log_prob(value)
+    if found.dtype not in (torch.bfloat16, torch.float16):
+        return found
+    if isinstance(distribution, Independent):
+        return sum_rightmost(log_density(distribution.base_dist, value), distribution.reinterpreted_batch_ndims)
+    return found.double()
+
+
+def without_masks(node: Any) -> Any:
+    """The node with its value, and a distribution of which no mask leaves anything out."""
+    return {**node, "fn": _unmasked(node["fn"]), "mask": None}
 
 
 def plate_scale(node: Any, rows: int) -> float:
@@ -124,7 +139,7 @@ def plate_scale(node: Any, rows: int) -> float:
 
 def own_scale(node: Any, rows: int) -> Tensor:
     """The scale of a site by `poutine.scale`, without those of its plates: (), or one per element of its batch."""
-    scale = torch.as_tensor(node["scale"], dtype=torch.float64)
+    scale = torch.as_tensor(node["scale"], dtype=torch.float64, device="cpu")
     return scale / math.prod(_stands_for(frame) for frame in node["cond_indep_stack"])
 
 
@@ -138,13 +153,13 @@ def is_masked(distribution: Distribution) -> bool:
 
 
 def counted(node: Any, rows: int) -> Tensor:
-    """Which rows have an entry of a site that no mask leaves out, (rows,)."""
+    """Which entries of a site no mask leaves out, (rows, E): one for each element of the batch to which the masks belong."""
     distribution = node["fn"] if node["mask"] is None else node["fn"].mask(node["mask"])
-    kept = torch.ones(rows, dtype=torch.bool, device=node["value"].device)
+    kept = torch.ones(rows, 1, dtype=torch.bool, device=node["value"].device)
     while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
         if isinstance(distribution, MaskedDistribution):
-            mask = torch.as_tensor(distribution._mask, device=kept.device).expand(distribution.batch_shape)
-            kept = kept & mask.reshape(rows, -1).any(1)
+            mask = torch.as_tensor(distribution._mask, device=kept.device).expand(distribution.batch_shape).reshape(rows, -1)
+            kept = kept.repeat_interleave(mask.shape[1] // kept.shape[1], 1) & mask
         distribution = distribution.base_dist
     return kept
 

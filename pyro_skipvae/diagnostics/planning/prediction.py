@@ -170,7 +170,7 @@ def _directions(
 ) -> list[Direction]:
     """Reverse water-filling at the level beta, in units of the noise; the first `limit` directions may be carried."""
     ratio = eigenvalues / noise
-    active = (ratio > beta) & (torch.arange(len(ratio)) < limit)
+    active = (ratio > beta) & (torch.arange(len(ratio), device="cpu") < limit)
     rate = torch.where(active, (ratio / beta).log() / 2, 0.0)
     left = torch.where(active, beta, ratio)
     last_beta = _last_betas(eigenvalues) if learned else ratio
@@ -201,7 +201,7 @@ def _learned_variance(eigenvalues: Tensor, beta: float, limit: int) -> float:
 
 def _last_betas(eigenvalues: Tensor) -> Tensor:
     """The beta from which on a direction is not active when sigma is learned at each beta: n v_i / (rest_i + (i - 1) v_i)."""
-    before = torch.arange(len(eigenvalues), dtype=eigenvalues.dtype)
+    before = torch.arange(len(eigenvalues), dtype=eigenvalues.dtype, device="cpu")
     found = len(eigenvalues) * eigenvalues / (_rest(eigenvalues) + before * eigenvalues)
     return torch.where(eigenvalues > 0, found, 0.0)
 

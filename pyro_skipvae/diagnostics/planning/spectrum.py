@@ -30,7 +30,7 @@ def spectrum(x: Inputs, scale: Callable[[Tensor], Tensor] | None = None) -> tupl
         )
     mean, squared = (_of_few if points < elements else _of_many)(x, points, scale)
     found = torch.linalg.eigvalsh(squared / points).flip(0)
-    eigenvalues = torch.zeros(elements, dtype=torch.float64)
+    eigenvalues = torch.zeros(elements, dtype=torch.float64, device="cpu")
     # What is smaller than the rounding of the largest one is none, and may be negative.
     eigenvalues[: len(found)] = torch.where(found > ROUNDING * len(found) * found[0], found, 0)
     return eigenvalues, mean, points
@@ -39,7 +39,7 @@ def spectrum(x: Inputs, scale: Callable[[Tensor], Tensor] | None = None) -> tupl
 def _of_many(x: Inputs, points: int, scale: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
     """The mean and the n x n products of the elements, N times their covariance."""
     first = next(_parts(x, 1))[0]  # all is relative to the first row, so that a large mean costs no digits
-    total, products = torch.zeros_like(first), torch.zeros(len(first), len(first), dtype=torch.float64)
+    total, products = torch.zeros_like(first), torch.zeros(len(first), len(first), dtype=torch.float64, device="cpu")
     for part in _parts(x, points):
         total += (part - first).sum(0)
         products.addmm_((part - first).T, part - first)

@@ -89,7 +89,7 @@ def row_seconds(pair: Pair, chunks: list[Chunk], *, wall: bool = False) -> float
     draws, _ = draw_all(pair, chunks, most)
     device, seconds = draws[pair.site].device, 0.0
     for size, times in ((2, 1), (16, 3), (most, 3)):
-        index = torch.arange(min(size, most))
+        index = torch.arange(min(size, most), device="cpu")
         values = {name: value[index] for name, value in draws.items()}
 
         def run(index: Tensor = index, values: dict[str, Any] = values) -> None:

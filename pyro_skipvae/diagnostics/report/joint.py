@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from ..estimates.codes import Codes
 from ..estimates.log_likelihood import ImportanceEstimate, importance_estimate
 from ..estimates.sites import (
     JointTerms,
@@ -19,7 +18,7 @@ from ..estimates.sites import (
     variances_of,
 )
 from ..pairs.finite import finite
-from ..pairs.interval import Interval
+from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Pair, Progress
 from ..pairs.unavailable import Unavailable, attempt
 from .budget import ELBO_SHARE, Budget
@@ -28,6 +27,7 @@ from .sizes import Sizes
 SITE_POINTS = 1000  # on which what is lost without a single site stands
 NAME_ONE = "there are {} latent sites: name one by site= for bounds on what it says of x"
 DISCRETE = "z is discrete"
+NO_MEAN = "a site has no finite posterior mean at some points, or a single draw, which does not tell a mean from its noise"
 OF_ONE_SITE = (
     "mi_lower", "mi_upper", "mi_marginal", "aggregate_kl", "mi_dieng_2019", "mi_he_2019_batch_32", "model_mutual_information",
 )  # fmt: skip
@@ -51,7 +51,8 @@ def joint_fields(
 ) -> dict[str, Any]:
     """The fields of a report whose z are all latent sites; plain numbers are per point (n,). Everything is on `elbo_points`."""
     points = budget.points("the ELBO", min(pair.points, sizes.elbo_points), 2, ELBO_SHARE)
-    samples = budget.samples(points, min(posterior_samples, sizes.elbo_samples), ELBO_SHARE)
+    most = min(posterior_samples, sizes.elbo_samples)
+    samples = max(budget.samples(points, most, ELBO_SHARE), min(2, most))  # one draw does not tell a mean from its noise
     facts |= {"points": points, "elbo_points": points, "posterior_samples": samples, "elbo_posterior_samples": samples}
     facts |= {"mi_points": points, "mi_components": None, "mi_marginal_reference": None, "model_mutual_information_points": 0}
     reasons |= dict.fromkeys(OF_ONE_SITE, NAME_ONE.format(len(pair.latents)) if pair.nuisance else DISCRETE)
@@ -87,7 +88,7 @@ def _of_the_pass(pair: Pair, terms: JointTerms, budget: Budget, seed: int, reaso
     passes = len(pair.latents) + len(groups_of(pair.latents))
     points = budget.points("what is lost without each site", min(len(terms.elbo), SITE_POINTS), passes)
     fields["sites"] = attempt(reasons, "sites", site_reports, pair, terms, points, seed=seed)
-    return fields | _units(pair, terms, fields["sites"], reasons) | _information(fields["sites"], len(terms.elbo), reasons)
+    return fields | _units(pair, terms, fields["sites"], reasons) | _information(terms, len(terms.elbo), reasons)
 
 
 def _loss_of_all(pair: Pair, terms: JointTerms, seed: int) -> torch.Tensor:
@@ -114,25 +115,30 @@ def _units(pair: Pair, terms: JointTerms, sites: list[SiteReport] | None, reason
         counts.append(active_of(site, codes))
     fields: dict[str, Any] = {"active_unit_variances": variances}
     if None in counts:
-        reasons |= dict.fromkeys(("active_units", "active_units_0_02"), "a site has no finite posterior mean at some points")
+        reasons |= dict.fromkeys(("active_units", "active_units_0_02"), NO_MEAN)
         return fields | {"active_units": None, "active_units_0_02": None}
     above = {"active_units": 0.01, "active_units_0_02": 0.02}
     return fields | {name: sum(value >= threshold for value in variances) for name, threshold in above.items()}
 
 
-def _information(sites: list[SiteReport] | None, points: int, reasons: dict[str, str]) -> dict[str, Any]:
-    """I(x; code) of a model whose only latent site is discrete: exact with respect to these points."""
-    codes: Codes | None = sites[0].codes if sites and len(sites) == 1 else None
-    if codes is None:
+def _information(terms: JointTerms, points: int, reasons: dict[str, str]) -> dict[str, Any]:
+    """Bounds on I(x; code) of a model whose only latent site is discrete."""
+    (usage,) = [site.usage for site in terms.sites.values()] if len(terms.sites) == 1 else [None]
+    if usage is None or not usage.weight:
         return {}
-    for name in ("mi_lower", "mi_upper"):
-        del reasons[name]
-    low, high = codes.information_low, codes.information_high
+    del reasons["mi_lower"], reasons["mi_upper"]
+    lower, upper = usage.information()
     return {
-        "mi_lower": Interval(low, low, low),
-        "mi_upper": Interval(high, high, high),
-        "saturated": low > math.log(points) - 2,
+        "mi_lower": mean_interval(lower),
+        "mi_upper": attempt(reasons, "mi_upper", _upper, upper),
+        "saturated": lower.mean().item() > math.log(points) - 2,
     }
+
+
+def _upper(per_point: torch.Tensor) -> Interval:
+    if not per_point.isfinite().all():
+        raise Unavailable("some codes are used at one row of x alone: the bound is infinite")
+    return mean_interval(per_point)
 
 
 def _log_likelihood(

@@ -39,7 +39,8 @@ class Record:
     """One measurement of a `Monitor`, in nats per datapoint on its rows, with 95 % intervals over them.
 
     state: "collapsed" where the interval of the rate lies below 0.1 nats, or that of `shuffled_latent_loss` inside -0.1 to 0.1;
-    "used" where the latter lies above 0.1; else "undecided".
+    "used" where the latter lies above 0.1; else "undecided". The rate decides nothing where p(z) differs between the rows of x
+    or is masked: it then bounds no information.
     set_in: this is the first measurement of a collapse: the first after z was used, or the third in a row for a z that never
     was. advice: what to try then, the most certain first; else empty.
     sites: a row for each latent site where there are several. seconds: how long the measurement took.
@@ -89,9 +90,9 @@ class Monitor:
     holds all measurements.
 
     Cost of a measurement: two passes of the guide and three of the decoder over the first `points` rows of x (one more for each
-    site and group of sites where there are several), and a check on a few rows. Where collapse sets in, also the eigenvalues of
-    the covariance of these rows. Raises ValueError for `every` below 1 or `points` below 2, and, when it is called, for a pair
-    without numbers per datapoint (see `collapse_report`).
+    site and group of sites where there are several), one of the prior, and a check on a few rows. Where collapse sets in, also
+    the eigenvalues of the covariance of these rows. Raises ValueError for `every` below 1 or `points` below 2, and, when it is
+    called, for a pair without numbers per datapoint (see `collapse_report`).
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class Monitor:
             rows = site_reports(pair, terms, pair.points, seed=self.seed)
             lost = self._lost(pair, terms, rows)
             rate = mean_interval(finite(terms.rate, "the rate"))
-            state = "collapsed" if rate.high < NOTHING else kind_of(lost)
+            state = "collapsed" if rate.high < NOTHING and pair.rate_bounds_information else kind_of(lost)
             set_in = self._sets_in(state)
             advice = self._advice(pair, terms, rate, beta) if set_in else []
         alone = [row for row in rows if len(row.sites) == 1]
@@ -184,7 +185,7 @@ class Monitor:
         return self.records[used[-1] + 1 :] if used else self.records
 
     def _advice(self, pair: Pair, terms: JointTerms, rate: Interval, beta: float) -> list[Advice]:
-        trace = pair.model_trace(pair.rows(torch.arange(pair.points)), terms.values)
+        trace = pair.model_trace(pair.rows(torch.arange(pair.points, device="cpu")), terms.values)
         nodes = [trace.nodes[name] for name in pair.observed]
         return advice_for(
             Seen(

@@ -75,6 +75,7 @@ STORED = {  # the shape of a report in JSON
         "notes": [str],
     },
 }
+OF_MANY = ("mi_lower", "mi_upper", "mi_marginal")
 NEED_PAIRS = ("aggregate_kl", "mi_dieng_2019", "mi_he_2019_batch_32")
 PLAIN = (
     "elbo", "distortion", "rate", "log_likelihood", "log_likelihood_tenth", "elbo_on_log_likelihood_points",
@@ -84,7 +85,6 @@ OF_THE_DECODER = ("elbo", "distortion", "shuffled_latent_loss")
 OF_THE_WEIGHTS = ("log_likelihood", "log_likelihood_tenth", "effective_sample_size")
 EVERYTHING = Sizes(*[2**62] * 5)
 FIRST_POINTS = 10_000  # for what is kept for each row, where the mutual information stands on rows without number
-PRIOR_NOTE = "p(z) differs between the rows of x: the rate is against the prior of each row"
 BUDGET_NOTE = "with a budget, the numbers of points and samples depend on the speed of the machine"
 
 
@@ -272,7 +272,8 @@ def collapse_report(
             fields |= _information(pair, encoded, fit_on, seed, reasons, facts, progress)
         else:
             how: Any = {"components": components, "fit_on": fit_on, "seed": seed, "progress": progress}
-            fields |= _information_of_many(pair, encoded, streamed(pair, many, samples=1, **how), reasons, facts)
+            found = attempt(reasons, OF_MANY, streamed, pair, many, samples=1, **how)
+            fields |= _information_of_many(pair, encoded, found, components, reasons, facts)
         fields |= _units(encoded, reasons)
         # What fails here fails below too, and has its reason there.
         spent = attempt({}, "budget", measured_budget, budget, pair, encoded.chunks) or Budget(budget)
@@ -288,8 +289,7 @@ def collapse_report(
         if levels is not None:
             fields["bits_per_dimension"] = attempt(reasons, "bits_per_dimension", _bits, fields, pair, levels)
     facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
-    notes = pair.notes + [PRIOR_NOTE] * (not encoded.one_prior and not pair.prior_masked) + [BUDGET_NOTE] * (budget is not None)
-    facts |= {"notes": notes}
+    facts |= {"notes": pair.notes + [BUDGET_NOTE] * (budget is not None)}
     made = evaluation_card(card, **_about(pair, encoded, facts["mi_components"]), **facts)
     return _concluded(fields, made, pair)
 
@@ -334,7 +334,7 @@ def _about_all(pair: Pair, fields: dict[str, Any]) -> dict[str, Any]:
         "estimators": {
             "rate": rates,
             "elbo": f"E_q log p(x|z) - KL of each site, KL by {rates}",
-            "mutual_information": "of codes: H(code) - H(code | x), exact with respect to the points",
+            "mutual_information": "of codes: log q_i(code) less its mean over all points, and over the others",
             "log_likelihood": "importance sampling from q(z|x)",
         },
         "device": str(z[pair.site].device),
@@ -348,7 +348,7 @@ def _concluded(fields: dict[str, Any], card: dict[str, Any], pair: Pair) -> Coll
     errors = {name: (cycle_standard_error if name == "shuffled_latent_loss" else standard_error)(known[name]) for name in known}
     fields |= {name: values.mean().item() for name, values in known.items()}
     upper = [fields[name].high for name in ("mi_upper", "mi_marginal") if fields[name]]
-    if not pair.prior_masked and "rate" in known:  # else the rate bounds no information
+    if pair.rate_bounds_information and "rate" in known:
         upper.append(mean_interval(known["rate"]).high)
     told = verdict(
         active=fields["active_units"],
@@ -445,9 +445,13 @@ def _information(
 
 
 def _information_of_many(
-    pair: Pair, encoded: Encoded, found: Streamed, reasons: dict[str, Any], facts: dict[str, Any]
+    pair: Pair, encoded: Encoded, found: Streamed | None, count: int, reasons: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """The bounds from all rows of x, and the papers' conventions from the rows of `encoded`."""
+    """The bounds from all rows of x, against `count` components, and the papers' conventions from the rows of `encoded`."""
+    if found is None:
+        facts |= {"mi_points": 0, "mi_components": count, "mi_marginal_reference": None}
+        reasons |= dict.fromkeys(NEED_PAIRS, reasons["mi_lower"])
+        return dict.fromkeys((*OF_MANY, *NEED_PAIRS, "saturated")) | {"mi_ceiling": math.log(count + 1)}
     facts |= {"mi_points": found.points, "mi_components": found.components, "mi_marginal_reference": found.marginal_reference}
     reasons |= {f"mi_{name}": reason for name, reason in found.unavailable.items()}
     components = attempt(reasons, NEED_PAIRS[1:], evaluable, encoded.chunks, encoded.z[:1])
@@ -485,7 +489,7 @@ def _check_aggregate(pair: Pair, encoded: Encoded, unavailable: dict[str, str]) 
     """Raises Unavailable where there is no KL(q(z) || p(z)), or no bound on it."""
     if pair.prior_masked:
         raise Unavailable("p(z) is masked, so the rate is no divergence")
-    if not encoded.one_prior:
+    if pair.prior_varies:
         raise Unavailable("p(z) differs between the rows of x")
     if "upper" in unavailable:
         raise Unavailable(unavailable["upper"])
