@@ -148,7 +148,7 @@ assert committed_rate(10_000, 0.999) / 10_000 < math.log(2) / 2 + 1e-3
 # > I(x; z); what the decoder loses without z?
 #
 # We train one: 8x8 digits, a latent step for each row of pixels, four channels. The encoder is *anti-causal*: z_t reads the rows from t on, since a decoder that
-# knows the past wants to hear of the future *(section 3.1)*.
+# knows the past wants to hear of the future *(their anti-causal encoder)*.
 
 # %%
 torch.set_default_dtype(torch.float32)

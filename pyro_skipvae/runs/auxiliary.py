@@ -69,6 +69,8 @@ def measured(vae, prior, x, *, distortion, seed=0):
     """What a card says of it: its rate on x, that bounds the mutual information from above, and the ELBO with it, in nats.
 
         rate = E_x E_q[log q(z|x) - log r(z)],   ELBO = -distortion - rate
+
+    `points` are those of the rate; the distortion is that of the report, on its `elbo_points`.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
