@@ -8,8 +8,8 @@ from pyro_skipvae.runs.config import PRESETS, Config
 
 from . import text
 from .echo import echo
-from .errors import user_errors
-from .options import Duration, Grouped, OnNan, RunFolder, Seed, Whole, check_run, config_options, home_path, settings
+from .errors import check_temporary_folder, user_errors
+from .options import Duration, Grouped, OnNan, RunFolder, Seed, Whole, check_own, config_options, home_path, is_of_run, settings
 from .signals import Signals
 
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto (CUDA, else CPU), or a torch device")
@@ -120,17 +120,19 @@ def train(
     if "" in (resume, out):  # as from a variable of the shell that is not set
         raise click.UsageError("expected the name of a run folder, got an empty one")
     if resume:
-        check_run(resume)
+        check_own(resume)
     limits = report_limits(report_budget, elbo_points, log_likelihood_points)
     out = out and home_path(out)
+    check_temporary_folder()
     with Signals() as signals:
         flags = settings(preset, file, options)
         if not resume:
             with user_errors():
                 Config.from_flags(flags)  # so that a mistake is told before torch is imported
-        from .job import make_config, make_job, trial, trial_text, without_denormals
-        from .several import join, together
-        from .training import train_run, warn_of_idle
+        with signals.deferred():  # an import that is left in its middle fails in other words
+            from .job import make_config, make_job, trial, trial_text, without_denormals
+            from .several import join, together
+            from .training import train_run, warn_of_idle
 
         click.get_current_context().with_resource(without_denormals())
         ranks = join()
@@ -139,7 +141,8 @@ def train(
             job = None if print_config else make_job(config, data, device=device, ranks=ranks)
         if print_config:
             return echo(config.to_toml(), nl=False)
-        warn_of_idle(job.config, flags)
+        settled = file and is_of_run(file)  # which names every setting
+        warn_of_idle(job.config, {name: value for name, value in options.items() if value is not None} if settled else flags)
         if dry_run:
             costs = trial(job)
             return echo(json.dumps({"schema": 1, **costs}) if as_json else trial_text(costs))

@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 
 import click
 
@@ -126,6 +127,20 @@ def check_working_folder():
         os.getcwd()
     except OSError:
         raise UserError("expected a working folder that exists, but it was removed; change to another one") from None
+
+
+def check_temporary_folder():
+    """Raises UserError where there is no folder for temporary files, or none for what torch compiles: it cannot do without."""
+    caches = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    name = "TORCHINDUCTOR_CACHE_DIR" if caches else "TMPDIR"
+    try:
+        folder = caches or tempfile.gettempdir()
+        os.makedirs(folder, exist_ok=True)
+        found = os.access(folder, os.W_OK)
+    except OSError:
+        found = False
+    if not found:
+        raise UserError(f"expected a folder for temporary files that can be written; set the variable {name} to one")
 
 
 @contextlib.contextmanager

@@ -54,7 +54,12 @@ def evaluate_run(run, *, save, **options):
     if save and is_included(run):
         raise UserError(f"expected a run of your own for --save, got one that comes with the package; copy its folder: {run}")
     with folder.locked() if save else contextlib.nullcontext():
+        left = folder.unfinished()
+        if left:
+            note(f"The training of {run} is not finished: {left}. --resume goes on with it.")
         report = _evaluated(folder, **options)
+        if left:
+            report.card["unfinished"] = left
         if save:
             folder.write_report(report)
     return report

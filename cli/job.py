@@ -12,10 +12,11 @@ from pathlib import Path
 import pyro
 import torch
 
+from pyro_skipvae.data import DataError
 from pyro_skipvae.runs.build import build_beta, build_data, build_step, build_vae, choose_device, resolve
 from pyro_skipvae.runs.checkpoint import random_state, set_random_state
 from pyro_skipvae.runs.config import Config, ConfigError, is_path
-from pyro_skipvae.runs.folder import Run, RunError
+from pyro_skipvae.runs.folder import Run, RunError, stopped
 from pyro_skipvae.runs.memory import check_memory
 from pyro_skipvae.runs.training_state import check_training, optimizer_of
 from pyro_skipvae.schedules import Halving
@@ -36,10 +37,17 @@ def make_config(flags, *, resume):
     """(config, data) of some flags, or of a run folder whose settings the flags may not contradict."""
     if is_path(str(flags.get("dataset", ""))):  # of the user's own data, which are found from any folder later
         flags = {**flags, "dataset": str(Path(os.path.expanduser(flags["dataset"])).absolute())}
+    if flags.get("data_dir"):
+        flags = {**flags, "data_dir": str(Path(os.path.expanduser(flags["data_dir"])).absolute())}
     with user_errors():
         config = _continued(Run(resume), flags) if resume else Config.from_flags(flags)
         with looking() as told:
-            data = build_data(config, told)
+            try:
+                data = build_data(config, told)
+            except DataError as error:
+                if resume and is_path(config.dataset):
+                    raise DataError(f"{error}; if they were moved, name them with --dataset FILE") from None
+                raise
         if resume and (about := Run(resume).description()):
             Run(resume).check_data(about.checksum, data)  # before anything else is asked of other data
         return resolve(config, data), data
@@ -90,11 +98,7 @@ class Job:
     @property
     def stopped(self):
         """Why the training ended before its last epoch, or None."""
-        if self.config.patience is not None and self.stalled >= self.config.patience:
-            return f"no better validation for {self.stalled} epochs"
-        if self.config.lr_schedule == "halving" and self.halving.ended:
-            return f"learning rate halved to {self.config.lr * self.halving.factor:.2g}"
-        return None
+        return stopped(self.config, self.stalled, self.halving)
 
     def selection(self, metrics):
         """What the validation of an epoch is judged by: -ELBO, or, where another thing is trained, that by its parts."""

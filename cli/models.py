@@ -1,6 +1,8 @@
 """Commands that take a model out of its run: codes of the data, an exported model."""
 
 
+import shlex
+
 import click
 
 from .commands import DATASET, DEVICE, RUN, SEED, examples
@@ -67,11 +69,16 @@ def loaded(run, device, *, latent=False, dataset=None):
 def data_of(run):
     """The data of a loaded run; where they are not found, the error says how to name them."""
     from pyro_skipvae.data.folder import DataError
+    from pyro_skipvae.runs.config import is_path
 
     try:
         return run.data
     except DataError as error:
-        raise DataError(f"{error}; if they were moved, name them with --dataset FILE") from None
+        if run.config.data_dir and not is_path(run.dataset or run.config.dataset):
+            where = f"say where with train --resume {shlex.quote(str(run.path))} --data-dir FOLDER"
+        else:
+            where = "name them with --dataset FILE"
+        raise DataError(f"{error}; if they were moved, {where}") from None
 
 
 def _codes(vae, data, seed, size=500):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import tomllib
 from dataclasses import fields
 from functools import partial
@@ -78,6 +79,17 @@ def check_run(path):
     """Tell that a folder is no run before torch is imported."""
     if not (Path(path) / "config.toml").exists():
         raise NoRun(f"expected a run folder with a config.toml, got {path}{hint(path)}")
+
+
+def check_own(path):
+    """The same of a run from which a training goes on: those that come with the package have weights alone."""
+    folder = folder_of(path)
+    if is_included(folder):
+        raise UserError(
+            f"expected a run of your own to go on with, got {path}, which comes with the package without the state of its "
+            f"training; train it anew with --config {shlex.quote(str(folder / 'config.toml'))} --out FOLDER"
+        )
+    check_run(path)
 
 
 def beside(run, name):
@@ -172,6 +184,11 @@ def settings(preset, file, options):
         check_names({name.removeprefix(PREFIX).lower() for name in os.environ if _is_ours(name)}, " in the environment")
     given = {name: value for name, value in options.items() if value is not None}
     return {name: _dashed(name, value) for name, value in {**_preset(preset), **content, **given}.items()}
+
+
+def is_of_run(file):
+    """Whether a file of settings is that of a run, which holds all of them."""
+    return (Path(file).parent / "checkpoints").is_dir()
 
 
 def _preset(name):

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from .errors import user_errors
+from .errors import user_errors, written
 from .executors import RayProcess, connected, started
 from .notes import note, warn
 from .terminal import duration, progress
@@ -85,7 +85,8 @@ class Pool:
     def _start(self, planned, bar):
         path = self._begun(planned) or fresh(self.folder / planned.folder)
         settings = path.with_suffix(".toml")
-        settings.write_text(planned.config.to_toml(), encoding="utf-8")
+        with written(settings):
+            settings.write_text(planned.config.to_toml(), encoding="utf-8")
         where = ["--resume", path] if (path / "config.toml").exists() else ["--config", settings, "--out", path]
         command = ["train", *where, "--device", self.device, "--json"]
         points = {name.replace("_", "-"): number for name, number in planned.report.items()}
@@ -111,6 +112,7 @@ class Pool:
         return self.anew.folder_of(planned) if self.anew else run_folder(planned, self.root)
 
     def _look(self, process, bar):
+        from pyro_skipvae.reproduction.tables import is_finished
         from pyro_skipvae.runs.folder import Run
 
         planned, path, task, label, start = self.running[process]
@@ -123,7 +125,10 @@ class Pool:
         bar.remove_task(task)
         if getattr(process, "lost", False) and self.lost[planned.folder] < LOSSES:
             return self._take_up(planned, path)
-        if process.returncode:
+        if process.returncode and not is_finished(path):
+            if Run(path).is_held():
+                who = f"another process trains it, into {path}"
+                return self.fail(planned, f"{who}; start the same command again when that has ended")
             log = path.with_suffix(".log")
             said = log.read_text(encoding="utf-8", errors="replace").split("\n")
             last = next((line for line in reversed(said) if line.strip()), "nothing")

@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import json
 import math
+import shlex
 import signal
 import time
+from pathlib import Path
 
 import torch
 
@@ -85,6 +87,8 @@ def _written_report(run):
     except (OSError, ValueError):
         warn(f"{file} is not a whole report; making it again.")
         return None
+    if report.card.get("unfinished"):  # `evaluate --save` made it before the training had ended
+        return None
     if not run.is_current(json.loads(text)):
         warn(f"{file} is of another checkpoint; making it again.")
         return None
@@ -107,9 +111,17 @@ def _resume(job, run):
     if state is not None:
         run.check_data(state.get("data", job.data.checksum), job.data)  # without one it is no checkpoint of a run at all
         job.restore(state)
+    else:
+        run.check_begun()
     done, epochs = job.progress.epochs, job.config.epochs
     if epochs < done:
         raise UserError(f"expected --epochs of at least {done}, the epochs that {run.path} has, got {epochs}")
+    if job.stopped and epochs != run.config().epochs:
+        anew = f"train anew with --config {shlex.quote(str(run.path / 'config.toml'))} --epochs {epochs} --out FOLDER"
+        raise UserError(
+            f"expected --epochs {run.config().epochs}, those of {run.path}, which stopped after epoch {done} ({job.stopped}), "
+            f"got {epochs}: {anew}"
+        )
     run.cut_metrics(job.progress.epochs)
     run.write("config.toml", job.config.to_toml())
     if not job.finished:
@@ -184,15 +196,19 @@ def _report(job, run, limits):
         what = f"the validation loss of epoch {best['epoch']} is not finite"
         raise NonfiniteError(f"{what}: nothing to report on; {_advice(job)}")
     note(f"Reporting on epoch {best['epoch']} of {job.config.epochs}.")
-    extra = {"run": run.path.name, "epoch": best["epoch"], "checkpoint": loaded, "checkpoint_sha256": best["checksum"]}
-    extra["settings"] = dataclasses.asdict(job.config)
+    extra = {"run": run.path.resolve().name, "epoch": best["epoch"], "checkpoint": loaded}
+    extra |= {"checkpoint_sha256": best["checksum"], "settings": dataclasses.asdict(job.config)}
     fitted = _fitted_auxiliary(job, run)
     report = report_on(job.vae, job.data, device=job.device, **limits, extra=extra, auxiliary_prior=fitted)
     run.write_report(report)
     run.remove("report.html")  # so that none of another report is left if this ends before the page is written
     pictures(run, job.vae, job.data)
-    note(f"Everything is in {run.path}.")
+    note(f"Everything is in {run.path.resolve() if run.path == Path() else run.path}.")
     return report
+
+
+def _quoted(run):
+    return shlex.quote(str(run.path))
 
 
 def _advice(job):
@@ -307,7 +323,7 @@ class Training:
 
     def leave_if_asked(self):
         if self.stop:
-            where = f"a checkpoint of step {self.job.step.steps} is written; go on with --resume {self.run.path}"
+            where = f"a checkpoint of step {self.job.step.steps} is written; go on with --resume {_quoted(self.run)}"
             raise Stopped(self.stop, where)
 
     def check_finite(self):
@@ -321,7 +337,7 @@ class Training:
         if found.steps > self.allowed:
             raise NonfiniteError(
                 f"{what}; the parameters never saw them; its batch is in {self.run.path / 'nonfinite.json'}; "
-                f"{_advice(self.job)}, or go on with --resume {self.run.path} --on-nan skip:{max(10, 10 * found.steps)}"
+                f"{_advice(self.job)}, or go on with --resume {_quoted(self.run)} --on-nan skip:{max(10, 10 * found.steps)}"
             )
         warn(f"{what}.")
 

@@ -196,6 +196,8 @@ def _measure(network: nn.Sequential, labels: list[str], latent_dim: int, like: T
             try:
                 with _Products() as products:
                     value = child(value)
+            except OSError:  # of the machine, such as no folder for torch's caches
+                raise
             except Exception as error:  # anything may be raised by a module of a user's
                 said = (str(error).strip() or type(error).__name__).splitlines()[0]
                 return outputs, f"{labels[index]} does not take {given}: {said}{'' if index else _advice(child, latent_dim)}"

@@ -690,3 +690,12 @@ def test_names_in_a_checkpoint_are_the_flattened_ones():
         "skips.stacked.weight",
     ]
     assert parameter_count(SkipSequential(nested, D)) == parameter_count(nested) + D * (6 + 2)
+
+
+def test_a_failure_of_the_machine_is_not_taken_for_one_of_the_network():
+    class Failing(nn.Linear):
+        def forward(self, x):
+            raise FileNotFoundError(2, "No usable temporary directory found")
+
+    with pytest.raises(FileNotFoundError, match="temporary directory"):
+        SkipSequential(nn.Sequential(Failing(2, 3), nn.ReLU(), nn.Linear(3, 2)), 2)

@@ -230,6 +230,9 @@ def compare(records: Sequence[Record], *, values: dict[Path, Any] | None = None,
     known = (*PERPLEXITIES, *BITS, *PLAIN, *COUNTS, *INTERVALS, *UNDER_THE_MODEL)
     names = [name for name in known if any(name in f for f in found)]
     notes = [f"The cards differ in {name}, which was allowed." for name in CARD if _disagreement(records, name)]
+    for record in records:
+        if left := record.report["card"].get("unfinished"):
+            notes.append(f"The training of {record.name} was not finished: {left}.")
     for field_name, standing in STANDING_ON.items():
         standing = [name for name in standing if name in names]
         if standing and _disagreement(records, field_name):

@@ -93,9 +93,11 @@ def changed_settings(config, report):
 
 def train_command(config, changed):
     """The command that repeats a run."""
-    given = {name: value for name, (value, _) in changed.items() if value is not None}
-    flags = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items()]
-    return " ".join(["skipvae-pyro train", *flags])
+    words = ["skipvae-pyro", "train"]
+    for name, (value, _) in changed.items():
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [shlex.quote(str(value))])]
+    return " ".join(words)
 
 
 def notes(record):

@@ -12,18 +12,28 @@ class TensorBoard:
     """Event files in `folder`, for a run that has taken `steps` steps before: 0, or those of the checkpoint resumed.
 
     What an earlier process wrote for later steps is marked as void, so that no step appears twice. `epoch` is called
-    once an epoch and leaves everything on the disk.
+    once an epoch and leaves everything in the file; it raises OSError, with the folder, where that cannot be written.
     """
 
     def __init__(self, folder, *, steps=0):
         # The name of an event file holds the time in seconds: two within one second would be the same file.
         self.writer = SummaryWriter(str(folder), purge_step=steps + 1 if steps else None, filename_suffix=f".{steps:012d}")
+        self.folder, events = folder, self.writer.file_writer.event_writer
+        # Its thread dies where the disk is full, and its queue then blocks the training; nor does a flush wait for the queue.
+        events._worker.stop()
+        events.add_event = events._ev_writer.write_event
 
     def epoch(self, metrics, *, rate_per_dimension=None, images=None):
         """Write the line of metrics.jsonl of an epoch, rates (D,) in nats, and images {name: (N, H, W) or (N, C, H, W)}.
 
         A number that is None or not finite is left out, and so are rates that are not.
         """
+        try:
+            self._epoch(metrics, rate_per_dimension, images)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self.folder)) from None
+
+    def _epoch(self, metrics, rate_per_dimension, images):
         step = metrics["steps"]
         for name, value in metrics.items():
             if name not in NOT_DRAWN and value is not None and math.isfinite(value):

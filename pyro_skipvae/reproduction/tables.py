@@ -276,8 +276,14 @@ def epochs_of(path):
 
 
 def is_finished(path):
-    """Whether a run folder has its report, which is written last."""
-    return (path / "report.json").is_file()
+    """Whether a run folder has its report, which is written last; one on a training that had not ended does not count."""
+    file = path / "report.json"
+    if not file.is_file():
+        return False
+    try:
+        return not loads(file.read_text(encoding="utf-8"))["card"].get("unfinished")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return True  # what is wrong with it is told where it is read
 
 
 def write_results(path, table, entries):

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import socket
 import stat
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyro_skipvae.runs import checkpoint
+from pyro_skipvae.schedules import Halving
 from pyro_skipvae.stored import NUMBER, check, loads
 from pyro_skipvae.text.vocabulary import Vocabulary, vocabulary_check
 
@@ -101,7 +103,7 @@ class Run:
         if (self.path / "config.toml").exists():
             raise RunError(
                 f"expected a new folder for the run, but {self.path} holds one; choose another with --out, "
-                f"or go on with --resume {self.path}"
+                f"or go on with --resume {shlex.quote(str(self.path))}"
             )
 
     def _check_new(self) -> None:
@@ -191,8 +193,8 @@ class Run:
         """Raises RunError unless the disk has room for three checkpoints of `size` bytes: last, prev and best."""
         free = shutil.disk_usage(self.path).free
         if free < 3 * size:
-            wanted = f"{3 * size / 1e6:,.0f} MB for three checkpoints"
-            raise RunError(f"expected {wanted} free at {self.path}, got {free / 1e6:,.0f} MB")
+            wanted = f"{_bytes(3 * size)} for three checkpoints"
+            raise RunError(f"expected {wanted} free at {self.path}, got {_bytes(free)}")
 
     def log(self, **metrics: float) -> None:
         """Appends a line to metrics.jsonl and flushes it to the disk; numbers that are not finite become null."""
@@ -273,6 +275,40 @@ class Run:
         if trouble:
             raise trouble
         return None, None
+
+    def unfinished(self) -> str | None:
+        """How far the training is, such as "2 of 60 epochs"; None where it has all its epochs or has ended before by itself.
+
+        None, too, where only the weights are left, which do not tell.
+        """
+        config, lines = self.config(), self.metrics()
+        done = lines[-1]["epoch"] if lines else 0
+        if done >= config.epochs:
+            return None
+        with contextlib.suppress(CheckpointError):
+            state, _ = self.latest()
+            halving = Halving(first=config.halving_epoch)
+            if state is not None:
+                vars(halving).update(state["halving"])
+                return None if stopped(config, state["stalled"], halving) else f"{done} of {config.epochs} epochs"
+        return None
+
+    def check_begun(self) -> None:
+        """Raises RunError where training has gone beyond its first epoch, and the state from which it would go on is gone."""
+        best = self._checkpoint("best")
+        if len(self.metrics()) > 1 or (best.exists() and checkpoint.load(best).get("epoch", 0) > 1):
+            raise RunError(
+                f"expected last.safetensors or prev.safetensors in {best.parent}, from which a training goes on, got neither: "
+                f"put one back, or train anew with --config {shlex.quote(str(self.path / 'config.toml'))} --out FOLDER"
+            )
+
+    def is_held(self) -> bool:
+        """Whether another process writes to the folder."""
+        try:
+            _check_free(self.path / ".lock")
+        except (OSError, RunError):
+            return True
+        return False
 
     def write_report(self, report: "CollapseReport") -> None:
         """Writes report.json."""
@@ -359,6 +395,19 @@ class Run:
         except OSError as error:
             reason = error.strerror or error
             raise RunError(f"expected a run folder that can be written, got {self.path}: {reason}") from error
+
+
+def stopped(config: Config, stalled: int, halving: Halving) -> str | None:
+    """Why a training ended before its last epoch, or None; `stalled` are the epochs since the last better validation."""
+    if config.patience is not None and stalled >= config.patience:
+        return f"no better validation for {stalled} epochs"
+    if config.lr_schedule == "halving" and halving.ended:
+        return f"learning rate halved to {config.lr * halving.factor:.2g}"
+    return None
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
 
 
 def is_exported(path: Path) -> bool:

@@ -244,3 +244,15 @@ def test_a_home_folder_is_found_and_one_of_nobody_is_told(tmp_path, monkeypatch)
     for out, place in (("~/run", "home/run"), ("./~nouser/run", "~nouser/run")):  # the second is what was advised
         assert skipvae("train", *FAST, "--out", out, cwd=tmp_path).returncode == 0
         assert (tmp_path / place / "config.toml").exists()
+
+
+def test_a_machine_without_a_folder_for_temporary_files_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/proc/none")
+    done = skipvae("train", *FAST, cwd=tmp_path)
+    assert done.returncode == 2 and "set the variable TORCHINDUCTOR_CACHE_DIR to one" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_data_is_kept_by_its_full_path(tmp_path):
+    done = skipvae("train", *FAST, "--data-dir", "mine", "--print-config", cwd=tmp_path)
+    assert f'data_dir = "{tmp_path / "mine"}"' in done.stdout

@@ -1,6 +1,7 @@
 """What is made of a finished run: pictures, codes, an exported model, TensorBoard files; and what doctor says."""
 
 import ast
+import errno
 import json
 import re
 import shutil
@@ -382,6 +383,21 @@ def test_no_step_appears_twice_after_a_resume(tmp_path):
     assert [step for step, tag in found if tag == "valid_elbo"] == [10, 20, 30, 40]
     assert [tag for step, tag in found if step == 50] == ["beta"]
     assert {tag for _, tag in found} == {"valid_elbo", "beta", "rate_by_rank/001", "rate_by_rank/002"}
+    board.close()
+
+
+def test_what_tensorboard_is_told_is_in_the_file_or_refused(tmp_path, monkeypatch):
+    board = TensorBoard(tmp_path)
+    board.epoch({"steps": 10, "beta": 0.5}, images={"samples": torch.rand(5, 8, 8)})
+    assert scalars(tmp_path) == [(10, "beta")]  # though the writer was neither flushed by hand nor closed
+
+    def full(event):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(board.writer.file_writer.event_writer, "add_event", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        board.epoch({"steps": 20, "beta": 0.5})
+    assert raised.value.filename == str(tmp_path)
     board.close()
 
 

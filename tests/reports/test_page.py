@@ -89,6 +89,9 @@ def test_the_command_repeats_the_run(record, tmp_path):
     done = skipvae(*shlex.split(command)[1:], "--print-config", cwd=tmp_path)
     assert Config.from_toml(done.stdout) == record.config
     assert "--seed" not in command and "--encoder" not in command and "--latent-dim 4" in command
+    assert run_page.train_command(record.config, {"compile": (True, False), "lr": (0.1, 0.001)}) == (
+        "skipvae-pyro train --compile --lr 0.1"
+    )
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ def test_what_is_made_of_it_lies_in_the_working_folder(elsewhere):
     [
         ("evaluate mnist-pair/skip --save", 2, "expected a run of your own for --save"),
         ("evaluate mnist-pair/skp", 4, "with the package come mnist-pair/plain and mnist-pair/skip"),
-        ("train --resume mnist-pair/skip", 4, "with the package come"),
+        ("train --resume mnist-pair/skip", 2, "expected a run of your own to go on with"),
+        (f"train --resume {FOLDER / 'mnist-pair/skip'}", 2, "without the state of its training; train it anew with --config"),
     ],
 )
 def test_mistakes(command, code, told, elsewhere):

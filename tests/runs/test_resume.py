@@ -10,15 +10,19 @@ import shutil
 import signal
 import socket
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torture
 from command_line import skipvae
+from small_runs import tiny_run
 
 from pyro_skipvae import load_run
+from pyro_skipvae.reports.comparison import compare, read_record
 from pyro_skipvae.reports.export import export_run, load_exported
+from pyro_skipvae.reproduction.tables import is_finished
 from pyro_skipvae.runs import checkpoint
 from pyro_skipvae.runs.build import build_data, build_vae, resolve
 from pyro_skipvae.runs.checkpoint import CheckpointError
@@ -296,3 +300,48 @@ def test_settings_of_which_parts_are_lost_are_refused(tmp_path):
     (tmp_path / "config.toml").write_text("")
     with pytest.raises(RunError, match="got some without a decoder: parts of it are lost"):
         Run(tmp_path).config()
+
+
+def test_a_run_whose_state_is_gone_is_not_begun_anew(run):
+    """The best epoch is left, as in a run that was trimmed, and in a copy of one that comes with the package."""
+    for name in ("last", "prev"):
+        (run / "checkpoints" / f"{name}.safetensors").unlink()
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    code, said = resumed(run, "--epochs", 7)
+    assert code == 4 and "from which a training goes on, got neither: put one back, or train anew with --config" in said
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_a_training_that_ended_before_its_last_epoch_keeps_its_epochs(tmp_path):
+    size = "--decoder mlp --layers 1 --width 8 --limit-train 60 --limit-eval 60 --report-budget 1"
+    ended = "--epochs 30 --patience 1 --lr 0.5 --warmup-epochs 1"
+    done = skipvae("train", *size.split(), *ended.split(), "--out", "run", cwd=tmp_path)
+    run = Run(tmp_path / "run")
+    assert done.returncode == 0 and len(run.metrics()) < 30 and run.unfinished() is None
+    for epochs in ("5", "100"):
+        done = skipvae("train", "--resume", "run", "--epochs", epochs, cwd=tmp_path)
+        assert done.returncode == 2 and "no better validation for" in done.stderr and f"got {epochs}: train anew" in done.stderr
+        assert run.config().epochs == 30
+    assert skipvae("train", "--resume", "run", cwd=tmp_path).returncode == 0
+
+
+def test_a_report_on_a_training_that_has_not_ended_is_not_its_last(tmp_path):
+    run = Path(shutil.copytree(tiny_run(), tmp_path / "run"))
+    settings = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(settings.replace("epochs = 2", "epochs = 60", 1))
+    assert is_finished(run) and Run(run).unfinished() == "2 of 60 epochs"
+    done = skipvae("evaluate", "run", "--save", "--importance-samples", "2", cwd=tmp_path)
+    assert done.returncode == 0 and "The training of run is not finished: 2 of 60 epochs." in done.stderr
+    assert not is_finished(run) and read_record(run).report["card"]["unfinished"] == "2 of 60 epochs"
+    shutil.copytree(run, tmp_path / "other")
+    found = compare([read_record(run), read_record(tmp_path / "other")])
+    assert any("was not finished: 2 of 60 epochs" in note for note in found.notes)
+    (run / "config.toml").write_text(settings)
+    assert skipvae("train", "--resume", "run", "--report-budget", "1", cwd=tmp_path).returncode == 0
+    assert is_finished(run) and "unfinished" not in read_record(run).report["card"]
+
+
+def test_a_folder_that_another_process_writes_to_is_known(tmp_path):
+    with Run(tmp_path / "run").locked():
+        assert Run(tmp_path / "run").is_held()
+    assert not Run(tmp_path / "run").is_held()
