@@ -120,7 +120,7 @@ def report_on(vae, data, *, device, budget, extra, points=None, auxiliary_prior=
     information stand on all test points (see `collapse_report`).
     """
     sizes = with_points(sizes_for(vae, data), **(points or {}))
-    x, other = data.first("test", sizes.points).to(device), data.train[: sizes.points].to(device)
+    x, other = data.first("test", sizes.points).to(device), data.first("train", sizes.points).to(device)
     if budget is None:
         _announce_report(vae, x, sizes, samples, pairs=len(data.test) * (components or 0))
     else:

@@ -1,8 +1,6 @@
 """Commands that take a model out of its run: codes of the data, an exported model."""
 
 
-import shlex
-
 import click
 
 from .commands import DATASET, DEVICE, RUN, SEED, examples
@@ -75,7 +73,7 @@ def data_of(run):
         return run.data
     except DataError as error:
         if run.config.data_dir and not is_path(run.dataset or run.config.dataset):
-            where = f"say where with train --resume {shlex.quote(str(run.path))} --data-dir FOLDER"
+            where = f"set data_dir in {run.path / 'config.toml'} to their folder"
         else:
             where = "name them with --dataset FILE"
         raise DataError(f"{error}; if they were moved, {where}") from None

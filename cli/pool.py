@@ -133,7 +133,8 @@ class Pool:
             said = log.read_text(encoding="utf-8", errors="replace").split("\n")
             last = next((line for line in reversed(said) if line.strip()), "nothing")
             return self.fail(planned, f"ended with code {process.returncode}: {last} (more in {log})")
-        note(f"Done: {label}, {duration(time.monotonic() - start)}, {status}")
+        code = f", but it ended with code {process.returncode} after its report" if process.returncode else ""
+        note(f"Done: {label}, {duration(time.monotonic() - start)}, {status}{code}")
         yield planned, path
 
     def _take_up(self, planned, path):

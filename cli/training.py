@@ -183,7 +183,7 @@ def _fitted_auxiliary(job, run):
     if job.config.prior not in ("ar1", "uniform-categorical"):
         return None
     note("Fitting an auxiliary prior to the posteriors of training data.")
-    fitted = auxiliary.fit(job.vae, job.data.train[: auxiliary.POINTS].to(job.device), seed=job.config.seed)
+    fitted = auxiliary.fit(job.vae, job.data.first("train", auxiliary.POINTS).to(job.device), seed=job.config.seed)
     auxiliary.save(run.path, fitted)
     return fitted
 

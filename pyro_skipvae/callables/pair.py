@@ -158,7 +158,7 @@ class CallablePair(nn.Module):
     def _latent(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
         """A tensor (0, *event of z) like z: as the guide drew it last, or asked of encode where there was none."""
         if self.latent is None or self.latent.device != x.device:
-            few = tuple(part[:2] if isinstance(part, Tensor) and len(part) == len(x) else part for part in context)
+            few = tuple(part[:2] if isinstance(part, Tensor) and part.shape[:1] == x.shape[:1] else part for part in context)
             with evaluation_mode(self.model), forked_random((x,), 0, self.model), torch.no_grad(), poutine.block():
                 q = self._posterior(x[:2], few)
                 self.latent = q.sample().new_empty(0, *q.event_shape)

@@ -75,6 +75,9 @@ def channels_first(values: Values) -> Values:
     if train.ndim == 4 and train.shape[-1] in CHANNELS and train.shape[1] not in CHANNELS and min(train.shape[1:3]) > 4:
         arrays = {split: _moved(array) if array.ndim == 4 else array for split, array in arrays.items()}
         return replace(values, arrays=arrays, how_read=f"the last axis, {train.shape[-1]}, was read as the channels")
+    if train.ndim == 4 and train.shape[-1] < 10 <= min(train.shape[1:3]):
+        told = f"the first axis of an item, {train.shape[1]}, was read as the channels; if the last one holds them, move it"
+        return replace(values, how_read=told)
     return values
 
 

@@ -22,7 +22,7 @@ class Contents:
     `count` or `text` (int64 rows of words, with their `vocabulary`).
     split: one phrase that says which items are in which split. class_names: of the classes 0, 1, ..., where the labels are
     words. how_read: what a reader of a user's file decided, as a phrase, or empty. by_class: the splits whose items lie class
-    by class, so that their first do not stand for all.
+    by class, so that their first do not stand for all. columns: the names of the values of an item, where they have names.
 
     Of a file that is too large to be held the splits are `Rows`, and known of them are their checksum, the range of all values,
     and where what is made of them can be `kept`. note: a sentence on how it is read, or empty.
@@ -44,6 +44,7 @@ class Contents:
     kept: Any = None
     note: str = ""
     by_class: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def cut(name: str, values: Array, labels: Array | None, indices: Mapping[str, Any], split: str, **about: Any) -> Contents:

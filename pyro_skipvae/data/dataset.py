@@ -37,7 +37,8 @@ class Data:
     checksum: SHA-256 over the source's values of all splits in order, whatever the binarisation; of a text over its words.
     seed: of the one draw of the binarisation. split: which items are where, in words. limits: {split: items kept} after
     `limit`. vocabulary: of a text, else None.
-    by_class: the splits whose items lie class by class, of which parts are taken in a fixed random order.
+    by_class: the splits whose items lie class by class, of which parts are taken in a fixed random order. columns: the names of
+    the values of an item, where they have names.
     how_read: how the values were read, in words; note: further remarks on where they are, or "".
     """
 
@@ -59,6 +60,7 @@ class Data:
     how_read: str = ""
     note: str = ""
     by_class: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def memory(self) -> int:
@@ -221,6 +223,7 @@ def from_contents(contents: Contents, binarisation: str, seed: int) -> "Data":
         how_read=_how_read(contents, binarisation),
         note=contents.note,
         by_class=contents.by_class,
+        columns=contents.columns,
     )
 
 

@@ -44,7 +44,7 @@ def content(path: Path, largest: int | None = None) -> bytes:
     size = path.stat().st_size
     if size > largest:
         raise ValueError(f"expected at most {_size(largest)}, got {_size(size)} in {path}; take a part of it")
-    if path.suffix != ".gz":
+    if path.suffix.lower() != ".gz":
         return path.read_bytes()
     most = min(largest, max(HARMLESS, DENSEST * size))
     try:

@@ -27,10 +27,11 @@ LARGEST_ITEM = 2**20
 GROUP = 256  # images that are decoded together
 KEPT = {"shape": [int], "deep": bool, "notes": [str]}  # of the pixels in a file
 LARGEST_PICTURE = 2**26  # pixels of one image
+SIDEWAYS = (5, 6, 7, 8)  # of the orientations of EXIF
 RESIZE = (
-    "from pathlib import Path; from PIL import Image; a, b = Path({folder!r}), Path({new!r}); "
+    "from pathlib import Path; from PIL import Image, ImageOps; a, b = Path({folder!r}), Path({new!r}); "
     "[((b / p.relative_to(a)).parent.mkdir(parents=True, exist_ok=True), "
-    "Image.open(p).convert({mode!r}).resize({size}).save((b / p.relative_to(a)).with_suffix('.png'))) "
+    "ImageOps.exif_transpose(Image.open(p)).convert({mode!r}).resize({size}).save((b / p.relative_to(a)).with_suffix('.png'))) "
     "for p in a.rglob('*') if p.suffix.lower() in {endings}]"
 )
 
@@ -95,8 +96,7 @@ def _state(path: Path, files: dict[str, list[Picture]]) -> str:
 def _files(path: Path) -> tuple[dict[str, list[Picture]], int]:
     """({split: its images in the order of their names}, how many other files there are)."""
     below = {entry.name: Path(entry.path) for entry in _entries(path) if entry.is_dir()}
-    splits = {SPLIT_WORDS[name.lower()]: folder for name, folder in below.items() if name.lower() in SPLIT_WORDS}
-    splits = splits if "train" in splits else {}
+    splits = _split_folders(path, below)
     files, others = {}, 0
     for split, folder in (splits or {"train": path}).items():
         files[split], strange = _pictures(folder)
@@ -105,6 +105,23 @@ def _files(path: Path) -> tuple[dict[str, list[Picture]], int]:
     if empty:
         raise _no_images(splits.get(empty[0], path), others)
     return files, others
+
+
+def _split_folders(path: Path, below: dict[str, Path]) -> dict[str, Path]:
+    """{split: its folder}, or none where the folders are classes. Raises ValueError where it cannot be told which they are."""
+    words = [name for name in below if name.lower() in SPLIT_WORDS]
+    splits = {SPLIT_WORDS[name.lower()]: below[name] for name in words}
+    if "train" not in splits:
+        return {}
+    classes = [name for name in below if name not in words and any(map(_is_picture, _entries(below[name])))]
+    if classes:
+        raise ValueError(
+            f"expected folders for train, valid and test in {path}, or one for each class, got {words[0]} and {classes[0]}; "
+            f"rename the folder {words[0]} if it is a class, else move {classes[0]} away"
+        )
+    if len(splits) < len(words):
+        raise ValueError(f"expected one folder for each split in {path}, got {', '.join(sorted(words))}; move one of them away")
+    return splits
 
 
 def _pictures(folder: Path) -> tuple[list[Picture], int]:
@@ -274,6 +291,7 @@ def _head(path: str) -> tuple[tuple[int, int], str, bool]:
     try:
         with _opened(path) as image:
             size, mode, animated = image.size, image.mode, bool(getattr(image, "is_animated", False))
+            size = size[::-1] if _orientation(image) in SIDEWAYS else size
     except Exception as error:  # damaged files raise nearly anything
         raise _unreadable(path, error) from error
     if size[0] * size[1] > LARGEST_PICTURE:
@@ -283,12 +301,21 @@ def _head(path: str) -> tuple[tuple[int, int], str, bool]:
     return size, mode, animated
 
 
+def _orientation(image: Any) -> int:
+    """How a camera has marked a picture as turned, 1 to 8; 1 is upright. A PNG would have to be decoded to tell."""
+    return int(image.getexif().get(0x0112, 1)) if image.format in ("JPEG", "MPO", "TIFF", "WEBP") else 1
+
+
 def _pixels(path: str, *, colour: bool, deep: bool) -> Array:
-    """The pixels of a file, (3, H, W) or (H, W), uint8, or of 16 bits in [0, 1]; what is transparent lies on white."""
-    from PIL import Image
+    """The pixels of a file, (3, H, W) or (H, W), uint8, or of 16 bits in [0, 1]; what is transparent lies on white.
+
+    A picture that a camera has marked as turned is turned upright.
+    """
+    from PIL import Image, ImageOps
 
     try:
         with _opened(path) as image:
+            image = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):
                 grey = np.asarray(image, dtype=np.float32) / 65535
                 if not 0 <= grey.min() <= grey.max() <= 1:

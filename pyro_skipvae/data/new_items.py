@@ -4,6 +4,8 @@ What decides how they are read is the model's kind of values, not what the file 
 """
 
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +16,7 @@ from pyro_skipvae.text.vocabulary import MARKS, PAD, UNK, Vocabulary
 
 from . import folder, own_file, text_file
 from .contents import SPLITS
-from .values import LARGEST_COUNT, Array
+from .values import LARGEST_COUNT, Array, Values
 
 
 class Described(Protocol):
@@ -30,21 +32,24 @@ class Described(Protocol):
     def binarisation(self) -> str: ...
     @property
     def vocabulary(self) -> Vocabulary | None: ...
+    @property
+    def columns(self) -> tuple[str, ...]: ...
 
 
 def new_items(name: str | os.PathLike[str], about: Described, *, seed: int = 0) -> tuple[Tensor, Array | None]:
     """(x (N, *event_shape), labels (N,) or None) of a file or folder, all items in their order; of several splits one after
     the other.
 
-    Grey levels are drawn as 0 or 1 once, by the seed, where the model was trained on draws. Raises DataError where there is no
-    such file, ValueError for items of another shape or other values than the model takes.
+    Columns with names are taken by them, in any order. Grey levels are drawn as 0 or 1 once, by the seed, where the model was
+    trained on draws. Raises DataError where there is no such file, ValueError for items of another shape, and for other columns
+    or values than the model takes.
     """
     path, places = own_file.find(os.fspath(name))
     if path is None:
         raise folder.missing(str(name), places, "give the path of an existing file or folder")
     if about.vocabulary is not None:
         return _texts(text_file.lines(path), about.vocabulary, about.event_shape[0], str(path)), None
-    values = own_file.read_values(path)
+    values = _in_columns_of(own_file.read_values(path), about.columns, path)
     parts = [split for split in SPLITS if split in values.arrays]
     for split in parts:
         if values.arrays[split].shape[1:] != about.event_shape:
@@ -55,6 +60,16 @@ def new_items(name: str | os.PathLike[str], about: Described, *, seed: int = 0) 
         raise ValueError(f"expected finite numbers in {path}, got others or none")
     labels = np.concatenate([values.labels[split] for split in parts]) if all(p in values.labels for p in parts) else None
     return _in_values_of(array, about, str(path), seed), labels
+
+
+def _in_columns_of(values: Values, wanted: tuple[str, ...], path: Path) -> Values:
+    """The values of the columns that the model was trained on, in their order, where both have names."""
+    if not wanted or not values.columns or values.columns == wanted:
+        return values
+    if missing := next((name for name in wanted if name not in values.columns), None):
+        raise ValueError(f"expected the columns that the model was trained on, got none named {missing!r} in {path}")
+    order = [values.columns.index(name) for name in wanted]
+    return replace(values, arrays={split: array[:, order] for split, array in values.arrays.items()}, columns=wanted)
 
 
 def _in_values_of(array: Array, about: Described, path: str, seed: int) -> Tensor:
@@ -68,7 +83,7 @@ def _in_values_of(array: Array, about: Described, path: str, seed: int) -> Tenso
     binary = bool(((array == 0) | (array == 1)).all())
     if about.binarisation == "given" and not binary:
         raise ValueError(f"expected 0 and 1, as the model was trained on, got values from {low:g} to {high:g} in {path}")
-    if not binary and array.dtype == np.uint8:
+    if not binary and (array.dtype == np.uint8 or (about.levels and array.dtype.kind in "ui")):
         array = array / ((about.levels or 256) - 1)
     if array.min() < 0 or array.max() > 1:
         raise ValueError(

@@ -29,6 +29,8 @@ MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-", "."}
 TRUTH = {"true": 1.0, "false": 0.0}
 LOOKED_AT = 200  # rows that decide which columns are text
 _NAMED_PIXEL = re.compile(r"(?:pixel|px)_?\d+|\d+x\d+", re.IGNORECASE)
+_INDEX = re.compile(r"__index_level_\d+__")  # of rows that pandas writes into a Parquet file
+_CELL = re.compile(r'"([^"]*)"|(\S+)')
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
@@ -64,7 +66,7 @@ def _read(path: Path, text: str) -> Values:
         raise ValueError(f"expected a table with rows of numbers, got none in {path}")
     roles = _Roles.of(path, layout.names, _text_columns(sample, layout), layout.header)
     matrix, words = _matrix(path, text, layout, roles)
-    found = _values(path, layout.names, matrix, words, roles)
+    found = _values(path, layout.names, matrix, words, roles, layout.header)
     if not layout.header and _is_like_names(sample):
         shown = ", ".join(sample[0][:3]) + (", ..." if len(sample[0]) > 3 else "")
         note = (
@@ -99,6 +101,8 @@ def read_parquet(path: Path) -> Values:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"expected a Parquet file, got {path}, which cannot be read: {reason}") from error
+    if not frame.num_rows:
+        raise ValueError(f"expected a table with rows of numbers, got none in {path}")
     names = list(map(str, frame.column_names))
     columns = [frame.column(number) for number in range(len(names))]
     kinds = [_arrow_kind(column) for column in columns]
@@ -113,11 +117,11 @@ def read_parquet(path: Path) -> Values:
     matrix = np.zeros((frame.num_rows, len(names)))
     words = {}
     for number, column in enumerate(columns):
-        if kinds[number] == "text":
+        if kinds[number] == "text" or number == roles.split:
             words[number] = np.array(list(map(str, column.to_pylist())))
         else:
             matrix[:, number] = column.to_numpy()
-    return _values(path, names, matrix, words, roles)
+    return _values(path, names, matrix, words, roles, True)
 
 
 def _arrow_kind(column: Any) -> str:
@@ -134,7 +138,7 @@ def _arrow_kind(column: Any) -> str:
 def _layout(path: Path, text: str) -> Layout:
     lines = [line for line in islice(io.StringIO(text), LOOKED_AT) if line.strip()]
     delimiter = _delimiter(lines, path)
-    rows = list(csv.reader(lines, delimiter=delimiter)) if delimiter else [line.split() for line in lines]
+    rows = list(csv.reader(lines, delimiter=delimiter)) if delimiter else list(map(_between_blanks, lines))
     first, second = rows[0] if rows else [], rows[1] if len(rows) > 1 else []
     header = _is_header(first, second)
     row_names = header and len(second) == len(first) + 1
@@ -189,12 +193,17 @@ def _rows(text: str, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     """(number of the line, its cells) of the rows below the header; lines that are empty are passed over."""
     lines = io.StringIO(text)
     if layout.delimiter is None:
-        rows = ((number, line.split()) for number, line in enumerate(lines, 1))
+        rows = ((number, _between_blanks(line)) for number, line in enumerate(lines, 1))
     else:
         reader = csv.reader(lines, delimiter=layout.delimiter)
         rows = ((reader.line_num, row) for row in reader)
     filled = ((number, row) for number, row in rows if row and (len(row) > 1 or row[0].strip()))
     return islice(filled, 1 if layout.header else 0, None)
+
+
+def _between_blanks(line: str) -> list[str]:
+    """The cells of a line between blanks, without the quotes of those that have some."""
+    return [quoted or bare for quoted, bare in _CELL.findall(line)] if '"' in line else line.split()
 
 
 def _text_columns(sample: list[list[str]], layout: Layout) -> set[int]:
@@ -227,7 +236,7 @@ class _Roles:
         if not named and len(names) - 1 in texts:
             label = len(names) - 1
         split = lower.index(SPLIT) if named and SPLIT in lower else None
-        left_out = [number for number, name in enumerate(lower) if named and name in LEFT_OUT and number != label]
+        left_out = [n for n, name in enumerate(lower) if named and (name in LEFT_OUT or _INDEX.fullmatch(name)) and n != label]
         left_out = left_out if len(left_out) < len(names) else []
         strange = sorted(texts - {label, split, *left_out})
         numbers = [number for number in range(len(names)) if number not in (label, split, *left_out, *strange)]
@@ -292,7 +301,7 @@ def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array
 
 def _skip_header(lines: io.StringIO, delimiter: str | None) -> None:
     """Read on to the line after the first row, which is several lines where a quoted name is."""
-    rows = csv.reader(lines, delimiter=delimiter) if delimiter else map(str.split, lines)
+    rows = csv.reader(lines, delimiter=delimiter) if delimiter else map(_between_blanks, lines)
     next((row for row in rows if any(cell.strip() for cell in row)), None)
 
 
@@ -332,11 +341,14 @@ def _named(name: str) -> str:
     return name if name.startswith("column ") else f"column {name!r}" if name else "the column without a name"
 
 
-def _values(path: Path, names: list[str], matrix: Array, words: dict[int, Array], roles: _Roles) -> Values:
+def _values(path: Path, names: list[str], matrix: Array, words: dict[int, Array], roles: _Roles, named: bool) -> Values:
     label, said = roles.label, []
     labels = None
     if label is not None:
         labels = words[label] if label in words else matrix[:, label]
+        unknown = [row for row, cell in enumerate(labels.tolist(), 1) if isinstance(cell, str) and cell.lower() in ("", "nan")]
+        if unknown:
+            raise _missing(path, f"row {unknown[0]}", names[label])
         numbers = _as_numbers(labels)
         if numbers is not None and (numbers != np.round(numbers)).any():  # a quantity, not a class
             matrix[:, label], label, labels = numbers, None, None
@@ -349,10 +361,11 @@ def _values(path: Path, names: list[str], matrix: Array, words: dict[int, Array]
     said.insert(0, f"{len(matrix):,} rows of {len(columns):,} columns")
     said += [f"left out: {', '.join(_named(names[number]) for number in roles.left_out)}"] if roles.left_out else []
     array = matrix[:, columns] if len(columns) < matrix.shape[1] else matrix
-    array, shape = _typed(array, [names[number] for number in columns])
+    kept = [names[number] for number in columns]
+    array, shape = _typed(array, kept)
     said += [f"the pixels were laid out as images of {shape[0]}x{shape[1]}"] if shape else []
     arrays, classes = _by_split(path, array, labels, words.get(roles.split) if roles.split is not None else None)
-    return Values(arrays, classes, "; ".join(said))
+    return Values(arrays, classes, "; ".join(said), columns=() if shape or not named else tuple(kept))
 
 
 def _as_numbers(labels: Array) -> Array | None:
@@ -365,15 +378,22 @@ def _as_numbers(labels: Array) -> Array | None:
 
 
 def _typed(array: Array, names: list[str]) -> tuple[Array, tuple[int, int] | None]:
-    """Whole numbers are counts, or grey levels where the columns are pixels or the largest is 255; pixels form an image."""
+    """Whole numbers are counts, or grey levels where the columns are pixels or the largest is 255; pixels form an image.
+
+    Pixels are in the order of the numbers in their names, whatever that of the columns.
+    """
     low, high = array.min(), array.max()
     whole = low >= 0 and high <= LARGEST_COUNT and not (array != np.round(array)).any()
     pixels = all(_NAMED_PIXEL.fullmatch(name) for name in names)
     if whole:
         array = array.astype(np.uint8 if high == 255 or (pixels and high < 256) else np.int32)
-    side = round(array.shape[1] ** 0.5)
-    if pixels and side > 1 and side * side == array.shape[1]:
-        return array.reshape(-1, side, side), (side, side)
+    if not pixels:
+        return array, None
+    places = [tuple(map(int, re.findall(r"\d+", name))) for name in names]
+    order, side = sorted(range(len(names)), key=places.__getitem__), round(len(names) ** 0.5)
+    shape = tuple(len(set(numbers)) for numbers in zip(*places, strict=True)) if len(places[0]) == 2 else (side, side)
+    if min(shape) > 1 and shape[0] * shape[1] == len(set(places)) == len(names):
+        return array[:, order].reshape(-1, *shape), shape
     return array, None
 
 

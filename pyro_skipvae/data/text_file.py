@@ -7,6 +7,7 @@ the other splits; where one is absent, a tenth of the lines is cut off for it. E
 """
 
 import json
+import re
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from pyro_skipvae.text.vocabulary import MARKS, UNK, UNKNOWN
 from . import file_content
 from .contents import SPLITS, Array, shuffled
 from .text import Texts
+from .values import LARGEST_CLASS
 
 FEWEST = 2  # lines of a split
 FIRST = 50  # lines by which a table of numbers is known
@@ -104,6 +106,10 @@ def record(line: str, where: str) -> tuple[str, str | int | None]:
     if any("\ud800" <= mark <= "\udfff" for mark in text):  # JSON can write halves of a character, UTF-8 cannot
         raise ValueError(f"expected whole characters, got half of a surrogate pair {where}")
     label = record.get("label")
+    if isinstance(label, float) and label.is_integer():  # as pandas writes whole numbers of a column that lacks some
+        label = int(label)
+    if isinstance(label, int) and abs(label) >= LARGEST_CLASS:
+        raise ValueError(f"expected classes below {LARGEST_CLASS:,}, got {label} {where}")
     return text, label if isinstance(label, str | int) else None
 
 
@@ -155,7 +161,7 @@ def _is_number(word: str) -> bool:
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".txt").removesuffix(".jsonl")
+    return re.sub(r"(\.txt|\.jsonl)?(\.gz)?$", "", path.name, count=1, flags=re.IGNORECASE)
 
 
 def _beside(path: Path, part: str) -> Path | None:

@@ -31,7 +31,7 @@ class Values:
 
     Arrays that are too large to be held are `Rows`. how_read: what the reader decided, as a phrase, or empty. sources,
     label_sources: split -> the name in the file. note: a sentence on how it is read, or empty. kept: where what is made of the
-    file is kept, if its reader has made something.
+    file is kept, if its reader has made something. columns: the names of the values of an item, where they have names.
     """
 
     arrays: dict[str, Any]
@@ -41,6 +41,7 @@ class Values:
     label_sources: dict[str, str] = field(default_factory=dict)
     note: str = ""
     kept: Kept | None = None
+    columns: tuple[str, ...] = ()
 
 
 def contents(
@@ -67,8 +68,16 @@ def contents(
         for part, (source, index) in indices.items()
         if source in labels
     }
-    about: dict[str, Any] = {"class_names": class_names, "how_read": values.how_read}
+    about: dict[str, Any] = {"class_names": class_names, "how_read": values.how_read, "columns": values.columns}
+    as_they_lie = [part for part, (_, index) in indices.items() if index is None or part == "train"]  # what is cut off is not
+    about["by_class"] = tuple(part for part in as_they_lie if part in classes and _lies_by_class(classes[part]))
     return Contents(path.name, split=split, labels=classes, **found, **about)
+
+
+def _lies_by_class(labels: Array) -> bool:
+    """Whether the items of each class lie next to each other, so that the first of them do not stand for all."""
+    classes = len(np.unique(labels))
+    return bool(1 < classes > np.count_nonzero(labels[1:] != labels[:-1]))
 
 
 def _on_disk(path: Path, values: Values, indices: Any, root: Any, progress: Progress | None) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class VonMisesFisher(TorchDistribution):
     @property
     def variance(self) -> Tensor:
         k, less = self.concentration.double(), self._cosine_less_one
-        across = (1 + less) / k  # E[1 - w^2] / (D - 1), w = <loc, z>
+        across = mean_cosine(k, self.event_shape[0]) / k  # E[1 - w^2] / (D - 1), w = <loc, z>
         along = -less * (2 + less) - (self.event_shape[0] - 1) * across
         across, along = (part.to(self.loc.dtype)[..., None] for part in (across, along))
         return along * self.loc.square() + across * (1 - self.loc.square())

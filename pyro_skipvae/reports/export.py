@@ -54,7 +54,8 @@ def export_run(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
     record, folder = read_record(path), Path(folder)
     _check_folder(folder)
     run = load_run(path)
-    state = {name: tensor.contiguous() for name, tensor in run.vae.state_dict().items()}
+    # Copies: safetensors writes no two tensors that share their memory, as tied weights do.
+    state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in run.vae.state_dict().items()}
     data = json.dumps(_about(run.about))
     files = {
         "model.safetensors": to_ordered_bytes(state, {"format": FORMAT, "data": data, "sha256": digest(data, state)}),

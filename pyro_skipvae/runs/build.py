@@ -440,6 +440,11 @@ def _check_values(config, data):
             f"expected colour images (3, H, W) for --likelihood colour-logistics, got items of shape {data.event_shape}; "
             "use --likelihood discretised-logistic"
         )
+    if likelihood in ("categorical", "discretised-logistic", "colour-logistics") and data.kind == "grey" and not data.levels:
+        raise ConfigError(
+            f"expected grey levels of 8 bits (uint8) for --likelihood {likelihood}, got real numbers from 0 to 1; use "
+            f"--likelihood {USUAL_LIKELIHOOD[data.kind]}"
+        )
     if likelihood == "multinomial" and len(data.event_shape) > 1:
         raise ConfigError(
             f"expected vectors of counts for --likelihood multinomial, got items of shape {data.event_shape}; "
@@ -506,7 +511,7 @@ def build_vae(config: Config, data: Data) -> VAE:
     if config.initialisation == "he":
         he_normal_(vae)
     elif config.initialisation == "data-dependent":
-        data_dependent_(vae, data.train[:STATISTICS_ITEMS])
+        data_dependent_(vae, data.first("train", STATISTICS_ITEMS))
     if config.guide == "variational-laplace":
         vae.guide = guides.VariationalLaplace(vae)
     if config.inference != "amortized":
@@ -585,7 +590,7 @@ def _counts(data):
 def _shares(data):
     """The part of all counts that falls on each feature, none of them 0, and totals of rows, as many for any data."""
     items = getattr(data.train, "probabilities", None)  # of an item that is drawn anew at each reading
-    items = statistics_items(data.train) if items is None else items
+    items = statistics_items(data.train if items is None else items)
     totals = items.sum(-1).sort().values
     each = items.mean(0) + 0.5 / len(items)
     return each / each.sum(), totals[torch.arange(TOTALS, device="cpu") * len(totals) // TOTALS]

@@ -23,6 +23,7 @@ STORED = {
     "checksum": str,
     "vocabulary?": {"checksum": str},
     "class_names?": [str],
+    "columns?": [str],
 }
 LARGEST = 2**31
 
@@ -43,6 +44,7 @@ class DataDescription:
     checksum: str
     class_names: tuple[str, ...] = ()
     vocabulary: Vocabulary | None = None
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, found: Mapping[str, Any], words: Path) -> "DataDescription":
@@ -53,13 +55,14 @@ class DataDescription:
         check(found, STORED, "it")
         _check(found)
         about = {name: found[name] for name in ("name", "kind", "levels", "binarisation", "checksum")}
-        names = tuple(found.get("class_names", ()))
-        return cls(**about, event_shape=tuple(found["event_shape"]), class_names=names, vocabulary=_vocabulary(found, words))
+        about |= {name: tuple(found.get(name, ())) for name in ("class_names", "columns")}
+        return cls(**about, event_shape=tuple(found["event_shape"]), vocabulary=_vocabulary(found, words))
 
 
 def stored(data: Data) -> str:
-    """The content of `data.json`: what `Data.describe` says, and the names of the classes."""
-    return json.dumps({**data.describe(), "class_names": list(getattr(data, "class_names", ()))}, indent=1) + "\n"
+    """The content of `data.json`: what `Data.describe` says, and the names of the classes and of the columns."""
+    names = {name: list(getattr(data, name, ())) for name in ("class_names", "columns")}
+    return json.dumps({**data.describe(), **names}, indent=1) + "\n"
 
 
 def _check(found: Mapping[str, Any]) -> None:

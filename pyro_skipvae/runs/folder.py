@@ -281,15 +281,14 @@ class Run:
 
         None, too, where only the weights are left, which do not tell.
         """
-        config, lines = self.config(), self.metrics()
-        done = lines[-1]["epoch"] if lines else 0
-        if done >= config.epochs:
-            return None
-        with contextlib.suppress(CheckpointError):
-            state, _ = self.latest()
-            halving = Halving(first=config.halving_epoch)
-            if state is not None:
-                vars(halving).update(state["halving"])
+        config = self.config()
+        with contextlib.suppress(CheckpointError, RunError):  # what is wrong is told where it is needed
+            lines = self.metrics()
+            done = lines[-1]["epoch"] if lines else 0
+            state = None if done >= config.epochs else self.latest()[0]
+            if state is not None and "stalled" in state:
+                halving = Halving(first=config.halving_epoch)
+                vars(halving).update(state.get("halving", {}))
                 return None if stopped(config, state["stalled"], halving) else f"{done} of {config.epochs} epochs"
         return None
 

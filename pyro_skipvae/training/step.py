@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
@@ -82,6 +82,7 @@ class Nonfinite:
     what: tuple[str, ...]
 
 
+PARTICLES = "num_particles_vectorized"  # the plate of Pyro's ELBOs over several draws
 MOST_LOOKED = 64  # steps whose look for what is not finite waits to be counted
 
 
@@ -215,12 +216,13 @@ class SVIStep:
         return 0.0  # SVI would make a number of the loss, and so wait for the device
 
     def _warn_of_untrained(self) -> None:
-        """Warns where the loss depends on modules that are not registered: SVI trains what is in Pyro's store alone."""
+        """Warns where the loss depends on modules that are not registered: SVI trains what is in Pyro's store alone.
+
+        Of our own objectives, where the step is not compiled.
+        """
         trained = set(map(id, self._parameters))
         left = [parameter for parameter in self._reached if id(parameter) not in trained]
         self._reached.clear()
-        for parameter in left:
-            parameter.grad = None
         if left:
             shapes = ", ".join(str(tuple(parameter.shape)) for parameter in left[:3])
             warnings.warn(
@@ -441,22 +443,24 @@ class _DataPlate(Messenger):
             return
         if plate := data_plate(message, self.rows):
             self.points, self.found = max(self.points, plate.full_size), True
-        self.others |= {frame.size for frame in message["cond_indep_stack"] if frame.vectorized}
+        frames = (frame for frame in message["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES)
+        self.others |= {frame.size for frame in frames}
 
     def __exit__(self, kind: Any, *error: Any) -> Any:
-        if kind is None and not self.found and self.others:
+        left = super().__exit__(kind, *error)
+        if kind is None and not self.found and self.others and min(self.others) > 0:  # a plate may have no size of its own
             sizes = " and ".join(map(str, sorted(self.others)))
             raise ValueError(
                 f"expected a plate over the {self.rows} rows of x, got plates of {sizes}: the first dimension of x has to be "
                 "the datapoints, since losses are per datapoint"
             )
-        return super().__exit__(kind, *error)
+        return left
 
 
 def batch_size(x: Batch) -> int:
-    """How many datapoints x, a tensor or a tuple, holds. Raises ValueError for another batch, such as a dict."""
+    """How many datapoints x, a tensor or a tuple, holds. Raises ValueError for what has no rows, and for a dict."""
     first = next(iter(as_arguments(x)), None)
-    if not isinstance(first, Tensor) or not first.dim():
+    if isinstance(first, Mapping | str) or not hasattr(first, "__len__") or (isinstance(first, Tensor) and not first.dim()):
         raise ValueError(
             f"expected a batch of tensors, the first with a row for each datapoint, got a {type(first).__name__}: give them "
             "as a tuple, whose items are the arguments of model and guide"

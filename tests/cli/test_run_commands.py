@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import skipvae
-from small_runs import tiny_run
+from small_runs import tiny_run, train
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pyro_skipvae import load_run
@@ -458,3 +458,12 @@ def test_a_run_with_hardly_any_test_items_has_its_report_and_page(items, tmp_pat
     done = skipvae("train", *flags, "--limit-eval", items, "--report-budget", "2", "--out", "run", cwd=tmp_path)
     assert done.returncode == 0 and f"a verdict needs 10 points, and these are {items}" in done.stdout, done.stderr
     assert skipvae("report", "run", cwd=tmp_path).returncode == 0
+
+
+def test_weights_that_are_tied_are_exported(tmp_path):
+    train(tmp_path, "--dataset", "pydoc", "--decoder", "transformer", "--width", "8", "--heads", "2", "--embedding", "8")
+    done = skipvae("export", "run", "model", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    vae, _ = load_exported(tmp_path / "model")
+    kept = load_run(tmp_path / "run").vae.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in vae.state_dict().items())

@@ -208,3 +208,18 @@ def test_new_items_of_another_kind_are_refused(folder, name, array, said):
     done = skipvae("encode", name, "--data", "new.npy", "--out", "z.npz", cwd=folder)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
     assert skipvae("encode", name, "--data", "nowhere.npy", "--out", "z.npz", cwd=folder).returncode == 3
+
+
+def test_columns_are_taken_by_their_names(tmp_path):
+    values = np.random.RandomState(0).rand(60, 3)
+    np.savetxt(tmp_path / "x.csv", values, delimiter=",", header="a,b,c", comments="")
+    ran(tmp_path, "train", "--dataset", "x.csv", *TINY, "--decoder", "mlp", "--width", "8", "--out", "run")
+    other = np.column_stack([values[:, 2], np.ones(60), values[:, 0], values[:, 1]])
+    np.savetxt(tmp_path / "y.csv", other, delimiter=",", header="c,more,a,b", comments="")
+    for file in ("x", "y"):
+        ran(tmp_path, "encode", "run", "--data", f"{file}.csv", "--out", f"{file}.npz")
+    one, two = (np.load(tmp_path / f"{file}.npz")["data_loc"] for file in ("x", "y"))
+    np.testing.assert_array_equal(one, two)
+    np.savetxt(tmp_path / "z.csv", values, delimiter=",", header="a,b,d", comments="")
+    done = skipvae("encode", "run", "--data", "z.csv", "--out", "z.npz", cwd=tmp_path)
+    assert done.returncode == 2 and "expected the columns that the model was trained on, got none named 'c' in" in done.stderr

@@ -767,3 +767,101 @@ def test_no_damage_gives_anything_but_one_sentence(name, tmp_path):
 
 def flipped(content, position):
     return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+def test_items_that_lie_class_by_class_are_not_judged_by_their_first(tmp_path):
+    x = np.random.RandomState(0).rand(50, 3)
+    sorted_labels = {"y_train": np.repeat([0, 1, 2], 10), "y_test": np.repeat([0, 1], 10)}
+    np.savez(tmp_path / "x.npz", x_train=x[:30], x_test=x[30:], **sorted_labels)
+    data = load_data(tmp_path / "x.npz")
+    assert set(data.by_class) == {"train", "test"}  # valid is cut off in a random order
+    chosen = (data.test[None] == data.first("test", 10)[:, None]).all(-1).int().argmax(1)
+    assert set(data.labels["test"][chosen].tolist()) == {0, 1}
+    mixed = {name: np.random.RandomState(1).permutation(row) for name, row in sorted_labels.items()}
+    np.savez(tmp_path / "mixed.npz", x_train=x[:30], x_test=x[30:], **mixed)
+    assert not load_data(tmp_path / "mixed.npz").by_class
+
+
+def test_a_class_that_is_named_as_a_split_is_refused(tmp_path):
+    images, _ = small_images()
+    for name in ("bus", "train"):
+        write_folder(tmp_path / "classes" / name, images)
+    with pytest.raises(ValueError, match="got train and bus; rename the folder train if it is a class, else move bus away"):
+        load_data(tmp_path / "classes")
+    for name in ("train", "val", "validation"):
+        write_folder(tmp_path / "splits" / name, images)
+    with pytest.raises(ValueError, match="one folder for each split in .*, got train, val, validation; move one of them away"):
+        load_data(tmp_path / "splits")
+    (tmp_path / "classes" / "train").rename(tmp_path / "classes" / "trains")
+    assert load_data(tmp_path / "classes").class_names == ("bus", "trains")
+
+
+def test_what_pandas_adds_to_parquet_is_left_out_and_a_split_of_numbers_refused(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"a": np.arange(40.0), "b": np.arange(40.0) ** 2, "__index_level_0__": np.arange(40)}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    assert load_data(tmp_path / "x.parquet").event_shape == (2,)
+    parquet.write_table(pyarrow.table({**columns, "split": np.arange(40) % 3}), tmp_path / "split.parquet")
+    with pytest.raises(ValueError, match="expected train, valid or test in column 'split', got '0'"):
+        load_data(tmp_path / "split.parquet")
+    parquet.write_table(pyarrow.table({"a": np.zeros(0)}), tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match="expected a table with rows of numbers, got none"):
+        load_data(tmp_path / "none.parquet")
+
+
+def test_names_between_blanks_are_read_without_their_quotes(tmp_path):
+    lines = ['"a" "b" "label"', *(f'"row {i}" {i / 2} {i} {i % 2}' for i in range(1, 41))]
+    (tmp_path / "r.txt.dat").write_text("\n".join(lines))
+    data = load_data(tmp_path / "r.txt.dat", binarisation="none")
+    assert data.event_shape == (2,) and set(data.labels["train"].tolist()) == {0, 1}
+
+
+def test_pixels_lie_where_their_names_say(tmp_path):
+    images = np.random.RandomState(0).randint(0, 256, (40, 4, 6)).astype(np.uint8)
+    names = np.array([f"{row}x{column}" for row in range(1, 5) for column in range(1, 7)])
+    order = np.random.RandomState(1).permutation(24)
+    write_table(tmp_path / "x.csv", images.reshape(40, 24)[:, order].tolist(), header=names[order].tolist())
+    data = load_data(tmp_path / "x.csv", binarisation="none")
+    assert data.event_shape == (4, 6)
+    train = torch.cat([data.train, data.valid, data.test])
+    expected = torch.from_numpy(images).float() / 255
+    assert (train.flatten(1).sum(1).sort().values - expected.flatten(1).sum(1).sort().values).abs().max() < 1e-3
+    assert (data.train[0][None] - expected).abs().amax((1, 2)).min() < 1e-6
+    square = np.random.RandomState(0).randint(0, 256, (40, 16))
+    ordered = sorted(pixel_names(16))  # pixel0, pixel1, pixel10, ...
+    write_table(tmp_path / "y.csv", square[:, [int(name[5:]) for name in ordered]].tolist(), header=ordered)
+    found = load_data(tmp_path / "y.csv", binarisation="none").train[0].flatten()
+    assert (found[None] - torch.from_numpy(square).float() / 255).abs().amax(1).min() < 1e-6
+
+
+def test_a_picture_that_was_turned_by_the_camera_stands_upright(tmp_path):
+    pixels = np.zeros((4, 8), np.uint8)
+    pixels[:, :4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it a quarter clockwise
+    for number in range(20):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.jpg", exif=exif, quality=100)
+    data = load_data(tmp_path, binarisation="none")
+    assert data.event_shape == (8, 4) and data.train[0, :4].mean() > 0.9 and data.train[0, 4:].mean() < 0.1
+
+
+def test_axes_that_may_be_channels_and_missing_classes_are_told(tmp_path):
+    np.save(tmp_path / "bands.npy", np.random.RandomState(0).rand(30, 12, 12, 5))
+    assert "the first axis of an item, 12, was read as the channels" in load_data(tmp_path / "bands.npy").how_read
+    write_table(tmp_path / "x.csv", [[i, i + 1, "" if i == 7 else i % 2] for i in range(40)], header=["a", "b", "label"])
+    with pytest.raises(ValueError, match="expected no missing values, got one in row 8, column 'label'"):
+        load_data(tmp_path / "x.csv")
+
+
+def test_labels_of_pandas_and_endings_in_capitals(tmp_path):
+    write_lines(tmp_path / "x.jsonl", [{"text": f"word {'ab'[i % 2]}", "label": float(i % 2)} for i in range(40)])
+    assert set(load_data(tmp_path / "x.jsonl").labels["train"].tolist()) == {0, 1}
+    write_lines(tmp_path / "y.jsonl", [{"text": "a word", "label": 10**20}] * 40)
+    with pytest.raises(ValueError, match="expected classes below .* got 100000000000000000000 in line 1"):
+        load_data(tmp_path / "y.jsonl")
+    (tmp_path / "NEWS.TXT").write_text("a b c\n" * 30)
+    (tmp_path / "NEWS.valid.txt").write_text("a b\n" * 5)
+    assert len(load_data(tmp_path / "NEWS.TXT").valid) == 5
+    with gzip.open(tmp_path / "T.CSV.GZ", "wt") as file:
+        file.write("a,b\n" + "".join(f"{i},{i / 3}\n" for i in range(40)))
+    assert load_data(tmp_path / "T.CSV.GZ", binarisation="none").event_shape == (2,)

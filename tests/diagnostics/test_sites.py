@@ -373,9 +373,15 @@ def test_a_code_of_one_row_alone_has_no_upper_bound():
             z = pyro.sample("z", dist.OneHotCategorical(torch.ones(len(x), 30)))
             pyro.sample("x", normal(0 * z[:, :1] + torch.zeros_like(x)), obs=x)
 
-    found = report(model, guide, torch.arange(30.0).double()[:, None] / 10)
+    x = torch.arange(30.0).double()[:, None] / 10
+    found = report(model, guide, x)
     assert found.mi_upper is None and "one row of x alone" in found.card["unavailable"]["mi_upper"]
     assert found.mi_lower.value == pytest.approx(math.log(30))
+    codes = torch.full((30, 30), 1e-15, dtype=torch.float64)  # two codes, and 28 that hardly any row uses
+    codes[torch.arange(30), torch.arange(30) % 2] = 1
+    found = report(model, guide, x)
+    assert found.mi_lower.value == pytest.approx(math.log(2))
+    assert found.mi_upper.value == pytest.approx(math.log(29 / 14), abs=1e-3)
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -411,7 +417,7 @@ def test_what_is_drawn_at_masked_steps_is_never_read(inside):
         found = [Monitor(*pair(garbage), (x, length))(0).shuffled_latent_loss for garbage in (0.0, 100.0)]
     else:
         found = [report(*pair(garbage), (x, length)).shuffled_latent_loss for garbage in (0.0, 100.0)]
-    assert found[0] == found[1]
+    assert found[0] is not None and found[0] == found[1]
 
 
 def test_of_one_draw_a_mean_is_not_told_from_its_noise():

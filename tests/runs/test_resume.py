@@ -313,15 +313,15 @@ def test_a_run_whose_state_is_gone_is_not_begun_anew(run):
 
 
 def test_a_training_that_ended_before_its_last_epoch_keeps_its_epochs(tmp_path):
-    size = "--decoder mlp --layers 1 --width 8 --limit-train 60 --limit-eval 60 --report-budget 1"
-    ended = "--epochs 30 --patience 1 --lr 0.5 --warmup-epochs 1"
+    size = "--decoder mlp --layers 1 --width 8 --encoder-width 8 --limit-train 60 --limit-eval 60 --report-budget 1"
+    ended = "--epochs 500 --patience 1 --lr 0.01 --beta-schedule constant"
     done = skipvae("train", *size.split(), *ended.split(), "--out", "run", cwd=tmp_path)
     run = Run(tmp_path / "run")
-    assert done.returncode == 0 and len(run.metrics()) < 30 and run.unfinished() is None
-    for epochs in ("5", "100"):
+    assert done.returncode == 0 and len(run.metrics()) < 500 and run.unfinished() is None
+    for epochs in (str(len(run.metrics()) + 1), "600"):
         done = skipvae("train", "--resume", "run", "--epochs", epochs, cwd=tmp_path)
         assert done.returncode == 2 and "no better validation for" in done.stderr and f"got {epochs}: train anew" in done.stderr
-        assert run.config().epochs == 30
+        assert run.config().epochs == 500
     assert skipvae("train", "--resume", "run", cwd=tmp_path).returncode == 0
 
 

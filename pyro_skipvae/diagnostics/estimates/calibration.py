@@ -152,7 +152,7 @@ def _simulated(pair: Pair, rows: Rows, draws: int, likelihood: bool) -> dict[str
         if likelihood:
             z = torch.cat([z, at.log_joint(index, drawn)[0].double().cpu()[:, None]], 1)
         below, equal = below + (z < quantities), equal + (z == quantities)
-    rank = below + (torch.rand(equal.shape, dtype=torch.float64) * (equal + 1)).floor()
+    rank = below + (torch.rand(equal.shape, dtype=torch.float64, device="cpu") * (equal + 1)).floor()
     mean = total / draws
     variance = (squares / draws - (mean - truth).square()) * draws / (draws - 1)
     return {"rank": rank, "truth": truth, "mean": mean, "variance": variance}

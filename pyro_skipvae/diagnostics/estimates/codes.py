@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli, Categorical, Independent, OneHotCateg
 
 DEAD = 1.0  # expected uses in the N rows, below which a code counts as dead
 MOST_KEPT = 2**25  # probabilities, 256 MB of them
-TINY = 1e-12  # rounding of a sum of one less itself
+ROUNDING = 1e-12  # what is left of a sum less its only part, relative to it
 ACTIVE = 0.01  # nats of x that a position says, from which on it counts as active
 
 
@@ -90,12 +90,12 @@ class Usage:
         Both are those of `mutual_information`, without its draws: on average the lower one is at most (K - 1) / (2 N) too low
         for one position, and the upper one too high by as much or more; it is infinite where one row alone uses a code.
         """
-        share, lower, upper = self.mass / self.weight, [], []  # (P, K)
+        total, lower, upper = self.mass / self.weight * self.count, [], []  # (P, K)
         for q in self.rows:
             own = torch.xlogy(q, q).sum(2)
-            lower.append(own - torch.xlogy(q, share).sum(2))
-            others = ((self.count * share - q) / (self.count - 1)).clamp(min=0)
-            upper.append((own - torch.xlogy(q, torch.where(others < TINY, 0.0, others)).sum(2)).sum(1))
+            lower.append(own - torch.xlogy(q, total / self.count).sum(2))
+            others = torch.where(total - q < ROUNDING * total, 0.0, total - q) / (self.count - 1)
+            upper.append((own - torch.xlogy(q, others).sum(2)).sum(1))
         below = torch.cat(lower)
         return below[:, below.mean(0).argmax()], torch.cat(upper)
 

@@ -77,7 +77,7 @@ def encode(pair: Pair, samples: int, progress: Progress | None = None) -> Encode
     per_unit = None if per_point is None else per_point.mean(0)
     thresholds = None if per_point is None or not per_point.isfinite().all() else collapse_thresholds(per_point)
     log_p, failure = _log_priors(priors, z)
-    if not pair.prior_masked and not _agree(priors, drawn(priors[0])[:1] if log_p is None else z[0][0, :1]):
+    if not pair.prior_masked and not agree(priors, drawn(priors[0])[:1] if log_p is None else z[0][0, :1]):
         pair.note_varying_prior()
     return Encoded(
         chunks,
@@ -101,7 +101,7 @@ def _log_priors(priors: list[Distribution], z: tuple[Tensor, ...]) -> tuple[Tens
         return None, f"p(z) has no density at a draw from q(z|x): {told(error)}"
 
 
-def _agree(priors: list[Distribution], z: Tensor) -> bool:
+def agree(priors: list[Distribution], z: Tensor) -> bool:
     """Whether one z (1, *event) has the same prior density at all rows."""
     try:
         densities = torch.cat([p.log_prob(z.expand(p.batch_shape + z.shape[1:])) for p in priors])

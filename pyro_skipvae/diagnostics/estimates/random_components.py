@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from ..pairs.pair import Pair, Progress
 from ..pairs.rows import Inputs, Rows, join_rows, length, named_rows, read_part, select_rows
 from ..pairs.unavailable import Unavailable, attempt
 from .components import Components, evaluable
+from .encoder import agree
 from .pairwise import leave_one_out
 from .rate import chunk_rate
 from .variational_marginal import Marginal, check_marginal, drawn_on, fitted_to, marginal_terms, random_order
@@ -35,6 +37,7 @@ class Streamed:
     points: int
     samples: int
     marginal_reference: str | None
+    one_prior: bool
     unavailable: dict[str, str]
 
     @property
@@ -67,8 +70,7 @@ def streamed(
     x is read in parts of 4,096 rows, so memory grows with M and not with N. Cost: the guide on every row, S N M log-densities.
     Raises ValueError for fewer than 2 components.
     """
-    if components < 2:
-        raise ValueError(f"expected at least 2 components of the mixture q(z), got {components}")
+    check_components(components)
     rows, like = length(x), precision_of(pair.model, pair.guide)
     chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(seed), device="cpu")[:components].sort().values
     sums = Sums(pair.at(_taken(x, chosen, like)), chosen, samples, fit_on, seed)
@@ -77,6 +79,12 @@ def streamed(
         if progress:
             progress("mutual information", stop, rows)
     return sums.result()
+
+
+def check_components(components: int) -> None:
+    """Raises ValueError for fewer than 2 components."""
+    if components < 2:
+        raise ValueError(f"expected at least 2 components of the mixture q(z), got {components}")
 
 
 class Sums:
@@ -90,6 +98,7 @@ class Sums:
         self.reasons: dict[str, str] = {}
         self.moments: dict[str, Moments] = defaultdict(Moments)
         chunks = list(pair.chunks())
+        self.one_prior, self.first, self.reference = True, list[Any](), None
         self.q, z = chunks[0].q, torch.cat([chunk.draws(1)[0] for chunk in chunks], 1)
         self.components = attempt(self.reasons, ("lower", "upper"), evaluable, chunks, z)
         self.fitted_elsewhere = fit_on is not None
@@ -106,10 +115,12 @@ class Sums:
         z, log_q = (torch.cat(part, 1) for part in zip(*(chunk.draws(self.samples) for chunk in chunks), strict=True))
         bad = ~(z.flatten(2) if z.dim() > 2 else z[..., None]).isfinite().all(2).all(0) | ~log_q.isfinite().all(0)
         if bad.any():
-            where = named_rows(bad, start=int(numbers[0]))
+            where = named_rows(bad, start=int(numbers[0]), whole=False)
             raise Unavailable(f"draws from q(z|x) or their densities are not finite at {where}")
-        rate = torch.cat([chunk_rate(pair, chunk, self.samples) for chunk in chunks])
+        priors = [pair.prior_of(chunk) for chunk in chunks]
+        rate = torch.cat([chunk_rate(chunk, p, self.samples) for chunk, p in zip(chunks, priors, strict=True)])
         self._add("rate", rate)
+        self._compare(priors, z[0, :1])
         if self.components:
             own = evaluable(chunks, z)
             if type(own.groups[0]) is not type(self.components.groups[0]):
@@ -121,6 +132,12 @@ class Sums:
         held_out = torch.ones_like(numbers, dtype=torch.bool) if self.fitted_elsewhere else self._places(numbers) < 0
         if self.marginal and held_out.any():
             self._add("marginal", marginal_terms(self.marginal, z[:, held_out], log_q[:, held_out]))
+
+    def _compare(self, priors: list[Any], z: Tensor) -> None:
+        """Whether p(z) is the same for all rows so far: by its density at the first z (1, *event) of all."""
+        self.reference = z if self.reference is None else self.reference
+        self.one_prior = self.one_prior and agree([*self.first, *priors], self.reference)
+        self.first = priors[:1]
 
     def _add(self, name: str, per_point: Tensor) -> None:
         self.moments[name].add(per_point.double().cpu())
@@ -150,6 +167,7 @@ class Sums:
             points=self.points,
             samples=self.samples,
             marginal_reference=self.marginal.reference if self.marginal else None,
+            one_prior=self.one_prior,
             unavailable=self.reasons,
         )
 

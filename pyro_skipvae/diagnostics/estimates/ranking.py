@@ -55,7 +55,8 @@ def ranking(vae: Any, x: Tensor, *, held_out: float = HELD_OUT, seed: int = 0) -
     stay as found. Raises ValueError where fewer than two users are left.
     """
     generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(x.shape, generator=generator).to(x.device).masked_fill(x == 0, math.inf).argsort(-1).argsort(-1)
+    drawn = torch.rand(x.shape, generator=generator, device="cpu").to(x.device)
+    order = drawn.masked_fill(x == 0, math.inf).argsort(-1).argsort(-1)
     chosen = (x > 0).sum(-1)
     hide = (held_out * chosen).ceil().clamp(min=1)
     hidden = (order < hide[:, None]) & (x > 0) & (chosen > 1)[:, None]

@@ -36,7 +36,7 @@ def rate(
     """
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
         pair = Pair(model, guide, x, site=site)
-        per_point = torch.cat([chunk_rate(pair, chunk, posterior_samples) for chunk in pair.chunks()])
+        per_point = torch.cat([chunk_rate(chunk, pair.prior_of(chunk), posterior_samples) for chunk in pair.chunks()])
         return mean_interval(finite(per_point, "KL(q(z|x) || p(z))"))
 
 
@@ -64,9 +64,8 @@ def per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
     return None if terms is None else flat(terms)
 
 
-def chunk_rate(pair: Pair, chunk: Chunk, samples: int) -> Tensor:
+def chunk_rate(chunk: Chunk, p: Distribution, samples: int) -> Tensor:
     """KL(q(z|x) || p(z)) at the rows of a chunk, (n,): closed form where there is one, else over draws."""
-    p = pair.prior_of(chunk)
     exact = closed_form(chunk.q, p)
     if exact is not None:
         return exact

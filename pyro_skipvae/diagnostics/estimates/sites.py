@@ -121,7 +121,7 @@ def joint_terms(pair: Pair, *, points: int, samples: int, progress: Progress | N
             progress("all sites", (sample + 1) * points, samples * points)
     values, log_x, log_p = first.joined()
     if not pair.prior_masked:
-        pair.note_prior({name: value[:1] for name, value in values.items()})
+        pair.note_prior({name: value[:1] for name, value in values.items()}, points)
     return JointTerms(elbo, likelihood, sites, weights, values, log_x, log_p)
 
 

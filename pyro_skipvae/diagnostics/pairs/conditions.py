@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.distributions import Independent
 from torch.overrides import TorchFunctionMode
 
+from pyro_skipvae.random_numbers import forked
+
 from .evaluation import forked_random
 from .rows import Rows
 from .sites import counted, data_dim, imputed_sites, latent_sites, sample_sites
@@ -119,10 +121,10 @@ def is_outside(node: Any, rows: int) -> bool:
         outside = ~base.support.check(node["value"])
     except FAILURES:  # a distribution that does not tell its support
         return False
-    if not outside.any():
-        return False
+    if outside.shape[:1] != (rows,):  # a value that is broadcast
+        return bool(outside.any())
     kept, outside = counted(node, rows), outside.reshape(rows, -1)
-    return bool((outside & kept.repeat_interleave(outside.shape[1] // kept.shape[1], 1)).any())
+    return bool((outside & kept.repeat_interleave(max(outside.shape[1] // kept.shape[1], 1), 1)).any())
 
 
 def equal(first: Tensor, second: Tensor) -> bool:
@@ -144,4 +146,6 @@ def same_distribution(first: Distribution, second: Distribution, rows: Rows) -> 
 def draw_of(distribution: Distribution, rows: Rows) -> Tensor:
     """A draw that is the same whenever it is made, which leaves the random numbers as they are."""
     with forked_random(rows, seed=0):
-        return drawn(distribution)
+        device = drawn(distribution).device
+        with forked({device}, 0):
+            return drawn(distribution)

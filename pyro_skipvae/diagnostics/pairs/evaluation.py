@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import chain
 from numbers import Integral
 from typing import Any
 
@@ -24,7 +23,7 @@ def evaluation_mode(*callables: Callable[..., Any]) -> Iterator[None]:
 
     A global hook switches a module before its first forward, so not even one batch updates a BatchNorm statistic.
     The modules behind the given callables are switched at once: a method may read `self.training`, and a transform may
-    count as a module, without a forward of its own.
+    be a module, without a forward of its own.
     """
     switched = []
 
@@ -35,7 +34,7 @@ def evaluation_mode(*callables: Callable[..., Any]) -> Iterator[None]:
         for part in training:
             part.training = False
 
-    for module in chain.from_iterable(map(modules_behind, callables)):
+    for module in _modules(*callables):
         switch(module)
     hook = register_module_forward_pre_hook(switch)
     try:
@@ -51,8 +50,15 @@ def forked_random(x: Rows, seed: int, *callables: Callable[..., Any]) -> Abstrac
 
     They continue as found afterwards.
     """
-    tensors = [item for item in values(x) if isinstance(item, Tensor)] + parameters_of(*callables)
+    tensors = [item for item in values(x) if isinstance(item, Tensor)]
+    tensors += [parameter for module in _modules(*callables) for parameter in module.parameters()]
     return forked({tensor.device for tensor in tensors}, seed)
+
+
+def _modules(*callables: Callable[..., Any]) -> list[nn.Module]:
+    """The modules behind some callables, and behind the owners of those that are methods, or stand for one."""
+    found = [module for function in callables for each in (function, _owner(function)) for module in modules_behind(each)]
+    return list(dict.fromkeys(found))
 
 
 def parameters_of(*callables: Callable[..., Any]) -> list[nn.Parameter]:

@@ -296,19 +296,20 @@ class Pair:
         """Whether the rate is an upper bound on I_q(x; z): it is against one p(z) for all x, none of it masked."""
         return not (self.prior_masked or self.prior_varies)
 
-    def note_prior(self, values: dict[str, Tensor]) -> None:
-        """Notes a p(z) that differs between the rows of x: at one z, the values (1, ...) of all latent sites."""
+    def note_prior(self, values: dict[str, Tensor], points: int) -> None:
+        """Notes a p(z) that differs between the first rows of x: at one z, the values (1, ...) of all latent sites."""
         densities = []
-        try:
-            pieces = -(-self.points // min(ENCODER_ROWS, self.largest))
-            for part in torch.arange(self.points, device="cpu").tensor_split(pieces):
-                given = {name: value.expand(len(part), *value.shape[1:]) for name, value in values.items()}
+        for part in torch.arange(points, device="cpu").tensor_split(-(-points // self.rows_at_a_time)):
+            given = {name: value.expand(len(part), *value.shape[1:]) for name, value in values.items()}
+            try:
                 densities.append(self._log_prior(self.rows(part), given))
-        except FAILURES:  # it lies in the support of some rows' prior only
+            except Refused:
+                raise
+            except ValueError:  # it lies in the support of some rows' prior only
+                return self.note_varying_prior()
+        if not same_density(torch.cat(densities)):
             self.note_varying_prior()
-        else:
-            if not same_density(torch.cat(densities)):
-                self.note_varying_prior()
+        return None
 
     def note_varying_prior(self) -> None:
         """Notes that p(z) differs between the rows of x."""

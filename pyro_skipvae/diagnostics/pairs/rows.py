@@ -122,11 +122,11 @@ def traced(function: Any, rows: Rows) -> Any:
     return call(function, rows, poutine.trace(function).get_trace)
 
 
-def named_rows(bad: Tensor, start: int = 0) -> str:
-    """The rows where `bad` (N,) is true, by index from `start`: the first five of them."""
+def named_rows(bad: Tensor, *, start: int = 0, whole: bool = True) -> str:
+    """The rows where `bad` (N,) is true, by index from `start`: the first five of them. whole: these are all rows of x."""
     found = (bad.nonzero().flatten() + start).tolist()
     shown = ", ".join(map(str, found[:5]))
-    if len(found) == len(bad):
+    if whole and len(found) == len(bad):
         return f"all {len(bad)} rows of x"
     return f"row {shown} of x" if len(found) == 1 else f"rows {shown}{', ...' * (len(found) > 5)} of x ({len(found)} rows)"
 

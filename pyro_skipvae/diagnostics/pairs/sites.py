@@ -121,6 +121,8 @@ def log_density(distribution: Distribution, value: Tensor) -> Tensor:
     found = distribution.log_prob(value)
     if found.dtype not in (torch.bfloat16, torch.float16):
         return found
+    if isinstance(distribution, MaskedDistribution):
+        return scale_and_mask(log_density(distribution.base_dist, value), mask=distribution._mask)
     if isinstance(distribution, Independent):
         return sum_rightmost(log_density(distribution.base_dist, value), distribution.reinterpreted_batch_ndims)
     return found.double()

@@ -140,7 +140,7 @@ def _probed(loss: Loss, event: tuple[int, ...], latent_dim: int | None, batch: i
     x = (torch.rand((batch, *event), generator=generator) < 0.5).float()
     # Next to each other a quarter of the usual scale and three times it: a loss with free bits or a clamp differs at one of
     # them.
-    spread = torch.where(torch.arange(batch * latent_dim, device="cpu") % 2 == 0, 0.25, 3.0).view(batch, latent_dim)
+    spread = torch.where(torch.arange(batch * latent_dim) % 2 == 0, 0.25, 3.0).view(batch, latent_dim)
     loc = (spread * normal(batch, latent_dim)).requires_grad_()
     log_variance = (spread / 3 * normal(batch, latent_dim)).requires_grad_()
     with torch.enable_grad():

@@ -32,13 +32,13 @@ from ..estimates.mutual_information import (
 )
 from ..estimates.pairwise import factors
 from ..estimates.perplexity import checked_tokens, perplexities
-from ..estimates.random_components import Streamed, streamed
+from ..estimates.random_components import Streamed, check_components, streamed
 from ..estimates.sites import SiteReport, kind_of
 from ..pairs.evaluation import as_found
 from ..pairs.finite import check_draws, finite
 from ..pairs.interval import Interval, cycle_interval, cycle_standard_error, mean_interval, standard_error
 from ..pairs.pair import Pair, Progress
-from ..pairs.rows import Inputs, count_rows, select_rows
+from ..pairs.rows import Inputs, count_rows, length, select_rows
 from ..pairs.unavailable import Refused, Unavailable, attempt
 from .budget import ELBO_SHARE, Budget, measured_budget
 from .card import check_extra, evaluation_card
@@ -254,6 +254,7 @@ def collapse_report(
         check_sizes(2, levels=levels)
     sizes = sizes or EVERYTHING
     if components is not None:
+        check_components(components)
         sizes = replace(sizes, points=min(sizes.points, FIRST_POINTS))
     many, first = x, None if components is None else sizes.points
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples, importance_samples), first=first) as x:
@@ -273,7 +274,7 @@ def collapse_report(
         else:
             how: Any = {"components": components, "fit_on": fit_on, "seed": seed, "progress": progress}
             found = attempt(reasons, OF_MANY, streamed, pair, many, samples=1, **how)
-            fields |= _information_of_many(pair, encoded, found, components, reasons, facts)
+            fields |= _information_of_many(pair, encoded, found, min(components, length(many)), reasons, facts)
         fields |= _units(encoded, reasons)
         # What fails here fails below too, and has its reason there.
         spent = attempt({}, "budget", measured_budget, budget, pair, encoded.chunks) or Budget(budget)
@@ -334,7 +335,7 @@ def _about_all(pair: Pair, fields: dict[str, Any]) -> dict[str, Any]:
         "estimators": {
             "rate": rates,
             "elbo": f"E_q log p(x|z) - KL of each site, KL by {rates}",
-            "mutual_information": "of codes: log q_i(code) less its mean over all points, and over the others",
+            "mutual_information": "of codes: log q_i(code) less the log of its mean over all points, and over the others",
             "log_likelihood": "importance sampling from q(z|x)",
         },
         "device": str(z[pair.site].device),
@@ -448,23 +449,28 @@ def _information_of_many(
     pair: Pair, encoded: Encoded, found: Streamed | None, count: int, reasons: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
     """The bounds from all rows of x, against `count` components, and the papers' conventions from the rows of `encoded`."""
-    if found is None:
-        facts |= {"mi_points": 0, "mi_components": count, "mi_marginal_reference": None}
-        reasons |= dict.fromkeys(NEED_PAIRS, reasons["mi_lower"])
-        return dict.fromkeys((*OF_MANY, *NEED_PAIRS, "saturated")) | {"mi_ceiling": math.log(count + 1)}
-    facts |= {"mi_points": found.points, "mi_components": found.components, "mi_marginal_reference": found.marginal_reference}
-    reasons |= {f"mi_{name}": reason for name, reason in found.unavailable.items()}
     components = attempt(reasons, NEED_PAIRS[1:], evaluable, encoded.chunks, encoded.z[:1])
     bounds = attempt(reasons, NEED_PAIRS[1], sandwich, components.pairs, components.z) if components else None
+    conventions = {
+        "mi_dieng_2019": attempt(reasons, NEED_PAIRS[1], _dieng_2019, components, encoded, bounds) if bounds else None,
+        "mi_he_2019_batch_32": attempt(reasons, NEED_PAIRS[2], he_2019_batch_32, components) if components else None,
+    }
+    if found is None:
+        facts |= {"mi_points": 0, "mi_components": count, "mi_marginal_reference": None}
+        reasons[NEED_PAIRS[0]] = reasons["mi_lower"]
+        nothing = dict.fromkeys((*OF_MANY, NEED_PAIRS[0], "saturated"))
+        return conventions | nothing | {"mi_ceiling": math.log(count + 1)}
+    if not found.one_prior and not pair.prior_masked:
+        pair.note_varying_prior()
+    facts |= {"mi_points": found.points, "mi_components": found.components, "mi_marginal_reference": found.marginal_reference}
+    reasons |= {f"mi_{name}": reason for name, reason in found.unavailable.items()}
     bounded = of_many(found)
-    return {
+    return conventions | {
         "mi_lower": bounded.lower,
         "mi_upper": bounded.upper,
         "mi_marginal": bounded.marginal,
         "mi_ceiling": bounded.ceiling,
         "saturated": bounded.saturated,
-        "mi_dieng_2019": attempt(reasons, NEED_PAIRS[1], _dieng_2019, components, encoded, bounds) if bounds else None,
-        "mi_he_2019_batch_32": attempt(reasons, NEED_PAIRS[2], he_2019_batch_32, components) if components else None,
         "aggregate_kl": attempt(reasons, NEED_PAIRS[0], _aggregate_kl_of_many, pair, encoded, found),
     }
 
