@@ -391,7 +391,10 @@ def _typed(array: Array, names: list[str]) -> tuple[Array, tuple[int, int] | Non
         return array, None
     places = [tuple(map(int, re.findall(r"\d+", name))) for name in names]
     order, side = sorted(range(len(names)), key=places.__getitem__), round(len(names) ** 0.5)
-    shape = tuple(len(set(numbers)) for numbers in zip(*places, strict=True)) if len(places[0]) == 2 else (side, side)
+    shape = (side, side)
+    if all(len(place) == 2 for place in places):
+        rows, columns = zip(*places, strict=True)
+        shape = len(set(rows)), len(set(columns))
     if min(shape) > 1 and shape[0] * shape[1] == len(set(places)) == len(names):
         return array[:, order].reshape(-1, *shape), shape
     return array, None

@@ -400,7 +400,7 @@ def stopped(config: Config, stalled: int, halving: Halving) -> str | None:
     """Why a training ended before its last epoch, or None; `stalled` are the epochs since the last better validation."""
     if config.patience is not None and stalled >= config.patience:
         return f"no better validation for {stalled} epochs"
-    if config.lr_schedule == "halving" and halving.ended:
+    if config.lr_schedule == "halving" and halving.ended and config.lr is not None:
         return f"learning rate halved to {config.lr * halving.factor:.2g}"
     return None
 

@@ -459,7 +459,7 @@ class _DataPlate(Messenger):
 
 def batch_size(x: Batch) -> int:
     """How many datapoints x, a tensor or a tuple, holds. Raises ValueError for what has no rows, and for a dict."""
-    first = next(iter(as_arguments(x)), None)
+    first: Any = next(iter(as_arguments(x)), None)
     if isinstance(first, Mapping | str) or not hasattr(first, "__len__") or (isinstance(first, Tensor) and not first.dim()):
         raise ValueError(
             f"expected a batch of tensors, the first with a row for each datapoint, got a {type(first).__name__}: give them "

@@ -98,7 +98,8 @@ class Sums:
         self.reasons: dict[str, str] = {}
         self.moments: dict[str, Moments] = defaultdict(Moments)
         chunks = list(pair.chunks())
-        self.one_prior, self.first, self.reference = True, list[Any](), None
+        self.one_prior, self.first = True, list[Any]()
+        self.reference: Any = None  # a z, at which p(z) of all rows is compared
         self.q, z = chunks[0].q, torch.cat([chunk.draws(1)[0] for chunk in chunks], 1)
         self.components = attempt(self.reasons, ("lower", "upper"), evaluable, chunks, z)
         self.fitted_elsewhere = fit_on is not None
