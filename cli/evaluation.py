@@ -62,6 +62,7 @@ def evaluate_run(run, *, save, **options):
             report.card["unfinished"] = left
         if save:
             folder.write_report(report)
+            folder.remove("report.html")  # the page of another report
     return report
 
 
@@ -94,7 +95,8 @@ def _evaluated(
     extra |= {"settings": asdict(config), "svi_steps": svi_steps}
     samples = {"importance_samples": importance_samples, "posterior_samples": posterior_samples}
     about = {"device": device, **limits, "extra": extra, "auxiliary_prior": _kept(run, device)}
-    return report_on(vae, data, components=mi_components, **about, **samples)
+    with user_errors():  # of a model that does not admit what is asked
+        return report_on(vae, data, components=mi_components, **about, **samples)
 
 
 def _refined(vae, config, steps):
@@ -151,7 +153,8 @@ def report_on(vae, data, *, device, budget, extra, points=None, auxiliary_prior=
         if isinstance(vae.guide, SemiAmortized):
             if vae.guide.gradient == "authors":
                 note(f"The authors' steps are of a batch's mean: of {ENCODER_ROWS} rows in a report, however many in training.")
-            report = replace(report, amortized=_amortized(vae, x, other, report, budget, sizes, show))
+            if vae.guide.start != "zeros":  # else no encoder is trained
+                report = replace(report, amortized=_amortized(vae, x, other, report, budget, sizes, show))
     for sentence in report.card.get("beyond_budget", ()):
         note(f"Not measured: {sentence}")
     return report
@@ -252,13 +255,12 @@ def _numbers(path, run, drawn, mean):
         buffer = io.BytesIO()
         np.savez(buffer, x=x, z=drawn.z.numpy(), **means)
         return buffer.getvalue()
-    shape = run.about.event_shape
-    if path.suffix.lower() != ".csv" or len(shape) > 1:
-        wanted = "a .csv or .npz file" if len(shape) == 1 else "a .npz file"
-        raise ValueError(f"expected the name of {wanted} for items of shape {shape}, got {path}")
+    if path.suffix.lower() != ".csv":
+        raise ValueError(f"expected the name of a .csv or .npz file for items of shape {run.about.event_shape}, got {path}")
+    x = x.reshape(len(x), -1)
     whole = run.about.kind in ("count", "binary") and not mean
     buffer = io.StringIO()
-    header = ",".join(f"x{column}" for column in range(1, shape[0] + 1))
+    header = ",".join(f"x{column}" for column in range(1, x.shape[1] + 1))
     np.savetxt(buffer, x, fmt="%d" if whole else "%.9g", delimiter=",", header=header, comments="")
     return buffer.getvalue()
 

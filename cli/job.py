@@ -5,6 +5,7 @@ import copy
 import itertools
 import math
 import os
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -210,7 +211,7 @@ def trial(job):
     else:
         import resource  # not on Windows
 
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "parameters": parameter_count(job.vae),
         "memory_bytes": memory,

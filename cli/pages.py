@@ -53,6 +53,8 @@ def report(runs, out, dataset, budget, posterior_samples, importance_samples, al
 
     if dataset and len(runs) > 1:
         raise click.UsageError("expected --dataset with one run, got several runs")
+    if len(runs) == 1 and (given := _given("budget", "posterior_samples", "importance_samples", "allow")):
+        raise click.UsageError(f"expected no {given[0]} with one run, whose page shows its report: use evaluate --save")
     if len(runs) == 1:
         return echo(_page(runs[0], out, dataset, device))
     records, comparison = _comparison(runs, budget, posterior_samples, importance_samples, allow, device)

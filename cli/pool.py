@@ -171,11 +171,11 @@ def kept_results(pool, table, file, device):
             note(f"Measuring {measured}, which may take minutes: {planned.label}")
         try:
             entry = reproduction.entry_of(planned, path, device=device)
+            entries = reproduction.added(reproduction.read_results(file), entry)  # another process may have written too
+            reproduction.write_results(file, table, entries)
         except (ValueError, RunError, CheckpointError, DataError) as error:
             pool.fail(planned, str(error))
             continue
-        entries = reproduction.added(reproduction.read_results(file), entry)  # another process may have written too
-        reproduction.write_results(file, table, entries)
         pool.keep(planned)
         yield entries
 

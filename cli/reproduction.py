@@ -233,7 +233,7 @@ def cost(missing, folder, force, device):
         new += 1
         with contextlib.suppress(ValueError, RunError):
             done = max(epochs_of(path)["epoch"], default=0) if path else 0
-            seconds.append(costs.of(run) * (1 - done / run.config.epochs))
+            seconds.append(costs.of(run) * (1 - done / max(run.config.epochs, 1)))
     return f" The other {new} take about {duration(sum(seconds))} of training, one at a time." if new else ""
 
 

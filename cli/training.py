@@ -199,7 +199,8 @@ def _report(job, run, limits):
     extra = {"run": run.path.resolve().name, "epoch": best["epoch"], "checkpoint": loaded}
     extra |= {"checkpoint_sha256": best["checksum"], "settings": dataclasses.asdict(job.config)}
     fitted = _fitted_auxiliary(job, run)
-    report = report_on(job.vae, job.data, device=job.device, **limits, extra=extra, auxiliary_prior=fitted)
+    with user_errors():  # of a model that does not admit what is asked
+        report = report_on(job.vae, job.data, device=job.device, **limits, extra=extra, auxiliary_prior=fitted)
     run.write_report(report)
     run.remove("report.html")  # so that none of another report is left if this ends before the page is written
     pictures(run, job.vae, job.data)

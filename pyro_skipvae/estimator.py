@@ -25,7 +25,7 @@ from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
 from pyro_skipvae.model import VAE
 from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.runs.build import build_beta, build_blank, build_step, build_vae, choose_device, resolve
-from pyro_skipvae.runs.config import Config, ConfigError
+from pyro_skipvae.runs.config import CODES, Config, ConfigError
 from pyro_skipvae.runs.description import DataDescription
 from pyro_skipvae.training import fit
 
@@ -219,6 +219,8 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._about = DataDescription(**{name: getattr(data, name) for name in same})
         try:
             self._config = resolve(Config.from_flags({**given, "decoder": "mlp", "encoder": "mlp"}), data)
+            if self._config.guide in CODES:
+                raise ConfigError(f"expected a guide of real z, (n_samples, latent_dim), got {self._config.guide!r}")
             with self._apart(self.seed):
                 self.vae_ = build_vae(self._config, data).to(choose_device(self.device))
         except ConfigError as error:  # it speaks of flags

@@ -107,11 +107,14 @@ class Data:
         return replace(self, **items, labels=labels, limits=limits)
 
     def first(self, split: str, count: int) -> Any:
-        """At most `count` items that represent a split: the first ones; where they lie class by class, fixed random ones."""
+        """At most `count` items for a whole split, as a tensor: the first; where they lie class by class, fixed random ones."""
         items: Any = self._items(split)
-        if split not in self.by_class:
-            return items[:count]
-        return _take(items, torch.from_numpy(shuffled(np.arange(len(items)))[:count]))
+        return items[self.places(split, count)] if split in self.by_class else items[:count]
+
+    def places(self, split: str, count: int) -> Tensor:
+        """Where the items of `first` are, the same ones each time."""
+        order = np.arange(len(self._items(split)))
+        return torch.from_numpy((shuffled(order) if split in self.by_class else order)[:count])
 
     def describe(self) -> dict[str, Any]:
         """What a result has to say about its data, as a dict of plain values."""

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import torch
 
+from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
+from pyro_skipvae.priors import UniformCategorical
 from pyro_skipvae.text import generation as texts
 
 from . import figures
@@ -21,17 +23,21 @@ WIDTH = 2.5  # standard deviations of the prior, to each side
 def explorer_page(vae, about, *, name, data=None, rates=None, dimensions=3, steps=9, item=0, seed=0):
     """The page as HTML. `about` describes the data, of which test item `item` is the start (without `data`, a draw of z).
 
-    Every dimension that has no slider keeps the value of the start. Raises ValueError for a grid that is too large for a page,
-    or a table of too many columns.
+    Every dimension that has no slider keeps the value of the start. Raises ValueError for codes, a grid that is too large
+    for a page, or a table of too many columns.
     """
     if steps < 2:
         raise ValueError(f"expected at least 2 steps of a slider, got {steps}")
-    start, ranked = start_of(vae, data, rates, item, seed)
     prior = vae.prior()
+    if isinstance(vae.prior, UniformCategorical):
+        raise ValueError("expected latent variables that can be moved by sliders, got codes")
+    start, ranked = start_of(vae, data, rates, item, seed)
     moved = ranked.argsort(descending=True, stable=True)[:dimensions].tolist()
     kind = "text" if about.kind == "text" else "image" if figures.can_draw(about.event_shape) else "table"
     _check_size(kind, about.event_shape, steps ** len(moved))
-    mean, deviation = prior.mean.flatten(), prior.stddev.flatten()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        mean, deviation = (moment.flatten() for moment in posterior_moments(prior, draws=1000))
     values = torch.linspace(-WIDTH, WIDTH, steps, dtype=start.dtype, device=start.device)
     places = torch.tensor(list(itertools.product(range(steps), repeat=len(moved))), device=start.device)
     z = start.repeat(len(places), 1)

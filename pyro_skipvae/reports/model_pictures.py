@@ -212,10 +212,10 @@ def draw_posterior_means(vae, data, *, points=EMBEDDED_POINTS, seed=0):
     """Posterior means of the first test items coloured by class, {"tsne": figure, "pca": figure}; {} where all are the same."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        means = posterior_moments(vae.posterior(data.test[:points].to(_device(vae))))[0].flatten(1).cpu()
+        means = posterior_moments(vae.posterior(data.first("test", points).to(_device(vae))))[0].flatten(1).cpu()
     if (means == means[0]).all():  # there is no plane to lay them in
         return {}
-    classes = data.labels["test"][:points]
+    classes = data.labels["test"][data.places("test", points)]
     accuracy = figures.neighbour_accuracy(means, classes, k=min(10, len(means) - 1))
     drawn = {"tsne": figures.tsne(means, seed=seed), "pca": figures.pca(means)}
     names = {"tsne": "t-SNE", "pca": "PCA"}

@@ -6,11 +6,13 @@ number, as in free-bits(4). Names joined by + are taken together, as in skip+del
 
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from pyro_skipvae.runs.config import ConfigError
+from pyro_skipvae.runs.config import ConfigError, is_path
 
 from .tables import Planned, Table
 
@@ -222,6 +224,8 @@ def comparison_of(names, *, seeds, **flags):
     Raises ConfigError where the flags and a remedy contradict each other.
     """
     dataset = str(flags.get("dataset", "digits"))
+    if is_path(dataset):  # as the runs have it in their settings
+        flags["dataset"] = str(Path(os.path.expanduser(dataset)).absolute())
     runs = [Planned(dataset, name, _flags(name, flags), seed) for seed in range(seeds) for name in names]
     for run in runs[: len(names)]:
         _checked(run)

@@ -355,5 +355,6 @@ def as_json(table, entries):
             scaled.setdefault(row, {})[arm] = words
     own = [e for run in table.runs if (e := entry_for(run, entries))]
     about = {"schema": 1, "reproduction": table.name, "title": table.title, "protocol": table.protocol}
-    said = {"premise": premise(table), "orderings": orderings(table, entries), "notes": [table.note, *notes(table, entries)]}
+    noted = [note for note in (table.note, *notes(table, entries)) if note]
+    said = {"premise": premise(table), "orderings": orderings(table, entries), "notes": noted}
     return {**about, "cells": found, "scaled": scaled, **said, "entries": own}

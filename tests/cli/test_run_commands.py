@@ -467,3 +467,18 @@ def test_weights_that_are_tied_are_exported(tmp_path):
     vae, _ = load_exported(tmp_path / "model")
     kept = load_run(tmp_path / "run").vae.state_dict()
     assert all(torch.equal(tensor, kept[name]) for name, tensor in vae.state_dict().items())
+
+
+def test_what_a_run_does_not_admit_is_told(tmp_path):
+    """Codes that are to be refined, bounds by components on them, sliders; options that one run has no use for."""
+    train(tmp_path, "--decoder", "mlp", "--width", "8", "--guide", "categorical", "--classes", "3")
+    for words in ("evaluate run --svi-steps 2", "evaluate run --mi-components 20", "explore run", "report run --budget 5"):
+        done = skipvae(*words.split(), cwd=tmp_path)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and "expected" in done.stderr, (words, done.stderr)
+
+
+def test_a_prior_without_moments_has_sliders_and_images_become_a_table(tmp_path):
+    train(tmp_path, "--decoder", "mlp", "--width", "8", "--prior", "normalizing-flow")
+    assert skipvae("explore", "run", "--steps", "3", cwd=tmp_path).returncode == 0
+    assert skipvae("sample", "run", "--count", "5", "--out", "x.csv", cwd=tmp_path).returncode == 0
+    assert np.loadtxt(tmp_path / "x.csv", delimiter=",", skiprows=1).shape == (5, 64)

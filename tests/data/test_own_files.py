@@ -769,6 +769,12 @@ def flipped(content, position):
     return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
 
 
+def image_file(folder):
+    images, _ = small_images()
+    np.savez(folder / "images.npz", x_train=images, y_train=np.repeat([0, 1], ITEMS // 2))
+    return folder / "images.npz"
+
+
 def test_items_that_lie_class_by_class_are_not_judged_by_their_first(tmp_path):
     x = np.random.RandomState(0).rand(50, 3)
     sorted_labels = {"y_train": np.repeat([0, 1, 2], 10), "y_test": np.repeat([0, 1], 10)}
@@ -777,6 +783,8 @@ def test_items_that_lie_class_by_class_are_not_judged_by_their_first(tmp_path):
     assert set(data.by_class) == {"train", "test"}  # valid is cut off in a random order
     chosen = (data.test[None] == data.first("test", 10)[:, None]).all(-1).int().argmax(1)
     assert set(data.labels["test"][chosen].tolist()) == {0, 1}
+    drawn = load_data(image_file(tmp_path), binarisation="dynamic")
+    assert drawn.by_class and isinstance(drawn.first("train", 5), torch.Tensor)  # of a view that draws, too
     mixed = {name: np.random.RandomState(1).permutation(row) for name, row in sorted_labels.items()}
     np.savez(tmp_path / "mixed.npz", x_train=x[:30], x_test=x[30:], **mixed)
     assert not load_data(tmp_path / "mixed.npz").by_class

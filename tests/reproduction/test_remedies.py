@@ -167,3 +167,10 @@ def test_what_is_missing_is_trained_and_known_afterwards(tmp_path):
     assert first.returncode == 0 and "Done: digits, skip, seed 0" in first.stderr
     again = skipvae(*flags, cwd=tmp_path)
     assert again.stdout == first.stdout and "Started" not in again.stderr
+
+
+def test_a_file_of_ones_own_is_known_by_its_full_path(tmp_path, monkeypatch):
+    """The settings of a run have it so: those of another path would be other settings, and the run would never be found."""
+    monkeypatch.chdir(tmp_path)
+    table = remedies.comparison_of(["vae", "skip"], seeds=1, dataset="mine.csv", epochs=1)
+    assert {run.flags["dataset"] for run in table.runs} == {str(tmp_path / "mine.csv")} and table.name == "remedies-mine-csv"
