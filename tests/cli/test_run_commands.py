@@ -430,7 +430,9 @@ def test_items_that_are_no_images_are_not_drawn(tmp_path):
     assert done.returncode == 0 and (tmp_path / "run/report.html").exists(), done.stderr
     assert not (tmp_path / "run/samples.png").exists()
     done = skipvae("sample", "run", "--out", "x.csv", cwd=tmp_path)
-    assert done.returncode == 2 and "expected the name of a .npz file for items of shape (2, 8, 8)" in done.stderr
+    assert done.returncode == 0 and np.loadtxt(tmp_path / "x.csv", delimiter=",", skiprows=1).shape == (64, 128)
+    done = skipvae("sample", "run", "--out", "x.png", cwd=tmp_path)
+    assert done.returncode == 2 and "expected the name of a .csv or .npz file for items of shape (2, 8, 8)" in done.stderr
     done = skipvae("sample", tmp_path / "run", cwd=tmp_path / "run")  # not where the data were named
     assert done.returncode == 0 and np.load(tmp_path / "run/samples.npz")["x"].shape == (64, 2, 8, 8)
 

@@ -133,8 +133,7 @@ def test_a_row_is_shown_in_the_largest_size_in_which_it_is_done(tmp_path):
     nine = [of["data", "9 layers", arm] for arm in ("plain", "skip")]
     write_results(tmp_path / "results/table2-mnist.json", tables["data"], nine)
     shown = skipvae("reproduce", "table2-mnist", "--json", "--quiet", cwd=tmp_path).stdout
-    scaled = json.loads(shown)["scaled"]
-    assert scaled["9 layers"]["plain"] == "scaled down: all data, 30 of 100 epochs" and "2,000" in scaled["6 layers"]["plain"]
+    assert json.loads(shown)["scaled"]["9 layers"]["plain"] == "scaled down: all data, 30 of 100 epochs"
 
 
 def test_the_report_of_a_table_stands_on_more_points_unless_it_is_scaled_down_to_few_items():
