@@ -55,7 +55,7 @@ def hamiltonian_draws(
     """
     _check_chain(moves, leapfrog, step_size)
     model, guide = weighted(model, guide, beta)
-    with evaluation_mode(_owner(model), _owner(guide)), torch.enable_grad():
+    with evaluation_mode(model, guide), torch.enable_grad():
         name, z, scale = _start(guide, x)
         accepted = torch.zeros(len(z), dtype=z.dtype, device=z.device)
         for _ in range(moves):
@@ -69,10 +69,6 @@ def _check_chain(moves: int, leapfrog: int, step_size: float) -> None:
     check_sizes(leapfrog=leapfrog)
     if not 0 < step_size < math.inf:
         raise ValueError(f"expected a step_size above 0, got {step_size}")
-
-
-def _owner(callable_: Any) -> Any:
-    return getattr(callable_, "func", callable_)  # what `weighted` has made a partial of
 
 
 def _start(guide: Callable[..., Any], x: Batch) -> tuple[str, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from pyro_skipvae.diagnostics.estimates import random_components
 from pyro_skipvae.diagnostics.estimates.components import Components
 from pyro_skipvae.diagnostics.estimates.pairwise import pairwise_log_prob
 from pyro_skipvae.diagnostics.estimates.random_components import PART, terms
+from pyro_skipvae.diagnostics.pairs.rows import parts_of
 
 INFORMATION = 0.5 * math.log(1 + 0.5**2 / 0.3**2)  # of each dimension: z | x ~ N(x / 2, 0.3), x ~ N(0, 1)
 
@@ -130,7 +131,7 @@ def test_a_last_part_of_one_row_joins_its_neighbour(monkeypatch):
     monkeypatch.setattr(random_components, "PART", 100)
     found = mutual_information(model, guide, rows(401), components=50)
     assert found.points == 401 and found.lower.low <= 2 * INFORMATION <= found.upper.high
-    assert random_components._parts(401) == [(0, 100), (100, 200), (200, 300), (300, 401)]
+    assert parts_of(401, 100, 32) == [(0, 100), (100, 200), (200, 300), (300, 401)]
 
 
 def test_one_row_that_is_no_component_has_no_interval():

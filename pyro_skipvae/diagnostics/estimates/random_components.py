@@ -11,7 +11,7 @@ from torch import Tensor
 from ..pairs.evaluation import precision_of
 from ..pairs.interval import Interval, Moments
 from ..pairs.pair import Pair, Progress
-from ..pairs.rows import Inputs, Rows, join_rows, length, named_rows, read_part, select_rows
+from ..pairs.rows import FEW, Inputs, Rows, join_rows, length, named_rows, parts_of, read_part, select_rows
 from ..pairs.unavailable import Unavailable, attempt
 from .components import Components, evaluable
 from .encoder import agree
@@ -20,7 +20,6 @@ from .rate import chunk_rate
 from .variational_marginal import Marginal, check_marginal, drawn_on, fitted_to, marginal_terms, random_order
 
 PART = 4096  # rows of x in memory at a time
-FEW = 32
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def streamed(
     rows, like = length(x), precision_of(pair.model, pair.guide)
     chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(seed), device="cpu")[:components].sort().values
     sums = Sums(pair.at(_taken(x, chosen, like)), chosen, samples, fit_on, seed)
-    for start, stop in _parts(rows):
+    for start, stop in parts_of(rows, PART, FEW):
         sums.add(pair.at(read_part(x, slice(start, stop), like)), torch.arange(start, stop, device="cpu"))
         if progress:
             progress("mutual information", stop, rows)
@@ -98,9 +97,9 @@ class Sums:
         self.reasons: dict[str, str] = {}
         self.moments: dict[str, Moments] = defaultdict(Moments)
         chunks = list(pair.chunks())
-        self.one_prior, self.first = True, list[Any]()
-        self.reference: Any = None  # a z, at which p(z) of all rows is compared
-        self.q, z = chunks[0].q, torch.cat([chunk.draws(1)[0] for chunk in chunks], 1)
+        self.one_prior, self.first = True, list[Any]()  # the first prior of the last part
+        z = torch.cat([chunk.draws(1)[0] for chunk in chunks], 1)
+        self.reference = z[0, :1]  # at which p(z) of all rows is compared
         self.components = attempt(self.reasons, ("lower", "upper"), evaluable, chunks, z)
         self.fitted_elsewhere = fit_on is not None
         self.marginal = attempt(self.reasons, "marginal", self._fitted, pair, z[0], fit_on, seed)
@@ -121,7 +120,8 @@ class Sums:
         priors = [pair.prior_of(chunk) for chunk in chunks]
         rate = torch.cat([chunk_rate(chunk, p, self.samples) for chunk, p in zip(chunks, priors, strict=True)])
         self._add("rate", rate)
-        self._compare(priors, z[0, :1])
+        self.one_prior = self.one_prior and agree([*self.first, *priors], self.reference)
+        self.first = priors[:1]
         if self.components:
             own = evaluable(chunks, z)
             if type(own.groups[0]) is not type(self.components.groups[0]):
@@ -133,12 +133,6 @@ class Sums:
         held_out = torch.ones_like(numbers, dtype=torch.bool) if self.fitted_elsewhere else self._places(numbers) < 0
         if self.marginal and held_out.any():
             self._add("marginal", marginal_terms(self.marginal, z[:, held_out], log_q[:, held_out]))
-
-    def _compare(self, priors: list[Any], z: Tensor) -> None:
-        """Whether p(z) is the same for all rows so far: by its density at the first z (1, *event) of all."""
-        self.reference = z if self.reference is None else self.reference
-        self.one_prior = self.one_prior and agree([*self.first, *priors], self.reference)
-        self.first = priors[:1]
 
     def _add(self, name: str, per_point: Tensor) -> None:
         self.moments[name].add(per_point.double().cpu())
@@ -199,18 +193,10 @@ def _own_densities(own: Components) -> Tensor:
     return torch.cat(found, 1)
 
 
-def _parts(rows: int) -> list[tuple[int, int]]:
-    """(start, stop) of the parts; a last one of a few rows joins its neighbour: many networks squeeze away a batch of one."""
-    starts = list(range(0, rows, PART))
-    if len(starts) > 1 and rows - starts[-1] < FEW:
-        starts.pop()
-    return list(zip(starts, [*starts[1:], rows], strict=True))
-
-
 def _taken(x: Inputs, chosen: Tensor, like: Tensor | None) -> Rows:
     """The chosen rows of x, whose numbers increase, read in parts."""
     parts = []
-    for start, stop in _parts(length(x)):
+    for start, stop in parts_of(length(x), PART, FEW):
         inside = chosen[(chosen >= start) & (chosen < stop)]
         if len(inside):
             first = int(inside[0])

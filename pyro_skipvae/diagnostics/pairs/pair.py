@@ -29,7 +29,7 @@ from .conditions import (
     same_distribution,
     shared_latents,
 )
-from .rows import Inputs, Rows, as_rows, call, count_rows, named_rows, select_rows, traced
+from .rows import FEW, Inputs, Rows, as_rows, call, count_rows, named_rows, parts_of, select_rows, traced
 from .sites import (
     auxiliary_sites,
     is_masked,
@@ -154,12 +154,8 @@ class Pair:
     def chunks(self, progress: Progress | None = None) -> Iterator[Chunk]:
         """All rows with their posteriors, about 256 rows at a time."""
         size = min(ENCODER_ROWS, self.largest)
-        starts = list(range(0, self.points, size))
-        # A last chunk of a few rows joins its neighbour: many networks squeeze away a batch of one.
-        if len(starts) > 1 and self.points - starts[-1] < min(32, self.largest - size + 1):
-            starts.pop()
         first: Any = None
-        for start, stop in zip(starts, [*starts[1:], self.points], strict=True):
+        for start, stop in parts_of(self.points, size, min(FEW, self.largest - size + 1)):
             rows = self.rows(slice(start, stop))
             draw = None if first is None else draw_of(first, rows)
             q: MaybeNone = None if self.joint else self.posterior(rows)
@@ -306,10 +302,10 @@ class Pair:
             except Refused:
                 raise
             except ValueError:  # it lies in the support of some rows' prior only
-                return self.note_varying_prior()
+                self.note_varying_prior()
+                return
         if not same_density(torch.cat(densities)):
             self.note_varying_prior()
-        return None
 
     def note_varying_prior(self) -> None:
         """Notes that p(z) differs between the rows of x."""

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from .annotated import counts_of, is_annotated
 
 Rows = tuple[Any, ...] | dict[str, Any]
+FEW = 32  # rows that are no part of their own
 
 
 class View(Protocol):
@@ -76,6 +77,17 @@ def read_part(x: Inputs, part: slice, like: Tensor | None = None) -> Rows:
 
     read = as_rows({n: cut(item) for n, item in x.items()} if isinstance(x, dict) else tuple(map(cut, _items(x))), like)
     return {n: moved(item) for n, item in read.items()} if isinstance(read, dict) else tuple(map(moved, read))
+
+
+def parts_of(rows: int, size: int, fewest: int) -> list[tuple[int, int]]:
+    """(start, stop) of parts of `size` rows; a last one of less than `fewest` joins its neighbour.
+
+    Many networks squeeze away a batch of one.
+    """
+    starts = list(range(0, rows, size))
+    if len(starts) > 1 and rows - starts[-1] < fewest:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], rows], strict=True))
 
 
 def join_rows(parts: list[Rows]) -> Rows:
