@@ -988,7 +988,7 @@ def test_values_outside_the_support_are_noticed_in_any_row_and_not_where_they_ar
     x = (draw(100, 3) > 0).double()
     assert not report(grey, guide, x).card["notes"]
     x[90, 1] = 0.5
-    found = report(grey, guide, x, levels=2)
+    found = report(grey, guide, x, levels=2, rows=16)
     assert any("outside the support" in note for note in found.card["notes"]) and found.bits_per_dimension is None
     assert found.verdict.amounts["share"] is None
 
