@@ -122,6 +122,11 @@ class Standardise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return ((x.log1p() if self.log else x) - self.loc) / self.scale
 
+    def inverse(self, y: Tensor) -> Tensor:
+        """The x that becomes y."""
+        x = self.loc + self.scale * y
+        return x.expm1() if self.log else x
+
 
 def mean_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of x (N, *event_shape): of each feature of vectors, of each channel of images.

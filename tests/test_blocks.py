@@ -29,6 +29,7 @@ def test_the_gate_leaves_its_input_alone_and_keeps_its_dtype():
 def test_values_are_standardised_by_feature_or_by_channel(float64):
     x = torch.randn(2000, 3) * torch.tensor([1.0, 300.0, 0.0]) + torch.tensor([5.0, 5000.0, 7.0])
     seen = Standardise.of(x)(x)
+    torch.testing.assert_close(Standardise.of(x).inverse(seen), x)
     torch.testing.assert_close(seen.mean(0), torch.zeros(3), rtol=0, atol=1e-9)
     torch.testing.assert_close(seen.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]))
     images = torch.rand(50, 2, 4, 4) * torch.tensor([1.0, 255.0])[:, None, None]
@@ -41,6 +42,7 @@ def test_values_are_standardised_by_feature_or_by_channel(float64):
 def test_counts_are_standardised_on_a_log_scale(float64):
     x = torch.poisson(torch.tensor([3.0, 300.0]).expand(500, 2))
     torch.testing.assert_close(Standardise.of(x, log=True)(x), Standardise.of(x.log1p())(x.log1p()))
+    torch.testing.assert_close(Standardise.of(x, log=True).inverse(Standardise.of(x, log=True)(x)), x)
 
 
 def test_a_mean_far_above_the_deviation_does_not_spoil_it():

@@ -7,6 +7,7 @@ import torch
 from pyro import poutine
 
 from pyro_skipvae import VAE
+from pyro_skipvae.blocks import Standardise
 from pyro_skipvae.decoders import MLPDecoder
 from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder, NoEncoder, ResNetEncoder
 from pyro_skipvae.guides import DiagonalNormal, FullCovarianceNormal, InverseAutoregressiveFlow, VonMisesFisherPosterior
@@ -96,6 +97,21 @@ def test_vamp_prior_is_the_aggregated_posterior_of_its_pseudo_inputs(float64):
     z = torch.randn(5, 3)
     each = encoder(u).log_prob(z[:, None])  # (5, 4)
     torch.testing.assert_close(prior().log_prob(z), each.logsumexp(1) - torch.tensor(4.0).log())
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_a_vamp_prior_learns_its_pseudo_inputs_in_the_units_that_the_encoder_reads(log, float64):
+    x = torch.poisson(torch.full((50, 6), 2.0)) if log else 1000 + 300 * torch.randn(50, 6)
+    encoder = MLPEncoder((6,), 3, hidden=(7,), inputs=Standardise.of(x, log=log))
+    prior, plain = VampPrior(encoder, x[:4], inputs=Standardise.of(x, log=log)), VampPrior(encoder, x[:4])
+    z = torch.randn(5, 3)
+    torch.testing.assert_close(prior().log_prob(z), plain().log_prob(z))
+    optimizer = torch.optim.SGD([prior.pseudo_inputs], lr=1.0)
+    prior.pseudo_inputs.grad = torch.full((4, 6), 30.0)  # counts of 2 fall as far as they can
+    optimizer.step()
+    assert prior().log_prob(z).isfinite().all()
+    u = Standardise.of(x, log=log).inverse(prior.pseudo_inputs)
+    assert (-1 <= u).all() if log else (x[:4] - u > 30 * 200).all()
 
 
 def test_vamp_prior_shares_the_encoder_without_owning_it():

@@ -95,7 +95,9 @@ PRIORS = {
     "mixture-of-normals": lambda config, encoder, data: priors.MixtureOfNormals(
         config.latent_dim, components=config.components
     ),
-    "vamp": lambda config, encoder, data: priors.VampPrior(encoder, _pseudo_inputs(data, config.components)),
+    "vamp": lambda config, encoder, data: priors.VampPrior(
+        encoder, _pseudo_inputs(data, config.components), inputs=_inputs(config, data)
+    ),
     "normalizing-flow": lambda config, encoder, data: priors.NormalizingFlow(config.latent_dim),
     "uniform-sphere": lambda config, encoder, data: priors.UniformSphere(config.latent_dim),
     "uniform-categorical": lambda config, encoder, data: priors.UniformCategorical(config.latent_dim, config.classes),
