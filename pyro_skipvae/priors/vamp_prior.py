@@ -11,8 +11,8 @@ class VampPrior(nn.Module):
     """The VampPrior p(z) = 1/K sum_k q(z|u_k), the aggregated posterior of K learned pseudo-inputs: batch (), event (D,).
 
     pseudo_inputs: where the u_k start, (K, *event_shape), for example K training points. encoder: that of the VAE; its
-    parameters are not registered here a second time. inputs: that of the encoder, for u_k that are learned in its units, so that
-    a step of the optimizer is as large for any data, and counts stay above -1. Raises ValueError for no pseudo-inputs.
+    parameters are not registered here a second time. inputs: that of the encoder, for u_k that are learned in its units: a step
+    of the optimizer is then as large for any data, and counts stay above -1. Raises ValueError for no pseudo-inputs.
 
     Reference: Tomczak and Welling 2018, "VAE with a VampPrior".
     """

@@ -103,6 +103,7 @@ class Record:
     report: dict
     nonfinite: dict = field(default_factory=dict)
     stale: bool = False  # its report.json is of a checkpoint that is gone, and is not in `report`
+    other: str | None = None  # of what its report is, if not of the model that `load_run` gives
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,15 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     report = _read_json(run.path / "report.json", STORED, "a collapse report", anew)
     nonfinite = _read_json(run.path / "nonfinite.json", NONFINITE, "the steps left out", "remove it")
     name, stale = one_line(run.path.resolve().name), bool(report) and not run.is_current(report)
-    return Record(name, run.path, config, run.metrics(), {} if stale else report, nonfinite, stale)
+    other = None if stale else _other_than_loaded(run, report.get("card", {}))
+    return Record(name, run.path, config, run.metrics(), {} if stale else report, nonfinite, stale, other)
+
+
+def _other_than_loaded(run, card):
+    if card.get("checkpoint_sha256") not in (None, run.checksum()):
+        return f"the checkpoint {card['checkpoint']!r}"
+    steps = card.get("svi_steps")
+    return None if steps is None else f"q(z|x) refined by {steps} steps"
 
 
 def _read_json(file, pattern, what, remedy):
@@ -233,6 +242,9 @@ def compare(records: Sequence[Record], *, values: dict[Path, Any] | None = None,
     for record in records:
         if left := record.report["card"].get("unfinished"):
             notes.append(f"The training of {record.name} was not finished: {left}.")
+        if record.other:
+            told = f"The estimates of {record.name} are of {record.other}"
+            notes.append(told + (", its differences on the same points are not." if values else "."))
     for field_name, standing in STANDING_ON.items():
         standing = [name for name in standing if name in names]
         if standing and _disagreement(records, field_name):

@@ -111,6 +111,8 @@ def notes(record):
         found.append(f"metrics.jsonl lacks {len(lost):,} of {epochs:,} epochs, the first of them epoch {lost[0]}.")
     if record.stale:
         found.append("Its report is left out: it is of a checkpoint that is gone. `evaluate --save` makes a new one.")
+    if record.other:
+        found.append(f"The report is of {record.other}, the pictures are not: they are of the run as it is loaded.")
     if record.nonfinite:
         found.append(f"Left out in training, since not finite: {record.nonfinite['steps']:,} steps.")
     if not report:

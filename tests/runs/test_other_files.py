@@ -14,8 +14,9 @@ import pytest
 from command_line import skipvae
 from small_runs import TINY, tiny_run
 
-from pyro_skipvae.reports.comparison import read_record
+from pyro_skipvae.reports.comparison import compare, read_record
 from pyro_skipvae.reports.export import export_run, load_exported
+from pyro_skipvae.reports.run_page import notes
 from pyro_skipvae.runs import checkpoint
 from pyro_skipvae.runs.checkpoint import temporary_name, write_whole
 from pyro_skipvae.runs.folder import Run, RunError
@@ -269,6 +270,18 @@ def test_a_report_names_its_checkpoint_and_is_not_used_for_another(run, tmp_path
     done = skipvae("train", "--resume", "run", "--report-budget", 0, cwd=tmp_path)
     assert done.returncode == 0 and "is of another checkpoint; making it again" in done.stderr
     assert read_record(run).report["card"]["checkpoint_sha256"] == checkpoint.checksum(run / "checkpoints" / "best.safetensors")
+
+
+def test_a_report_of_another_model_than_the_one_that_is_loaded_is_told_as_such(run, tmp_path):
+    assert read_record(run).other is None
+    shutil.copytree(run, other := tmp_path / "other")
+    state = checkpoint.load(other / "checkpoints" / "last.safetensors")
+    checkpoint.save(other / "checkpoints" / "last.safetensors", {**state, "best": -1.0})
+    for options, of in ((["--checkpoint", "last"], "the checkpoint 'last'"), (["--svi-steps", 2], "q(z|x) refined by 2 steps")):
+        skipvae("evaluate", "other", "--save", "--report-budget", 0, *options, cwd=tmp_path)
+        records = [read_record(run), read_record(other)]
+        assert records[1].other == of and f"The report is of {of}, the pictures are not" in "".join(notes(records[1]))
+        assert f"The estimates of other are of {of}." in compare(records).notes
 
 
 def test_an_export_that_was_killed_is_made_anew_and_one_of_others_is_not(run, tmp_path, monkeypatch):
