@@ -15,12 +15,16 @@ from page_text import plain
 from small_runs import tiny_run
 
 from pyro_skipvae import VAE, collapse_report, fit, load_data
-from pyro_skipvae.decoders import LSTMDecoder, PixelCNNDecoder
+from pyro_skipvae.decoders import LSTMDecoder, MLPDecoder, PixelCNNDecoder
 from pyro_skipvae.diagnostics import CollapseReport, to_arviz
+from pyro_skipvae.encoders import MLPEncoder
+from pyro_skipvae.guides import VonMisesFisherPosterior
 from pyro_skipvae.hub import from_pretrained, push_to_hub, save_pretrained
-from pyro_skipvae.priors import StandardNormal
+from pyro_skipvae.priors import StandardNormal, UniformSphere
 from pyro_skipvae.reports.explorer import explorer_page
+from pyro_skipvae.reports.model_pictures import draw_interpolation, draw_traversals
 from pyro_skipvae.runs.checkpoint import CheckpointError
+from pyro_skipvae.text.generation import posterior_means
 from pyro_skipvae.text.vocabulary import Vocabulary
 
 X = torch.randn(30, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -197,6 +201,21 @@ def explored(decoder, latent_dim, about):
     vae = VAE(StandardNormal(latent_dim), decoder, None).eval()
     page = explorer_page(vae, about, name="untrained", dimensions=2, steps=3)
     return plain(page), json.loads(page.split("const page = ")[1].split(";\n")[0])
+
+
+def test_whatever_moves_z_stays_on_the_sphere_where_the_decoder_was_trained():
+    data = load_data("digits").limit(eval=20)
+    encoder = MLPEncoder(data.event_shape, 4, hidden=(8,), posterior=VonMisesFisherPosterior)
+    vae = VAE(UniformSphere(4), MLPDecoder(4, data.event_shape, layers=1, width=8), encoder).eval()
+    seen = []
+    vae.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[0].reshape(-1, 4)))
+    x = data.test[:2].float()
+    explorer_page(vae, data, name="untrained", data=data, dimensions=2, steps=3)
+    draw_interpolation(vae, x[:1], x[1:], kind=data.kind)
+    draw_traversals(vae, data, dimensions=2)
+    assert posterior_means(vae, x).norm(dim=-1).allclose(torch.ones(2))
+    z = torch.cat(seen)
+    assert len(z) > 9 + 7 + 10 and z.norm(dim=-1).allclose(torch.ones(len(z)))
 
 
 def test_a_page_to_explore_says_what_a_pixelcnn_and_a_text_decoder_show():

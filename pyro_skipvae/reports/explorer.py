@@ -10,6 +10,7 @@ import torch
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
 from pyro_skipvae.priors import UniformCategorical
 from pyro_skipvae.text import generation as texts
+from pyro_skipvae.text.decoding import on_support
 
 from . import figures
 from .model_pictures import DECODED, as_grey, mean_or_sample, place, start_of
@@ -50,7 +51,7 @@ def explorer_page(vae, about, *, name, data=None, rates=None, dimensions=3, step
         }
         for d in moved
     ]
-    shown = _shown(vae, about, z.unflatten(-1, prior.event_shape), kind, seed)
+    shown = _shown(vae, about, on_support(vae.prior, z.unflatten(-1, prior.event_shape)), kind, seed)
     told = {
         "ranked": "rate" if rates else "variance of the posterior mean" if data is not None else "",
         "kind": kind,

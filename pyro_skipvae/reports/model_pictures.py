@@ -6,11 +6,10 @@ import numpy as np
 import torch
 
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
-from pyro_skipvae.distributions.von_mises_fisher import SphereUniform
 from pyro_skipvae.priors import UniformCategorical
 from pyro_skipvae.reports import figures
 from pyro_skipvae.text import generation as texts
-from pyro_skipvae.text.decoding import interpolate
+from pyro_skipvae.text.decoding import interpolate, on_support
 from pyro_skipvae.text.printable import printable
 
 from .captions import DIMENSIONS, EMBEDDED_POINTS
@@ -164,10 +163,9 @@ def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, see
     for row, dimension in enumerate(rows):
         steps = torch.tensor(values, dtype=z.dtype, device=z.device)
         z[row, :, dimension] = mean[dimension] + deviation[dimension] * steps
-    z = torch.nn.functional.normalize(z, dim=-1) if isinstance(prior, SphereUniform) else z  # it moves along the sphere
     told = rates or data is not None
     labels = [f"z {place(d, shape)}, {what} {ranked[d]:.2f}" if told else f"z {place(d, shape)}" for d in rows]
-    return z.unflatten(-1, shape), labels
+    return on_support(vae.prior, z.unflatten(-1, shape)), labels
 
 
 def place(dimension, shape):
@@ -190,7 +188,7 @@ def start_of(vae, data, rates, item, seed):
 @torch.no_grad()
 def draw_interpolation(vae, x_a, x_b, *, kind="grey", points=7, seed=0):
     """A row of images along the straight line between the posterior means of x_a and x_b, each (1, *event_shape)."""
-    z = interpolate(*(texts.posterior_means(vae, x, seed)[0] for x in (x_a, x_b)), points)
+    z = on_support(vae.prior, interpolate(*(texts.posterior_means(vae, x, seed)[0] for x in (x_a, x_b)), points))
     with torch.random.fork_rng():
         images = torch.cat([mean_or_sample(vae.decoder(step), seed) for step in z.split(1)])
     weights = [round(weight, 2) for weight in torch.linspace(0, 1, points).tolist()]

@@ -4,6 +4,8 @@ Each reads the decoder as it is: in training mode there is dropout, so call `dec
 """
 
 import torch
+from pyro.distributions import constraints
+from torch.nn.functional import normalize
 
 from .vocabulary import BOS, EOS, PAD
 
@@ -56,6 +58,11 @@ def _best(score, log_prob, width):
     """The `width` best continuations of all beams of one z: their scores (N, width) and places beam * V + word."""
     candidates = score[..., None] + log_prob.unflatten(0, score.shape)  # (N, width, V)
     return candidates.flatten(1).topk(width, 1)
+
+
+def on_support(prior, z):
+    """z (..., D), or of a prior on the unit sphere its directions: a decoder has seen no other z."""
+    return normalize(z, dim=-1) if prior().support is constraints.sphere else z
 
 
 def interpolate(z_a, z_b, points):

@@ -10,7 +10,7 @@ import torch
 
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
 
-from .decoding import beam, greedy, interpolate
+from .decoding import beam, greedy, interpolate, on_support
 from .vocabulary import MARKS, UNK, UNKNOWN
 
 ROWS = 256  # texts that are decoded together
@@ -52,15 +52,15 @@ def interpolation(vae, vocabulary, x_a, x_b, *, points=7, decoding="greedy", bea
     """
     if points < 2:
         raise ValueError(f"expected at least 2 points, the two ends, got {points}")
-    z = interpolate(*(posterior_means(vae, x, seed)[0] for x in (x_a, x_b)), points)  # (points, D)
+    z = on_support(vae.prior, interpolate(*(posterior_means(vae, x, seed)[0] for x in (x_a, x_b)), points))  # (points, D)
     weights = torch.linspace(0, 1, points).tolist()
     return list(zip(weights, decoded(vae, vocabulary, z, decoding=decoding, beam_width=beam_width, seed=seed), strict=True))
 
 
 def posterior_means(vae, x, seed=0):
-    """The means of q(z|x), (N, D); where refinement or the family needs random numbers, those of the seed."""
+    """The means of q(z|x), (N, D), on a sphere their directions; refinement, or the family, draws from the seed."""
     with _seeded(seed):
-        return posterior_moments(vae.posterior(x.to(next(vae.parameters()).device)))[0]
+        return on_support(vae.prior, posterior_moments(vae.posterior(x.to(next(vae.parameters()).device)))[0])
 
 
 @contextmanager
