@@ -43,9 +43,10 @@ def check_gradients(run, batch, steps, seed, dataset, device, as_json):
 
 def _checked(run, batch, steps, dataset, seed, device):
     from pyro_skipvae.guides.gradient_check import compare_gradients
+    from pyro_skipvae.modules import device_of
     found = loaded(run, device, latent=True, dataset=dataset)
     vae, data, config = found.vae, data_of(found), found.config
-    x = next(iter(data.limit(eval=batch).batches("test", batch, seed=0))).to(next(vae.parameters()).device)
+    x = next(iter(data.limit(eval=batch).batches("test", batch, seed=0))).to(device_of(vae))
     lr = config.svi_lr / (config.batch_size if config.svi_gradient == "authors" else 1)  # theirs is of a batch's mean
     loop = {"steps": steps or config.svi_steps, "lr": lr, "momentum": config.svi_momentum}
     guide = getattr(vae.guide, "amortized", vae.guide)

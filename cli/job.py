@@ -14,6 +14,7 @@ import pyro
 import torch
 
 from pyro_skipvae.data import DataError
+from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.runs.build import build_beta, build_data, build_step, build_vae, choose_device, resolve
 from pyro_skipvae.runs.checkpoint import random_state, set_random_state
 from pyro_skipvae.runs.config import Config, ConfigError, is_path
@@ -189,7 +190,7 @@ def as_trained():
 
 def seconds_per_step(job, steps=5):
     """The least time of some steps after the first, on a copy that is thrown away; the random numbers stay as they were."""
-    with torch.random.fork_rng(), as_trained(), multiplied(job.config.matmul):
+    with forked([job.device]), as_trained(), multiplied(job.config.matmul):
         config = job.config
         if config.moves is None:
             config = replace(config, procedure="joint")  # a step of which the others are made

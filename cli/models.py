@@ -105,10 +105,11 @@ def _encoded(vae, name, batches, seed):
     import torch
 
     from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
+    from pyro_skipvae.modules import device_of
+    from pyro_skipvae.random_numbers import forked
 
-    device = next(vae.parameters()).device
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    device = device_of(vae)
+    with forked([device], seed), torch.no_grad():
         moments = [posterior_moments(vae.posterior(x.to(device))) for x in batches]
     parts = zip(("loc", "scale"), zip(*moments, strict=True), strict=True)
     return {f"{name}_{what}": torch.cat(each).cpu().numpy() for what, each in parts}

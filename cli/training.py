@@ -16,6 +16,7 @@ from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
 from pyro_skipvae.diagnostics.estimates.active_units import half_means, mean_variances
 from pyro_skipvae.diagnostics.estimates.rate import per_dimension
 from pyro_skipvae.diagnostics.pairs.pair import Chunk
+from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.reports.captions import values_read
 from pyro_skipvae.reports.comparison import PARTS, values_per_point
 from pyro_skipvae.runs import auxiliary
@@ -355,8 +356,7 @@ class Board:
         from pyro_skipvae.reports.figures import can_draw
 
         vae, data = self.job.vae.eval(), self.job.data
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(0)
+        with forked([self.job.device], 0), torch.no_grad():
             rates = per_dimension(vae.posterior(data.valid[:500].to(self.job.device)), vae.prior())
             images = vae.decoder(vae.prior().sample((64,))).sample() if can_draw(data.event_shape) else None
         rates = None if rates is None else rates.mean(0)
@@ -413,8 +413,7 @@ def _validate(job):
     """
     count = min(len(job.data.valid), VALIDATED, max(500, len(job.data.train) // 5))
     job.vae.eval()
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(job.config.seed)
+    with forked([job.device], job.config.seed), torch.no_grad():
         values, means = [], []
         for part in _valid(job, count):
             found, halves = _validated(job, part)

@@ -6,6 +6,7 @@ from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 LIBRARIES = ("torch", "pyro", "numpy")  # their functions know no module of a user's
@@ -20,6 +21,11 @@ def modules_behind(function: Callable[..., Any]) -> list[nn.Module]:
 def parameters_behind(function: Callable[..., Any]) -> list[Tensor]:
     """The tensors with a gradient of their own, outside of modules, that a callable was given, encloses or names."""
     return [found for found in _behind(function) if isinstance(found, Tensor)]
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the parameters of a module are."""
+    return next(module.parameters()).device
 
 
 def roots(modules: list[nn.Module]) -> list[nn.Module]:

@@ -22,4 +22,5 @@ def forked(devices, seed=None):
 
 
 def _cuda(devices):
-    return sorted({device.index for device in devices if device.type == "cuda"})
+    found = {device.index for device in devices if device.type == "cuda"}
+    return sorted({torch.cuda.current_device() if index is None else index for index in found})

@@ -77,6 +77,13 @@ def test_nothing_is_unpickled_or_evaluated(path):
             assert not any(key.arg == "allow_pickle" and ast.unparse(key.value) != "False" for key in node.keywords), path
 
 
+def test_random_numbers_are_forked_and_seeded_in_one_place():
+    """torch's own way opens a context on every CUDA device there is, whatever the model is on."""
+    for path in [*modules(), *(ROOT / "cli").rglob("*.py")]:
+        text = path.read_text()
+        assert path.name == "random_numbers.py" or "fork_rng(" not in text and "torch.manual_seed(" not in text, path
+
+
 @pytest.mark.parametrize("module", ["pyro_skipvae", "pyro_skipvae.runs.config", "pyro_skipvae_cli"])
 def test_start_up_does_not_import_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'pyro' in sys.modules)"

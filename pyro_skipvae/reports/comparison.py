@@ -33,6 +33,7 @@ from pyro_skipvae.diagnostics.report.values import (
     Estimate,
     estimates_of,
 )
+from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import Run, RunError, load_run
 from pyro_skipvae.runs.included import folder_of
@@ -288,8 +289,7 @@ def paired_values(
         began = time.perf_counter()
         x = tests[0][first:end].to(device)
         for path, (vae, data) in loaded.items():
-            with torch.random.fork_rng(), torch.no_grad():
-                torch.manual_seed(seed + first)
+            with forked([x.device], seed + first), torch.no_grad():
                 found = values_per_point(vae, x, samples=samples)
             if importance_samples:
                 draws = importance_samples if vae.prior().event_shape.numel() else 1  # p(x|z) is p(x) then

@@ -4,6 +4,7 @@ from pyro_skipvae.decoders import layers_of
 from pyro_skipvae.diagnostics import dimension_losses, layer_sensitivities
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
+from pyro_skipvae.modules import device_of
 
 LAYER_POINTS, LOSS_POINTS = (256, 64), (200, 25)  # of a decoder of z alone, and of one whose rows take milliseconds
 
@@ -23,4 +24,4 @@ def losses_of(vae, data, dimensions):
 
 def _first(vae, data, points):
     costly = isinstance(vae.guide, SemiAmortized) or isinstance(vae.decoder(vae.prior().sample((1,))), Autoregressive)
-    return data.first("test", points[costly]).to(next(vae.parameters()).device)
+    return data.first("test", points[costly]).to(device_of(vae))

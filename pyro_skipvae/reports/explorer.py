@@ -7,13 +7,12 @@ import json
 import numpy as np
 import torch
 
-from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
 from pyro_skipvae.priors import UniformCategorical
 from pyro_skipvae.text import generation as texts
 from pyro_skipvae.text.decoding import on_support
 
 from . import figures
-from .model_pictures import DECODED, as_grey, mean_or_sample, place, start_of
+from .model_pictures import DECODED, as_grey, mean_of, mean_or_sample, place, prior_moments, start_of
 from .rendering import render
 
 LARGEST = 2**24  # numbers of a page: 16 MB of images
@@ -36,9 +35,7 @@ def explorer_page(vae, about, *, name, data=None, rates=None, dimensions=3, step
     moved = ranked.argsort(descending=True, stable=True)[:dimensions].tolist()
     kind = "text" if about.kind == "text" else "image" if figures.can_draw(about.event_shape) else "table"
     _check_size(kind, about.event_shape, steps ** len(moved))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        mean, deviation = (moment.flatten() for moment in posterior_moments(prior, draws=1000))
+    mean, deviation = prior_moments(prior, start.device, seed)
     values = torch.linspace(-WIDTH, WIDTH, steps, dtype=start.dtype, device=start.device)
     places = torch.tensor(list(itertools.product(range(steps), repeat=len(moved))), device=start.device)
     z = start.repeat(len(places), 1)
@@ -89,9 +86,8 @@ def _check_size(kind, shape, places):
 def _shown(vae, about, z, kind, seed):
     if kind == "text":
         return {"texts": texts.decoded(vae, about.vocabulary, z)}
-    with torch.random.fork_rng():
-        found = torch.cat([mean_or_sample(vae.decoder(part), seed) for part in z.split(DECODED)])
-        drawn = _is_drawn(vae, z)
+    found = torch.cat([mean_or_sample(vae.decoder, part, seed) for part in z.split(DECODED)])
+    drawn = mean_of(vae.decoder(z[:1])) is None
     if kind == "table":
         return {"rows": [[float(f"{v:.4g}") for v in row] for row in found.tolist()], "drawn": drawn}
     grey = (torch.as_tensor(as_grey(found, about.kind)).clamp(0, 1) * 255).round().to(torch.uint8)
@@ -100,11 +96,3 @@ def _shown(vae, about, z, kind, seed):
     pixels = grey.reshape(len(z), colours, height, width).permute(0, 2, 3, 1).contiguous().numpy()
     packed = base64.b64encode(pixels.tobytes()).decode()
     return {"pixels": packed, "height": height, "width": width, "colours": colours, "drawn": drawn}
-
-
-def _is_drawn(vae, z):
-    try:
-        vae.decoder(z[:1]).mean  # noqa: B018
-    except NotImplementedError:
-        return True
-    return False

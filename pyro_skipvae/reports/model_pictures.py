@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
+from pyro_skipvae.modules import device_of
 from pyro_skipvae.priors import UniformCategorical
+from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.reports import figures
 from pyro_skipvae.text import generation as texts
 from pyro_skipvae.text.decoding import interpolate, on_support
@@ -72,10 +74,9 @@ class Draws:
 @torch.no_grad()
 def draws_of(vae, *, count, seed=0):
     """`Draws` from a model, on the CPU. The random numbers of the caller stay as they were."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked([device_of(vae)], seed):
         z = vae.prior().sample((count,))
-        parts = [(p.sample().cpu(), _mean(p)) for p in map(vae.decoder, z.split(DECODED))]
+        parts = [(p.sample().cpu(), mean_of(p)) for p in map(vae.decoder, z.split(DECODED))]
     means = None if parts[0][1] is None else torch.cat([mean for _, mean in parts])
     return Draws(z.cpu(), torch.cat([x for x, _ in parts]), means)
 
@@ -118,12 +119,11 @@ def as_grey(images, kind, *, like=None):
 @torch.no_grad()
 def draw_reconstructions(vae, data, *, count=16, seed=0):
     """The first test images, the means of p(x|z) (absent for an autoregressive decoder) and samples of it."""
-    x = data.test[:count].to(_device(vae))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    x = data.test[:count].to(device_of(vae))
+    with forked([x.device], seed):
         decoded = vae.decoder(vae.posterior(x).sample())
         drawn = decoded.sample().cpu()
-    rows = [None if row is None else as_grey(row, data.kind, like=x.cpu()) for row in (x.cpu(), _mean(decoded), drawn)]
+    rows = [None if row is None else as_grey(row, data.kind, like=x.cpu()) for row in (x.cpu(), mean_of(decoded), drawn)]
     return figures.reconstructions(*rows)
 
 
@@ -134,8 +134,7 @@ def draw_traversals(vae, data, *, rates=None, dimensions=10, item=0, values=STEP
     where an autoregressive decoder has none.
     """
     z, labels = traversed(vae, data, rates=rates, dimensions=dimensions, item=item, values=values, seed=seed)
-    with torch.random.fork_rng(), torch.no_grad():
-        images = torch.stack([mean_or_sample(vae.decoder(column), seed) for column in z.unbind(1)], 1)
+    images = torch.stack([mean_or_sample(vae.decoder, column, seed) for column in z.unbind(1)], 1)
     images = as_grey(images, data.kind if data is not None else kind)
     return figures.latent_traversals(images, values=values, labels=labels)
 
@@ -155,9 +154,7 @@ def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, see
     what = "rate" if rates else "variance"
     rows = ranked.argsort(descending=True, stable=True)[:dimensions].tolist()
     prior = vae.prior()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        mean, deviation = (moment.flatten() for moment in posterior_moments(prior, draws=1000))
+    mean, deviation = prior_moments(prior, start.device, seed)
     shape = prior.event_shape
     z = start.repeat(len(rows), len(values), 1)  # (rows, values, D)
     for row, dimension in enumerate(rows):
@@ -168,6 +165,12 @@ def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, see
     return on_support(vae.prior, z.unflatten(-1, shape)), labels
 
 
+def prior_moments(prior, device, seed):
+    """Mean and standard deviation of each dimension of z, (D,) twice; those of draws where it does not say them."""
+    with forked([device], seed):
+        return tuple(moment.flatten() for moment in posterior_moments(prior, draws=1000))
+
+
 def place(dimension, shape):
     """What a dimension of z is called: its number, or step and channel of a sequence."""
     return str(dimension) if len(shape) == 1 else "{}.{}".format(*divmod(dimension, shape[1]))
@@ -176,8 +179,7 @@ def place(dimension, shape):
 def start_of(vae, data, rates, item, seed):
     """Where a traversal starts, z (D,), and a number for each dimension by which its rows are ranked."""
     if data is None:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with forked([device_of(vae)], seed):
             start = vae.prior().sample().flatten()
         return start, torch.tensor(rates) if rates else torch.zeros(len(start))
     x, points = item_of(data, item), 0 if rates else EMBEDDED_POINTS
@@ -189,8 +191,7 @@ def start_of(vae, data, rates, item, seed):
 def draw_interpolation(vae, x_a, x_b, *, kind="grey", points=7, seed=0):
     """A row of images along the straight line between the posterior means of x_a and x_b, each (1, *event_shape)."""
     z = on_support(vae.prior, interpolate(*(texts.posterior_means(vae, x, seed)[0] for x in (x_a, x_b)), points))
-    with torch.random.fork_rng():
-        images = torch.cat([mean_or_sample(vae.decoder(step), seed) for step in z.split(1)])
+    images = torch.cat([mean_or_sample(vae.decoder, step, seed) for step in z.split(1)])
     weights = [round(weight, 2) for weight in torch.linspace(0, 1, points).tolist()]
     images = as_grey(images, kind, like=torch.cat([x_a, x_b]).cpu())
     figure = figures.latent_traversals(images[None], values=weights, labels=[""])
@@ -208,9 +209,9 @@ def item_of(data, number):
 @torch.no_grad()
 def draw_posterior_means(vae, data, *, points=EMBEDDED_POINTS, seed=0):
     """Posterior means of the first test items coloured by class, {"tsne": figure, "pca": figure}; {} where all are the same."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        means = posterior_moments(vae.posterior(data.first("test", points).to(_device(vae))))[0].flatten(1).cpu()
+    device = device_of(vae)
+    with forked([device], seed):
+        means = posterior_moments(vae.posterior(data.first("test", points).to(device)))[0].flatten(1).cpu()
     if (means == means[0]).all():  # there is no plane to lay them in
         return {}
     classes = data.labels["test"][data.places("test", points)]
@@ -224,7 +225,7 @@ def draw_posterior_means(vae, data, *, points=EMBEDDED_POINTS, seed=0):
     }
 
 
-def _mean(decoded):
+def mean_of(decoded):
     """The mean of p(x|z); None for an autoregressive decoder, which has none in closed form."""
     try:
         return decoded.mean.cpu()
@@ -232,13 +233,11 @@ def _mean(decoded):
         return None
 
 
-def mean_or_sample(decoded, seed):
-    mean = _mean(decoded)
-    if mean is None:
-        torch.manual_seed(seed)
-        mean = decoded.sample().cpu()
-    return mean
-
-
-def _device(vae):
-    return next(vae.parameters()).device
+@torch.no_grad()
+def mean_or_sample(decoder, z, seed):
+    """The means of p(x|z), or where it has none draws, those of the seed."""
+    decoded = decoder(z)
+    if (mean := mean_of(decoded)) is not None:
+        return mean
+    with forked([z.device], seed):
+        return decoded.sample().cpu()

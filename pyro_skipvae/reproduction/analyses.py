@@ -8,6 +8,8 @@ import torch
 
 from pyro_skipvae.diagnostics.estimates import probes
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
+from pyro_skipvae.modules import device_of
+from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.reports.figures import neighbour_accuracy, tsne
 from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import build_vae, choose_device
@@ -35,7 +37,7 @@ def classification(vae, data, config):
     """
     _check_classes(data)
     found = {}
-    for prefix, model in (("", vae), ("random_", _untrained(config, data).to(_device(vae)))):
+    for prefix, model in (("", vae), ("random_", _untrained(config, data).to(device_of(vae)))):
         train, test = (posterior_means(model, getattr(data, split)) for split in ("train", "test"))
         items = (train, data.labels["train"], test, data.labels["test"])
         accuracies = {"mlp_probe": probes.mlp_probe(*items), "linear_probe": probes.linear_probe(*items)}
@@ -79,8 +81,7 @@ def draws_by_latent(prior, decoder, *, rows, columns, seed=0):
 
     Random numbers of the caller stay as they were. Reference: Razavi et al. 2019, figure 3.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked([device_of(decoder)], seed):
         same = decoder(prior.sample((rows,)).repeat_interleave(columns, 0)).sample()
         return same, decoder(prior.sample((rows * columns,))).sample()
 
@@ -121,23 +122,18 @@ OF_A_RUN = {"auxiliary-draws": auxiliary_draws}  # these read more of the folder
 
 def posterior_means(vae, items, *, seed=0):
     """E_q[z|x] of each item, (N, D) on the CPU; what is drawn, pixels or a refinement's noise, is drawn from the seed."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        parts = [items[first : first + CHUNK].to(_device(vae)) for first in range(0, len(items), CHUNK)]
+    device = device_of(vae)
+    with forked([device], seed), torch.no_grad():
+        parts = [items[first : first + CHUNK].to(device) for first in range(0, len(items), CHUNK)]
         return torch.cat([posterior_moments(vae.posterior(x))[0].flatten(1).cpu() for x in parts])
 
 
 def _untrained(config, data):
     """The model as it was before its first step."""
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+    with forked([torch.device("cpu")], config.seed):
         return build_vae(config, data).eval()
 
 
 def _check_classes(data):
     if "test" not in data.labels:
         raise ValueError(f"expected data with classes, got {data.name}, which has none")
-
-
-def _device(vae):
-    return next(vae.parameters()).device

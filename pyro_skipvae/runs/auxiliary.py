@@ -7,6 +7,7 @@ import torch
 from pyro_skipvae.diagnostics.pairs.interval import mean_interval
 from pyro_skipvae.distributions.ar1 import normal_factors
 from pyro_skipvae.priors import AuxiliaryPrior, CodesPrior, UniformCategorical, fit_auxiliary, fit_to_draws
+from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.runs import checkpoint
 
 from .folder import Run, RunError
@@ -20,8 +21,7 @@ POINTS = 10_000  # of the training data, that it is fitted to
 def fit(vae, x, *, seed):
     """An auxiliary prior for a model, fitted to its posteriors of training data x (N, ...); random numbers stay as found."""
     prior = vae.prior()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked([x.device], seed):
         if isinstance(vae.prior, UniformCategorical):
             return _fitted_to_codes(vae, x)
         loc, scale = _posteriors(vae, x)
@@ -72,8 +72,7 @@ def measured(vae, prior, x, *, distortion, seed=0):
 
     `points` are those of the rate; the distortion is that of the report, on its `elbo_points`.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked([x.device], seed):
         terms = torch.cat([_terms(vae.posterior(part), prior()) for part in x.split(ROWS)])
     rate = mean_interval(terms)
     return {"rate": asdict(rate), "elbo": -distortion - rate.value, "points": len(x), "posterior_samples": DRAWS}

@@ -37,6 +37,7 @@ from pyro_skipvae.encoders import (
 from pyro_skipvae.guides.codes import WIDTH, codebook_loss
 from pyro_skipvae.guides.semi_amortized import VARIANTS, SemiAmortized, beside
 from pyro_skipvae.model import VAE
+from pyro_skipvae.modules import device_of
 from pyro_skipvae.schedules import Halving, RateControl, Schedule
 from pyro_skipvae.skip import parameter_count, parameter_matched
 from pyro_skipvae.text.vocabulary import PAD
@@ -638,7 +639,7 @@ def build_step(
     """
     objective = OBJECTIVES[config.bound](*config.numbers)
     if config.bound == "bag-of-words":
-        objective = objective(_latent_size(vae), len(data.vocabulary)).to(next(vae.parameters()).device)
+        objective = objective(_latent_size(vae), len(data.vocabulary)).to(device_of(vae))
     encoder_loss = VARIANTS[config.inference][1] if config.inference != "amortized" else None
     objective = beside(encoder_loss, objective) if encoder_loss else objective
     objective = codebook_loss(vae) if config.guide == "codebook" else objective
@@ -662,14 +663,14 @@ def build_step(
 def _lagging(config, vae, data, batches):
     """As in the authors' code: texts are asked less often whether to go on, and one epoch that is worse ends the phase."""
     text = data.kind == "text"
-    device = next(vae.parameters()).device
+    device = device_of(vae)
     valid = data.first("valid", min(len(data.valid), LAGGING_POINTS)).to(device)
     rule = {"every": 15, "patience": 1} if text else {"every": 10, "patience": 5}
     return partial(lagging_step, draw=batches.drawn, valid=valid, **rule)
 
 
 def _adversarial_autoencoder(config, vae, data, batches):
-    critic = Critic(_latent_size(vae)).to(next(vae.parameters()).device)
+    critic = Critic(_latent_size(vae)).to(device_of(vae))
     return partial(adversarial_autoencoder_step, prior=vae.prior, critic=critic, weight=config.game_weight)
 
 
@@ -681,7 +682,7 @@ def _adversarial_bayes(config, vae, data, batches):
     else:
         size = math.prod(data.event_shape)
         features = torch.nn.Sequential(_inputs(config, data) or torch.nn.Identity(), torch.nn.Flatten())
-    critic = Critic(_latent_size(vae), features=features, feature_size=size).to(next(vae.parameters()).device)
+    critic = Critic(_latent_size(vae), features=features, feature_size=size).to(device_of(vae))
     return partial(adversarial_variational_bayes_step, prior=vae.prior, critic=critic)
 
 

@@ -4,11 +4,11 @@ All take the VAE in evaluation mode and the vocabulary of its text, and leave to
 `decoding` is how a text is chosen out of p(x|z): "sample" draws it, "greedy" and "beam" look for the most probable one.
 """
 
-from contextlib import contextmanager
-
 import torch
 
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
+from pyro_skipvae.modules import device_of
+from pyro_skipvae.random_numbers import forked
 
 from .decoding import beam, greedy, interpolate, on_support
 from .vocabulary import MARKS, UNK, UNKNOWN
@@ -26,13 +26,13 @@ def decoded(vae, vocabulary, z, *, decoding="greedy", beam_width=5, seed=0):
     if decoding not in choices:
         raise ValueError(f"expected decoding to be one of {', '.join(choices)}, got {decoding!r}")
     rows = max(1, ROWS // beam_width) if decoding == "beam" else ROWS
-    with _seeded(seed):
+    with forked([z.device], seed), torch.no_grad():
         return [vocabulary.decode(row) for part in z.split(rows) for row in choices[decoding](part).tolist()]
 
 
 def samples(vae, vocabulary, *, count=8, decoding="sample", beam_width=5, seed=0):
     """`count` texts from the model: z from the prior, x from the decoder."""
-    with _seeded(seed):
+    with forked([device_of(vae)], seed), torch.no_grad():
         z = vae.prior().sample((count,))
         # x goes on in numbers of its own: with those of z it would depend on z by more than the decoder.
         seed = int(torch.randint(2**62, ()))
@@ -59,15 +59,9 @@ def interpolation(vae, vocabulary, x_a, x_b, *, points=7, decoding="greedy", bea
 
 def posterior_means(vae, x, seed=0):
     """The means of q(z|x), (N, D), on a sphere their directions; refinement, or the family, draws from the seed."""
-    with _seeded(seed):
-        return on_support(vae.prior, posterior_moments(vae.posterior(x.to(next(vae.parameters()).device)))[0])
-
-
-@contextmanager
-def _seeded(seed):
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        yield
+    device = device_of(vae)
+    with forked([device], seed), torch.no_grad():
+        return on_support(vae.prior, posterior_moments(vae.posterior(x.to(device)))[0])
 
 
 def read_text(text, vocabulary, max_length):

@@ -16,6 +16,7 @@ from small_runs import tiny_run
 
 from pyro_skipvae import load_run
 from pyro_skipvae.guides.gradient_check import GRADIENTS
+from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.reports import rendering
 from pyro_skipvae.reports.comparison import estimates_of, read_record
 from pyro_skipvae.reports.export import load_exported
@@ -57,7 +58,7 @@ class Echo:
 
     def __init__(self):
         self.network = SimpleNamespace(generate=lambda z, choose: (self.rows[(z[:, 0] >= 0.5).long()], None))
-        self.decoder = self
+        self.decoder, self.prior = self, StandardNormal(1)
 
     def parameters(self):
         yield torch.zeros(0)
@@ -319,7 +320,8 @@ def test_a_sample_of_x_does_not_use_the_random_numbers_of_z_again():
     def distribution(name, rows):
         return SimpleNamespace(sample=lambda shape=(): drawn.setdefault(name, torch.rand(6))[:, None].expand(6, rows).long())
 
-    vae = SimpleNamespace(prior=lambda: distribution("z", 1), decoder=lambda z: distribution("x", 2))
+    parts = {"prior": lambda: distribution("z", 1), "decoder": lambda z: distribution("x", 2)}
+    vae = SimpleNamespace(**parts, parameters=Echo().parameters)
     texts.samples(vae, Echo.vocabulary, count=6)
     assert not drawn["z"].equal(drawn["x"])
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_skipvae.random_numbers import forked
+
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # C of the linear probe: the inverse of its penalty
 FOLDS = 3
 CHOSEN_ON = 10_000  # training items by which C is chosen
@@ -66,8 +68,7 @@ def mlp_probe(
     Raises ValueError for other shapes, or a single class. Reference: Dieng et al. 2019, section 4.1.
     """
     _checked(means, classes, test, test_classes)
-    with torch.random.fork_rng(), torch.enable_grad():
-        torch.manual_seed(seed)
+    with forked([means.device], seed), torch.enable_grad():
         outputs = int(classes.max()) + 1
         probe = nn.Sequential(nn.Linear(means.shape[1], hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)).to(
             means

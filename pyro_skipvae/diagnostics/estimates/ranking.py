@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_skipvae.random_numbers import forked
+
 from ..pairs.interval import mean_interval
 from .moments import posterior_moments
 
@@ -63,8 +65,7 @@ def ranking(vae: Any, x: Tensor, *, held_out: float = HELD_OUT, seed: int = 0) -
     if int((chosen > 1).sum()) < 2:
         raise ValueError("expected at least two users of two items or more to rank for")
     seen = x.masked_fill(hidden, 0)[chosen > 1]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # of a family whose mean is that of draws
+    with forked([x.device], seed):  # for a family whose mean is that of draws
         z = posterior_moments(vae.posterior(seen))[0]
     scores = vae.decoder(z).mean.masked_fill(seen > 0, -math.inf)
     measures = {f"recall@{k}": recall_at_k(scores, hidden[chosen > 1], k) for k in RECALL if k < x.shape[-1]}

@@ -29,6 +29,7 @@ from .conditions import (
     same_distribution,
     shared_latents,
 )
+from .evaluation import forked_random
 from .rows import FEW, Inputs, Rows, as_rows, call, count_rows, named_rows, parts_of, select_rows, traced
 from .sites import (
     auxiliary_sites,
@@ -187,9 +188,10 @@ class Pair:
 
     def support(self) -> Any:
         """Where q(z|x) lies, a constraint of torch, or None where it does not say."""
-        with torch.random.fork_rng():
+        rows = self.rows(slice(0, 2))
+        with forked_random(rows, 0, self.guide):
             try:
-                return self.posterior(self.rows(slice(0, 2))).support
+                return self.posterior(rows).support
             except (NotImplementedError, AttributeError):
                 return None
 
