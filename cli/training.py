@@ -68,7 +68,7 @@ def train_run(job, *, out, resume, limits, minutes, allowed, signals, tensorboar
             note(f"{run.path} is finished: {job.progress.epochs} epochs of {job.config.epochs}.")
             return run, report
         if not job.finished:
-            for name in ("report.json", "report.html"):  # of a run that was shorter
+            for name in ("report.json", "report.html", auxiliary.FILE):  # of a run that was shorter
                 run.remove(name)
             _announce(job, run)
             with signals.deferred(), as_trained(), matrix_products.multiplied(job.config.matmul), progress() as bar:

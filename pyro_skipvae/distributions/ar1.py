@@ -1,6 +1,7 @@
 """Stationary autoregressive sequences of order one, and their divergences in closed form."""
 
 import math
+import numbers
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ class AR1(TorchDistribution):
 
 def check_length(length: int) -> None:
     """Raises ValueError unless a sequence of that length has a step that follows another."""
-    if isinstance(length, bool) or not isinstance(length, int) or length < 2:
+    if isinstance(length, bool) or not isinstance(length, numbers.Integral) or length < 2:
         raise ValueError(f"expected a length of at least 2 steps, since a single one has no neighbour, got {length!r}")
 
 

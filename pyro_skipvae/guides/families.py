@@ -1,7 +1,7 @@
 """Families of posteriors q(z|x).
 
 A family is a module `features (B, F) -> Distribution` with batch (B,) and event (D,), given to an encoder as `posterior=`.
-For a sequence z, `latent_dim` (T, C), its event is (T, C); only the diagonal normal, whose elements are independent, has those.
+For a sequence z, `latent_dim` (T, C), its event is (T, C); only the families of independent normals have those.
 """
 
 import math
@@ -114,6 +114,8 @@ class BatchNormalisedNormal(nn.Module):
         self.register_buffer("running_variance", torch.ones(D))
 
     def forward(self, features: Tensor) -> dist.Distribution:
+        if features.dim() != 2:
+            raise ValueError(f"expected features (B, F) to put to a variance over B, got {tuple(features.shape)}")
         means, log_variance = in_full(self.parameters_of(features)).chunk(2, dim=-1)
         batch = self.training and len(means) > 1
         means = nn.functional.batch_norm(means, self.running_mean, self.running_variance, training=batch, eps=LEAST_VARIANCE)
@@ -268,5 +270,5 @@ def _check_one_vector(latent_dim: int | Sequence[int], family: str) -> None:
     if len(latent_shape(latent_dim)) > 1:
         raise ValueError(
             f"expected a number of dimensions for {family}, got the sequence {tuple(latent_dim)}: against an AR(1) prior only "
-            "elements that are independent commit a rate; use DiagonalNormal"
+            "steps that are independent commit a rate; use DiagonalNormal"
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.distributions.ar1 import AR1 as AR1Distribution
 from pyro_skipvae.distributions.ar1 import check_length
 
@@ -42,6 +43,8 @@ class AR1(nn.Module):
         check_length(length)
         self.length, self.bounds = length, bounds if learn else None
         values = torch.as_tensor(_per_channel(correlation, channels), dtype=torch.float64)
+        if (kept := values.to(torch.get_default_dtype())).max() == 1:
+            raise ValueError(f"expected a correlation that {kept.dtype} can tell from 1, got {values.max():.17g}")
         if learn:
             self.logits = nn.Parameter(_unbounded(values, *bounds).to(torch.get_default_dtype()))
         else:
@@ -90,7 +93,7 @@ def correlation_for(rate: float, length: int, channels: int) -> float:
     (ln 2)/2 nats per step and channel), a length below 2, and fewer than 1 channel.
     """
     check_length(length)
-    _check_channels(channels)
+    check_sizes(channels=channels)
     if not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"expected a rate above 0 nats, got {rate:g}")
     most = largest_rate(length, channels)
@@ -113,14 +116,14 @@ def largest_rate(length: int, channels: int) -> float:
 
 def evenly_spaced(low: float, high: float, channels: int) -> list[float]:
     """Correlations of the channels, evenly from `low` to `high`, as the paper has them."""
-    _check_channels(channels)
+    check_sizes(channels=channels)
     if channels == 1 and low != high:
         raise ValueError(f"expected one correlation for 1 channel, got {low:g} to {high:g}")
     return torch.linspace(low, high, channels, dtype=torch.float64).tolist()
 
 
 def _per_channel(correlation: float | Tensor, channels: int) -> list[float]:
-    _check_channels(channels)
+    check_sizes(channels=channels)
     values = _numbers(correlation)
     values = values * channels if len(values) == 1 else values
     if len(values) != channels:
@@ -136,11 +139,6 @@ def _numbers(correlation: float | Tensor) -> list[float]:
         return torch.as_tensor(correlation, dtype=torch.float64).detach().flatten().tolist()
     except (TypeError, ValueError):
         raise ValueError(f"expected a correlation as a number, or one for each channel, got {correlation!r}") from None
-
-
-def _check_channels(channels: int) -> None:
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-        raise ValueError(f"expected at least 1 channel, got {channels!r}")
 
 
 def _unbounded(values: Tensor, low: float, high: float) -> Tensor:

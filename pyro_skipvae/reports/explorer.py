@@ -31,7 +31,7 @@ def explorer_page(vae, about, *, name, data=None, rates=None, dimensions=3, step
     prior = vae.prior()
     if isinstance(vae.prior, UniformCategorical):
         raise ValueError("expected latent variables that can be moved by sliders, got codes")
-    start, ranked = start_of(vae, data, rates, item, seed)
+    start, ranked, by = start_of(vae, data, rates, item, seed)
     moved = ranked.argsort(descending=True, stable=True)[:dimensions].tolist()
     kind = "text" if about.kind == "text" else "image" if figures.can_draw(about.event_shape) else "table"
     _check_size(kind, about.event_shape, steps ** len(moved))
@@ -50,7 +50,7 @@ def explorer_page(vae, about, *, name, data=None, rates=None, dimensions=3, step
     ]
     shown = _shown(vae, about, on_support(vae.prior, z.unflatten(-1, prior.event_shape)), kind, seed)
     told = {
-        "ranked": "rate" if rates else "variance of the posterior mean" if data is not None else "",
+        "ranked": "variance of the posterior mean" if by == "variance" else by,
         "kind": kind,
         "steps": steps,
         "values": [round(v, 2) for v in values.tolist()],

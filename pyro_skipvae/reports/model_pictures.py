@@ -7,7 +7,7 @@ import torch
 
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
 from pyro_skipvae.modules import device_of
-from pyro_skipvae.priors import UniformCategorical
+from pyro_skipvae.priors import AR1, UniformCategorical
 from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.reports import figures
 from pyro_skipvae.text import generation as texts
@@ -45,7 +45,7 @@ def draw_pictures(record, vae, data):
 
 def draw_dimension_losses(vae, data, *, rates=None):
     """What the decoder loses for each of the dimensions of the largest rate, or, where that is not known, variance."""
-    _, ranked = start_of(vae, data, rates, 0, 0)
+    _, ranked, _ = start_of(vae, data, rates, 0, 0)
     chosen = ranked.argsort(descending=True, stable=True)[:DIMENSIONS].tolist()
     losses = [(loss.value, loss.low, loss.high) for loss in losses_of(vae, data, chosen)]
     return figures.dimension_losses(losses, [place(dimension, vae.prior().event_shape) for dimension in chosen])
@@ -144,14 +144,12 @@ def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, see
     """The posterior mean of a test item moved along one dimension at a time, z (rows, values, D), and labels of the rows.
 
     Of a sequence z each step and channel is a dimension, and z is (rows, values, T, C). `values` in standard deviations of
-    the prior; rows by decreasing rate (D,), or where that is not known by the variance of the posterior mean. Where `data`
-    is None, a draw from the prior is moved instead, and without rates the rows are in their own order. Raises ValueError
-    for an item that is not there.
+    the prior; rows by decreasing rate (D,), or variance of the posterior mean (see `start_of`). Where `data` is None, a draw
+    from the prior is moved instead. Raises ValueError for an item that is not there.
     """
     if isinstance(vae.prior, UniformCategorical):
         raise ValueError("expected latent variables that can be moved for a traversal, got codes")
-    start, ranked = start_of(vae, data, rates, item, seed)
-    what = "rate" if rates else "variance"
+    start, ranked, by = start_of(vae, data, rates, item, seed)
     rows = ranked.argsort(descending=True, stable=True)[:dimensions].tolist()
     prior = vae.prior()
     mean, deviation = prior_moments(prior, start.device, seed)
@@ -160,8 +158,7 @@ def traversed(vae, data, *, rates=None, dimensions=10, item=0, values=STEPS, see
     for row, dimension in enumerate(rows):
         steps = torch.tensor(values, dtype=z.dtype, device=z.device)
         z[row, :, dimension] = mean[dimension] + deviation[dimension] * steps
-    told = rates or data is not None
-    labels = [f"z {place(d, shape)}, {what} {ranked[d]:.2f}" if told else f"z {place(d, shape)}" for d in rows]
+    labels = [f"z {place(d, shape)}, {by} {ranked[d]:.2f}" if by else f"z {place(d, shape)}" for d in rows]
     return on_support(vae.prior, z.unflatten(-1, shape)), labels
 
 
@@ -177,14 +174,19 @@ def place(dimension, shape):
 
 
 def start_of(vae, data, rates, item, seed):
-    """Where a traversal starts, z (D,), and a number for each dimension by which its rows are ranked."""
+    """Where a traversal starts, z (D,), a number for each dimension by which its rows are ranked, and what that is.
+
+    It is the rate or the variance of the posterior mean; "" and zeros where neither is known. By the rate no sequence z is
+    ranked, since the part that an AR(1) prior commits is no use that is made of z.
+    """
+    rates = None if isinstance(vae.prior, AR1) else rates
     if data is None:
         with forked([device_of(vae)], seed):
             start = vae.prior().sample().flatten()
-        return start, torch.tensor(rates) if rates else torch.zeros(len(start))
+        return (start, torch.tensor(rates), "rate") if rates else (start, torch.zeros(len(start)), "")
     x, points = item_of(data, item), 0 if rates else EMBEDDED_POINTS
     means = texts.posterior_means(vae, torch.cat([x, data.test[:points]]), seed).flatten(1)
-    return means[0], torch.tensor(rates) if rates else means[1:].var(0)
+    return (means[0], torch.tensor(rates), "rate") if rates else (means[0], means[1:].var(0), "variance")
 
 
 @torch.no_grad()

@@ -94,7 +94,7 @@ def unpacked(packed, width):
 
 def _packed(images):
     width = images.shape[-1]
-    return (images.long() << torch.arange(width - 1, -1, -1)).sum(-1).flatten().tolist()
+    return (images.cpu().long() << torch.arange(width - 1, -1, -1)).sum(-1).flatten().tolist()
 
 
 def clusters(vae, data, config):

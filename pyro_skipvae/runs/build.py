@@ -265,7 +265,10 @@ def without_effect(config, given=()):
             "--decoder or --encoder transformer, or --attention-layers",
         ),
         "kernel": (config.decoder == "pixelcnn", "--decoder pixelcnn"),
-        "maps": (config.decoder in ("pixelcnn", "convolutional"), "--decoder pixelcnn or convolutional"),
+        "maps": (
+            config.decoder in ("pixelcnn", "convolutional") or config.encoder == "pixelcnn",
+            "--decoder pixelcnn or convolutional",
+        ),
         "encoder_width": (config.encoder == "mlp", "--encoder mlp"),
         "components": (config.prior in ("mixture-of-normals", "vamp"), prior),
         "width": (config.decoder not in ("pixelcnn", "convolutional"), "another --decoder; this one has --maps"),
@@ -392,7 +395,7 @@ def _correlations(config, data):
     steps, channels = latent_dim(config, data)
     if config.correlation is not None:
         return correlations(config.correlation, channels)
-    return priors.correlation_for(config.rate, steps, channels)
+    return [priors.correlation_for(config.rate, steps, channels)] * channels
 
 
 def _check_sequence(config, data):
@@ -483,9 +486,19 @@ def _check_objective(config, data):
             f"--beta-schedule constant --beta {config.beta:g}; use --beta-schedule linear"
         )
     target = config.numbers[0] if config.bound == "target-rate" else config.rate_target
-    committed = config.rate if config.prior == "ar1" or config.guide == "minimum-rate" else None
-    if target is not None and committed is not None and target <= committed:
-        raise ConfigError(f"expected a target above the {committed:g} nats that --rate commits, got {target:g}")
+    free = config.numbers[0] if config.bound == "free-bits-total" and config.guide != "batch-normalised" else None
+    committed = _committed_rate(config, data)
+    for what, nats in (("a target", target), ("free bits", free)):
+        if nats is not None and nats <= committed * (1 + 1e-9):  # a correlation is found by bisection
+            by = f"--{'correlation' if config.correlation else 'rate'}"
+            raise ConfigError(f"expected {what} above the {committed:.4g} nats that {by} commits, got {nats:g}")
+
+
+def _committed_rate(config, data):
+    """The nats below which no posterior of a resolved config is, of a batch on average; 0 where there is no such bound."""
+    if config.prior == "ar1":
+        return priors.committed_rate(latent_dim(config, data)[0], _correlations(config, data))
+    return config.rate if config.guide in RATED and config.rate else 0.0
 
 
 def _least_rows(count, size):

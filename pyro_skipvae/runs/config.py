@@ -177,7 +177,8 @@ class Config:
         None,
         "network of q(z|x)",
         ENCODERS,
-        usual="for text lstm, with a transformer decoder transformer; mlp for an mlp decoder or images below 8x8, else resnet",
+        usual="for text lstm, with a transformer decoder transformer; mlp for an mlp decoder or images below 8x8, else resnet; "
+        "with prior ar1 lstm for text, else mlp for an mlp decoder, pixelcnn for the others",
     )
     encoder_width: int | None = option(None, "units in each of the two hidden layers of an MLP encoder", usual="512", least=1)
     likelihood: str | None = option(
@@ -207,11 +208,11 @@ class Config:
         None, "correlation of neighbouring steps of prior ar1: a number, or LOW:HIGH over the channels", usual="by the rate"
     )
     chunk: int | None = option(
-        None, "rows of an image, or words of a text, for each step of prior ar1", usual="1; for text 8", least=1
+        None, "rows of an image, or words of a text at most, for each step of prior ar1", usual="1; for text 8", least=1
     )
     encoder_direction: str | None = option(
         None,
-        "what a step of z depends on with prior ar1: its rows or words and those after, those before, or all",
+        "what a step of z depends on with prior ar1: its rows (and 5 more) or words and those after, those before, or both",
         DIRECTIONS,
         usual="anti-causal; full for encoders that see all at once",
     )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from page_text import plain
 
 from pyro_skipvae.priors import committed_rate
 from pyro_skipvae.runs.auxiliary import load as load_auxiliary
+from pyro_skipvae_cli.errors import UserError
 from pyro_skipvae_cli.training import _check_committed
 
 SMALL = "--epochs 3 --decoder mlp --width 8 --layers 1 --limit-train 80 --limit-eval 40 --report-budget 2".split()
@@ -67,6 +69,18 @@ def test_the_auxiliary_prior_is_kept_with_the_run_and_sampled(run):
         assert done.returncode == 0, done.stderr
         draws[prior] = np.load(run / f"{prior}.npz")["z"]
     assert draws["model"].shape == draws["auxiliary"].shape == (5, 8, 8) and (draws["model"] != draws["auxiliary"]).any()
+
+
+def test_training_that_goes_on_leaves_no_auxiliary_prior_of_the_weights_before(run, tmp_path, monkeypatch):
+    longer = shutil.copytree(run, tmp_path / "longer")
+    (longer / "auxiliary.safetensors").write_text("of the weights before")
+
+    def stopped(*_):
+        raise UserError("stopped")
+
+    monkeypatch.setattr("pyro_skipvae_cli.training._announce", stopped)
+    assert "stopped" in skipvae("train", "--resume", "longer", "--epochs", 9, cwd=tmp_path).stderr
+    assert not (longer / "auxiliary.safetensors").exists()
 
 
 def test_a_run_without_an_auxiliary_prior_says_so(tmp_path):
@@ -161,6 +175,12 @@ def test_models_of_images_and_text(flags, shape, tmp_path):
         ("--guide von-mises-fisher", "--prior uniform-sphere for --guide von-mises-fisher, got --prior standard-normal"),
         ("--prior uniform-sphere", "--guide von-mises-fisher for --prior uniform-sphere, got --guide diagonal-normal"),
         ("--model vae --encoder pixelcnn", "--prior ar1 for --encoder pixelcnn"),
+        ("--model delta-vae --correlation 0.99999999", "a correlation that torch.float32 can tell from 1"),
+        ("--model delta-vae --correlation 0.9 --objective target-rate(4)", "above the 20.88 nats that --correlation commits"),
+        ("--model delta-vae --rate 10 --beta-schedule control(10)", "a target above the 10 nats that --rate commits, got 10"),
+        ("--model delta-vae --rate 10 --objective free-bits-total(8)", "free bits above the 10 nats that --rate commits"),
+        ("--guide minimum-rate --objective free-bits-total(8)", "free bits above the 10 nats that --rate commits, got 8"),
+        ("--guide batch-normalised --objective target-rate(4)", "a target above the 10 nats that --rate commits, got 4"),
         ("--model delta-vae --encoder-direction sideways", "unknown encoder-direction 'sideways'"),
     ],
 )

@@ -41,6 +41,11 @@ def test_a_dimension_that_the_encoder_ignores_cannot_fall_silent_but_one_without
     assert float(family(torch.randn(64, 5)).mean[:, 0].detach().var()) < 1e-12
 
 
+def test_features_of_a_sequence_are_not_put_to_a_variance_over_the_wrong_places():
+    with pytest.raises(ValueError, match=r"expected features \(B, F\)"):
+        BatchNormalisedNormal(5, 2, rate=1.0)(torch.randn(4, 4, 5))
+
+
 def test_rows_depend_on_themselves_alone_in_evaluation_and_where_there_is_one():
     torch.manual_seed(0)
     family = BatchNormalisedNormal(5, (2, 3), rate=2.0)

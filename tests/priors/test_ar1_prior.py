@@ -66,6 +66,7 @@ def test_the_bound_is_on_the_rate_and_not_on_the_information():
     report = collapse_report(vae.model, vae.guide, torch.rand(64, 4).bernoulli(), importance_samples=5)
     assert report.rate == pytest.approx(prior.committed_rate(), rel=1e-5) and report.rate > 3
     assert report.mi_lower.high < 1e-3 and report.active_units == 0
+    assert report.collapse_thresholds is None and min(report.rate_per_dimension) > 0.1  # committed, and so no use of z
     assert report.card["latent_shape"] == [6, 2] and len(report.active_unit_variances) == 12
 
 
@@ -103,7 +104,7 @@ def test_the_prior_is_fixed_or_learned_within_bounds():
         (lambda: AR1(4, 2, correlation="high"), "a correlation as a number, or one for each channel, got .high."),
         (lambda: AR1(4, 2, correlation=[0.1, 0.2, 0.3]), "one for each of 2 channels, got 3"),
         (lambda: AR1(1, 2, correlation=0.5), "length of at least 2 steps"),
-        (lambda: AR1(4, 0, correlation=0.5), "at least 1 channel, got 0"),
+        (lambda: AR1(4, 0, correlation=0.5), "channels to be a whole number of at least 1, got 0"),
         (lambda: AR1(4, 2, correlation=0.5, learn=True, bounds=(0.6, 0.9)), "to learn it within these bounds"),
         (lambda: committed_rate(1, 0.5), "length of at least 2 steps"),
         (lambda: committed_rate(4, 1.0), "at least 0 and below 1, got 1"),
@@ -111,7 +112,7 @@ def test_the_prior_is_fixed_or_learned_within_bounds():
         (lambda: correlation_for(1000.0, 28, 8), r"at most 96.84 nats, .*got 1000; .*\(ln 2\)/2 = 0.347 nats"),
         (lambda: correlation_for(0.0, 28, 8), "above 0 nats, got 0"),
         (lambda: correlation_for(math.nan, 28, 8), "above 0 nats, got nan"),
-        (lambda: correlation_for(1.0, 28, 0), "at least 1 channel, got 0"),
+        (lambda: correlation_for(1.0, 28, 0), "channels to be a whole number of at least 1, got 0"),
     ],
 )
 def test_what_is_refused(make, said):

@@ -7,6 +7,8 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
+from pyro_skipvae.distributions.ar1 import AR1
+
 from ..pairs.conditions import drawn, same_density
 from ..pairs.finite import check_densities, check_draws, finite
 from ..pairs.pair import Chunk, Pair, Progress
@@ -14,6 +16,7 @@ from ..pairs.sites import log_density
 from ..pairs.unavailable import FAILURES, Unavailable, told
 from .active_units import half_means
 from .dimensions import collapse_thresholds
+from .pairwise import unwrapped
 from .rate import closed_form, per_dimension
 
 
@@ -75,7 +78,9 @@ def encode(pair: Pair, samples: int, progress: Progress | None = None) -> Encode
     exact = None if any(part is None for part in kl) else torch.cat(kl)
     per_point = None if any(part is None for part in terms) else torch.cat(terms)
     per_unit = None if per_point is None else per_point.mean(0)
-    thresholds = None if per_point is None or not per_point.isfinite().all() else collapse_thresholds(per_point)
+    # Of an AR(1) prior the terms hold a part that is committed: one that is not near 0 may carry nothing all the same.
+    none = per_point is None or not per_point.isfinite().all() or isinstance(unwrapped(priors[0]), AR1)
+    thresholds = None if none else collapse_thresholds(per_point)
     log_p, failure = _log_priors(priors, z)
     if not pair.prior_masked and not agree(priors, drawn(priors[0])[:1] if log_p is None else z[0][0, :1]):
         pair.note_varying_prior()
