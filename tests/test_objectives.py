@@ -92,6 +92,24 @@ def test_the_exact_posterior_makes_every_bound_the_evidence(float64):
         torch.testing.assert_close(objective(pair.model, pair.guide, x), evidence, rtol=0, atol=1e-9)
 
 
+def test_iwae_takes_a_plate_without_a_size(float64):
+    def unsized(function):
+        return lambda x: function(x, pyro.plate("data"))
+
+    def model(x, plate):
+        with plate:
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x, plate):
+        with plate:
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+
+    x = torch.randn(20, 3)
+    evidence = -dist.Normal(0.0, 2**0.5).log_prob(x).sum()
+    torch.testing.assert_close(iwae(4)(unsized(model), unsized(guide), x), evidence, rtol=0, atol=1e-9)
+
+
 def test_iwae_rises_with_the_particles_to_the_evidence(pair):
     x = torch.randn(20_000, 3)
     with torch.no_grad():

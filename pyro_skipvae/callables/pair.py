@@ -200,14 +200,24 @@ class CallablePair(nn.Module):
             short = "" if several else f", or {tuple(x.shape)}"
             hint = "; for (loc, scale) write likelihood=torch.distributions.Normal" if isinstance(found, tuple | list) else ""
             raise Refused(f"expected decode to give natural parameters of shape {expected}{short}, got {_kind(found)}{hint}")
-        if likelihood is likelihoods.bernoulli and not self.warned and eta.numel() > 32 and ((eta >= 0) & (eta <= 1)).all():
+        if not self.warned and eta.numel() > 32 and (told := _misread(eta.squeeze(-1), likelihood)):
             self.warned = True
-            warnings.warn(
-                "all that decode gives lies in [0, 1], and bernoulli reads logits; for probabilities write "
-                "likelihood=lambda p: torch.distributions.Bernoulli(p)",
-                stacklevel=2,
-            )
+            warnings.warn(told, stacklevel=2)
         return eta
+
+
+def _misread(eta: Tensor, likelihood: Likelihood) -> str | None:
+    """What looks like the means of p(x|z) where its natural parameters are read."""
+    if not (eta >= 0).all():
+        return None
+    write = "write likelihood=lambda p: torch.distributions"
+    if likelihood is likelihoods.bernoulli and (eta <= 1).all():
+        return f"all that decode gives lies in [0, 1], and bernoulli reads logits; for probabilities {write}.Bernoulli(p)"
+    if likelihood is likelihoods.poisson:
+        return f"all that decode gives is above 0, and poisson reads log rates; for rates {write}.Poisson(p)"
+    if likelihood is likelihoods.multinomial and torch.allclose(eta.sum(-1), torch.ones_like(eta.sum(-1))):
+        return "all rows that decode gives sum to 1, and multinomial reads logits; for probabilities give their log()"
+    return None
 
 
 def _normal(loc: Tensor, scale: Tensor) -> Any:

@@ -114,7 +114,7 @@ def _check_rows(*traces: Any) -> None:
     for name, site in ((name, site) for trace in traces for name, site in sites(trace)):
         rows = [frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim == -1]
         shape = site["fn"].batch_shape
-        if not rows or len(shape) > 2 or (len(shape) and shape[-1] != rows[0]):
+        if not rows or len(shape) > 2 or (len(shape) and rows[0] not in (-1, shape[-1])):  # -1: a plate without a size
             raise ValueError(
                 f"expected every site in one data plate (dim=-1), a row for each datapoint, got {name} outside of it; use elbo"
             )

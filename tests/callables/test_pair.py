@@ -420,6 +420,13 @@ def test_mistakes_of_the_call():
     with pytest.warns(UserWarning, match=r"lies in \[0, 1\], and bernoulli reads logits.*Bernoulli\(p\)"):
         decode = nn.Sequential(nn.Linear(2, 6), nn.Sigmoid())
         collapse_report(*as_pair(lambda x: (x[:, :2], x[:, :2].exp()), decode, likelihood="bernoulli"), X, **QUICK)
+    encode = lambda x: (x[:, :2], x[:, :2].exp())  # noqa: E731
+    for last, name, told in (
+        (nn.Softplus(), "poisson", r"poisson reads log rates.*Poisson\(p\)"),
+        (nn.Softmax(-1), "multinomial", "sum to 1, and multinomial reads logits"),
+    ):
+        with pytest.warns(UserWarning, match=told):
+            collapse_report(*as_pair(encode, nn.Sequential(nn.Linear(2, 6), last), likelihood=name), X.round().abs(), **QUICK)
     for made, likelihood in (
         (decode, lambda p: torch_dist.Bernoulli(p)),
         (lambda z: (z.repeat(1, 3),) * 2, torch_dist.Laplace),

@@ -56,7 +56,7 @@ def test_every_so_many_steps_and_with_fit():
     again = Monitor(dial.model, dial.guide, X, every=30, points=50)
     measured = [(epoch, step) for epoch in range(3) for step in range(20) if again(torch.tensor(step))]
     assert measured == [(0, 0), (1, 10)] and [record.step for record in again.records] == [0, 30]  # steps of all epochs
-    with pytest.raises(ValueError, match="step to be a whole number, or the Progress of fit, got a float"):
+    with pytest.raises(ValueError, match="step to be a whole number, or the Epoch of fit, got a float"):
         again(3.0)
     for name in ("every", "points"):
         with pytest.raises(ValueError, match=f"expected {name}"):

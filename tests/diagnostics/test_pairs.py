@@ -2,15 +2,18 @@
 
 import math
 
+import numpy
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import transforms
+from pyro.infer.autoguide import AutoNormalMessenger
 from torch import nn
 
 from pyro_skipvae.diagnostics import (
+    Monitor,
     active_units,
     collapse_report,
     inference_gap,
@@ -253,6 +256,70 @@ def test_everything_stays_as_found(function):
     pyro.clear_param_store()
 
 
+def test_an_observed_site_of_the_guide_is_no_part_of_its_density():
+    """A CEVAE classifies in its guide; log p(x), known here, must not rise by that."""
+
+    def classified(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+            pyro.sample("class", dist.Bernoulli(torch.full((len(x),), 0.1)), obs=(x[:, 0] > 0).double())
+
+    found = report(model, classified, X)
+    assert_right(found)
+    assert found.elbo == pytest.approx(-found.distortion - found.rate, abs=1e-9)
+    assert log_likelihood(model, classified, X, importance_samples=5).value == pytest.approx(EVIDENCE, abs=1e-9)
+    assert any("['class'] are left out" in note for note in found.card["notes"])
+
+
+def test_what_the_guide_leaves_in_an_attribute_for_the_model_is_refused():
+    left = {}
+
+    def leaving(x):
+        left["features"] = x / 2
+        guide(x)
+
+    def reading(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(left["features"] + 0 * z, 1.0).to_event(1), obs=x)
+
+    for measure in (report, lambda model, guide, x: Monitor(model, guide, x)(0)):
+        with pytest.raises(ValueError, match="it reads what the guide left in an attribute"):
+            measure(reading, leaving, X)
+
+
+LENGTHS = [1 + n % 3 for n in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (LENGTHS, "list"),
+        (tuple(LENGTHS), "tuple"),
+        (numpy.array([str(n) for n in LENGTHS], dtype=object), "ndarray"),
+        ({"lengths": torch.tensor(LENGTHS)}, "dict"),
+        ([torch.tensor(LENGTHS), 3], "list"),
+    ],
+    ids=str,
+)
+def test_values_of_rows_that_are_no_tensor_are_refused_since_no_part_would_get_its_own(given, kind):
+    def masked(function):
+        return lambda x, lengths: function(x)
+
+    with pytest.raises(ValueError, match=f"each of the 60 rows of x has of its own in a tensor, .* got a {kind}"):
+        report(masked(model), masked(guide), (X, given))
+    assert_right(report(masked(model), masked(guide), (X, torch.tensor(LENGTHS))))
+    for other in ([1.0, 2.0], "no row", {"temperature": 0.5}, None, nn.ModuleList([nn.Identity()] * 60)):
+        assert_right(report(masked(model), masked(guide), (X, other)))
+
+
+def test_packed_sequences_are_refused_by_name():
+    packed = nn.utils.rnn.pack_padded_sequence(X[..., None], torch.full((60,), 3), batch_first=True)
+    for x in (packed, (X, packed)):
+        with pytest.raises(ValueError, match="got a PackedSequence: pass \\(padded, lengths\\)"):
+            report(model, guide, x)
+
+
 def test_modes_are_restored_after_an_error():
     networks = Networks()
 
@@ -419,6 +486,13 @@ def test_guide_that_is_not_amortized_is_refused_untouched():
     with pytest.raises(ValueError, match="amortized guide of x, got AutoNormal"):
         report(model, automatic, X)
     assert automatic.prototype_trace is None
+
+
+def test_an_auto_messenger_is_refused_untouched():
+    auto = AutoNormalMessenger(model)
+    with pytest.raises(ValueError, match="expected an amortized guide of x, got AutoNormalMessenger"):
+        report(model, auto, X)
+    assert not list(auto.parameters())
 
 
 def test_plate_of_a_fixed_size_is_refused():
@@ -917,7 +991,7 @@ def test_a_prior_that_differs_between_rows_has_no_aggregate():
     assert found.aggregate_kl is None and "differs between the rows" in found.card["unavailable"]["aggregate_kl"]
     assert any(note.startswith("p(z) differs between the rows") for note in found.card["notes"])
     assert found.mi_lower is not None and "differs between the rows" in str(found)
-    assert found.verdict.amounts["information"]["low"] == found.mi_lower.low  # not cut by a rate that bounds nothing
+    assert found.verdict.amounts["information"]["low"] is None and found.verdict.startswith("Beyond what p(z) depends on")
     assert not report(model, guide, X).card["notes"]
 
 
@@ -1020,3 +1094,8 @@ def test_another_default_device_changes_nothing():
     with torch.device("meta"):
         found = report(placed, placed_guide, x).to_json(), log_likelihood(placed, placed_guide, x, importance_samples=5)
     assert found == expected
+
+
+def test_a_dict_of_other_names_than_the_functions_take_is_told():
+    with pytest.raises(ValueError, match="A dict is passed as keywords where a function takes x, labels, all of them"):
+        report(model, guide, {"x": X, "labels": X[:, 0]})

@@ -2,10 +2,14 @@
 
 import math
 
+import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_skipvae import collapse_report
+from pyro_skipvae.callables import as_pair
 from pyro_skipvae.diagnostics.estimates.perplexity import perplexities, perplexity, perplexity_difference
+from pyro_skipvae.distributions.multinomial import MultinomialGivenTotal
 
 
 def test_sums_are_divided_not_averages():
@@ -49,3 +53,14 @@ def test_a_paired_difference_leaves_out_what_is_hard_for_both():
     assert sum(f.low < truth < f.high for f in found) / 400 == pytest.approx(0.95, abs=0.035)  # 3 sd of 400 trials
     apart = perplexity(first[0], tokens[0])
     assert found[0].high - found[0].low < (apart.high - apart.low) / 4
+
+
+@pytest.mark.parametrize("counted", [MultinomialGivenTotal, lambda logits: dist.Multinomial(6, logits=logits)])
+def test_counts_have_the_perplexity_of_their_words_in_an_order(counted):
+    """Words that are all as probable have that of their number, whatever the coefficient of the multinomial."""
+    torch.manual_seed(0)
+    docs = torch.distributions.Multinomial(6, logits=torch.zeros(30)).sample((400,))
+    model, guide = as_pair(lambda x: (x[:, :2] * 0, x[:, :2] * 0 + 1), lambda z: z.new_zeros(len(z), 30), likelihood=counted)
+    found = collapse_report(model, guide, docs, tokens=docs.sum(1), importance_samples=3).perplexity
+    for name in ("ppl_iw", "ppl_elbo"):
+        assert found[name]["value"] == pytest.approx(30, rel=1e-4) and found[name]["tokens"] == 2400

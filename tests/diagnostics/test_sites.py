@@ -435,8 +435,8 @@ def test_of_one_draw_a_mean_is_not_told_from_its_noise():
     assert budgeted.card["posterior_samples"] == 2
 
 
-def test_the_rate_against_a_prior_of_each_row_bounds_no_information():
-    """q(k|x, c) = p(k|c) for c of 8 kinds: no rate, and all of c in the code."""
+def test_the_rate_against_a_prior_of_each_row_bounds_what_is_beyond_that_prior():
+    """q(k|x, c) = p(k|c) for c of 8 kinds: no rate, and all of c in the code, but nothing of x that c does not say."""
     kinds = torch.softmax(5 * torch.eye(8, dtype=torch.float64), 1)
 
     def model(x, c):
@@ -452,8 +452,18 @@ def test_the_rate_against_a_prior_of_each_row_bounds_no_information():
     x = 3.0 * c[:, None] + draw(160, 1)
     found = report(model, guide, (x, c))
     assert found.rate == pytest.approx(0, abs=1e-9) and found.mi_lower.low > 1
-    assert found.verdict.kind == "not collapsed" and any("of each row" in note for note in found.card["notes"])
+    assert found.verdict.kind == "collapsed" and any("of each row" in note for note in found.card["notes"])
+    assert found.verdict.startswith("Beyond what p(z) depends on, z says at most 0.000 nats of x")
     record = Monitor(model, guide, (x, c))(0)
-    assert record.rate.high < 0.1 and record.state == "used"
+    assert record.rate.high < 0.1 and record.state == "collapsed"
+
+    def listening(x, c):
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(kinds[(x[:, 0] / 3).round().long() % 8]))
+
+    x = 3.0 * ((c + torch.arange(160) // 8) % 8)[:, None]
+    found = report(model, listening, (x, c))
+    assert found.verdict.kind == "not collapsed" and found.verdict.amounts["information"]["low"] is None
+    assert found.verdict.amounts["information"]["high"] > 1 and Monitor(model, listening, (x, c))(0).state == "used"
     one = report(ladder, top_down, X)
     assert not one.card["notes"]

@@ -291,8 +291,10 @@ EQUAL = {
     "likelihood of some pixels": Case(some_pixels, some_pixels_guide),
     "data plate at dim -3": Case(far_left, far_left_guide),
     "factors in the model": Case(factor_model, GUIDE),
-    "factor in the guide": Case(model_of(), factor_guide, note="guide's factors or observed sites \\['correction'\\]"),
-    "observed site in the guide": Case(model_of(), observing_guide, note="\\['class'\\]"),
+    "factor in the guide": Case(model_of(), factor_guide, note="guide's factors \\['correction'\\]"),
+    "observed site in the guide": Case(
+        model_of(), observing_guide, note="observed sites \\['class'\\] are left out", unscaled=(model_of(), GUIDE)
+    ),
     "nuisance per row": Case(*nuisance(lambda x: normal(0 * x), lambda x: normal(x / 3, 0.7)), site="z"),
     "nuisance per row, masked on both sides": Case(
         *nuisance(lambda x: normal(0 * x).mask(SEEN[: len(x)]), lambda x: normal(x / 3, 0.7).mask(SEEN[: len(x)])), site="z"

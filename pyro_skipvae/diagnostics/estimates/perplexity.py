@@ -4,10 +4,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Multinomial
+
+from pyro_skipvae.distributions.multinomial import MultinomialGivenTotal
 
 from ..pairs.interval import Interval, half_width, standard_error
+from ..pairs.pair import Pair
+from ..pairs.rows import count_rows, select_rows
+from ..pairs.sites import innermost
 
 COUNTED = "words and the end mark of each text, unknown words too; not the mark at its beginning"
+COUNTS = (Multinomial, MultinomialGivenTotal)
 BOUNDS = {"ppl_iw": "log_likelihood", "ppl_elbo": "elbo"}
 
 
@@ -46,10 +53,33 @@ def perplexity_difference(first: Tensor, second: Tensor, tokens: Tensor) -> Inte
     return Interval(value, value - half, value + half)
 
 
-def perplexities(fields: dict[str, Any], tokens: Tensor, samples: int) -> dict[str, Any]:
+def log_orders(pair: Pair, points: int) -> Tensor:
+    """Of x that are counts of words, ln of the number of orders that these can be in, (points,); 0 for any other x.
+
+        ln n! - sum_d ln x_d!,   n = sum_d x_d
+
+    A multinomial gives all orders together, a perplexity is that of one.
+    """
+    found = torch.zeros(points, dtype=torch.float64, device="cpu")
+    counts = [node["name"] for node in pair.likelihood_nodes if isinstance(innermost(node["fn"]), COUNTS)]
+    if not counts:
+        return found
+    for chunk in pair.chunks():
+        rows = min(points - chunk.start, count_rows(chunk.x))
+        if rows <= 0:
+            break
+        trace = pair.model_trace(select_rows(chunk.x, slice(0, rows)), pair.draw(chunk, rows)[0])
+        for name in counts:
+            x = trace.nodes[name]["value"].reshape(rows, -1, trace.nodes[name]["fn"].event_shape[-1]).double().cpu()
+            found[chunk.start : chunk.start + rows] += ((x.sum(-1) + 1).lgamma() - (x + 1).lgamma().sum(-1)).sum(-1)
+    return found
+
+
+def perplexities(fields: dict[str, Any], tokens: Tensor, samples: int, orders: Tensor | None = None) -> dict[str, Any]:
     """By the ELBO and by importance sampling with `samples` draws, as plain values: each with the texts that it stands on.
 
-    These are the first ones, and how many tokens they have; `tokens` is the number of all. None where the bound is.
+    These are the first ones, and how many tokens they have; `tokens` is the number of all. None where the bound is. With
+    `orders` (n,), of `log_orders`, counts have the perplexity of their words in an order.
     """
     found: dict[str, Any] = {}
     for name, of in BOUNDS.items():
@@ -57,5 +87,6 @@ def perplexities(fields: dict[str, Any], tokens: Tensor, samples: int) -> dict[s
             found[name] = None
             continue
         own = tokens[: len(fields[of])]
-        found[name] = {**vars(perplexity(-fields[of], own)), "texts": len(own), "tokens": int(own.sum())}
+        nats = -fields[of] if orders is None else orders[: len(own)] - fields[of].cpu()
+        found[name] = {**vars(perplexity(nats, own)), "texts": len(own), "tokens": int(own.sum())}
     return {**found, "tokens": int(tokens.sum()), "counted": COUNTED, "importance_samples": samples}

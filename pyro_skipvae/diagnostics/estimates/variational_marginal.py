@@ -123,7 +123,10 @@ def _fit(z: Tensor, source: str, seed: int) -> Marginal:
         raise Unavailable(f"a marginal r(z) cannot be fitted to {len(z)} points")
     loc, scale = z.mean(0), z.std(0).clamp(min=1e-12)  # a constant dimension keeps a finite scale
     standard, last = ((z - loc) / scale).numpy(), len(z) // 5
-    candidates = [mixture for mixture in MIXTURES if mixture[0] == 1 or (mixture[0] < last and z.shape[1] <= WIDEST_MIXTURE)]
+    wide = z.shape[1] > WIDEST_MIXTURE
+    candidates = [mixture for mixture in MIXTURES if mixture[0] == 1 or (mixture[0] < last and not wide)]
+    if wide and z.shape[1] >= len(z):  # a covariance of more dimensions than points is never the better one, and slow
+        candidates = MIXTURES[:1]
     best = max(candidates, key=lambda mixture: _mixture(standard[last:], mixture, seed).score(standard[:last]))
     reference = f"mixture of {best[0]} normals, {best[1]} covariance, fitted to {source}"
     return Marginal(_mixture(standard, best, seed), loc, scale, reference)

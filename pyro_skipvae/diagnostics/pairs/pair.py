@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import Distribution
 from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide.effect import AutoMessenger
 from pyro.poutine.runtime import NonlocalExit
 from torch import Tensor
 
@@ -33,6 +34,7 @@ from .evaluation import forked_random
 from .rows import FEW, Inputs, Rows, as_rows, call, count_rows, named_rows, parts_of, select_rows, traced
 from .sites import (
     auxiliary_sites,
+    factor_sites,
     is_masked,
     latent_sites,
     likelihood_sites,
@@ -80,9 +82,9 @@ class Pair:
 
     Every number is one per datapoint, and the ELBO is that of Pyro's `Trace_ELBO`, with these rules. The scale N/B of the data
     plate and `poutine.scale` are left out (with a note, where the latter differs between the sites). Masks are kept. Factors
-    and observed sites of the guide count in its log-density. The values that `obs_mask` leaves open are integrated out, unless
-    the guide draws them. Raises ValueError, with the reason, where numbers per datapoint cannot be had from the pair; what is
-    asked of a pair is asked at all rows.
+    of the guide count in its log-density, and its observed sites do not (with a note). The values that `obs_mask` leaves open
+    are integrated out, unless the guide draws them. Raises ValueError, with the reason, where numbers per datapoint cannot be
+    had from the pair; what is asked of a pair is asked at all rows.
 
     rows: how many rows of the model run at a time, which changes nothing but rounding (None: see `ConvolutionWatch`).
     joint: all latent sites together, as they are drawn by the guide: they may be discrete, masked, and depend on each other in
@@ -103,7 +105,7 @@ class Pair:
         if rows is not None:
             check_sizes(rows=rows)
         self.model, self.guide, self.x, self.rows_given = model, guide, as_rows(x), rows
-        if isinstance(guide, AutoGuide):  # even one look at three rows would set it up for three rows
+        if isinstance(guide, AutoGuide | AutoMessenger):  # even one look at three rows would set it up for three rows
             raise Refused(
                 f"expected an amortized guide of x, got {type(guide).__name__} with parameters of its own: "
                 "it draws the latent sites of all rows at once, not from one q(z|x) per row"
@@ -121,7 +123,8 @@ class Pair:
         self.elements = sum(model_trace.nodes[name]["value"].numel() for name in self.observed) // count_rows(few)
         self.discrete_x = all(has_discrete_support(model_trace.nodes[name]["fn"]) for name in self.observed)
         self._looked_at = torch.zeros(self.points, dtype=torch.bool, device="cpu")  # rows whose values of x are in the support
-        self.guide_terms = observed_sites(guide_trace)
+        self.guide_terms = factor_sites(guide_trace)
+        self._heads = [name for name in observed_sites(guide_trace) if name not in self.guide_terms]
         self.probed = count_rows(few)
         self.likelihood_nodes = [model_trace.nodes[name] for name in self.observed]
         self._in_guide, self._in_model = set(sample_sites(guide_trace)), set(sample_sites(model_trace))
@@ -289,11 +292,6 @@ class Pair:
             return False
         return len(self.latents) > 1 or has_discrete_support(posterior_node(guide_trace, self.latents[0])["fn"])
 
-    @property
-    def rate_bounds_information(self) -> bool:
-        """Whether the rate is an upper bound on I_q(x; z): it is against one p(z) for all x, none of it masked."""
-        return not (self.prior_masked or self.prior_varies)
-
     def note_prior(self, values: dict[str, Tensor], points: int) -> None:
         """Notes a p(z) that differs between the first rows of x: at one z, the values (1, ...) of all latent sites."""
         densities = []
@@ -314,8 +312,8 @@ class Pair:
         if not self.prior_varies:
             self.prior_varies = True
             self.notes.append(
-                "p(z) differs between the rows of x: the rate is against the prior of each row, so it bounds no mutual "
-                "information"
+                "p(z) differs between the rows of x: the rate is against the prior of each row, so it bounds what z says of x "
+                "beyond what p(z) depends on, and not the mutual information I_q(x; z)"
             )
 
     def _log_prior(self, rows: Rows, values: dict[str, Tensor]) -> Tensor:
@@ -375,8 +373,13 @@ class Pair:
         """What a reader should know of factors, scales and missing values, of which the numbers are made."""
         if self.guide_terms:
             self.notes.append(
-                f"the guide's factors or observed sites {self.guide_terms} count in its log-density, as in Pyro: "
+                f"the guide's factors {self.guide_terms} count in its log-density, as in Pyro: "
                 "in the ELBO and the importance weights, not in the rate and the mutual information"
+            )
+        if self._heads:
+            self.notes.append(
+                f"the guide's observed sites {self._heads} are left out, which Trace_ELBO subtracts: they are a term of its "
+                "training, and no part of q(z|x)"
             )
         if self.imputed:
             self.notes.append(f"the guide does not draw {self.imputed}: missing values are integrated out, not imputed")
@@ -401,18 +404,23 @@ class Pair:
             return rows, *self._traces(rows)
         except Refused:
             raise
-        except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
             sound = self._sound_rows()
             if sound is None:
                 unchecked = self._unchecked(rows)
                 if unchecked is None:
                     raise Refused(
                         f"expected a model and a guide that run on any number of rows of x, got on the first "
-                        f"{count_rows(rows)}: {told(error)}"
+                        f"{count_rows(rows)}: {told(error)}{self._on_dicts()}"
                     ) from error
                 return rows, *unchecked
         rows = self.rows(sound)
         return rows, *self._traces(rows)
+
+    def _on_dicts(self) -> str:
+        if not isinstance(self.x, dict):
+            return ""
+        return f". A dict is passed as keywords where a function takes {', '.join(self.x)}, all of them, and else whole"
 
     def _unchecked(self, rows: Rows) -> tuple[Any, Any] | None:
         """The traces where only Pyro's check of parameters fails: of a decoder that gives NaN, the guide can still be read."""
@@ -449,6 +457,7 @@ class Pair:
                 "expected the model to give the same log p(x|z) twice at the same z, got two values: "
                 "a functional dropout that stays on, or a plate that draws its own subsample, makes it random"
             )
+        self._check_nothing_left(index, values)
         watch = DropoutWatch()
         with watch:
             again = self.guide_trace(rows)
@@ -469,6 +478,24 @@ class Pair:
             raise
         except FAILURES:  # what needs log p(x|z) fails too, and says why
             return True
+
+    def _check_nothing_left(self, index: Tensor, values: dict[str, Any]) -> None:
+        """log p(x|z) must not change with the rows at which the guide ran last."""
+        densities = []
+        for order in (index, index.flip(0)):
+            try:
+                with forked_random(self.x, 0, self.guide):
+                    self.guide_trace(self.rows(order))
+                densities.append(self.log_joint(index, values)[0])
+            except Refused:
+                raise
+            except FAILURES:  # what needs log p(x|z) fails too, and says why
+                return
+        if not torch.allclose(*densities, rtol=1e-2, atol=1e-2, equal_nan=True):
+            raise Refused(
+                "expected a model that reads x and z alone, got another log p(x|z) where the guide ran on other rows before: "
+                "it reads what the guide left in an attribute. Compute that in the model, from its arguments"
+            )
 
     def _check_alone(self, rows: Rows, values: dict[str, Any], q: Distribution) -> None:
         """What belongs to a row must not change with the rows that run beside it."""

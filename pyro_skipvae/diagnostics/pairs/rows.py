@@ -1,13 +1,14 @@
 """The rows of x, as arguments of a model and a guide: a tuple for `*x`, or a dict for `**x`, of tensors of equal length."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset
 
 from .annotated import counts_of, is_annotated
@@ -52,6 +53,13 @@ def as_rows(x: Inputs, like: Tensor | None = None) -> Rows:
     uneven = [tuple(item.shape) for item in values(rows) if _has_rows(item) and len(item) != len(leading)]
     if uneven:
         raise ValueError(f"expected tensors of {len(leading)} rows in x, got the shapes {uneven}")
+    for item in values(rows):
+        if len(leading) > 1 and _is_uncut(item, len(leading)):
+            raise ValueError(
+                f"expected what each of the {len(leading)} rows of x has of its own in a tensor, whose rows are read part by "
+                f"part, got a {type(item).__name__}: pass torch.tensor(...), or texts as numbers. Bind what is no value of a "
+                "row by functools.partial"
+            )
     return rows
 
 
@@ -157,7 +165,9 @@ def _items(x: Any) -> tuple[Any, ...]:
 
 
 def _is_several(x: Any) -> bool:
-    return isinstance(x, tuple) or (isinstance(x, list) and len(x) > 0 and hasattr(x[0], "shape"))
+    if isinstance(x, list):
+        return len(x) > 0 and hasattr(x[0], "shape")
+    return isinstance(x, tuple) and not isinstance(x, PackedSequence)
 
 
 def _read(item: Any, like: Tensor | None) -> Any:
@@ -171,6 +181,8 @@ def _read(item: Any, like: Tensor | None) -> Any:
     if isinstance(item, Tensor) and (item.layout is not torch.strided or item.is_nested):
         kind, advice = ("nested", "x.to_padded_tensor(0.0)") if item.is_nested else ("sparse", "x.to_dense()")
         raise ValueError(f"expected dense tensors in x, got a {kind} one: pass {advice}")
+    if isinstance(item, PackedSequence):
+        raise ValueError("expected padded tensors in x, got a PackedSequence: pass (padded, lengths), pack them in the guide")
     lazy = hasattr(item, "shape") and not isinstance(item, Tensor | numpy.ndarray) and _is_sliced_to_tensor(item)
     return item[:] if lazy else item
 
@@ -180,6 +192,18 @@ def _is_sliced_to_tensor(item: Any) -> bool:
         return isinstance(item[:], Tensor)
     except (TypeError, KeyError, IndexError, ValueError):  # a table, which is not sliced by rows
         return False
+
+
+def _is_uncut(item: Any, rows: int) -> bool:
+    """Whether something holds a value for each row, and is no tensor: every part of the rows would get the whole of it."""
+    unsized = not hasattr(item, "__len__") or getattr(item, "shape", None) == ()
+    if unsized or isinstance(item, Tensor | str | bytes | nn.Module):
+        return False
+    if not isinstance(item, Mapping | list | tuple):
+        return len(item) == rows
+    held = list(item.values() if isinstance(item, Mapping) else item)
+    within = any(_has_rows(each) and len(each) == rows or _is_uncut(each, rows) for each in held)
+    return within or len(held) == rows and not isinstance(item, Mapping)
 
 
 def _is_read_in_turn(x: Any) -> bool:

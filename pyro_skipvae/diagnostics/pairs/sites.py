@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from pyro.distributions import Delta, Distribution, ExpandedDistribution, MaskedDistribution
+from pyro.distributions import Delta, Distribution, ExpandedDistribution, MaskedDistribution, Unit
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -43,6 +43,11 @@ def imputed_sites(trace: Any) -> list[str]:
 def observed_sites(trace: Any) -> list[str]:
     """The names of the observed sites of a trace, factors too."""
     return [name for name, node in sample_sites(trace).items() if node["is_observed"]]
+
+
+def factor_sites(trace: Any) -> list[str]:
+    """The names of the factors of a trace."""
+    return [name for name in observed_sites(trace) if isinstance(innermost(trace.nodes[name]["fn"]), Unit)]
 
 
 def likelihood_sites(trace: Any) -> list[str]:
@@ -143,6 +148,13 @@ def own_scale(node: Any, rows: int) -> Tensor:
     """The scale of a site by `poutine.scale`, without those of its plates: (), or one per element of its batch."""
     scale = torch.as_tensor(node["scale"], dtype=torch.float64, device="cpu")
     return scale / math.prod(_stands_for(frame) for frame in node["cond_indep_stack"])
+
+
+def innermost(distribution: Any) -> Any:
+    """A distribution without events, expansions and masks around it."""
+    while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def is_masked(distribution: Distribution) -> bool:

@@ -116,8 +116,8 @@ class Monitor:
     def __call__(self, step: SupportsIndex | Progressed, beta: float | None = None) -> Record | None:
         """Measures and returns the `Record`, or None where fewer than `every` steps have passed since the last one.
 
-        step: the number of the step, or the `Progress` that `fit` gives its callback. It may start from 0 again in each epoch:
-        the record has the steps of all. beta: the weight of the KL term now, for the advice (None: that of the `Progress`,
+        step: the number of the step, or the `Epoch` that `fit` gives its callback. It may start from 0 again in each epoch:
+        the record has the steps of all. beta: the weight of the KL term now, for the advice (None: that of the `Epoch`,
         else 1). Raises ValueError for another step.
         """
         if isinstance(step, SupportsIndex):
@@ -125,7 +125,7 @@ class Monitor:
         elif hasattr(step, "steps"):
             number, beta = step.steps, step.beta if beta is None else beta
         else:
-            raise ValueError(f"expected step to be a whole number, or the Progress of fit, got a {type(step).__name__}")
+            raise ValueError(f"expected step to be a whole number, or the Epoch of fit, got a {type(step).__name__}")
         if number < self._last:  # another epoch, or another training, that counts from 0 again
             self._before += self._last + 1
         self._last = number
@@ -144,7 +144,7 @@ class Monitor:
             rows = site_reports(pair, terms, pair.points, seed=self.seed)
             lost = self._lost(pair, terms, rows)
             rate = mean_interval(finite(terms.rate, "the rate"))
-            state = "collapsed" if rate.high < NOTHING and pair.rate_bounds_information else kind_of(lost)
+            state = "collapsed" if rate.high < NOTHING and not pair.prior_masked else kind_of(lost)
             set_in = self._sets_in(state)
             advice = self._advice(pair, terms, rate, beta) if set_in else []
         alone = [row for row in rows if len(row.sites) == 1]

@@ -31,7 +31,7 @@ from ..estimates.mutual_information import (
     sandwich,
 )
 from ..estimates.pairwise import factors
-from ..estimates.perplexity import checked_tokens, perplexities
+from ..estimates.perplexity import checked_tokens, log_orders, perplexities
 from ..estimates.random_components import Streamed, check_components, streamed
 from ..estimates.sites import SiteReport, kind_of
 from ..pairs.evaluation import as_found
@@ -227,8 +227,8 @@ def collapse_report(
     importance_samples: K of the log-likelihood; posterior_samples: draws of z per row for the other estimates.
     fit_on: data like x to which the marginal r(z) of `mi_marginal` is fitted (None: a random half of x).
     site: the latent site to report where there are several; the others are then nuisance. Without it all are reported.
-    tokens: for texts, the number of tokens of each row (N,), for the perplexity. levels: for images, the number of grey levels
-    of a value, for the bits per dimension, where p(x|z) gives probabilities and not densities.
+    tokens: for texts, or counts of words, the number of tokens of each row (N,), for the perplexity. levels: for images, the
+    number of grey levels of a value, for the bits per dimension, where p(x|z) gives probabilities and not densities.
     rows: how many rows the decoder runs at a time (None: 16 to 256, by the size of its convolutions). card: further fields for
     the evaluation card. progress: called as progress(stage, done, total). Two calls with one seed agree, unless there is a
     budget.
@@ -286,7 +286,7 @@ def collapse_report(
         if pair.nuisance:
             fields["sites"] = attempt(reasons, "sites", sites_beside, pair, facts["elbo_points"], seed=seed)
         if tokens is not None:
-            fields["perplexity"] = perplexities(fields, tokens, facts["importance_samples"])
+            fields["perplexity"] = attempt(reasons, "perplexity", _perplexities, fields, tokens, pair, facts)
         if levels is not None:
             fields["bits_per_dimension"] = attempt(reasons, "bits_per_dimension", _bits, fields, pair, levels)
     facts |= {"beyond_budget": spent.beyond, "unavailable": reasons}
@@ -314,7 +314,7 @@ def _on_all_sites(
     spent = attempt({}, "budget", measured_budget, seconds, pair, list(pair.chunks())) or Budget(seconds)
     fields = joint_fields(pair, spent, sizes, reasons=reasons, facts=facts, progress=progress, **settings)
     if tokens is not None:
-        fields["perplexity"] = perplexities(fields, tokens, facts["importance_samples"])
+        fields["perplexity"] = attempt(reasons, "perplexity", _perplexities, fields, tokens, pair, facts)
     if levels is not None:
         fields["bits_per_dimension"] = attempt(reasons, "bits_per_dimension", _bits, fields, pair, levels)
     notes = pair.notes + [BUDGET_NOTE] * (seconds is not None)
@@ -348,8 +348,9 @@ def _concluded(fields: dict[str, Any], card: dict[str, Any], pair: Pair) -> Coll
     known = {name: fields[name] for name in PLAIN if fields[name] is not None}
     errors = {name: (cycle_standard_error if name == "shuffled_latent_loss" else standard_error)(known[name]) for name in known}
     fields |= {name: values.mean().item() for name, values in known.items()}
-    upper = [fields[name].high for name in ("mi_upper", "mi_marginal") if fields[name]]
-    if pair.rate_bounds_information and "rate" in known:
+    # Against a prior of each row, the bounds on I_q(x; z) say nothing of what is beyond that prior.
+    upper = [fields[name].high for name in ("mi_upper", "mi_marginal") if fields[name] and not pair.prior_varies]
+    if not pair.prior_masked and "rate" in known:
         upper.append(mean_interval(known["rate"]).high)
     told = verdict(
         active=fields["active_units"],
@@ -357,7 +358,8 @@ def _concluded(fields: dict[str, Any], card: dict[str, Any], pair: Pair) -> Coll
         loss=cycle_interval(known["shuffled_latent_loss"]) if "shuffled_latent_loss" in known else None,
         points=pair.points,
         information=min((end for end in upper if math.isfinite(end)), default=None),
-        information_low=fields["mi_lower"] and fields["mi_lower"].low,
+        information_low=None if pair.prior_varies else fields["mi_lower"] and fields["mi_lower"].low,
+        conditional=pair.prior_varies,
         nats_of_x=-fields["log_likelihood"] if pair.discrete_x and fields["log_likelihood"] is not None else None,
         elements=pair.elements,
     )
@@ -546,6 +548,11 @@ def _on_the_same_points(fields: dict[str, Any], reasons: dict[str, Any], points:
         reasons["elbo_on_log_likelihood_points"] = reasons[missing]
         return None
     return fields["elbo"][:points]
+
+
+def _perplexities(fields: dict[str, Any], tokens: Tensor, pair: Pair, facts: dict[str, Any]) -> dict[str, Any]:
+    orders = log_orders(pair, max(facts["elbo_points"], facts["log_likelihood_points"]))
+    return perplexities(fields, tokens, facts["importance_samples"], orders)
 
 
 def _bits(fields: dict[str, Any], pair: Pair, levels: int) -> dict[str, Any]:

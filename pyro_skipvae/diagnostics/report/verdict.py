@@ -74,12 +74,14 @@ def verdict(
     information_low: float | None = None,
     nats_of_x: float | None = None,
     elements: int | None = None,
+    conditional: bool = False,
 ) -> Verdict:
     """The verdict from active units (0.01), the decoder's loss when z is shuffled, and what z says of x, in nats per datapoint.
 
     loss: with its interval, None or nan where it is not known; information, information_low: the upper end of the interval of
     the smallest upper bound on I_q(x; z), and the lower end of that of its lower bound; nats_of_x: -log p(x) where x has
-    probabilities, None where it has densities; elements: of one x. Decided by ends of 95 % intervals, never by a value:
+    probabilities, None where it has densities; elements: of one x; conditional: whether p(z) differs between the points, so
+    that the information is that beyond what p(z) depends on. Decided by ends of 95 % intervals, never by a value:
         fewer than 10 points                                       undecided
         information < 0.1                                          collapsed
         the interval of the loss lies within -0.1 to 0.1           collapsed; on the decoder's side if information_low >= 0.1
@@ -105,7 +107,9 @@ def verdict(
         "dimensions": dimensions,
     }
     why = _why(kind, lost, active) if points >= FEWEST else [f"a verdict needs {FEWEST} points, and these are {points}"]
-    parts = [_said(low, high, share, nats_of_x), _lost(lost), _units(active, dimensions), *why]
+    said = _said(low, high, share, nats_of_x)
+    said = f"Beyond what p(z) depends on, {said}" if conditional and high is not None else said
+    parts = [said, _lost(lost), _units(active, dimensions), *why]
     return Verdict(f"{'; '.join(parts)}: {CONCLUSIONS.get(kind, kind)}.", kind, amounts)
 
 
