@@ -12,8 +12,8 @@ import numpy as np
 from pyro_skipvae.diagnostics import collapse_report
 from pyro_skipvae.diagnostics.estimates.inference_gap import inference_gap
 from pyro_skipvae.diagnostics.estimates.ranking import ranking
-from pyro_skipvae.diagnostics.pairs.pair import ENCODER_ROWS
 from pyro_skipvae.diagnostics.report.budget import PAIR_SECONDS, expected_seconds
+from pyro_skipvae.diagnostics.report.report import FIRST_POINTS
 from pyro_skipvae.diagnostics.report.sizes import sizes_of
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.distributions.multinomial import MultinomialGivenTotal
@@ -106,6 +106,7 @@ def _refined(vae, config, steps):
     amortized = getattr(vae.guide, "amortized", vae.guide)
     start = getattr(vae.guide, "start", "amortized")
     loop = {"steps": steps, "lr": config.svi_lr, "momentum": config.svi_momentum, "gradient": config.svi_gradient}
+    loop |= {"batch_size": config.batch_size}
     return SemiAmortized(vae.model, amortized, **loop, start=start) if steps or start == "zeros" else amortized
 
 
@@ -134,7 +135,8 @@ def report_on(vae, data, *, device, budget, extra, points=None, auxiliary_prior=
             bar.update(task, description=stage, completed=done, total=total)
 
         card = {**extra, "data": data.describe(), **_committed(vae)}
-        tokens = (x != PAD).sum(-1) if data.kind == "text" else None
+        read = x if components is None else data.test[:FIRST_POINTS]  # as the report does
+        tokens = (read != PAD).sum(-1) if data.kind == "text" else None
         about = {"fit_on": other, "budget": budget, "sizes": sizes, "tokens": tokens, "levels": _levels(data), "progress": show}
         points = x if components is None else data.test
         report = collapse_report(vae.model, vae.guide, points, card=card, components=components, **about, **samples)
@@ -151,8 +153,6 @@ def report_on(vae, data, *, device, budget, extra, points=None, auxiliary_prior=
             except ValueError as error:
                 report.card["unavailable"]["ranking"] = str(error)
         if isinstance(vae.guide, SemiAmortized):
-            if vae.guide.gradient == "authors":
-                note(f"The authors' steps are of a batch's mean: of {ENCODER_ROWS} rows in a report, however many in training.")
             if vae.guide.start != "zeros":  # else no encoder is trained
                 report = replace(report, amortized=_amortized(vae, x, other, report, budget, sizes, show))
     for sentence in report.card.get("beyond_budget", ()):

@@ -76,7 +76,7 @@ def compare_gradients(
 
     def run(guide: Callable[..., Any]) -> Sequence[Tensor]:
         with forked([device], seed):
-            loss = objective(model, guide, x, beta)
+            loss = objective(model, guide, x, beta) / size  # as in a step of training, for the gradients that clip
             return torch.autograd.grad(loss, encoder + decoder, allow_unused=True, materialize_grads=True)
 
     found = {name: [_flat(part) for part in _split(run(guide), len(encoder))] for name, guide in guides.items()}

@@ -69,6 +69,7 @@ class Bound:
         sites: list[Site],
         *,
         mean: bool = False,
+        batch_size: int | None = None,
     ) -> None:
         self.model, self.arguments, self.options = model, arguments, options
         self.sites = {site["name"]: site for site in sites}
@@ -76,7 +77,7 @@ class Bound:
         self.family = joint_parameters(families) if len(families) > 1 else next(iter(families.values()))
         self.theta: list[Tensor] = []
         self.plate_scale = plate_scale(sites[0])
-        self.divisor = self.plate_scale * (len(self.family.values[0]) if mean else 1)
+        self.divisor = self.plate_scale * ((batch_size or len(self.family.values[0])) if mean else 1)
         self.seed = int(torch.randint(2**62, ()))
         self.device = self.family.values[0].device
         self.first: Tensor | None = None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.utils._pytree import tree_map
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.objectives import as_arguments, elbo, weighted
 
 from .local_parameters import Values
@@ -34,8 +35,9 @@ class SemiAmortized(nn.Module):
     gradient: how the gradient of the outer objective passes the loop. "exact": the loop stays in the graph. "exact-rebuilt":
     the same gradient; only the steps' starts are stored, and each step is run again. "finite-difference": as in Kim et al.,
     with a normalised step. "first-order": with d lambda_K / d lambda_0 = 1. "authors": as in their code, where gradients are
-    clipped and f is the mean over the B rows: an lr of B times the size makes the same steps. start: "amortized", or "zeros"
-    for stochastic variational inference without an encoder.
+    clipped and f is the mean over the B rows: an lr of B times the size makes the same steps. batch_size: the B of that mean,
+    so that q(z|x) is the same whatever rows are beside x (None: the rows at hand). start: "amortized", or "zeros" for
+    stochastic variational inference without an encoder.
 
     It is called like the guide, with its arguments and `beta` where that has one, and trained by SVI with any objective. A
     guide that is a module becomes a submodule. Where gradients are off it refines all the same, and keeps no graph.
@@ -59,8 +61,11 @@ class SemiAmortized(nn.Module):
         momentum: float = 0.5,
         gradient: str = "exact",
         start: str = "amortized",
+        batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        if batch_size is not None:
+            check_sizes(batch_size=batch_size)
         if not callable(guide) or isinstance(poutine.unwrap(guide), AutoGuide | Messenger):
             raise ValueError(
                 f"expected an amortized guide of x to refine, got {type(guide).__name__}, which has no q(z|x) of its own for "
@@ -76,7 +81,7 @@ class SemiAmortized(nn.Module):
             )
         self.shared = (model,)  # in a tuple, so that a model which is a module is no part of this one
         self.amortized, self.steps, self.lr, self.momentum = guide, steps, lr, momentum
-        self.gradient, self.start = gradient, start
+        self.gradient, self.start, self.batch_size = gradient, start, batch_size
 
     @property
     def __self__(self) -> Any:
@@ -127,7 +132,7 @@ class SemiAmortized(nn.Module):
             sites = latent_sites(trace)
             if len(sites) > 1:
                 check_independent(partial(guide, *arguments, **options))
-            bound = Bound(model, arguments, options, sites, mean=authors)
+            bound = Bound(model, arguments, options, sites, mean=authors, batch_size=self.batch_size)
             _check_rows(bound, x)
             start = bound.family.values if self.start == "amortized" else tuple(map(torch.zeros_like, bound.family.values))
             noise = [bound.family.noise() for _ in range(self.steps)] if noise is None else noise

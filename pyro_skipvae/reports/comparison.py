@@ -33,7 +33,7 @@ from pyro_skipvae.diagnostics.report.values import (
     Estimate,
     estimates_of,
 )
-from pyro_skipvae.random_numbers import forked
+from pyro_skipvae.random_numbers import forked, seed_generators
 from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import Run, RunError, load_run
 from pyro_skipvae.runs.included import folder_of
@@ -290,7 +290,9 @@ def paired_values(
         x = tests[0][first:end].to(device)
         for path, (vae, data) in loaded.items():
             with forked([x.device], seed + first), torch.no_grad():
-                found = values_per_point(vae, x, samples=samples)
+                q = vae.posterior(x)
+                seed_generators([x.device], seed + first)  # a refinement has used up some
+                found = values_per_point(vae, x, q=q, samples=samples)
             if importance_samples:
                 draws = importance_samples if vae.prior().event_shape.numel() else 1  # p(x|z) is p(x) then
                 estimate = log_likelihood_per_point(vae.model, vae.guide, x, importance_samples=draws, seed=seed + first)

@@ -5,6 +5,7 @@ from pyro_skipvae.diagnostics import dimension_losses, layer_sensitivities
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
 from pyro_skipvae.modules import device_of
+from pyro_skipvae.text.vocabulary import PAD
 
 LAYER_POINTS, LOSS_POINTS = (256, 64), (200, 25)  # of a decoder of z alone, and of one whose rows take milliseconds
 
@@ -12,7 +13,8 @@ LAYER_POINTS, LOSS_POINTS = (256, 64), (200, 25)  # of a decoder of z alone, and
 def layers_moved(vae, data):
     """`layer_sensitivities` of the decoder on the first test items, as plain values for the evaluation card."""
     x = _first(vae, data, LAYER_POINTS)
-    found = layer_sensitivities(vae.model, vae.guide, x, layers_of(vae.decoder), points=len(x))
+    lengths = (x != PAD).sum(-1) if data.kind == "text" else None
+    found = layer_sensitivities(vae.model, vae.guide, x, layers_of(vae.decoder), points=len(x), lengths=lengths)
     return [vars(layer) | {"z": vars(layer.z)} for layer in found]
 
 

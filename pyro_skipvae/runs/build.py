@@ -248,7 +248,7 @@ def settled(config, data):
     )
 
 
-FILLED_IN = ("width", "warmup_epochs")  # a resolved config has a number, whether or not one was given
+FILLED_IN = ("width", "warmup_epochs", "svi_lr")  # a resolved config has a number, whether or not one was given
 
 
 def without_effect(config, given=()):
@@ -272,7 +272,9 @@ def without_effect(config, given=()):
         "encoder_width": (config.encoder == "mlp", "--encoder mlp"),
         "components": (config.prior in ("mixture-of-normals", "vamp"), prior),
         "width": (config.decoder not in ("pixelcnn", "convolutional"), "another --decoder; this one has --maps"),
-        "svi_steps": (config.inference != "amortized", "--inference, or --model sa-vae"),
+        **dict.fromkeys(
+            ("svi_steps", "svi_lr", "svi_momentum"), (config.inference != "amortized", "--inference, or --model sa-vae")
+        ),
         **dict.fromkeys(("encoder", "prior", "guide", "objective"), (config.latent_dim != 0, "latent variables")),
         "halving_epoch": (config.lr_schedule == "halving", "--lr-schedule halving"),
         "cycles": (config.beta_schedule == "cyclical", "--beta-schedule cyclical"),
@@ -536,6 +538,7 @@ def build_vae(config: Config, data: Data) -> VAE:
             "lr": config.svi_lr,
             "momentum": config.svi_momentum,
             "gradient": config.svi_gradient,
+            "batch_size": config.batch_size,
         }
         vae.guide = SemiAmortized(vae.model, vae.guide, **loop | VARIANTS[config.inference][0])
     return vae

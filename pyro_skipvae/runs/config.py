@@ -303,6 +303,10 @@ class Config:
             raise ConfigError(f"expected --inference other than sa with --model {self.model}; use --model {named}")
         if self.latent_dim == 0 and self.model not in WITHOUT_LATENTS:
             raise ConfigError("expected --latent-dim of at least 1, got 0; use --model autoregressive for a model without z")
+        if self.inference != "amortized" and self.model in WITHOUT_LATENTS:
+            raise ConfigError(
+                f"expected --inference amortized for --model {self.model}, which has no z to refine, got {self.inference}"
+            )
         if self.inference != "amortized" and self.guide == IMPLICIT:
             raise ConfigError(
                 f"expected --inference amortized for --guide {IMPLICIT}, which has no local parameters to refine, got "

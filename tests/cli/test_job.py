@@ -96,6 +96,8 @@ def test_validation_is_without_dropout(tmp_path):
     ({"beta_start": 0.5, "beta_schedule": "constant"}, {"--beta-start": "--beta-schedule linear or cyclical"}),
     ({"width": 7, "decoder": "convolutional"}, {"--width": "another --decoder; this one has --maps"}),
     ({"width": 7, "warmup_epochs": 3, "beta_schedule": "linear"}, {}),
+    ({"svi_lr": 0.5, "svi_momentum": 0.9},
+     {"--svi-lr": "--inference, or --model sa-vae", "--svi-momentum": "--inference, or --model sa-vae"}),
     (WITHOUT_Z | {"beta": 3.0}, {"--beta": "latent variables"}),
     (WITHOUT_Z | {"objective": "iwae(5)"}, {"--objective": "latent variables"}),
 ])  # fmt: skip

@@ -151,6 +151,23 @@ def test_every_layer_of_our_decoders_is_measured_with_its_skip(name):
     assert all(0 < layer.z.value < 1 and 0 < layer.directions for layer in found)
 
 
+@pytest.mark.parametrize("name", ["lstm", "dilated-cnn", "transformer"])
+def test_places_after_the_end_of_a_text_do_not_count(name):
+    """Texts of 3 words, then one of them longer, which makes the decoder run over places after the end of the others."""
+    torch.manual_seed(0)
+    vae = VAE(StandardNormal(D), DECODERS[name][0]("all"), nn.Identity())
+    short = torch.randint(4, 9, (40, WORDS))
+    short[:, 3], short[:, 4:] = 2, 0
+    longer = short.clone()
+    longer[-1, 3:9], longer[-1, 9] = 4, 2
+    ends = torch.full((40,), 4)
+    found, again = (layer_sensitivities(vae.model, guide, x, layers_of(vae.decoder), lengths=ends) for x in (short, longer))
+    for one, other in zip(found, again, strict=True):
+        assert one.z.value == pytest.approx(other.z.value, rel=1e-4) and one.others == pytest.approx(other.others, abs=1e-4)
+    (whole, *_) = layer_sensitivities(vae.model, guide, longer, layers_of(vae.decoder))
+    assert whole.z.value != pytest.approx(found[0].z.value, rel=1e-3)
+
+
 def test_a_skip_brings_z_to_a_layer_whose_input_has_none():
     parts = {}
     for skip in ("none", "last", "all"):

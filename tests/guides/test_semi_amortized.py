@@ -856,12 +856,24 @@ def test_compare_gradients_tells_the_exact_ones_from_the_others(float64):
 
 
 def test_compare_gradients_gives_the_authors_the_step_of_the_others(float64):
-    def mean(*arguments):
-        return elbo(*arguments) / 8  # as theirs is: their clipping, at 5, then leaves this toy alone
-
+    """The objective is of a batch's mean, as in training: their clipping, at 5, then leaves this toy alone."""
     vae, x = make(dropout=0.0)
-    (row,) = compare_gradients(vae.model, vae.guide, x, steps=6, lr=0.02, rounds=1, gradients=("authors",), objective=mean)
+    (row,) = compare_gradients(vae.model, vae.guide, x, steps=6, lr=0.02, rounds=1, gradients=("authors",))
     assert row.encoder_error < 1e-3
+
+
+def test_the_authors_mean_is_over_the_batch_of_training_whatever_rows_there_are(float64):
+    vae, x = make(dropout=0.0)
+    noise = [torch.randn(1, *vae.posterior(x).event_shape).expand(len(x), -1) for _ in range(3)]
+    how = {"steps": 3, "lr": 1.0, "gradient": "authors"}
+    refined = SemiAmortized(vae.model, vae.guide, **how, batch_size=len(x))
+    other = SemiAmortized(vae.model, vae.guide, **how)
+    with torch.no_grad():
+        whole, part = refined.refine(x, noise=noise), refined.refine(x[:2], noise=[item[:2] for item in noise])
+        torch.testing.assert_close(part.mean, whole.mean[:2])
+        assert not torch.allclose(other.refine(x[:2], noise=[item[:2] for item in noise]).mean, part.mean)
+    with pytest.raises(ValueError, match="batch_size to be a whole number of at least 1, got 0"):
+        SemiAmortized(vae.model, vae.guide, batch_size=0)
 
 
 @pytest.mark.parametrize(("twice", "training", "off"), [(True, True, True), (False, True, False), (False, False, True)])

@@ -224,6 +224,7 @@ BAD = {
     ("--procedure", "lagging", "--guide", "planar-flow"): "use --guide full-covariance-normal",
     ("--procedure", "lagging", "--model", "sa-vae"): "each makes up for a slow encoder",
     ("--procedure", "pretrain", "--inference", "svi"): "expected --inference amortized or sa",
+    ("--model", "autoregressive", "--inference", "vae+svi"): "which has no z to refine, got vae+svi",
     ("--procedure", "lagging", "--model", "autoregressive", "--decoder", "pixelcnn"): "which has no encoder",
 }
 

@@ -45,6 +45,7 @@ def layer_sensitivities(
     *,
     points: int = 256,
     site: str | None = None,
+    lengths: Tensor | None = None,
     seed: int = 0,
 ) -> list[LayerSensitivity]:
     """How much the activations h of each layer of a decoder depend on z, from what changes when z is another datapoint's.
@@ -58,8 +59,9 @@ def layer_sensitivities(
     constant, and tr(V S V') for others.
 
     layers: {name: module} of modules that run with the model, or a decoder, which stands for all its submodules that hold
-    weights. The result is in this order. Of several tensors that a module returns, those with a row for each datapoint count.
-    The first `points` rows of x are used. Of several latent sites all change, or `site` alone.
+    weights. The result is in this order. Of several tensors that a module returns, the first with a row for each datapoint
+    counts. The first `points` rows of x are used. Of several latent sites all change, or `site` alone. lengths: of sequences,
+    how many places each row has (N,), beyond which activations (N, T, ...) do not count.
 
     Cost: the guide once, the decoder twice. Raises ValueError for no layers, fewer than 2 points, a layer that does not run or
     returns no tensor with a row for each datapoint, and a pair that `collapse_report` refuses.
@@ -81,8 +83,12 @@ def layer_sensitivities(
         parts: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in named}
         with _outputs(named) as seen:
             pieces = -(-pair.points // max(2, min(ROWS, pair.rows_at_a_time)))
+            ends = None if lengths is None else lengths[: pair.points].cpu()[order]
             for rows in torch.arange(pair.points, device="cpu").tensor_split(pieces):
-                before, after = (_run(pair, seen, order[rows], {k: v[rows] for k, v in z.items()}) for z in (own, others))
+                before, after = (
+                    _run(pair, seen, order[rows], {k: v[rows] for k, v in z.items()}, None if ends is None else ends[rows])
+                    for z in (own, others)
+                )
                 for name in named:
                     parts[name].append(_parts(before[name], after[name]))
     return [_sensitivity(name, *map(torch.cat, zip(*found, strict=True))) for name, found in parts.items()]
@@ -95,7 +101,7 @@ def _outputs(named: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]
 
     def keep(name: str, output: Any) -> None:
         given = output if isinstance(output, tuple | list) else [output]
-        seen[name] += [part.clone() for part in given if isinstance(part, Tensor)]
+        seen[name] += [part.clone() for part in given if isinstance(part, Tensor)][:1]
 
     hooks = [
         part.register_forward_hook(lambda _module, _inputs, output, name=name: keep(name, output))
@@ -108,21 +114,31 @@ def _outputs(named: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]
             hook.remove()
 
 
-def _run(pair: Pair, seen: dict[str, list[Tensor]], index: Tensor, values: dict[str, Any]) -> dict[str, Tensor]:
+def _run(
+    pair: Pair, seen: dict[str, list[Tensor]], index: Tensor, values: dict[str, Any], ends: Tensor | None
+) -> dict[str, Tensor]:
     """The activations of each layer in one run of the model, (n, ...) flattened."""
     for outputs in seen.values():
         outputs.clear()
     pair.log_joint(index, values)
-    return {name: _by_row(name, outputs, len(index)) for name, outputs in seen.items()}
+    return {name: _by_row(name, outputs, len(index), ends) for name, outputs in seen.items()}
 
 
-def _by_row(name: str, outputs: list[Tensor], rows: int) -> Tensor:
+def _by_row(name: str, outputs: list[Tensor], rows: int, ends: Tensor | None) -> Tensor:
     if not outputs:
         raise ValueError(f"expected layer {name!r} to run with the model and to return a tensor, and it did not")
-    found = [part for part in outputs if part.is_floating_point() and part.shape[:1] == (rows,)]
+    found = [_before(part, ends) for part in outputs if part.is_floating_point() and part.shape[:1] == (rows,)]
     if not found:
         raise ValueError(f"expected layer {name!r} to return a tensor with a row for each of {rows} datapoints, got none")
     return torch.cat([part.reshape(rows, -1) for part in found], 1)
+
+
+def _before(part: Tensor, ends: Tensor | None) -> Tensor:
+    """Activations (n, T, ...) with zeros from the end of each row on."""
+    if ends is None or part.dim() < 3:
+        return part
+    kept = torch.arange(part.shape[1], device=part.device) < ends.to(part.device)[:, None]
+    return part * kept.reshape(*kept.shape, *[1] * (part.dim() - 2))
 
 
 def _parts(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
