@@ -33,7 +33,7 @@ def check_gradients(run, batch, steps, seed, dataset, device, as_json):
     with user_errors():
         checks, about = _checked(run, batch, steps, dataset, seed, device)
     if as_json:
-        from pyro_skipvae.diagnostics.report.report import finite_or_none
+        from pyro_skipvae.stored import finite_or_none
 
         found = finite_or_none([asdict(check) for check in checks])
         return echo(json.dumps({"schema": 1, "run": str(run), **about, "gradients": found}))

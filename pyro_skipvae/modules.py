@@ -28,6 +28,24 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
+def nodes(tensor: Tensor) -> Iterator[Any]:
+    """The nodes of autograd's graph behind a tensor, each once, in its order."""
+    seen: set[Any] = set()
+    waiting: list[Any] = [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [following for following, _ in reversed(node.next_functions)]
+
+
+def parameters_below(loss: Tensor) -> list[nn.Parameter]:
+    """The parameters to which the gradient of a loss flows."""
+    leaves = (getattr(node, "variable", None) for node in nodes(loss))
+    return [leaf for leaf in leaves if isinstance(leaf, nn.Parameter)]
+
+
 def roots(modules: list[nn.Module]) -> list[nn.Module]:
     """The modules that are no part of another one of them."""
     parts = {id(part) for module in modules for part in module.modules() if part is not module}

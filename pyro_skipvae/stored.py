@@ -20,6 +20,15 @@ def loads(text):
         raise ValueError("it is nested too deep") from None
 
 
+def finite_or_none(value):
+    """Plain values for JSON, in which what is not finite is None."""
+    if isinstance(value, dict):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def check(value, pattern, what):
     """Raises ValueError, with the place, for plain values that do not follow a pattern.
 

@@ -17,6 +17,7 @@ from pyro_skipvae import likelihoods
 from pyro_skipvae.diagnostics.pairs.evaluation import evaluation_mode, forked_random
 from pyro_skipvae.diagnostics.pairs.unavailable import Refused
 from pyro_skipvae.distributions.autoregressive import Autoregressive
+from pyro_skipvae.distributions.wrapped import innermost_support
 from pyro_skipvae.likelihoods import Likelihood
 from pyro_skipvae.modules import modules_behind, parameters_behind, roots
 
@@ -248,7 +249,7 @@ def _as_observed(x: Tensor, p: Any) -> Tensor:
     if x.is_floating_point() or isinstance(getattr(p, "flat", p), Autoregressive):
         return x
     try:
-        support = _innermost(p.support)
+        support = innermost_support(p.support)
     except (NotImplementedError, AttributeError):  # it does not say what it is of
         return x
     whole = x.dtype not in (torch.bool, torch.uint8) and support.is_discrete and support is not constraints.boolean
@@ -286,13 +287,7 @@ def _is_on_the_reals(q: Any) -> bool:
         support = q.support
     except (NotImplementedError, AttributeError):  # it does not say, and what needs it tells
         return True
-    return _innermost(support) in (constraints.real, constraints.real_vector)
-
-
-def _innermost(support: Any) -> Any:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
+    return innermost_support(support) is constraints.real
 
 
 def _advice(found: Any) -> str:

@@ -28,9 +28,6 @@ class OnDisk:
     def shape(self) -> torch.Size:
         return torch.Size(self.rows.shape)
 
-    def dim(self) -> int:
-        return len(self.shape)
-
     def __getitem__(self, index: Any) -> Tensor:
         if isinstance(index, int) or isinstance(index, Tensor) and not index.dim():
             return self[[int(index)]][0]

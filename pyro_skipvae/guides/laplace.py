@@ -6,11 +6,10 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.distributions import ExpandedDistribution
 from torch import Tensor
-from torch.distributions import Independent
 
 from pyro_skipvae.blocks import check_sizes
+from pyro_skipvae.distributions.wrapped import innermost
 
 STEPS = 4
 
@@ -77,8 +76,7 @@ class VariationalLaplace:
 
 def _natural(p: Any) -> tuple[Tensor, Tensor | None]:
     """The logits of Bernoullis, and None; or means and scales of normals: each (B, E)."""
-    while isinstance(p, Independent | ExpandedDistribution):
-        p = p.base_dist
+    p = innermost(p)
     if isinstance(p, dist.Bernoulli):
         return p.logits.flatten(1), None
     if isinstance(p, dist.Normal):

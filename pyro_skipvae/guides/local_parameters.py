@@ -25,6 +25,7 @@ from torch.distributions import (
     transform_to,
 )
 
+from pyro_skipvae.modules import nodes
 from pyro_skipvae.random_numbers import forked
 
 from .standard_gamma import QuantileGammas, log_standard_gamma
@@ -329,18 +330,6 @@ def _check_derivatives(q: Any, family: LocalParameters) -> None:
     # Autograd does not run these nodes where they lead to no leaf that was asked for: the derivative would lack a part.
     if any(node.name().endswith(("Error", "NotImplemented")) for part in first if part is not None for node in nodes(part)):
         raise _refusal(q, "whose draws cannot be differentiated twice")
-
-
-def nodes(tensor: Tensor) -> Iterator[Any]:
-    """The nodes of autograd's graph behind a tensor, each once, in its order."""
-    seen: set[Any] = set()
-    waiting: list[Any] = [tensor.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            waiting += [following for following, _ in reversed(node.next_functions)]
 
 
 def _refusal(q: Any, reason: str) -> ValueError:

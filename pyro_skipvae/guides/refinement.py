@@ -23,10 +23,11 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import kl_divergence
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pyro_skipvae.modules import nodes
 from pyro_skipvae.objectives import plate_scale
 from pyro_skipvae.random_numbers import forked, seed_generators
 
-from .local_parameters import Values, joint_parameters, local_parameters, nodes
+from .local_parameters import Values, joint_parameters, local_parameters
 from .recurrence import differentiable_recurrence
 
 Site = Any  # a node of a trace, Pyro's dict of what was sampled

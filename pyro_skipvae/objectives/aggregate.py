@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.distributions import ExpandedDistribution
 from torch import Tensor
-from torch.distributions import Independent, OneHotCategorical, kl_divergence
+from torch.distributions import OneHotCategorical, kl_divergence
+
+from pyro_skipvae.distributions.wrapped import innermost
 
 from .terms import Batch, Objective, kl_sum, log_prob, plate_scale, terms
 
@@ -68,17 +69,11 @@ def batch_prior(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, 
     Reference: Zhao, Lee, Eskenazi 2018, "Unsupervised Discrete Sentence Representation Learning", equations 5 and 6 (DI-VAE).
     """
     found = terms(model, guide, x, "a batch prior")
-    q, p = (_factors(site["fn"]) for site in (found.q, found.p))
+    q, p = (innermost(site["fn"]) for site in (found.q, found.p))
     if not all(isinstance(part, OneHotCategorical) for part in (q, p)):
         raise ValueError(f"expected one-hot categorical z for a batch prior, got {type(q).__name__} and {type(p).__name__}")
     kl = kl_divergence(*(OneHotCategorical(probs=each.expand_as(q.probs).mean(0)) for each in (q.probs, p.probs)))
     return beta * len(q.probs) * plate_scale(found.q) * kl.sum() - found.fit
-
-
-def _factors(distribution: Any) -> Any:
-    while isinstance(distribution, Independent | ExpandedDistribution):
-        distribution = distribution.base_dist
-    return distribution
 
 
 def squared_mmd(z: Tensor, other: Tensor, *, width: float | Tensor) -> Tensor:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.distributions import ExpandedDistribution
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import kl_divergence
 
 from pyro_skipvae.distributions.ar1 import AR1, normal_factors, rate_per_step
+from pyro_skipvae.distributions.wrapped import innermost
 
 from .terms import Batch, Objective, as_arguments, data_plate, plate_scale, terms
 
@@ -94,10 +94,7 @@ def _rate_per_dimension(q: Any, p: Any, what: str) -> Tensor:
     """KL of each element of the batch and dimension, (*batch_shape, *). Raises ValueError where that has no closed form."""
     if isinstance(p, AR1) and (found := normal_factors(q)):
         return rate_per_step(*found, p)
-    while isinstance(q, Independent | ExpandedDistribution):
-        q = q.base_dist
-    while isinstance(p, Independent | ExpandedDistribution):
-        p = p.base_dist
+    q, p = innermost(q), innermost(p)
     if not q.event_shape and not p.event_shape and q.batch_shape:
         try:
             return kl_divergence(q, p).expand(q.batch_shape)[..., None]

@@ -21,7 +21,7 @@ from pyro_skipvae.diagnostics import log_likelihood_per_point
 from pyro_skipvae.diagnostics.estimates.perplexity import COUNTED
 from pyro_skipvae.diagnostics.pairs.conditions import drawn
 from pyro_skipvae.diagnostics.pairs.interval import mean_interval, welch_half_width
-from pyro_skipvae.diagnostics.report.report import STORED, finite_or_none
+from pyro_skipvae.diagnostics.report.report import STORED
 from pyro_skipvae.diagnostics.report.values import (
     BITS,
     COUNTS,
@@ -37,7 +37,7 @@ from pyro_skipvae.random_numbers import forked, seed_generators
 from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import Run, RunError, load_run
 from pyro_skipvae.runs.included import folder_of
-from pyro_skipvae.stored import check, loads
+from pyro_skipvae.stored import check, finite_or_none, loads
 from pyro_skipvae.text.printable import one_line
 from pyro_skipvae.text.vocabulary import PAD
 

@@ -555,11 +555,6 @@ class Config:
         return self.numbers[0] if self.bound == "iwae" else 1
 
     @property
-    def free_nats(self):
-        """NATS of an objective with free bits, such as free-bits-total(4); None for the other objectives."""
-        return self.numbers[0] if self.bound in FREE_BITS else None
-
-    @property
     def rate_target(self):
         """NATS of the schedule control(NATS); None for the others."""
         match = re.fullmatch(rf"control\(({NUMBER})\)", self.beta_schedule or "")
@@ -620,7 +615,7 @@ def _check(entry, value):
     kind = (int, float) if float in kinds else kinds[0]
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise ConfigError(f"expected {flag} to be {_kind_name(kind)}, got {value!r}")
-    if isinstance(value, str) and not _is_unicode(value):
+    if isinstance(value, str) and not is_unicode(value):
         raise ConfigError(f"expected {flag} as text of Unicode, got {value!r}: rename it, for settings are kept as UTF-8")
     if meta["choices"] and entry.name not in OPEN and value not in meta["choices"]:
         raise ConfigError(_unknown(flag.removeprefix("--"), value, meta["choices"]))
@@ -631,7 +626,7 @@ def _check(entry, value):
         raise ConfigError(f"expected {flag} below {LARGEST:,}, got {value:,}")
 
 
-def _is_unicode(text):
+def is_unicode(text):
     """Whether a text can be written down; a file name that is not UTF-8 comes with halves of surrogate pairs."""
     try:
         text.encode()

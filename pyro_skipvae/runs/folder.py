@@ -32,7 +32,7 @@ from pyro_skipvae.stored import NUMBER, check, loads
 from pyro_skipvae.text.vocabulary import Vocabulary, vocabulary_check
 
 from .checkpoint import CheckpointError
-from .config import Config
+from .config import Config, is_unicode
 from .description import DataDescription, WordsError, stored
 from .included import folder_of, hint
 from .training_state import check_state, check_weights
@@ -111,7 +111,7 @@ class Run:
 
         Also for a name that is not UTF-8: safetensors, which reads the checkpoints back, opens no such file.
         """
-        if not _is_utf_8(self.path):
+        if not is_unicode(os.fspath(self.path)):
             raise RunError(f"expected a run folder whose name is UTF-8, got {self.path}; choose another with --out")
         if not self.path.exists():
             return
@@ -468,14 +468,6 @@ def _check_free(path: Path) -> None:
             _lock(lock, path)
         finally:
             os.close(lock)
-
-
-def _is_utf_8(path: Path) -> bool:
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:  # Python stands in for other bytes by surrogates
-        return False
-    return True
 
 
 def _not_ours(path: Path) -> RunError:

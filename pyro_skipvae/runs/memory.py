@@ -34,11 +34,7 @@ def check_memory(config: Config, data: Any, device: torch.device) -> None:
 def training_bytes(config: Config, data: Any) -> float:
     """At least so many bytes for the parameters, what is kept of each, and what the decoder says of a batch."""
     rows = min(config.batch_size, len(data.train)) * config.particles
-    return _parameters(config, data) + FLOAT * rows * (prod(data.event_shape) + prod(_latent_shape(config)))
-
-
-def _latent_shape(config: Config) -> tuple[int, ...]:
-    return (config.latent_dim or 0,) if isinstance(config.latent_dim, int | None) else tuple(config.latent_dim)
+    return _parameters(config, data) + FLOAT * rows * (prod(data.event_shape) + (config.latent_dim or 0))
 
 
 def _parameters(config: Config, data: Any) -> float:

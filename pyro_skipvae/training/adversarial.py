@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 from pyro_skipvae.blocks import check_sizes
+from pyro_skipvae.distributions.wrapped import innermost_support
 from pyro_skipvae.objectives import Batch, as_arguments
 from pyro_skipvae.objectives.aggregate import fitted_prior
 from pyro_skipvae.objectives.terms import log_prob, plate_scale, sites, terms
@@ -209,7 +210,7 @@ class _Ratio:
 
 def _contrast(q: Any) -> Any:
     """Independent normals with the moments of q, held; None where q has none in closed form, or is not of all real z."""
-    if getattr(q.support, "base_constraint", q.support) is not constraints.real:
+    if innermost_support(q.support) is not constraints.real:
         return None
     try:
         loc, variance = q.mean.detach(), q.variance.detach()

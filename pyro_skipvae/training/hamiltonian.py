@@ -14,6 +14,7 @@ from torch.distributions import constraints
 
 from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.diagnostics.pairs.evaluation import evaluation_mode
+from pyro_skipvae.distributions.wrapped import innermost_support
 from pyro_skipvae.objectives import Batch, Objective, as_arguments, plate_scale, weighted
 from pyro_skipvae.objectives.terms import sites
 
@@ -83,7 +84,7 @@ def _start(guide: Callable[..., Any], x: Batch) -> tuple[str, Tensor, Tensor]:
             scale = q.stddev
         except NotImplementedError:
             scale = None
-        if scale is None or getattr(q.support, "base_constraint", q.support) is not constraints.real:
+        if scale is None or innermost_support(q.support) is not constraints.real:
             raise ValueError(
                 f"expected a guide of real z with a deviation for Hamiltonian Monte Carlo, got {type(q).__name__} at {name}"
             )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from pyro_skipvae.modules import parameters_below
 from pyro_skipvae.objectives import Batch, Objective, as_arguments, data_plate, weighted
 from pyro_skipvae.schedules import RateControl
 
@@ -378,7 +379,7 @@ class SVIStep:
         """The loss in nats per datapoint, and its gradients on the parameters."""
         if not isinstance(self.objective, ELBO):
             loss = self._mean_loss(x, beta)
-            self._reached = [] if self._checked else list(parameters_below(loss))
+            self._reached = [] if self._checked else parameters_below(loss)
             loss.backward()
             return loss
         name = type(self.objective).__name__
@@ -407,18 +408,6 @@ class SVIStep:
 
 class _SkipStep(Exception):
     """Takes SVI out of its step before it calls the optimizer."""
-
-
-def parameters_below(loss: Tensor) -> Iterator[nn.Parameter]:
-    """The parameters to which the gradient of a loss flows."""
-    seen, left = set(), [loss.grad_fn]
-    while left:
-        node: Any = left.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            left += [below for below, _ in node.next_functions]
-            if isinstance(found := getattr(node, "variable", None), nn.Parameter):
-                yield found
 
 
 def _sites(capture: Any) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_skipvae.stored import finite_or_none
+
 from ..pairs.evaluation import as_found
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Pair, Progress
@@ -73,8 +75,8 @@ class Calibration:
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        """The attributes as JSON."""
-        return json.dumps(self.to_dict(), indent=2)
+        """The attributes as JSON; numbers that are not finite become null."""
+        return json.dumps(finite_or_none(self.to_dict()), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
         levels = "".join(f"{f'in {level}':>9}" for level in self.quantities[0].coverage)

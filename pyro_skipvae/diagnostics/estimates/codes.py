@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions import Distribution, ExpandedDistribution, MaskedDistribution
+from pyro.distributions import Distribution
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Independent, OneHotCategorical
+from torch.distributions import Bernoulli, Categorical, OneHotCategorical
+
+from pyro_skipvae.distributions.wrapped import innermost
 
 DEAD = 1.0  # expected uses in the N rows, below which a code counts as dead
 MOST_KEPT = 2**25  # probabilities, 256 MB of them
@@ -49,9 +51,7 @@ class Codes:
 
 def probabilities(q: Distribution, rows: int) -> Tensor | None:
     """The probabilities of the codes (n, P, K) of a finite q; None for others."""
-    base: Any = q
-    while isinstance(base, Independent | ExpandedDistribution | MaskedDistribution):
-        base = base.base_dist
+    base = innermost(q, masks=True)
     if isinstance(base, Bernoulli):
         found = torch.stack([1 - base.probs, base.probs], -1)
     elif isinstance(base, Categorical | OneHotCategorical):
@@ -127,7 +127,4 @@ def _entropy(usage: Tensor) -> Tensor:
 def _batch(q: Any) -> torch.Size:
     """The shape of q with one number for each code that it draws: batch and event, without the K of a one-hot code."""
     shape: torch.Size = q.batch_shape + q.event_shape
-    base = q
-    while isinstance(base, Independent | ExpandedDistribution | MaskedDistribution):
-        base = base.base_dist
-    return shape[:-1] if isinstance(base, OneHotCategorical) else shape
+    return shape[:-1] if isinstance(innermost(q, masks=True), OneHotCategorical) else shape

@@ -79,8 +79,9 @@ def encode(pair: Pair, samples: int, progress: Progress | None = None) -> Encode
     per_point = None if any(part is None for part in terms) else torch.cat(terms)
     per_unit = None if per_point is None else per_point.mean(0)
     # Of an AR(1) prior the terms hold a part that is committed: one that is not near 0 may carry nothing all the same.
-    none = per_point is None or not per_point.isfinite().all() or isinstance(unwrapped(priors[0]), AR1)
-    thresholds = None if none else collapse_thresholds(per_point)
+    thresholds = None
+    if per_point is not None and per_point.isfinite().all() and not isinstance(unwrapped(priors[0]), AR1):
+        thresholds = collapse_thresholds(per_point)
     log_p, failure = _log_priors(priors, z)
     if not pair.prior_masked and not agree(priors, drawn(priors[0])[:1] if log_p is None else z[0][0, :1]):
         pair.note_varying_prior()

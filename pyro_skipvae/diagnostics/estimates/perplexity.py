@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.distributions import Multinomial
 
 from pyro_skipvae.distributions.multinomial import MultinomialGivenTotal
+from pyro_skipvae.distributions.wrapped import innermost
 
 from ..pairs.interval import Interval, half_width, standard_error
 from ..pairs.pair import Pair
 from ..pairs.rows import count_rows, select_rows
-from ..pairs.sites import innermost
 
 COUNTED = "words and the end mark of each text, unknown words too; not the mark at its beginning"
 COUNTS = (Multinomial, MultinomialGivenTotal)
@@ -61,7 +61,7 @@ def log_orders(pair: Pair, points: int) -> Tensor:
     A multinomial gives all orders together, a perplexity is that of one.
     """
     found = torch.zeros(points, dtype=torch.float64, device="cpu")
-    counts = [node["name"] for node in pair.likelihood_nodes if isinstance(innermost(node["fn"]), COUNTS)]
+    counts = [node["name"] for node in pair.likelihood_nodes if isinstance(innermost(node["fn"], masks=True), COUNTS)]
     if not counts:
         return found
     for chunk in pair.chunks():

@@ -22,7 +22,7 @@ from .codes import ACTIVE, Codes, Usage, probabilities
 from .pairwise import flat
 from .rate import closed_form, per_dimension
 
-NOTHING = 0.1  # nats per datapoint that count as nothing, as in the verdict
+NOTHING = 0.1  # nats per datapoint: less than this said by z of x, or lost by shuffling z, counts as nothing
 NUMBERED = re.compile(r"^(.*?)\d+$")
 
 

@@ -8,6 +8,8 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from pyro_skipvae.distributions.wrapped import innermost_support
+
 from ..pairs.conditions import drawn
 from ..pairs.evaluation import precision_of
 from ..pairs.interval import Interval, mean_interval
@@ -112,9 +114,7 @@ def check_marginal(marginal: Interval, lower: Interval | None) -> Interval:
 
 
 def _is_surface(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):  # of independent elements, or of the components of a mixture
-        support = support.base_constraint
-    return support in (constraints.simplex, constraints.sphere)
+    return innermost_support(support) in (constraints.simplex, constraints.sphere)
 
 
 def _fit(z: Tensor, source: str, seed: int) -> Marginal:
@@ -126,7 +126,7 @@ def _fit(z: Tensor, source: str, seed: int) -> Marginal:
     wide = z.shape[1] > WIDEST_MIXTURE
     candidates = [mixture for mixture in MIXTURES if mixture[0] == 1 or (mixture[0] < last and not wide)]
     if wide and z.shape[1] >= len(z):  # a covariance of more dimensions than points is never the better one, and slow
-        candidates = MIXTURES[:1]
+        candidates = [MIXTURES[0]]
     best = max(candidates, key=lambda mixture: _mixture(standard[last:], mixture, seed).score(standard[:last]))
     reference = f"mixture of {best[0]} normals, {best[1]} covariance, fitted to {source}"
     return Marginal(_mixture(standard, best, seed), loc, scale, reference)

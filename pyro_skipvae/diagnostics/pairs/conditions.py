@@ -6,15 +6,13 @@ import torch
 from pyro.distributions import (
     Delta,
     Distribution,
-    ExpandedDistribution,
-    MaskedDistribution,
     RelaxedBernoulliStraightThrough,
     RelaxedOneHotCategoricalStraightThrough,
 )
 from torch import Tensor
-from torch.distributions import Independent
 from torch.overrides import TorchFunctionMode
 
+from pyro_skipvae.distributions.wrapped import innermost
 from pyro_skipvae.random_numbers import forked
 
 from .evaluation import forked_random
@@ -86,9 +84,7 @@ def check_posterior(site: str, q: Distribution, auxiliary: list[str], *, discret
         q.log_prob(drawn(q))
     except NotImplementedError as error:
         raise Refused(f"expected a density q({site}|x), got {type(q).__name__} without one: {told(error)}") from error
-    base = q
-    while isinstance(base, Independent | ExpandedDistribution):
-        base = base.base_dist
+    base = innermost(q)
     if isinstance(base, STRAIGHT_THROUGH):
         raise Refused(f"expected z whose density is that of its draws, got {type(base).__name__}, whose draws are discrete")
     if isinstance(base, Delta) and auxiliary:
@@ -114,9 +110,7 @@ def has_discrete_support(distribution: Distribution) -> bool:
 
 def is_outside(node: Any, rows: int) -> bool:
     """Whether an observed site has values without a probability, such as grey ones of a Bernoulli, where no mask hides them."""
-    base = node["fn"]
-    while isinstance(base, Independent | ExpandedDistribution | MaskedDistribution):
-        base = base.base_dist
+    base = innermost(node["fn"], masks=True)
     try:
         outside = ~base.support.check(node["value"])
     except FAILURES:  # a distribution that does not tell its support

@@ -491,7 +491,8 @@ class Pair:
                 raise
             except FAILURES:  # what needs log p(x|z) fails too, and says why
                 return
-        if not torch.allclose(*densities, rtol=1e-2, atol=1e-2, equal_nan=True):
+        before, after = densities
+        if not torch.allclose(before, after, rtol=1e-2, atol=1e-2, equal_nan=True):
             raise Refused(
                 "expected a model that reads x and z alone, got another log p(x|z) where the guide ran on other rows before: "
                 "it reads what the guide left in an attribute. Compute that in the model, from its arguments"

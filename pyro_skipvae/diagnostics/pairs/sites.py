@@ -10,6 +10,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
 
+from pyro_skipvae.distributions.wrapped import innermost
+
 from .unavailable import Refused, Unavailable, told
 
 
@@ -47,7 +49,7 @@ def observed_sites(trace: Any) -> list[str]:
 
 def factor_sites(trace: Any) -> list[str]:
     """The names of the factors of a trace."""
-    return [name for name in observed_sites(trace) if isinstance(innermost(trace.nodes[name]["fn"]), Unit)]
+    return [name for name in observed_sites(trace) if isinstance(innermost(trace.nodes[name]["fn"], masks=True), Unit)]
 
 
 def likelihood_sites(trace: Any) -> list[str]:
@@ -148,13 +150,6 @@ def own_scale(node: Any, rows: int) -> Tensor:
     """The scale of a site by `poutine.scale`, without those of its plates: (), or one per element of its batch."""
     scale = torch.as_tensor(node["scale"], dtype=torch.float64, device="cpu")
     return scale / math.prod(_stands_for(frame) for frame in node["cond_indep_stack"])
-
-
-def innermost(distribution: Any) -> Any:
-    """A distribution without events, expansions and masks around it."""
-    while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
-        distribution = distribution.base_dist
-    return distribution
 
 
 def is_masked(distribution: Distribution) -> bool:

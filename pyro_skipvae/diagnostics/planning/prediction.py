@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_skipvae.stored import finite_or_none
+
 from ..pairs.rows import Inputs
 from .spectrum import spectrum
 
@@ -85,8 +87,8 @@ class CollapsePrediction:
         return dataclasses.asdict(self) | {"sentence": self.sentence}
 
     def to_json(self) -> str:
-        """What `to_dict` returns, as JSON."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        """What `to_dict` returns, as JSON; numbers that are not finite become null."""
+        return json.dumps(finite_or_none(self.to_dict()), indent=2, allow_nan=False)
 
     def table(self) -> str:
         """The first directions as aligned text, with the sentence and the notes."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol, SupportsIndex
 
 import torch
 
-from ..estimates.sites import JointTerms, SiteReport, kind_of, shuffled_losses, site_reports
+from ..estimates.sites import NOTHING, JointTerms, SiteReport, kind_of, shuffled_losses, site_reports
 from ..estimates.sites import joint_terms as measured_terms
 from ..pairs.evaluation import as_found
 from ..pairs.finite import finite
@@ -21,7 +21,6 @@ from .advice import Advice, Seen, advice_for, is_autoregressive, predicted
 
 DRAWS = 2  # of z for each row: two, so that a posterior mean can be told from its noise
 PATIENCE = 3  # measurements in which a z that was never used may stay so
-NOTHING = 0.1  # nats, as in the verdict
 
 
 class Progressed(Protocol):

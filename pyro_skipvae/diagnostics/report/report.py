@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_skipvae.blocks import check_sizes
-from pyro_skipvae.stored import INTERVAL, NUMBER, check, loads
+from pyro_skipvae.stored import INTERVAL, NUMBER, check, finite_or_none, loads
 
 from ..estimates.active_units import mean_variances, units_above
 from ..estimates.bits import BOUNDS, bits
@@ -640,15 +640,6 @@ def _about(pair: Pair, encoded: Encoded, components: int | None) -> dict[str, An
         "device": str(encoded.z.device),
         "dtype": str(encoded.z.dtype),
     }
-
-
-def finite_or_none(value: Any) -> Any:
-    """Plain values for JSON, in which what is not finite is None."""
-    if isinstance(value, dict):
-        return {key: finite_or_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_or_none(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _site(row: dict[str, Any]) -> SiteReport:

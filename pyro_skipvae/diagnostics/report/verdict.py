@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ..estimates.sites import NOTHING
 from ..pairs.interval import FEWEST, Interval
 
-NOTHING = 0.1  # nats per datapoint: less than this said by z of x, or lost by shuffling z, counts as nothing
 FEW_NATS = math.log(10)  # with fewer, z tells at most ten groups of x apart ...
 SMALL_SHARE = 0.1  # ... and is weak where that is also less than a tenth of the nats, or of the variance, of x
 COLLAPSED, DEAF = "collapsed", "collapsed on the decoder's side"
