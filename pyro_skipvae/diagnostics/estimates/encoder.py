@@ -56,6 +56,11 @@ class Encoded:
         check_draws(self.z, self.log_q)
         return finite(self.log_ratio.mean(0), "log q(z|x) - log p(z), averaged over the draws of a row,")
 
+    def check_draws(self) -> None:
+        """Raises Unavailable, with the rows, where the draws are those of no density."""
+        if self.dimensions:
+            check_draws(self.z, self.log_q)
+
     @property
     def log_ratio(self) -> Tensor:
         """log q(z|x) - log p(z) per draw, (S, N) in float64; raises Unavailable where p(z) refuses a draw."""

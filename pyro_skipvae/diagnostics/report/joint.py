@@ -1,6 +1,7 @@
 """The report on all latent sites together: hierarchies, sequences and discrete codes, which have no single q(z|x)."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ..estimates.sites import (
 )
 from ..pairs.finite import finite
 from ..pairs.interval import Interval, mean_interval
-from ..pairs.pair import Pair, Progress
+from ..pairs.pair import Chunk, Pair, Progress
 from ..pairs.unavailable import Unavailable, attempt
 from .budget import ELBO_SHARE, Budget
 from .sizes import Sizes
@@ -34,7 +35,7 @@ OF_ONE_SITE = (
 OF_THE_PASS = (
     "elbo", "distortion", "rate", "rate_per_dimension", "active_units", "active_units_0_02", "shuffled_latent_loss", "sites",
 )  # fmt: skip
-OF_THE_WEIGHTS = ("log_likelihood", "log_likelihood_tenth", "effective_sample_size", "elbo_on_log_likelihood_points")
+OF_THE_WEIGHTS = ("log_likelihood", "log_likelihood_tenth", "effective_sample_size")
 
 
 def joint_fields(
@@ -56,16 +57,16 @@ def joint_fields(
     facts |= {"points": points, "elbo_points": points, "posterior_samples": samples, "elbo_posterior_samples": samples}
     facts |= {"mi_points": points, "mi_components": None, "mi_marginal_reference": None, "model_mutual_information_points": 0}
     reasons |= dict.fromkeys(OF_ONE_SITE, NAME_ONE.format(len(pair.latents)) if pair.nuisance else DISCRETE)
-    fields: dict[str, Any] = dict.fromkeys((*OF_ONE_SITE, *OF_THE_PASS, *OF_THE_WEIGHTS, "saturated"))
+    fields: dict[str, Any] = dict.fromkeys((*OF_ONE_SITE, *OF_THE_PASS, "saturated"))
     fields |= {"mi_ceiling": math.log(points), "active_unit_variances": []}
     terms = attempt(reasons, OF_THE_PASS, joint_terms, pair, points=points, samples=samples, progress=progress)
     if terms is not None:
         fields |= _of_the_pass(pair, terms, budget, seed, reasons)
     known = None if terms is None else terms.log_weights
-    fields |= _log_likelihood(pair, known, budget, min(points, sizes.log_likelihood_points), importance_samples, reasons, facts,
-                              progress)  # fmt: skip
-    if fields["elbo"] is not None and fields["log_likelihood"] is not None:
-        fields["elbo_on_log_likelihood_points"] = fields["elbo"][: facts["log_likelihood_points"]]
+    most = min(points, sizes.log_likelihood_points)
+    about: Any = {"reasons": reasons, "facts": facts, "progress": progress}
+    fields |= log_likelihood_fields(pair, list(pair.chunks()), known, budget, most, importance_samples, **about)
+    fields["elbo_on_log_likelihood_points"] = on_the_same_points(fields, reasons, facts["log_likelihood_points"])
     return fields
 
 
@@ -141,24 +142,36 @@ def _upper(per_point: torch.Tensor) -> Interval:
     return mean_interval(per_point)
 
 
-def _log_likelihood(
+def log_likelihood_fields(
     pair: Pair,
+    chunks: list[Chunk],
     known: Any,
     budget: Budget,
     most: int,
     samples: int,
+    *,
     reasons: dict[str, str],
     facts: dict[str, Any],
     progress: Progress | None,
+    check: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
+    """`log_likelihood` and `log_likelihood_tenth` per point (n,), and the effective sample size of their weights.
+
+    known: the log-weights of draws that were made before. check: raises Unavailable where the draws are those of no density.
+    """
     points = budget.points(f"importance sampling with {samples} samples", most, samples)
     facts |= {"log_likelihood_points": points, "importance_samples": samples}
     facts["importance_samples_tenth"] = max(1, samples // 10)
-    chunks = [chunk for chunk in pair.chunks() if chunk.start < points]
-    settings: Any = {"points": points, "samples": samples, "known": known, "progress": progress}
-    found = attempt(reasons, OF_THE_WEIGHTS, _importance, pair, chunks, settings)
+
+    def estimated() -> ImportanceEstimate:
+        check()
+        found = importance_estimate(pair, chunks, points=points, samples=samples, known=known, progress=progress)
+        finite(found.log_likelihood, "log p(x)")
+        return found
+
+    found = attempt(reasons, OF_THE_WEIGHTS, estimated)
     if found is None:
-        return {}
+        return dict.fromkeys(OF_THE_WEIGHTS)
     effective = {"median": found.effective_samples.median().item(), "min": found.effective_samples.min().item()}
     return {
         "log_likelihood": found.log_likelihood,
@@ -167,7 +180,10 @@ def _log_likelihood(
     }
 
 
-def _importance(pair: Pair, chunks: Any, settings: dict[str, Any]) -> ImportanceEstimate:
-    found = importance_estimate(pair, chunks, **settings)
-    finite(found.log_likelihood, "log p(x)")
-    return found
+def on_the_same_points(fields: dict[str, Any], reasons: dict[str, Any], points: int) -> torch.Tensor | None:
+    """The ELBO on the points of the log-likelihood, (points,), to compare the two."""
+    missing = next((name for name in ("elbo", "log_likelihood") if fields[name] is None), None)
+    if missing:
+        reasons["elbo_on_log_likelihood_points"] = reasons[missing]
+        return None
+    return fields["elbo"][:points]

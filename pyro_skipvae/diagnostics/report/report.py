@@ -19,7 +19,6 @@ from ..estimates.codes import Codes
 from ..estimates.components import Components, evaluable
 from ..estimates.elbo import elbo_terms, shuffled_latent_loss
 from ..estimates.encoder import Encoded, encode
-from ..estimates.log_likelihood import ImportanceEstimate, importance_estimate
 from ..estimates.model_mutual_information import ancestral_bounds, ancestral_cost
 from ..estimates.mutual_information import (
     MutualInformation,
@@ -35,14 +34,14 @@ from ..estimates.perplexity import checked_tokens, log_orders, perplexities
 from ..estimates.random_components import Streamed, check_components, streamed
 from ..estimates.sites import SiteReport, kind_of
 from ..pairs.evaluation import as_found
-from ..pairs.finite import check_draws, finite
+from ..pairs.finite import finite
 from ..pairs.interval import Interval, cycle_interval, cycle_standard_error, mean_interval, standard_error
 from ..pairs.pair import Pair, Progress
 from ..pairs.rows import Inputs, count_rows, length, select_rows
 from ..pairs.unavailable import Refused, Unavailable, attempt
 from .budget import ELBO_SHARE, Budget, measured_budget
 from .card import check_extra, evaluation_card
-from .joint import joint_fields, sites_beside
+from .joint import joint_fields, log_likelihood_fields, on_the_same_points, sites_beside
 from .sizes import Sizes
 from .table import html, table
 from .values import Estimate, estimates_of
@@ -82,7 +81,6 @@ PLAIN = (
     "shuffled_latent_loss",
 )  # fmt: skip
 OF_THE_DECODER = ("elbo", "distortion", "shuffled_latent_loss")
-OF_THE_WEIGHTS = ("log_likelihood", "log_likelihood_tenth", "effective_sample_size")
 EVERYTHING = Sizes(*[2**62] * 5)
 FIRST_POINTS = 10_000  # for what is kept for each row, where the mutual information stands on rows without number
 BUDGET_NOTE = "with a budget, the numbers of points and samples depend on the speed of the machine"
@@ -281,8 +279,11 @@ def collapse_report(
         of_the_decoder, weights = _elbo(pair, encoded, spent, sizes, posterior_samples, seed, reasons, facts, progress)
         fields |= of_the_decoder
         fields |= _under_the_model(pair, encoded, spent, sizes, reasons, facts)
-        fields |= _log_likelihood(pair, encoded, weights, spent, sizes, importance_samples, reasons, facts, progress)
-        fields["elbo_on_log_likelihood_points"] = _on_the_same_points(fields, reasons, facts["log_likelihood_points"])
+        most = min(facts["elbo_points"], sizes.log_likelihood_points)  # the ELBO stands on these points too
+        samples = importance_samples if encoded.dimensions else 1  # p(x|z) is p(x) where there is no z
+        about: Any = {"reasons": reasons, "facts": facts, "progress": progress, "check": encoded.check_draws}
+        fields |= log_likelihood_fields(pair, encoded.chunks, weights, spent, most, samples, **about)
+        fields["elbo_on_log_likelihood_points"] = on_the_same_points(fields, reasons, facts["log_likelihood_points"])
         if pair.nuisance:
             fields["sites"] = attempt(reasons, "sites", sites_beside, pair, facts["elbo_points"], seed=seed)
         if tokens is not None:
@@ -541,15 +542,6 @@ def _elbo(
     return fields, terms.log_weights
 
 
-def _on_the_same_points(fields: dict[str, Any], reasons: dict[str, Any], points: int) -> Tensor | None:
-    """The ELBO on the points of the log-likelihood, (points,), to compare the two."""
-    missing = next((name for name in ("elbo", "log_likelihood") if fields[name] is None), None)
-    if missing:
-        reasons["elbo_on_log_likelihood_points"] = reasons[missing]
-        return None
-    return fields["elbo"][:points]
-
-
 def _perplexities(fields: dict[str, Any], tokens: Tensor, pair: Pair, facts: dict[str, Any]) -> dict[str, Any]:
     orders = log_orders(pair, max(facts["elbo_points"], facts["log_likelihood_points"]))
     return perplexities(fields, tokens, facts["importance_samples"], orders)
@@ -578,44 +570,6 @@ def _ancestral_bounds(pair: Pair, encoded: Encoded, budget: Budget, sizes: Sizes
     most = min(largest, pair.points, sizes.model_points)
     points = budget.fitting_points("the mutual information under the model", most, cost)
     return ancestral_bounds(pair.model, pair.x, samples=points, site=pair.site, rows=pair.rows_given, largest=pair.largest)
-
-
-def _log_likelihood(
-    pair: Pair,
-    encoded: Encoded,
-    weights: Tensor | None,
-    budget: Budget,
-    sizes: Sizes,
-    samples: int,
-    reasons: dict[str, str],
-    facts: dict[str, Any],
-    progress: Progress | None,
-) -> dict[str, Any]:
-    """`log_likelihood` and `log_likelihood_tenth` per point (n,), and the effective sample size of their weights."""
-    samples = 1 if encoded.dimensions == 0 else samples  # p(x|z) is p(x) then
-    most = min(facts["elbo_points"], sizes.log_likelihood_points)  # the ELBO stands on these points too
-    points = budget.points(f"importance sampling with {samples} samples", most, samples)
-    facts |= {"log_likelihood_points": points, "importance_samples": samples}
-    facts["importance_samples_tenth"] = max(1, samples // 10)
-    settings = {"points": points, "samples": samples, "known": weights, "progress": progress}
-    found = attempt(reasons, OF_THE_WEIGHTS, _importance, pair, encoded, **settings)
-    if found is None:
-        return dict.fromkeys(OF_THE_WEIGHTS)
-    effective = {"median": found.effective_samples.median().item(), "min": found.effective_samples.min().item()}
-    return {
-        "log_likelihood": found.log_likelihood,
-        "log_likelihood_tenth": attempt(reasons, "log_likelihood_tenth", finite, found.tenth, "log p(x) by a tenth of K"),
-        "effective_sample_size": effective,
-    }
-
-
-def _importance(pair: Pair, encoded: Encoded, **settings: Any) -> ImportanceEstimate:
-    """Raises Unavailable, with the rows, where log p(x) is not finite, or the draws are no draws of a density."""
-    if encoded.dimensions:
-        check_draws(encoded.z, encoded.log_q)
-    found = importance_estimate(pair, encoded.chunks, **settings)
-    finite(found.log_likelihood, "log p(x)")
-    return found
 
 
 def _about(pair: Pair, encoded: Encoded, components: int | None) -> dict[str, Any]:
