@@ -117,6 +117,25 @@ def test_a_decoder_that_ignores_its_encoder_and_one_that_models_x_alone():
     assert "skip connections" in deaf[0].remedy and "skip connections" in strong[0].remedy
 
 
+def test_a_decoder_of_others_that_is_given_x_gets_no_advice_for_one_that_is_not():
+    def model(x, forced):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1) if forced is None else 0
+            pyro.sample("x", dist.Normal(before + 0 * z, 1.0).to_event(1), obs=x)
+
+    def guide(x, forced):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+
+    causes = {}
+    for forced in (None, False):
+        monitor = Monitor(model, guide, (X, forced), every=1)
+        causes[forced] = [advice.cause for step in range(3) for advice in monitor(step).advice]
+    assert "a deep decoder starts without z" in causes[False] and causes[None]
+    assert not any("deep decoder" in cause or "other elements" in cause for cause in causes[None])
+
+
 def mean(table, row, arm, name="rate"):
     entries = json.loads((RESULTS / f"{table}.json").read_text())["entries"]
     found = [entry["report"][name] for entry in entries if (entry["row"], entry["arm"]) == (row, arm)]

@@ -43,11 +43,14 @@ class Advice:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a monitor knows of a pair whose latent variables are not used."""
+    """What a monitor knows of a pair whose latent variables are not used.
+
+    autoregressive: whether p(x|z) reads x; None where it reads what the model is given, which may be x or a context.
+    """
 
     prediction: CollapsePrediction | None
     beta: float
-    autoregressive: bool
+    autoregressive: bool | None
     encoder_varies: bool
     was_used: bool
 
@@ -62,49 +65,49 @@ TABLE: tuple[tuple[Callable[[Seen], bool], str, str, str], ...] = (
     ),
     (lambda seen: seen.beta > 1, "beta is above 1", "beta = 1", EXACT),
     (
-        lambda seen: seen.encoder_varies and not seen.autoregressive,
+        lambda seen: seen.encoder_varies and seen.autoregressive is False,
         "the encoder says something of x and the decoder ignores it",
         "skip connections from z into every layer of the decoder",
         TABLE_3,
     ),
     (
-        lambda seen: seen.autoregressive,
+        lambda seen: seen.autoregressive is True,
         "the decoder models x from its other elements alone",
         "skip connections from z into every layer of the decoder",
         TABLE_4,
     ),
     (
-        lambda seen: seen.autoregressive,
+        lambda seen: seen.autoregressive is True,
         "the decoder models x from its other elements alone",
         "free bits, free-bits-total(16)",
         FIGURE_4.format("15.9 nats, ELBO 3.1 worse"),
     ),
     (
-        lambda seen: seen.autoregressive,
+        lambda seen: seen.autoregressive is True,
         "the decoder models x from its other elements alone",
         "for text, free bits, free-bits-total(8)",
         PTB.format("7.8 nats, ELBO 3.5 worse"),
     ),
     (
-        lambda seen: seen.autoregressive,
+        lambda seen: seen.autoregressive is True,
         "the decoder models x from its other elements alone",
         "semi-amortized inference with skips",
         SKIP_SA,
     ),
     (
-        lambda seen: seen.autoregressive,
+        lambda seen: seen.autoregressive is True,
         "the decoder models x from its other elements alone",
         "a decoder that sees less of x: word dropout, a small receptive field",
         PTB.format("0.00 nats with word dropout of 25 %"),
     ),
     (
-        lambda seen: seen.was_used and not seen.autoregressive,
+        lambda seen: seen.was_used and seen.autoregressive is False,
         "z was used and then given up",
         "a beta that rises from 0.1 to 1 (warm-up)",
         REMEDIES.format("+8.5", "9.5"),
     ),
     (
-        lambda seen: seen.was_used and seen.autoregressive,
+        lambda seen: seen.was_used and seen.autoregressive is True,
         "z was used and then given up",
         "a beta that rises from 0.1 to 1 (warm-up)",
         PTB.format("0.02 nats"),
@@ -116,13 +119,13 @@ TABLE: tuple[tuple[Callable[[Seen], bool], str, str, str], ...] = (
         FIGURE_4.format("12.1 nats with 8 committed, ELBO 9.1 worse"),
     ),
     (
-        lambda seen: not seen.autoregressive and not seen.encoder_varies,
+        lambda seen: seen.autoregressive is False and not seen.encoder_varies,
         "a deep decoder starts without z",
         "skip connections from z into every layer of the decoder",
         REMEDIES.format("+36.9", "19.8"),
     ),
     (
-        lambda seen: not seen.autoregressive,
+        lambda seen: seen.autoregressive is False,
         "the rate costs more than it gains while the networks are new",
         "a beta below 1 in training, beta 0.4",
         REMEDIES.format("+11.6", "14.4"),

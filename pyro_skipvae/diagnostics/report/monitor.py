@@ -16,7 +16,8 @@ from ..pairs.finite import finite
 from ..pairs.interval import Interval, cycle_interval, mean_interval
 from ..pairs.pair import Pair
 from ..pairs.rows import Inputs
-from ..pairs.unavailable import Unavailable
+from ..pairs.sites import log_prob_by_row
+from ..pairs.unavailable import FAILURES, Unavailable
 from .advice import Advice, Seen, advice_for, is_autoregressive, predicted
 
 DRAWS = 2  # of z for each row: two, so that a posterior mean can be told from its noise
@@ -90,8 +91,8 @@ class Monitor:
 
     Cost of a measurement: two passes of the guide and three of the decoder over the first `points` rows of x (one more for each
     site and group of sites where there are several), one of the prior, and a check on a few rows. Where collapse sets in, also
-    the eigenvalues of the covariance of these rows. Raises ValueError for `every` below 1 or `points` below 2, and, when it is
-    called, for a pair without numbers per datapoint (see `collapse_report`).
+    one more of the decoder, and the eigenvalues of the covariance of these rows. Raises ValueError for `every` below 1 or
+    `points` below 2, and, when it is called, for a pair without numbers per datapoint (see `collapse_report`).
     """
 
     def __init__(
@@ -186,15 +187,27 @@ class Monitor:
     def _advice(self, pair: Pair, terms: JointTerms, rate: Interval, beta: float) -> list[Advice]:
         trace = pair.model_trace(pair.rows(torch.arange(pair.points, device="cpu")), terms.values)
         nodes = [trace.nodes[name] for name in pair.observed]
+        reads_x = True if is_autoregressive(nodes) else None if _reads_inputs(pair, nodes, terms.values) else False
         return advice_for(
             Seen(
                 prediction=predicted(nodes, beta),
                 beta=beta,
-                autoregressive=is_autoregressive(nodes),
+                autoregressive=reads_x,
                 encoder_varies=rate.low >= NOTHING,
                 was_used=any(record.state == "used" for record in self.records),
             )
         )
+
+
+def _reads_inputs(pair: Pair, nodes: list[Any], values: dict[str, Any]) -> bool:
+    """Whether log p(x|z) changes where the model is given other rows, with x and z held; True where it then fails."""
+    other = pair.rows(torch.arange(pair.points, device="cpu").roll(1))
+    try:
+        trace = pair.model_trace(other, values | {node["name"]: node["value"] for node in nodes})
+        both = [[log_prob_by_row(found, pair.points) for found in (node, trace.nodes[node["name"]])] for node in nodes]
+    except FAILURES:
+        return True
+    return not all(torch.allclose(one, two, rtol=1e-4, atol=1e-4) for one, two in both)
 
 
 def _range(interval: Interval) -> str:
