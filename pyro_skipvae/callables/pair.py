@@ -295,6 +295,8 @@ def _advice(found: Any) -> str:
         return ": leave out what is neither loc nor scale, such as a draw of z"
     if isinstance(found, Tensor):
         return ": give its scale too, or a distribution"
+    if hasattr(found, "__dict__") or isinstance(found, dict):  # such as the output of a model of another library
+        return ": give (loc, scale) of what is in it, as a tuple"
     return ""
 
 

@@ -3,6 +3,7 @@
 import functools
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -335,6 +336,10 @@ MISTAKES = {
     "three things": (
         lambda x: (x[:, :2], x[:, :2].exp(), x[:, :2]),
         r"to give a distribution or \(loc, scale\), got 3 items \(a tensor.*leave out what is neither",
+    ),
+    "an output of another library": (
+        lambda x: SimpleNamespace(embedding=x[:, :2]),
+        r"encode to give a distribution or .* got a SimpleNamespace: give \(loc, scale\) of what is in it",
     ),
     "one tensor": (lambda x: x[:, :2], "encode to give a distribution or .* got a tensor of shape .*give its scale too"),
     "arrays": (lambda x: (np.zeros((len(x), 2)), np.ones((len(x), 2))), "got 2 items .*a NumPy array of shape .* tensors are"),

@@ -1,6 +1,7 @@
 """Models and guides that this package did not build: right numbers, or a refusal with its reason."""
 
 import math
+from collections import UserDict
 
 import numpy
 import pyro
@@ -1094,6 +1095,11 @@ def test_another_default_device_changes_nothing():
     with torch.device("meta"):
         found = report(placed, placed_guide, x).to_json(), log_likelihood(placed, placed_guide, x, importance_samples=5)
     assert found == expected
+
+
+def test_a_mapping_is_taken_like_a_dict():
+    """As tokenizers give one, which is no dict."""
+    assert_right(report(model, guide, UserDict(x=X)))
 
 
 def test_a_dict_of_other_names_than_the_functions_take_is_told():

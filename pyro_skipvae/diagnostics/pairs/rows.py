@@ -38,7 +38,7 @@ def as_rows(x: Inputs, like: Tensor | None = None) -> Rows:
     """
     rows: Rows
     leading: Any
-    if isinstance(x, dict):
+    if isinstance(x, Mapping):
         rows = {name: _read(item, like) for name, item in x.items()}
         leading, named = next(filter(_has_rows, rows.values()), None), all(isinstance(name, str) for name in rows)
     else:
@@ -83,7 +83,7 @@ def read_part(x: Inputs, part: slice, like: Tensor | None = None) -> Rows:
     def moved(item: Any) -> Any:
         return item.to(like.device) if isinstance(item, Tensor) and like is not None else item
 
-    read = as_rows({n: cut(item) for n, item in x.items()} if isinstance(x, dict) else tuple(map(cut, _items(x))), like)
+    read = as_rows({n: cut(item) for n, item in x.items()} if isinstance(x, Mapping) else tuple(map(cut, _items(x))), like)
     return {n: moved(item) for n, item in read.items()} if isinstance(read, dict) else tuple(map(moved, read))
 
 
@@ -161,7 +161,7 @@ def _has_arguments(function: Any, rows: dict[str, Any]) -> bool:
 
 
 def _items(x: Any) -> tuple[Any, ...]:
-    return tuple(x.values() if isinstance(x, dict) else x if _is_several(x) else (x,))
+    return tuple(x.values() if isinstance(x, Mapping) else x if _is_several(x) else (x,))
 
 
 def _is_several(x: Any) -> bool:
@@ -216,7 +216,7 @@ def _has_rows(item: Any) -> bool:
 
 
 def _kind(x: Any, leading: Any) -> str:
-    if isinstance(x, dict):
+    if isinstance(x, Mapping):
         return f"a dict of {', '.join(f'{name!r}: {_kind(item, item)}' for name, item in x.items())}" if x else "an empty dict"
     if isinstance(x, tuple) and not x:
         return "an empty tuple"

@@ -26,7 +26,7 @@ from .budget import ELBO_SHARE, Budget
 from .sizes import Sizes
 
 SITE_POINTS = 1000  # on which what is lost without a single site stands
-NAME_ONE = "there are {} latent sites: name one by site= for bounds on what it says of x"
+NAME_ONE = "there are {} latent sites: name by site= one that depends on no other for bounds on what it says of x"
 DISCRETE = "z is discrete"
 NO_MEAN = "a site has no finite posterior mean at some points, or a single draw, which does not tell a mean from its noise"
 OF_ONE_SITE = (
