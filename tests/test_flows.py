@@ -60,7 +60,7 @@ def test_gradients_reach_every_parameter_of_the_prior():
 
 
 def test_coupling_layers_need_two_dimensions():
-    with pytest.raises(ValueError, match="at least 2 dimensions for coupling layers, got 1"):
+    with pytest.raises(ValueError, match="latent_dim of coupling layers to be a whole number of at least 2, got 1"):
         NormalizingFlow(1)
 
 

@@ -36,7 +36,7 @@ from pyro_skipvae.likelihoods import (
     poisson_about,
 )
 from pyro_skipvae.objectives import elbo, iwae
-from pyro_skipvae.priors import MixtureOfNormals, NormalizingFlow, StandardNormal, VampPrior
+from pyro_skipvae.priors import MixtureOfNormals, NormalizingFlow, StandardNormal, UniformSphere, VampPrior
 from pyro_skipvae.schedules import Halving, cyclical, delayed, linear
 from pyro_skipvae.training import (
     Critic,
@@ -74,6 +74,8 @@ CASES = {
     "no hidden layer": (lambda: MLPEncoder((3,), 2, hidden=()), r"at least one hidden layer, got hidden=\(\)"),
     "dimensions": (lambda: StandardNormal(-1), "latent_dim to be a number of dimensions"),
     "components": (lambda: MixtureOfNormals(2, components=0), "components to be .* at least 1, got 0"),
+    "a sequence z for a flow": (lambda: NormalizingFlow((4, 2)), r"latent_dim of coupling layers .* got \(4, 2\)"),
+    "half a dimension of a sphere": (lambda: UniformSphere(2.5), "dimensions of a sphere to be .* at least 2, got 2.5"),
     "components of a guide": (lambda: SemiImplicitNormal(4, 2, components=0), "components to be .* at least 1, got 0"),
     "pseudo-inputs": (lambda: VampPrior(PAIR.encoder, X[:0]), "at least one pseudo-input"),
     "levels": (lambda: categorical(1), "levels to be .* at least 2, got 1"),

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.distributions.kl import register_kl
 from torch.nn.functional import normalize
 
+from pyro_skipvae.blocks import check_sizes
+
 SERIES_BELOW, TERMS = 100.0, 260  # of sqrt(order^2 + k^2): a series below, an expansion in its inverse above
 
 
@@ -297,6 +299,5 @@ def log_area(dimensions: int) -> float:
 
 def check_dimensions(dimensions: int) -> int:
     """The number itself; ValueError for one below 2."""
-    if dimensions < 2:
-        raise ValueError(f"expected at least 2 dimensions for a sphere, got {dimensions}")
+    check_sizes(2, **{"dimensions of a sphere": dimensions})
     return dimensions

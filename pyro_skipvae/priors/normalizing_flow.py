@@ -25,8 +25,7 @@ class NormalizingFlow(nn.Module):
 
     def __init__(self, latent_dim: int, *, flows: int = 4, hidden: int = 128) -> None:
         super().__init__()
-        if latent_dim < 2:
-            raise ValueError(f"expected at least 2 dimensions for coupling layers, got {latent_dim}")
+        check_sizes(2, **{"latent_dim of coupling layers": latent_dim})
         check_sizes(0, flows=flows)
         check_sizes(hidden=hidden)
         self.register_buffer("loc", torch.zeros(latent_dim))

@@ -4,6 +4,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import nn
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.distributions.one_hot import OneHot
 
 
@@ -17,8 +18,8 @@ class UniformCategorical(nn.Module):
 
     def __init__(self, variables: int, classes: int) -> None:
         super().__init__()
-        if variables < 1 or classes < 2:
-            raise ValueError(f"expected at least 1 variable of at least 2 classes, got {variables} of {classes}")
+        check_sizes(variables=variables)
+        check_sizes(2, classes=classes)
         self.register_buffer("logits", torch.zeros(variables, classes), persistent=False)
 
     def forward(self) -> Distribution:

@@ -148,7 +148,7 @@ def test_shapes():
 
 @pytest.mark.parametrize("make", [lambda: SphereUniform(1), lambda: VonMisesFisher(torch.ones(1), 1.0)])
 def test_a_sphere_needs_two_dimensions(make):
-    with pytest.raises(ValueError, match="at least 2 dimensions for a sphere, got 1"):
+    with pytest.raises(ValueError, match="dimensions of a sphere to be a whole number of at least 2, got 1"):
         make()
 
 

@@ -200,7 +200,7 @@ def test_a_prior_of_codes_sums_to_one_and_learns_their_order(float64):
 
 
 def test_mistakes(monkeypatch):
-    with pytest.raises(ValueError, match="at least 2 classes, got 3 of 1"):
+    with pytest.raises(ValueError, match="classes to be a whole number of at least 2, got 1"):
         UniformCategorical(3, 1)
     with pytest.raises(ValueError, match="temperature above 0"):
         CategoricalPosterior(4, 3, classes=2, temperature=0.0)
