@@ -110,6 +110,8 @@ class Job:
             return distortion + max(1.0, metrics["beta"]) * abs(rate - target)
         if config.procedure.startswith("adversarial-autoencoder"):
             return distortion
+        if config.bound == "batch-prior":  # without the KL of the mean posterior, which is of a batch
+            return distortion
         if config.bound in ("autoencoder", "mmd"):  # without the MMD, which is of a batch
             return distortion + (1 - config.numbers[1]) * rate if config.bound == "mmd" else distortion
         return -metrics["valid_elbo"]

@@ -18,11 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from pyro_skipvae.data.dataset import Data
 from pyro_skipvae.diagnostics import CollapseReport, collapse_report
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
 from pyro_skipvae.model import VAE
+from pyro_skipvae.modules import device_of
 from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.runs.build import build_beta, build_blank, build_step, build_vae, choose_device, resolve
 from pyro_skipvae.runs.config import CODES, Config, ConfigError
@@ -118,12 +120,20 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return self
 
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
-        """Trains for one pass over X, at a constant learning rate; the first call builds the model, whose lr and units stay."""
+        """Trains for one pass over X, at a constant learning rate and beta; the first call builds the model, whose units stay.
+
+        Raises ValueError for a beta that is controlled or rises with the objective, which goes over several passes.
+        """
         first = not hasattr(self, "vae_")
+        for name in ("beta_schedule", "objective"):
+            if str(value := getattr(self, name)).startswith(("control(", "kl-balancing")) and value != "kl-balancing-prior":
+                raise ValueError(f"expected another {name} for partial_fit, whose beta is constant, got {value}; use fit")
         data = self._data(self._checked(X, reset=first))
         if first:
             self._build(data)
-        elif data.kind != self._about.kind and self._about.kind != "real":
+        elif self._optimizer is not None:
+            _set_rate(self._optimizer, self._config.lr)  # that of a whole training has fallen to 0
+        if not first and data.kind != self._about.kind and self._about.kind != "real":
             raise ValueError(f"expected {self._about.kind} values, as at the first call, got {data.kind} ones")
         self._train(data, 1, replace(self._config, lr_schedule="constant", beta_schedule="constant"))
         return self
@@ -219,6 +229,8 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._about = DataDescription(**{name: getattr(data, name) for name in same})
         try:
             self._config = resolve(Config.from_flags({**given, "decoder": "mlp", "encoder": "mlp"}), data)
+            if self._config.lr_schedule == "halving":
+                raise ConfigError("expected a --lr-schedule of cosine or constant, since nothing is validated, got halving")
             if self._config.guide in CODES:
                 raise ConfigError(f"expected a guide of real z, (n_samples, latent_dim), got {self._config.guide!r}")
             with self._apart(self.seed):
@@ -231,7 +243,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Train in a parameter store and with random numbers of its own."""
         batches = data.batches("train", self.batch_size, seed=self.seed)
         batches.epoch = len(self.losses_)  # so that each has an order of its own
-        device = choose_device(self.device)
+        device, before = choose_device(self.device), self._held()
         checks = {"validate_distributions_pyro": False, "validate_distributions_torch": False}  # the step looks for itself
         with pyro.settings.context(**checks), self._apart(self.seed + len(self.losses_)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered ")
@@ -243,11 +255,24 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self.losses_ += [epoch.loss for epoch in fit(step, feed, epochs=epochs, beta=beta)]
             self._optimizer = copy.deepcopy(step.state_dict()) if epochs else None
         if left_out := step.nonfinite():
+            self._take_back(before)
             raise ValueError(
                 f"expected a training that stays finite, but {' and '.join(left_out.what)} of {left_out.steps} steps did not: "
                 f"lower lr (it was {config.lr:g})"
             )
         self._finish(data)
+
+    def _held(self) -> Any:
+        """What a training changes, as it is; None before the first."""
+        return None if self._optimizer is None else copy.deepcopy((self.vae_.state_dict(), self._optimizer, self.losses_))
+
+    def _take_back(self, before: Any) -> None:
+        if before is None:
+            del self.vae_, self.losses_
+            return
+        weights, self._optimizer, self.losses_ = before
+        self.vae_.load_state_dict(weights)
+        self.vae_.eval()
 
     def _finish(self, data: Data) -> None:
         self.vae_.eval()
@@ -259,7 +284,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     @cached_property
     def _double(self) -> VAE:
         """The model in float64, so that a row has the same numbers in any batch."""
-        return self._rebuilt(self.vae_.state_dict()).double().to(choose_device(self.device)).eval()
+        return self._rebuilt(self.vae_.state_dict()).double().to(device_of(self.vae_)).eval()
 
     def _rebuilt(self, weights: dict[str, Tensor]) -> VAE:
         with self._apart(self.seed):  # the weights that it starts from are drawn
@@ -268,7 +293,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return found
 
     def _tensor(self, X: Any) -> Tensor:  # noqa: N803
-        return torch.from_numpy(np.array(X, dtype=np.float64)).to(choose_device(self.device))
+        return torch.from_numpy(np.array(X, dtype=np.float64)).to(device_of(self.vae_))
 
     def _posterior(self, x: Tensor) -> Any:
         with self._apart(self.seed):
@@ -291,20 +316,29 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         with pyro.get_param_store().scope(), forked({choose_device(self.device)}, int(seed)):
             yield
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "vae_")
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields, with weights in place of modules, which hold functions."""
+        """The fields, with weights in place of modules, which hold functions, and with tensors on the CPU."""
         state = {name: value for name, value in super().__getstate__().items() if name != "_double"}
-        return state | ({"vae_": self.vae_.state_dict()} if hasattr(self, "vae_") else {})
+        state |= {"vae_": self.vae_.state_dict()} if hasattr(self, "vae_") else {}
+        return {name: tree_map_only(Tensor, Tensor.cpu, value) for name, value in state.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "vae_" in state:
-            self.vae_ = self._rebuilt(self.vae_).to(choose_device(self.device)).eval()
+            try:
+                device = choose_device(self.device)
+            except ConfigError:
+                warnings.warn(f"there is no {self.device} here: the model is on the CPU", stacklevel=2)
+                device, self.device = choose_device("cpu"), "cpu"
+            self.vae_ = self._rebuilt(self.vae_).to(device).eval()
             self._double  # noqa: B018
 
 
@@ -318,6 +352,16 @@ def _check_offsets(X: NDArray[Any]) -> None:  # noqa: N803
             f"expected columns that vary by more than a millionth of their mean, got column {column} with mean "
             f"{X[:, column].mean():.6g} and deviation {deviation[column]:.3g}: subtract its mean first"
         )
+
+
+def _set_rate(state: Any, lr: float) -> None:
+    """Give every group of the optimizers in a state this learning rate."""
+    for name, value in state.items() if isinstance(state, dict) else ():
+        if name == "param_groups":
+            for group in value:
+                group["lr"] = lr
+        else:
+            _set_rate(value, lr)
 
 
 class _Feed:

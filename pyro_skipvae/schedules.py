@@ -50,7 +50,8 @@ def cyclical(start: float, final: float, steps: float, *, cycles: int = 4, risin
         raise ValueError(f"expected a cycle to rise over a share above 0 and at most 1 of it, got {rising}")
     length = max(steps / cycles, 1)
     rise = linear(start, final, rising * length)
-    return Schedule(lambda step: final if step >= steps else rise(step % length), steps)
+    reached = steps - (1 - rising) * length if steps >= cycles else steps  # the end of the last rise
+    return Schedule(lambda step: final if step >= steps else rise(step % length), reached)
 
 
 def delayed(schedule: Schedule, steps: float) -> Schedule:

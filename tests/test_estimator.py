@@ -63,6 +63,52 @@ def test_partial_fit_goes_on_also_after_a_pickle():
     assert whole.losses_ == broken.losses_
 
 
+def test_partial_fit_after_fit_goes_on_at_its_rate_from_the_first_step():
+    """Of fit the last step has a rate of 0, which must not be that of the next one."""
+    whole = SkipVAE(**SMALL | {"batch_size": 80}).fit(X)
+    before = [value.clone() for value in whole.vae_.parameters()]
+    whole.partial_fit(X)  # one step
+    assert all(not value.equal(old) for value, old in zip(whole.vae_.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"beta_schedule": "control(3)"}, "expected another beta_schedule for partial_fit, .* got control"),
+        ({"objective": "kl-balancing"}, "expected another objective for partial_fit, .* got kl-balancing"),
+        ({"lr_schedule": "halving"}, "a lr_schedule of cosine or constant"),
+    ],
+)
+def test_what_partial_fit_cannot_keep_is_refused(options, told):
+    with pytest.raises(ValueError, match=told):
+        SkipVAE(**SMALL | options).partial_fit(X)
+
+
+def test_a_training_that_is_not_finite_leaves_the_estimator_as_it_was():
+    large = X.copy()
+    large[0, 0] = 1e25
+    whole = SkipVAE(**SMALL | {"likelihood": "normal"}).partial_fit(X)
+    before = whole.transform(X)
+    with pytest.raises(ValueError, match="a training that stays finite"):
+        whole.partial_fit(large)
+    assert np.array_equal(whole.transform(X), before) and len(whole.losses_) == 1
+    same = SkipVAE(**SMALL | {"likelihood": "normal"}).partial_fit(X).partial_fit(X)
+    assert np.array_equal(whole.partial_fit(X).transform(X), same.transform(X))
+    first = SkipVAE(**SMALL | {"likelihood": "normal", "lr": 1e30})
+    with pytest.raises(ValueError, match="a training that stays finite"):
+        first.fit(X)
+    with pytest.raises(NotFittedError):
+        first.transform(X)
+
+
+def test_an_estimator_of_a_device_that_is_not_here_is_loaded_on_the_cpu(monkeypatch):
+    whole = SkipVAE(**SMALL).fit(X)
+    whole.device = "cuda:7"  # where it was fitted
+    with pytest.warns(UserWarning, match="there is no cuda:7 here: the model is on the CPU"):
+        again = pickle.loads(pickle.dumps(whole))
+    assert again.device == "cpu" and np.array_equal(again.transform(X), SkipVAE(**SMALL).fit(X).transform(X))
+
+
 def test_a_constant_column_and_a_seed_of_numpy():
     values = np.concatenate([X, np.full((len(X), 1), 0.1)], 1)
     found, same = (SkipVAE(**SMALL | {"seed": seed}).fit(values).score(values) for seed in (np.int64(3), 3))

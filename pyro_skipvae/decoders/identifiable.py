@@ -71,7 +71,8 @@ class IdentifiableMLPDecoder(nn.Module):
         self.last, self.bias = ConvexGradient(outputs, width), nn.Parameter(torch.zeros(outputs))
 
     def forward(self, z: Tensor) -> Distribution:
-        Q = torch.linalg.qr(self.directions).Q
+        Q, triangle = torch.linalg.qr(self.directions)
+        Q = Q * triangle.diagonal().sign()  # else a column turns round where an entry passes through 0 in training
         eta = self.last(self.maps(z.flatten(-len(self.latent_shape))) @ Q.T) + self.bias
         eta = eta.reshape(*eta.shape[:-1], *self.event_shape, self.likelihood.parameters)
         return self.likelihood(eta, len(self.event_shape))

@@ -11,10 +11,16 @@ class EvenMixture(MixtureSameFamily):  # type: ignore[misc]  # Pyro's has no typ
     """1/K sum_k p_k(z): components with batch (..., K) and event (D,), batch (...); `even_mixture` makes one.
 
     A draw is that of a component chosen at random. Since the choice does not depend on a parameter, the gradient of the draw is
-    that of an expectation under the mixture.
+    that of an expectation under the mixture. at_fixed_noise: the same of other components, where there is one.
     """
 
     has_rsample = True
+    at_fixed_noise: "EvenMixture | None" = None
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "EvenMixture":
+        found: EvenMixture = super().expand(batch_shape, _instance)
+        found.at_fixed_noise = None if self.at_fixed_noise is None else self.at_fixed_noise.expand(batch_shape)
+        return found
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape)

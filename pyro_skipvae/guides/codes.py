@@ -13,6 +13,7 @@ from pyro_skipvae.distributions.one_hot import OneHot, codes_of
 from pyro_skipvae.objectives import elbo
 
 WIDTH = 16  # of a code's vector
+DEAD = 0.1  # of the even share of a batch: codes that are chosen less often are replaced
 TEMPERATURE = 0.5  # of relaxed draws in training
 
 
@@ -45,15 +46,24 @@ class CodebookPosterior(nn.Module):
         z_m = the one-hot row of argmin_k |e_m - c_k|
 
     M = `latent_dim`, K = `classes`; e is linear in the features, and all M share the codebook c (K, d), `vectors`, with d =
-    `width`. In training each call moves the codes by a moving average towards the e that are nearest to them, and codes that
-    are out of use restart at some e: the library `vector_quantize_pytorch` does this, and passes the gradient of the decoder's
-    input on to e. commitment: the weight of |e - c|^2; decay: that of the moving average. Raises ImportError without it.
+    `width`. In training each call moves the codes by a moving average towards the e that are nearest to them. Codes that are
+    out of use, chosen less than a tenth as often as is even in batches of `batch_size`, restart at some e. The library
+    `vector_quantize_pytorch` does this, and passes the gradient of the decoder's input on to e. commitment: the weight of
+    |e - c|^2; decay: that of the moving average. Raises ImportError without it.
 
     Reference: van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", section 3 and appendix A.
     """
 
     def __init__(
-        self, features: int, latent_dim: int, *, classes: int, width: int = WIDTH, commitment: float = 0.25, decay: float = 0.99
+        self,
+        features: int,
+        latent_dim: int,
+        *,
+        classes: int,
+        width: int = WIDTH,
+        commitment: float = 0.25,
+        decay: float = 0.99,
+        batch_size: int = 64,
     ) -> None:
         super().__init__()
         try:
@@ -61,16 +71,18 @@ class CodebookPosterior(nn.Module):
         except ImportError:
             message = "expected the package vector-quantize-pytorch for a codebook: pip install vector-quantize-pytorch"
             raise ImportError(message) from None
-        check_sizes(features=features, latent_dim=latent_dim, width=width)
+        check_sizes(features=features, latent_dim=latent_dim, width=width, batch_size=batch_size)
         check_sizes(2, classes=classes)
         check_shares(decay=decay)
         if not 0 <= commitment < math.inf:
             raise ValueError(f"expected a commitment of at least 0, got {commitment}")
         self.event_shape, self.commitment = (latent_dim, classes), commitment
         self.parameters_of = nn.Linear(features, latent_dim * width)
+        dead = DEAD * batch_size * latent_dim / classes
         self.quantizer = VectorQuantize(
-            width, classes, decay=decay, kmeans_init=True, threshold_ema_dead_code=2, sync_codebook=False, rotation_trick=False
-        )
+            width, classes, decay=decay, threshold_ema_dead_code=dead,
+            kmeans_init=True, sync_codebook=False, rotation_trick=False,
+        )  # fmt: skip
 
     @property
     def vectors(self) -> Tensor:

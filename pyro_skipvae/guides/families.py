@@ -157,8 +157,8 @@ class SemiImplicitNormal(nn.Module):
     It approximates the implicit q(z|x) = E_e N(loc(x, e), diag(scale(x, e)^2)), e ~ N(0, I), whose density is not known. In
     training each row has K = `components` new e_k in each step. In evaluation a fixed set of K = `evaluated` serves all x, so
     that q(z|x) depends on x alone. Bias: on average its KL from a prior is no smaller than that of the implicit q, and tends to
-    it as K grows. The noise (`noise` numbers) joins the features (B, F) before a hidden layer. Raises ValueError for a
-    sequence z, and for a size below 1.
+    it as K grows. The noise (`noise` numbers) joins the features (B, F) before a hidden layer. Its `at_fixed_noise` is that of
+    evaluation, without gradient. Raises ValueError for a sequence z, and for a size below 1.
 
     Reference: Yin and Zhou 2018, "Semi-Implicit Variational Inference"; a posterior for adversarial variational Bayes.
     """
@@ -186,8 +186,17 @@ class SemiImplicitNormal(nn.Module):
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
         like = self.fixed
-        fresh = torch.randn(len(features), self.components, self.noise, dtype=like.dtype, device=like.device)
-        noise = fresh if self.training else like.expand(len(features), *like.shape)  # (B, K, noise)
+        if not self.training:
+            return self._mixture(features, like.expand(len(features), *like.shape))
+        found = self._mixture(
+            features, torch.randn(len(features), self.components, self.noise, dtype=like.dtype, device=like.device)
+        )
+        with torch.no_grad():
+            found.at_fixed_noise = self._mixture(features, like.expand(len(features), *like.shape))
+        return found
+
+    def _mixture(self, features: Tensor, noise: Tensor) -> dist.TorchDistribution:
+        """Of features (B, F) and noise (B, K, noise)."""
         hidden = nn.functional.relu(self.of_features(features)[:, None] + self.of_noise(noise))
         loc, log_variance = in_full(self.parameters_of(hidden)).chunk(2, dim=-1)  # (B, K, D)
         return even_mixture(dist.Normal(loc, (log_variance / 2).exp()).to_event(1))

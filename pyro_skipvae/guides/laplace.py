@@ -15,7 +15,9 @@ STEPS = 4
 
 
 class VariationalLaplace:
-    """The guide q(z|x) = N(m, (J' W J + beta I)^-1) of a VAE with a N(0, I) prior: a normal at the mode of the posterior.
+    """The guide q(z|x) = N(m, beta (J' W J + beta I)^-1) of a VAE with a N(0, I) prior: a normal at the mode of the posterior.
+
+    At a beta other than 1 that is the posterior p(z) p(x|z)^(1 / beta), at which the ELBO with weight beta is largest.
 
         m <- m + (J' W J + beta I)^-1 (J' r - beta m) / t,   t = 1, ..., `steps`
 
@@ -51,7 +53,7 @@ class VariationalLaplace:
             precision, gradient = self._linearised(mode, x, beta)
             mode = mode + torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(precision))[..., 0] / step
         precision, _ = self._linearised(mode, x, beta)
-        return dist.MultivariateNormal(mode, precision_matrix=precision)
+        return dist.MultivariateNormal(mode, precision_matrix=precision / beta)
 
     def _linearised(self, z: Tensor, x: Tensor, beta: float | Tensor) -> tuple[Tensor, Tensor]:
         """J' W J + beta I, (B, D, D), and the gradient of the log-density, (B, D), at z (B, D)."""

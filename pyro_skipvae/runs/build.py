@@ -488,12 +488,26 @@ def _check_objective(config, data):
             f"--beta-schedule constant --beta {config.beta:g}; use --beta-schedule linear"
         )
     target = config.numbers[0] if config.bound == "target-rate" else config.rate_target
-    free = config.numbers[0] if config.bound == "free-bits-total" and config.guide != "batch-normalised" else None
+    if config.guide == "batch-normalised" and config.batch_size == 1:
+        raise ConfigError("expected --batch-size of at least 2 for --guide batch-normalised, got 1: one row has no variance")
+    free = _floor(config)
     committed = _committed_rate(config, data)
     for what, nats in (("a target", target), ("free bits", free)):
         if nats is not None and nats <= committed * (1 + 1e-9):  # a correlation is found by bisection
             by = f"--{'correlation' if config.correlation else 'rate'}"
             raise ConfigError(f"expected {what} above the {committed:.4g} nats that {by} commits, got {nats:g}")
+
+
+def _floor(config):
+    """The nats of all dimensions below which free bits leave the rate alone, where a committed rate can make that idle."""
+    of_a_batch = config.guide == "batch-normalised"
+    if config.bound == "free-bits-total" and not of_a_batch:
+        return config.numbers[0]
+    if config.bound == "free-bits-per-dimension" and config.guide == "minimum-rate":
+        return config.numbers[0] * config.latent_dim
+    if config.bound == "free-bits-per-group" and config.guide in ("minimum-rate", "batch-normalised"):
+        return config.numbers[0] * config.latent_dim
+    return None
 
 
 def _committed_rate(config, data):
@@ -561,6 +575,7 @@ def _encoder(config, data):
             package = "vector-quantize-pytorch"
             raise ConfigError(f"expected the package {package} for --guide codebook: pip install {package}")
         posterior = partial(posterior, classes=config.classes)
+        posterior = partial(posterior, batch_size=config.batch_size) if config.guide == "codebook" else posterior
     if config.prior == "ar1" and config.encoder in DIRECTED:
         return _sequence_encoder(config, data, size, posterior)
     if config.encoder in TEXT_ENCODERS:

@@ -388,7 +388,8 @@ class Config:
             raise ConfigError(f"expected --initialisation torch or he for {guide}, got {self.initialisation}")
 
     def _check_fitted_prior(self):
-        free = "procedure" if self.is_adversarial else "objective" if self.bound in ("mmd", "autoencoder") else None
+        by_procedure = self.is_adversarial or self.pretraining is not None
+        free = "procedure" if by_procedure else "objective" if self.bound in ("mmd", "autoencoder") else None
         if free and self.prior == "vamp":
             raise ConfigError(
                 f"expected --prior other than vamp for {_flag(free)} {getattr(self, free)}, got vamp: its parts are "
@@ -454,8 +455,8 @@ class Config:
                 f"--guide {self.guide}; use --guide full-covariance-normal"
             )
         self._check_moves(got)
-        if self.pretraining is not None and self.inference in ("svi", "vae+svi", "vae+svi+kl"):
-            raise ConfigError(f"expected --inference amortized or sa for {got}, got {self.inference}")
+        if self.pretraining is not None and self.inference != "amortized":
+            raise ConfigError(f"expected --inference amortized for {got}, got {self.inference}, which refines by the ELBO")
         most = max(self.epochs, 2) - 1
         if self.pretraining is not None and not 0 < self.pretraining <= most:
             raise ConfigError(

@@ -91,7 +91,8 @@ def adversarial_variational_bayes_step(
 
         KL(q(z|x) || p(z)) = E_q[T(x, (z - m) / s) + log r(z|x) - log p(z)],   r = N(m, s^2), independent
 
-    m and s are the mean and standard deviation of q(z|x), without gradient. The critic learns T = log q - log r by telling
+    m and s are the mean and standard deviation of q(z|x), without gradient; of a `SemiImplicitNormal` at its fixed noise, since
+    they have to be functions of x. The critic learns T = log q - log r by telling
     (z - m) / s from draws of N(0, 1), with the loss of `adversarial_autoencoder_step`; for a posterior without these moments it
     learns T = log q - log p from draws of the prior. Bias: the estimate of the KL is as good as the critic, so neither it nor
     the loss is a bound. Call, arguments and the rest are those of `adversarial_autoencoder_step`.
@@ -125,7 +126,8 @@ class AdversarialStep(SVIStep):
     def _objective(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
         found = terms(model, guide, x, "a game on its draws")
         cost = self.game.cost(self.critic, found.q, found.p, x)
-        return beta * plate_scale(found.q) * cost.sum() + fitted_prior(found.p) - found.fit
+        fitted = fitted_prior(found.p) if self.game.fits_prior(found.q) else 0.0
+        return beta * plate_scale(found.q) * cost.sum() + fitted - found.fit
 
     def __call__(self, x: Batch, beta: float = 1.0) -> Tensor:
         if self.ranks is not None and not self._checked:
@@ -183,6 +185,9 @@ class _Aggregated:
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
+    def fits_prior(self, q: Any) -> bool:
+        return True
+
     def cost(self, critic: nn.Module, q: Any, p: Any, x: Batch) -> Tensor:
         return self.weight * F.softplus(critic(q["value"], x))
 
@@ -192,6 +197,10 @@ class _Aggregated:
 
 class _Ratio:
     """The ratio of q(z|x) and a normal of its moments, or the prior where it has none."""
+
+    def fits_prior(self, q: Any) -> bool:
+        """Whether the cost leaves that to be done: with a contrast log p(z) is in it."""
+        return _contrast(q["fn"]) is None
 
     def cost(self, critic: nn.Module, q: Any, p: Any, x: Batch) -> Tensor:
         z, contrast = q["value"], _contrast(q["fn"])
@@ -209,7 +218,8 @@ class _Ratio:
 
 
 def _contrast(q: Any) -> Any:
-    """Independent normals with the moments of q, held; None where q has none in closed form, or is not of all real z."""
+    """Independent normals with moments of q that are functions of x, held; None without these, or where z is not real."""
+    q = getattr(q, "at_fixed_noise", None) or q
     if innermost_support(q.support) is not constraints.real:
         return None
     try:

@@ -42,12 +42,13 @@ def hamiltonian_draws(
 ) -> HamiltonianDraws:
     """Draws from near p(z|x): draws of the guide, moved by Hamiltonian Monte Carlo, whose moves leave p(z|x) invariant.
 
-        H(z, r) = -log p(x|z) - beta log p(z) + |s r|^2 / 2,   r ~ N(0, 1 / s^2),   s: standard deviations of q(z|x)
+        H(z, r) = -log p(x|z) / beta - log p(z) + |s r|^2 / 2,   r ~ N(0, 1 / s^2),   s: standard deviations of q(z|x)
 
-    Each of the `moves` makes `leapfrog` steps (Pyro's `velocity_verlet`) of size `step_size`, in units of s. Each row of x is
-    accepted on its own, with probability min(1, exp(-change of H)); Pyro's kernel `HMC` accepts all rows or none. Bias: after
-    finitely many moves the draws are still influenced by the guide. They have no density, so no ELBO or rate is known for them.
-    Modules run in evaluation mode, and there is no gradient. Cost: moves (leapfrog + 1) passes of the model and its gradient.
+    At a beta other than 1 that is the posterior p(z) p(x|z)^(1 / beta), at which the ELBO with weight beta is largest. Each of
+    the `moves` makes `leapfrog` steps (Pyro's `velocity_verlet`) of size `step_size`, in units of s. Each row of x is accepted
+    on its own, with probability min(1, exp(-change of H)); Pyro's kernel `HMC` accepts all rows or none. Bias: after finitely
+    many moves the draws are still influenced by the guide. They have no density, so no ELBO or rate is known for them. Modules
+    run in evaluation mode, and there is no gradient. Cost: moves (leapfrog + 1) passes of the model and its gradient.
 
     Raises ValueError unless there is exactly one latent site, for a q(z|x) without a standard deviation or with a z that is not
     real, and for a model whose log p(x, z) is not one number per row.
@@ -60,7 +61,7 @@ def hamiltonian_draws(
         name, z, scale = _start(guide, x)
         accepted = torch.zeros(len(z), dtype=z.dtype, device=z.device)
         for _ in range(moves):
-            z, moved = _move(lambda at: -_log_joint(model, x, name, at), z, scale, leapfrog, step_size)
+            z, moved = _move(lambda at: -_log_joint(model, x, name, at) / beta, z, scale, leapfrog, step_size)
             accepted += moved
     return HamiltonianDraws(name, z, accepted / max(moves, 1))
 

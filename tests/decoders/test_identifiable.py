@@ -40,6 +40,16 @@ def test_z_is_found_again_from_the_logits(float64):
     assert torch.linalg.matrix_rank(vmap(jacrev(logits))(z)).eq(2).all()
 
 
+def test_no_column_turns_round_where_an_entry_passes_through_0(float64):
+    torch.manual_seed(0)
+    decoder, z, found = IdentifiableMLPDecoder(2, (2, 3), width=8), torch.randn(20, 2), []
+    for entry in (1e-9, -1e-9):
+        with torch.no_grad():
+            decoder.directions[0, 0] = entry
+        found.append(decoder(z).base_dist.logits)
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+
+
 def test_mistakes(tmp_path):
     with pytest.raises(ValueError, match="expected skip='none' for a decoder that is to stay injective, got 'all'"):
         IdentifiableMLPDecoder(2, (2, 3), skip="all")

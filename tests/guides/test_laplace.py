@@ -34,11 +34,19 @@ def vae_of(decoder):
 def test_one_step_is_the_posterior_of_a_linear_model(float64, beta):
     vae, x = vae_of(decoder := Linear()), torch.randn(6, E)
     W = decoder.weight
-    covariance = torch.linalg.inv(W.T @ W / VARIANCE + beta * torch.eye(D))
+    covariance = beta * torch.linalg.inv(W.T @ W / VARIANCE + beta * torch.eye(D))
     for steps in (1, 3):
         q = VariationalLaplace(vae, steps=steps).posterior(x, beta)
         torch.testing.assert_close(q.covariance_matrix, covariance.expand(6, D, D))
-        torch.testing.assert_close(q.mean, (x - decoder.bias) @ W @ covariance / VARIANCE)
+        torch.testing.assert_close(q.mean, (x - decoder.bias) @ W @ covariance / VARIANCE / beta)
+    # Of normals it is the one at which the ELBO with this beta is largest: neither moment can be moved to its gain.
+    loc, root = q.mean.detach().requires_grad_(), torch.linalg.cholesky(q.covariance_matrix).detach().requires_grad_()
+    distortion = (x - loc @ W.T - decoder.bias).square().sum() + (W @ root).square().sum()
+    q = dist.MultivariateNormal(loc, scale_tril=root)
+    p = dist.MultivariateNormal(torch.zeros(D), torch.eye(D))
+    bound = distortion / (2 * VARIANCE) + beta * torch.distributions.kl_divergence(q, p).sum()
+    for gradient in torch.autograd.grad(bound, (loc, root)):
+        torch.testing.assert_close(gradient.tril() if gradient.dim() == 3 else gradient, torch.zeros_like(gradient))
 
 
 def test_then_the_bound_and_its_gradient_are_those_of_log_p(float64):

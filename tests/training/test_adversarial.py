@@ -19,7 +19,7 @@ from pyro_skipvae.guides import DiagonalNormal, PlanarFlow, SemiImplicitNormal
 from pyro_skipvae.objectives import elbo
 from pyro_skipvae.priors import MixtureOfNormals, StandardNormal
 from pyro_skipvae.runs.folder import Run
-from pyro_skipvae.training import Critic, adversarial_autoencoder_step, adversarial_variational_bayes_step, graphs
+from pyro_skipvae.training import Critic, adversarial, adversarial_autoencoder_step, adversarial_variational_bayes_step, graphs
 from pyro_skipvae_cli.job import as_trained
 
 X = torch.rand(12, 3, 3, generator=torch.Generator().manual_seed(0)).gt(0.5).double()
@@ -82,6 +82,36 @@ def test_without_a_difference_to_see_bayes_is_the_elbo_without_a_density(float64
     held = dist.Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach()).to_event(1)
     expected = 0.5 * (held.log_prob(z) - vae.prior().log_prob(z)).sum() - fit
     torch.testing.assert_close(gradients(loss, vae), gradients(expected, vae))
+
+
+def test_the_moments_of_an_implicit_posterior_are_functions_of_x(float64):
+    """Else even the best critic is wrong: of the draw alone it cannot tell which noise the moments were of."""
+    vae, seen = make_vae(SemiImplicitNormal), []
+    step = game(vae, Critic(2), "avb")
+    step.critic.forward = lambda z, x: z.new_zeros(len(z))
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        site = step._posterior(X)
+        contrast = adversarial._contrast(site["fn"])
+        seen.append((contrast.mean, contrast.variance))
+        assert not contrast.mean.requires_grad and site["fn"].component_distribution.batch_shape == (12, 8)
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other)
+    vae.encoder.eval()
+    torch.testing.assert_close(vae.encoder(X).mean, seen[0][0])
+
+
+def test_a_learned_prior_gets_its_gradient_once(float64):
+    vae = make_vae(prior=MixtureOfNormals(2, components=2))
+    step = game(vae, Critic(2), "avb")
+    torch.manual_seed(1)
+    loss = step._objective(vae.model, vae.guide, X, 1.0)
+    torch.manual_seed(1)
+    _, z, _ = drawn(vae)
+    expected = -vae.prior().log_prob(z.detach()).sum()
+    parameters = list(vae.prior.parameters())
+    for one, other in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_the_critic_s_gradient_and_the_ratio_at_which_it_is_zero(float64):

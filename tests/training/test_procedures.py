@@ -223,7 +223,9 @@ BAD = {
     ("--procedure", "pretrain", "--objective", "autoencoder"): "'free-bits-total(8)'",
     ("--procedure", "lagging", "--guide", "planar-flow"): "use --guide full-covariance-normal",
     ("--procedure", "lagging", "--model", "sa-vae"): "each makes up for a slow encoder",
-    ("--procedure", "pretrain", "--inference", "svi"): "expected --inference amortized or sa",
+    ("--procedure", "pretrain", "--inference", "svi"): "which refines by the ELBO",
+    ("--procedure", "pretrain", "--model", "sa-vae"): "which refines by the ELBO",
+    ("--procedure", "pretrain", "--prior", "vamp"): "fitting it to the draws would train the encoder",
     ("--model", "autoregressive", "--inference", "vae+svi"): "which has no z to refine, got vae+svi",
     ("--procedure", "lagging", "--model", "autoregressive", "--decoder", "pixelcnn"): "which has no encoder",
 }
