@@ -148,7 +148,7 @@ class Job:
             "best": self.best,
             "stalled": self.stalled,
             "halving": vars(self.halving),
-            "random": random_state(),
+            "random": random_state(self.device),
             "data": self.data.checksum,
         }
 
@@ -162,7 +162,7 @@ class Job:
             self.progress, self.best = Progress(**state["progress"]), state["best"]
             self.stalled = state["stalled"]
             vars(self.halving).update(state["halving"])
-            set_random_state(state["random"])
+            set_random_state(state["random"], self.device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0].rstrip(":")  # torch names every tensor in lines of their own
             raise RunError(f"expected a checkpoint of this run, got another one: {reason}") from None

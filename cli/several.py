@@ -7,6 +7,7 @@ import click
 import torch
 from torch.utils._pytree import tree_leaves
 
+from pyro_skipvae.runs.checkpoint import random_state
 from pyro_skipvae.runs.folder import Run
 from pyro_skipvae.training.ranks import digest, join_ranks
 
@@ -84,7 +85,8 @@ def check_in_step(job):
 
     So that one state, that of the first process, is the state of all.
     """
-    parts = [*job.vae.state_dict().values(), torch.get_rng_state(), *_tensors(job.step.state_dict())]
+    random = random_state(job.device)
+    parts = [*job.vae.state_dict().values(), random["torch"], *random["cuda"], *_tensors(job.step.state_dict())]
     if not job.ranks.agree(" ".join([str(job.batches.state_dict()), *map(digest, parts)])):
         raise RuntimeError(f"expected the same state in all processes, but they differ at step {job.step.steps}")
 

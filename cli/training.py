@@ -16,6 +16,7 @@ from pyro_skipvae.diagnostics import CollapseReport, active_units, rate
 from pyro_skipvae.diagnostics.estimates.active_units import half_means, mean_variances
 from pyro_skipvae.diagnostics.estimates.rate import per_dimension
 from pyro_skipvae.diagnostics.pairs.pair import Chunk
+from pyro_skipvae.diagnostics.report.sizes import HELD
 from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.reports.captions import values_read
 from pyro_skipvae.reports.comparison import PARTS, values_per_point
@@ -184,7 +185,8 @@ def _fitted_auxiliary(job, run):
     if job.config.prior not in ("ar1", "uniform-categorical"):
         return None
     note("Fitting an auxiliary prior to the posteriors of training data.")
-    fitted = auxiliary.fit(job.vae, job.data.first("train", auxiliary.POINTS).to(job.device), seed=job.config.seed)
+    points = min(auxiliary.POINTS, max(2, HELD // math.prod(job.data.event_shape)))
+    fitted = auxiliary.fit(job.vae, job.data.first("train", points).to(job.device), seed=job.config.seed)
     auxiliary.save(run.path, fitted)
     return fitted
 
@@ -251,8 +253,12 @@ class Training:
             self.run.log(**metrics)
             if self.board:
                 self.board.epoch(metrics)
+            if job.ranks:
+                job.ranks.wait()  # the first process alone draws, and writes
             if job.judge(epoch.number, job.selection(metrics)):
                 self.run.save("best", job.state())  # before last: killed between the two, this epoch is done again
+                if job.ranks:
+                    job.ranks.wait()
             self.save()
             if self.bar.disable:
                 note(_line(job.config, metrics))

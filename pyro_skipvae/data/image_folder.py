@@ -32,7 +32,8 @@ RESIZE = (
     "from pathlib import Path; from PIL import Image, ImageOps; a, b = Path({folder!r}), Path({new!r}); "
     "[((b / p.relative_to(a)).parent.mkdir(parents=True, exist_ok=True), "
     "ImageOps.exif_transpose(Image.open(p)).convert({mode!r}).resize({size}).save((b / p.relative_to(a)).with_suffix('.png'))) "
-    "for p in a.rglob('*') if p.suffix.lower() in {endings}]"
+    "for p in a.rglob('*') if p.suffix.lower() in {endings} "
+    "and not any(q[0] == '.' or q == '__MACOSX' for q in p.relative_to(a).parts)]"
 )
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,9 @@ class Kept:
     def _tidy(self) -> None:
         for path in self.folder.iterdir():
             unfinished = path.suffix == ".part"
-            if time.time() - path.stat().st_mtime > ABANDONED if unfinished else not path.name.startswith(self.state):
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has given it its name
+                if time.time() - path.stat().st_mtime > ABANDONED if unfinished else not path.name.startswith(self.state):
+                    path.unlink()
 
 
 def _short(text: str) -> str:

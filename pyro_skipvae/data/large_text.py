@@ -45,7 +45,10 @@ def read(path: Path, *, root: str | os.PathLike[str] | None = None, progress: Pr
     about = kept.stored("text.json", ABOUT)
     found = None if about is None else _opened(kept, about)
     if found is None:
+        before = [state_of(file) for file in paths.values()]
         about = _numbered(paths, kept, progress)
+        if before != [state_of(file) for file in paths.values()]:
+            raise DataError(f"expected {path} to stay as it was while it was read, and it was changed: try again")
         found = _opened(kept, about)
     if found is None:
         raise DataError(f"expected what was just written to {kept.folder} to stay there; it was removed: try again")

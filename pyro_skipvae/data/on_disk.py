@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ class OnDisk:
         return torch.Size(self.rows.shape)
 
     def __getitem__(self, index: Any) -> Tensor:
-        if isinstance(index, int) or isinstance(index, Tensor) and not index.dim():
+        if isinstance(index, int | np.integer) or isinstance(index, Tensor) and not index.dim():
             return self[[int(index)]][0]
         items: Any = torch.from_numpy(self.rows[index.numpy() if isinstance(index, Tensor) else index])
         for change in self._then:

@@ -33,7 +33,7 @@ class RowFile:
             os.close(self._descriptor)
 
     def __reduce__(self) -> Any:
-        return RowFile, (self.path,)
+        return _opened_again, (self.path, self.state)
 
     def read(self, start: int, count: int) -> bytes:
         """Return `count` bytes from `start` on. Raises DataError where there are fewer."""
@@ -156,12 +156,24 @@ class Rows:
             yield start, self[start : start + rows]
 
 
+def _opened_again(path: Path, state: Any) -> RowFile:
+    """The file in another process. Raises DataError for one that was changed since."""
+    found = RowFile(path)
+    found.state = state
+    found.check()
+    return found
+
+
 def row_numbers(index: Any, count: int) -> Array:
     """The numbers of the rows, from 0 on, that an index asks for: a slice, numbers (B,) or a mask (count,)."""
     if isinstance(index, slice):
         return np.arange(*index.indices(count))
     index = np.asarray(index)
-    chosen = index.nonzero()[0] if index.dtype == bool and index.shape == (count,) else index.astype(np.int64)
+    if index.dtype == bool and index.shape != (count,):
+        raise IndexError(f"expected a mask of the {count} rows, got one of shape {index.shape}")
+    if index.dtype.kind not in "biu" and index.size:
+        raise IndexError(f"expected whole numbers of rows, got {index.dtype}")
+    chosen = index.nonzero()[0] if index.dtype == bool else index.astype(np.int64)
     if chosen.ndim != 1 or len(chosen) and not -count <= chosen.min() <= chosen.max() < count:
         raise IndexError(f"expected a row of numbers in {-count}..{count - 1}, got {index}")
     return np.where(chosen < 0, chosen + count, chosen)

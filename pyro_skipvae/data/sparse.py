@@ -11,7 +11,7 @@ from .values import LARGEST_COUNT, Array, Values
 LARGEST = 2**28  # numbers of the dense matrix, 1 GiB as float32
 KEEP = (
     "import numpy, scipy.io, scipy.sparse; m = scipy.sparse.csc_matrix({read}); "
-    "keep = numpy.sort(numpy.argsort(-abs(m).sum(0).A1)[:2000]); scipy.sparse.save_npz('own.npz', m[:, keep].tocsr())"
+    "keep = numpy.sort(numpy.argsort(-abs(m).sum(0).A1)[:{columns}]); scipy.sparse.save_npz('own.npz', m[:, keep].tocsr())"
 )
 
 
@@ -105,9 +105,10 @@ class _TooLarge(ValueError):
 
 def _check_size(path: Path, rows: int, columns: int, read: str) -> None:
     if rows * columns > LARGEST:
+        kept = max(1, min(2000, LARGEST // rows))
         raise _TooLarge(
             f"expected a matrix of at most {LARGEST:,} numbers when it is dense, got {rows:,} x {columns:,} in {path}; "
-            f"keep the 2,000 largest columns: {conversions.python_command(KEEP.format(read=read))}"
+            f"keep the {kept:,} largest columns: {conversions.python_command(KEEP.format(read=read, columns=kept))}"
         )
 
 

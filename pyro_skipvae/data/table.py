@@ -64,9 +64,9 @@ def _read(path: Path, text: str) -> Values:
     sample = [row for _, row in islice(_rows(text, layout), LOOKED_AT)]
     if not sample:
         raise ValueError(f"expected a table with rows of numbers, got none in {path}")
-    roles = _Roles.of(path, layout.names, _text_columns(sample, layout), layout.header)
+    roles = _Roles.of(path, layout.names, _text_columns(sample, layout), layout)
     matrix, words = _matrix(path, text, layout, roles)
-    found = _values(path, layout.names, matrix, words, roles, layout.header)
+    found = _values(path, layout.names, matrix, words, roles, layout)
     if not layout.header and _is_like_names(sample):
         shown = ", ".join(sample[0][:3]) + (", ..." if len(sample[0]) > 3 else "")
         note = (
@@ -112,8 +112,8 @@ def read_parquet(path: Path) -> Values:
     for number, column in enumerate(columns):
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
-            raise _missing(path, f"row {row + 1}", names[number])
-    roles = _Roles.of(path, names, {number for number, kind in enumerate(kinds) if kind == "text"}, True)
+            raise _missing(path, f"row {row + 1}", names[number], None)
+    roles = _Roles.of(path, names, {number for number, kind in enumerate(kinds) if kind == "text"})
     matrix = np.zeros((frame.num_rows, len(names)))
     words = {}
     for number, column in enumerate(columns):
@@ -121,7 +121,7 @@ def read_parquet(path: Path) -> Values:
             words[number] = np.array(list(map(str, column.to_pylist())))
         else:
             matrix[:, number] = column.to_numpy()
-    return _values(path, names, matrix, words, roles, True)
+    return _values(path, names, matrix, words, roles)
 
 
 def _arrow_kind(column: Any) -> str:
@@ -227,8 +227,9 @@ class _Roles:
     words: set[int]
 
     @classmethod
-    def of(cls, path: Path, names: list[str], texts: set[int], named: bool) -> "_Roles":
+    def of(cls, path: Path, names: list[str], texts: set[int], layout: Layout | None = None) -> "_Roles":
         """Raises ValueError for a column of words that has no role."""
+        named = layout is None or layout.header
         lower = [name.lower() for name in names]
         label = next((lower.index(name) for name in LABELS if name in lower), None) if named else None
         if label is not None and lower[label] == "y" and "x" in lower:  # a point in the plane
@@ -241,7 +242,7 @@ class _Roles:
         strange = sorted(texts - {label, split, *left_out})
         numbers = [number for number in range(len(names)) if number not in (label, split, *left_out, *strange)]
         if strange and not numbers:
-            raise _is_text(path, names[strange[0]])
+            raise _is_text(path, names, strange[0], layout)
         if strange:
             more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
             raise ValueError(
@@ -251,14 +252,26 @@ class _Roles:
         return cls(label, split, left_out, {*texts, *left_out, *({split} - {None})})  # type: ignore[arg-type]
 
 
-def _is_text(path: Path, name: str) -> ValueError:
+def _is_text(path: Path, names: list[str], number: int, layout: Layout | None) -> ValueError:
     """A table of texts, such as reviews with their sentiment: the text models read one text a line."""
     stem = path.name.split(".")[0]
-    line = f"import csv; [print(' '.join(row[{name!r}].split())) for row in csv.DictReader(open({str(path)!r}))]"
+    if layout is None:
+        texts = f"import pandas; texts = pandas.read_parquet({str(path)!r})[{names[number]!r}]"
+    else:
+        texts = f"{_as_rows(path, layout)}; texts = [row[{number}] for row in rows[{int(layout.header)}:] if row]"
+    line = f"{texts}; [print(' '.join(text.split())) for text in texts]"
     return ValueError(
-        f"expected columns of numbers, got texts in {_named(name)} of {path}; this makes a text file of them: "
+        f"expected columns of numbers, got texts in {_named(names[number])} of {path}; this makes a text file of them: "
         f"{conversions.python_command(line)} > {shlex.quote(stem)}.txt"
     )
+
+
+def _as_rows(path: Path, layout: Layout) -> str:
+    """Python that reads a text table as it was read here, into `rows`."""
+    opener = "gzip.open" if path.suffix.lower() == ".gz" else "open"
+    lines = f"{opener}({str(path)!r}, 'rt', encoding='utf-8-sig', newline='')"
+    rows = f"csv.reader({lines}, delimiter={layout.delimiter!r})" if layout.delimiter else f"map(str.split, {lines})"
+    return f"import csv, gzip; rows = list({rows})"
 
 
 def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array, dict[int, Array]]:
@@ -315,7 +328,7 @@ def _first_fault(path: Path, text: str, layout: Layout, words: set[int], error: 
             if number in words:
                 continue
             if cell.strip().lower() in MISSING:
-                return _missing(path, f"line {line}", layout.names[number])
+                return _missing(path, f"line {line}", layout.names[number], layout)
             comma = "," in cell and not layout.decimal_comma
             infinite = cell.strip().lower().lstrip("+-")[:3] == "inf"
             if not _is_number(cell) and cell.strip().lower() not in TRUTH or infinite or comma:
@@ -327,10 +340,14 @@ def _first_fault(path: Path, text: str, layout: Layout, words: set[int], error: 
     return ValueError(f"expected a table of numbers, got {path}, which cannot be read: {reason}")
 
 
-def _missing(path: Path, line: str, name: str) -> ValueError:
-    stem, _, _ = path.name.partition(".")
-    reader = "read_parquet" if path.suffix in (".parquet", ".pq") else "read_csv"
-    command = f"import pandas; pandas.{reader}({str(path)!r}).dropna().to_csv({stem + '-whole.csv'!r}, index=False)"
+def _missing(path: Path, line: str, name: str, layout: Layout | None) -> ValueError:
+    new = path.name.partition(".")[0] + "-whole.csv"
+    if layout is None:
+        command = f"import pandas; pandas.read_parquet({str(path)!r}).dropna().to_csv({new!r}, index=False)"
+    else:
+        head, marks = int(layout.header), sorted(MISSING)
+        whole = f"rows[:{head}] + [row for row in rows[{head}:] if not {{cell.strip().lower() for cell in row}} & set({marks})]"
+        command = f"{_as_rows(path, layout)}; csv.writer(open({new!r}, 'w', newline='', encoding='utf-8')).writerows({whole})"
     return ValueError(
         f"expected no missing values, got one in {line}, {_named(name)}, of {path}; fill it, or leave such rows out: "
         f"{conversions.python_command(command)}"
@@ -341,14 +358,16 @@ def _named(name: str) -> str:
     return name if name.startswith("column ") else f"column {name!r}" if name else "the column without a name"
 
 
-def _values(path: Path, names: list[str], matrix: Array, words: dict[int, Array], roles: _Roles, named: bool) -> Values:
+def _values(
+    path: Path, names: list[str], matrix: Array, words: dict[int, Array], roles: _Roles, layout: Layout | None = None
+) -> Values:
     label, said = roles.label, []
     labels = None
     if label is not None:
         labels = words[label] if label in words else matrix[:, label]
         unknown = [row for row, cell in enumerate(labels.tolist(), 1) if isinstance(cell, str) and cell.lower() in ("", "nan")]
         if unknown:
-            raise _missing(path, f"row {unknown[0]}", names[label])
+            raise _missing(path, f"row {unknown[0]}", names[label], layout)
         numbers = _as_numbers(labels)
         if numbers is not None and (numbers != np.round(numbers)).any():  # a quantity, not a class
             matrix[:, label], label, labels = numbers, None, None
@@ -365,7 +384,7 @@ def _values(path: Path, names: list[str], matrix: Array, words: dict[int, Array]
     array, shape = _typed(array, kept)
     said += [f"the pixels were laid out as images of {shape[0]}x{shape[1]}"] if shape else []
     arrays, classes = _by_split(path, array, labels, words.get(roles.split) if roles.split is not None else None)
-    return Values(arrays, classes, "; ".join(said), columns=() if shape or not named else tuple(kept))
+    return Values(arrays, classes, "; ".join(said), columns=() if shape or layout and not layout.header else tuple(kept))
 
 
 def _as_numbers(labels: Array) -> Array | None:

@@ -20,7 +20,8 @@ from .rows import BLOCK, Rows
 from .survey import FACTS, NotFinite, Progress, kept_type, survey
 
 FEWEST = 2  # items of a split
-LOOKED_AT = 10_000  # items, evenly spread, on which it is seen whether float32 can tell them apart
+LOOKED_AT = 10_000  # items, evenly spread, on which it is seen whether float32 can tell them apart ...
+LOOKED_AT_BYTES = 2**26  # ... of 64 MiB at most
 LARGEST_COUNT = 2**24  # float32 is exact up to there
 LARGEST_CLASS = 2**31
 
@@ -144,7 +145,8 @@ def _flattened(path: Path, values: Values) -> str:
     train = values.arrays["train"]
     if train.dtype.kind != "f" or train.dtype.itemsize <= 4:
         return ""
-    count = min(len(train), LOOKED_AT)
+    elements = int(np.prod(train.shape[1:], dtype=object))
+    count = min(len(train), LOOKED_AT, max(2, LOOKED_AT_BYTES // (8 * elements)))
     items = train[np.arange(count) * len(train) // count].reshape(count, -1)
     mean, deviation = items.mean(0), items.std(0)
     varies = deviation > 1e-12 * np.abs(mean)

@@ -135,23 +135,24 @@ def has_ended(pid):
     return False
 
 
-def random_state():
-    """The states of the random generators of torch (all devices), NumPy and Python, as a state to save."""
+def random_state(device="cpu"):
+    """The states of the random generators of torch (the CPU's and this device's), NumPy and Python, as a state to save."""
     name, keys, *rest = np.random.get_state()
     version, words, spare = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": [torch.cuda.get_rng_state(device)] if torch.device(device).type == "cuda" else [],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
         "python": [version, torch.tensor(words), spare],
     }
 
 
-def set_random_state(state):
-    """Put the random generators into a state that `random_state` returned; those of absent devices are left out."""
+def set_random_state(state, device="cpu"):
+    """Put the random generators into a state that `random_state` returned, that of its device into this device's."""
     torch.set_rng_state(state["torch"])
-    for device, words in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(words, device)
+    if torch.device(device).type == "cuda" and state["cuda"]:
+        kept, number = state["cuda"], torch.device(device).index or 0  # older ones are of all devices that there were
+        torch.cuda.set_rng_state(kept[number] if number < len(kept) else kept[0], device)
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     version, words, spare = state["python"]

@@ -190,10 +190,10 @@ class Run:
         return replace(found, scaling=found.scaling or "none")  # a run of before there was a scaling
 
     def check_space(self, size: int) -> None:
-        """Raises RunError unless the disk has room for three checkpoints of `size` bytes: last, prev and best."""
-        free = shutil.disk_usage(self.path).free
-        if free < 3 * size:
-            wanted = f"{_bytes(3 * size)} for three checkpoints"
+        """Raises RunError unless the disk has room for three checkpoints of `size` bytes less those there are, or for one."""
+        free, wanting = shutil.disk_usage(self.path).free, sum(not self._checkpoint(name).exists() for name in CHECKPOINTS) or 1
+        if free < wanting * size:
+            wanted = f"{_bytes(wanting * size)} for {wanting} of the three checkpoints"
             raise RunError(f"expected {wanted} free at {self.path}, got {_bytes(free)}")
 
     def log(self, **metrics: float) -> None:

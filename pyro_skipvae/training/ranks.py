@@ -342,6 +342,8 @@ class _RowNoise(TorchFunctionMode):
         self.draws += 1
         seed = np.random.SeedSequence([*self.own, self.draws]).generate_state(1, np.uint64)[0]
         devices = {part.device for part in (*args, *kwargs.values()) if isinstance(part, Tensor)}
+        if kwargs.get("device") is not None:
+            devices.add(torch.device(kwargs["device"]))
         with forked(devices, int(seed) >> 1):
             return function(*args, **kwargs)
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from pyro_skipvae.data import DataError, large_text, load_data
 from pyro_skipvae.data.on_disk import OnDisk
+from pyro_skipvae.data.rows import Rows
 from pyro_skipvae.runs.build import statistics_items
 from pyro_skipvae.runs.folder import Run
 from pyro_skipvae.training import fit
@@ -206,6 +207,36 @@ def trained(run=None):
         with Run(run).locked(new=True):
             Run(run).begin(job.config, job.data)
     return job, [epoch.loss for epoch in fit(job.step, job.batches, epochs=1, beta=job.beta)]
+
+
+def test_an_index_that_no_tensor_takes_is_refused_and_a_number_of_numpy_is_one(grey, all_large):
+    data = load(grey)
+    for index in (torch.ones(7, dtype=torch.bool), [0.5, 1.5], torch.zeros(2, 2, dtype=torch.long), [len(data.train)]):
+        with pytest.raises(IndexError):
+            data.train[index]
+    mask = torch.arange(len(data.train)) == 3
+    assert data.train[np.int64(3)].equal(data.train[3]) and data.train[mask].equal(data.train[3:4])
+    assert len(data.train[[]]) == 0
+
+
+def test_a_file_that_was_replaced_is_not_opened_in_another_process_as_if_it_were_the_old_one(grey, all_large):
+    data = load(grey)
+    packed = pickle.dumps(data.train.rows.file)
+    assert pickle.loads(packed).state == data.train.rows.file.state
+    np.save(grey, SOURCES["grey"][::-1])
+    with pytest.raises(DataError, match="changed"):
+        pickle.loads(packed)
+
+
+def test_few_items_are_looked_at_where_they_are_large(tmp_path, monkeypatch, all_large):
+    """Else a file in float64 would be read whole to tell whether float32 can hold it."""
+    monkeypatch.setattr("pyro_skipvae.data.values.LOOKED_AT_BYTES", 8 * 12 * 5)
+    np.save(tmp_path / "x.npy", np.random.RandomState(0).rand(200, 12))
+    seen, read = [], Rows.__getitem__
+    monkeypatch.setattr(Rows, "__getitem__", lambda rows, index: (seen.append(index), read(rows, index))[1])
+    load(tmp_path / "x.npy")
+    looked = [index for index in seen if isinstance(index, np.ndarray)]
+    assert looked and max(map(len, looked)) == 5
 
 
 def test_training_is_the_same_from_disk_and_a_run_knows_its_data_again(grey, all_large, monkeypatch):

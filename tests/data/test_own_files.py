@@ -502,11 +502,47 @@ def test_the_other_commands_work_too(tmp_path, monkeypatch):
             load_data(name)
         Path("own.npz").unlink()
         run_advice(str(caught.value), tmp_path)
-        assert scipy.sparse.load_npz("own.npz").toarray().tolist() == COUNTS.tolist()
+        largest = COUNTS[:, [COUNTS.sum(0).argmax()]]
+        assert scipy.sparse.load_npz("own.npz").toarray().tolist() == largest.tolist()
+        assert load_data("own.npz", binarisation="none").event_shape == (1,)
+
+
+TABLES = {  # name -> what is written into it, of rows of cells
+    "marks.csv": lambda rows: rows.replace("#", "?"),
+    "semicolons.csv": lambda rows: rows.replace(",", ";").replace("#", "-"),
+    "tabs.tsv": lambda rows: rows.replace(",", "\t").replace("#", "NA"),
+    "blanks.dat": lambda rows: rows.replace(",", " ").replace("#", "."),
+    "packed.csv.gz": lambda rows: rows.replace("#", "None"),
+    "marked.csv": lambda rows: "\ufeff" + rows.replace("#", ""),
+}
+
+
+@pytest.mark.parametrize("header", ["a,b\n", ""])
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_with_missing_values_are_left_out_by_the_command_that_is_given_whatever_the_table(name, header, tmp_path):
+    rows = TABLES[name](header + "".join(f"{i},{i % 7}\n" for i in range(30)) + "7,#\n" + "8,1\n")
+    content = rows.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(ValueError, match="expected no missing values") as caught:
+        load_data(tmp_path / name)
+    run_advice(str(caught.value), tmp_path)
+    whole = load_data(tmp_path / f"{name.partition('.')[0]}-whole.csv", binarisation="none")
+    assert sum(whole.describe()["sizes"].values()) == 31 and whole.event_shape == (2,)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "blanks.dat"])
+def test_texts_are_taken_out_of_any_table_by_the_command_that_is_given(name, tmp_path):
+    rows = "".join(f"a fine film {'abcd'[i % 4]},good{i % 2}\n" for i in range(30))
+    content = TABLES[name]("review,stars\n" + rows).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(ValueError, match="this makes a text file") as caught:
+        load_data(tmp_path / name)
+    run_advice(str(caught.value), tmp_path)
+    text = (tmp_path / f"{name.partition('.')[0]}.txt").read_text().splitlines()
+    assert len(text) == 30 and text[0] == "a fine film a"
 
 
 def test_missing_values_are_left_out_by_the_command_that_is_given(tmp_path):
-    pytest.importorskip("pandas")
     (tmp_path / "x.csv").write_text("a,b\n" + GOOD_ROWS + "7,\n")
     with pytest.raises(ValueError, match="missing") as caught:
         load_data(tmp_path / "x.csv")

@@ -232,3 +232,10 @@ def test_a_loss_that_is_no_such_sum_is_told(loss, words):
 def test_sizes_and_names_that_are_missing_are_told(options, words):
     with pytest.raises(ValueError, match=words):
         effective_beta(event_size=10, **options)
+
+
+def test_rows_of_more_elements_than_memory_holds_are_refused(monkeypatch):
+    monkeypatch.setattr("pyro_skipvae.diagnostics.planning.spectrum.HELD", 1000)
+    with pytest.raises(ValueError, match=r"at most 1,000 numbers .*, got 20 rows of 60; take fewer rows, such as x\[:16\]"):
+        spectrum.spectrum(torch.randn(20, 60))
+    assert spectrum.spectrum(torch.randn(16, 60))[2] == 16

@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -250,8 +251,18 @@ def test_a_refusal_names_the_run_that_holds_the_folder_not_the_one_that_was_kill
 
 
 def test_too_little_space_is_found_at_the_start(tmp_path):
-    with pytest.raises(RunError, match="for three checkpoints free at"):
+    with pytest.raises(RunError, match="expected .* for 3 of the three checkpoints free at"):
         Run(tmp_path).check_space(10**18)
+
+
+def test_a_run_goes_on_where_there_is_room_for_one_checkpoint_more(tmp_path, monkeypatch):
+    run = shutil.copytree(tiny_run(), tmp_path / "run")
+    for name in ("best", "last", "prev"):
+        (run / "checkpoints" / f"{name}.safetensors").touch()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    Run(run).check_space(1000)
+    with pytest.raises(RunError, match="for 1 of the three checkpoints"):
+        Run(run).check_space(1001)
 
 
 def test_a_folder_that_cannot_be_made_is_one_plain_line(tmp_path):

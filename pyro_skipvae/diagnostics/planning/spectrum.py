@@ -9,6 +9,7 @@ from ..pairs.rows import Inputs, leading, length, read_part
 
 ROWS = 4096  # read at a time
 LARGEST = 16_384  # rows and columns of a matrix whose eigenvalues are asked for: 2 GiB
+HELD = 2**29  # numbers that are in memory together, 4 GiB, where there are fewer rows than elements
 ROUNDING = 1e-15  # of an eigenvalue, as a part of the largest one, per row of the matrix
 
 
@@ -27,6 +28,11 @@ def spectrum(x: Inputs, scale: Callable[[Tensor], Tensor] | None = None) -> tupl
         raise ValueError(
             f"expected at most {LARGEST:,} elements in a row, or as many rows, got {points:,} rows of {elements:,}; "
             "take fewer rows, such as x[:10000]"
+        )
+    if points < elements and points * elements > HELD:
+        raise ValueError(
+            f"expected at most {HELD:,} numbers in rows of so many elements, got {points:,} rows of {elements:,}; take fewer "
+            f"rows, such as x[:{max(2, HELD // elements)}]"
         )
     mean, squared = (_of_few if points < elements else _of_many)(x, points, scale)
     found = torch.linalg.eigvalsh(squared / points).flip(0)

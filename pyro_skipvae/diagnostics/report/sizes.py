@@ -1,7 +1,9 @@
 """How many points and draws a report takes: fixed by the decoder and the size of the data, the same on every machine."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+HELD = 2**28  # numbers of x that are in memory together, 1 GiB: more than 10,000 points of images up to 64x64 in colour
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,13 @@ TABLE = {
 
 
 def sizes_of(kind: str, elements: int) -> Sizes:
-    """The sizes for a kind of decoder and the number of elements of one x. Raises ValueError for another kind."""
+    """The sizes for a kind of decoder and the number of elements of one x, at most as many points as memory holds at ease.
+
+    Raises ValueError for another kind.
+    """
     found = [sizes for (of, most), sizes in TABLE.items() if of == kind and elements <= most]
     if not found:
         raise ValueError(f"expected a kind of decoder out of {', '.join(dict.fromkeys(of for of, _ in TABLE))}, got {kind!r}")
-    return found[0]
+    most = max(2, HELD // elements)
+    limited = {name: min(getattr(found[0], name), most) for name in ("points", "elbo_points", "log_likelihood_points")}
+    return replace(found[0], **limited)
