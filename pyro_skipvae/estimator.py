@@ -126,7 +126,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         first = not hasattr(self, "vae_")
         for name in ("beta_schedule", "objective"):
-            if str(value := getattr(self, name)).startswith(("control(", "kl-balancing")) and value != "kl-balancing-prior":
+            if str(value := getattr(self, name)).partition("(")[0] in ("control", "kl-balancing"):
                 raise ValueError(f"expected another {name} for partial_fit, whose beta is constant, got {value}; use fit")
         data = self._data(self._checked(X, reset=first))
         if first:
@@ -243,7 +243,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Train in a parameter store and with random numbers of its own."""
         batches = data.batches("train", self.batch_size, seed=self.seed)
         batches.epoch = len(self.losses_)  # so that each has an order of its own
-        device, before = choose_device(self.device), self._held()
+        device, before = device_of(self.vae_), self._held()
         checks = {"validate_distributions_pyro": False, "validate_distributions_torch": False}  # the step looks for itself
         with pyro.settings.context(**checks), self._apart(self.seed + len(self.losses_)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered ")
@@ -313,7 +313,8 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     @contextmanager
     def _apart(self, seed: int) -> Iterator[None]:
         """Random numbers and a parameter store of its own."""
-        with pyro.get_param_store().scope(), forked({choose_device(self.device)}, int(seed)):
+        device = device_of(self.vae_) if isinstance(getattr(self, "vae_", None), VAE) else choose_device(self.device)
+        with pyro.get_param_store().scope(), forked({device}, int(seed)):
             yield
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -201,20 +201,21 @@ class CallablePair(nn.Module):
             short = "" if several else f", or {tuple(x.shape)}"
             hint = "; for (loc, scale) write likelihood=torch.distributions.Normal" if isinstance(found, tuple | list) else ""
             raise Refused(f"expected decode to give natural parameters of shape {expected}{short}, got {_kind(found)}{hint}")
-        if not self.warned and eta.numel() > 32 and (told := _misread(eta.squeeze(-1), likelihood)):
+        if not self.warned and eta.numel() > 32 and (told := _misread(eta.squeeze(-1), x, likelihood)):
             self.warned = True
             warnings.warn(told, stacklevel=2)
         return eta
 
 
-def _misread(eta: Tensor, likelihood: Likelihood) -> str | None:
+def _misread(eta: Tensor, x: Tensor, likelihood: Likelihood) -> str | None:
     """What looks like the means of p(x|z) where its natural parameters are read."""
     if not (eta >= 0).all():
         return None
     write = "write likelihood=lambda p: torch.distributions"
     if likelihood is likelihoods.bernoulli and (eta <= 1).all():
         return f"all that decode gives lies in [0, 1], and bernoulli reads logits; for probabilities {write}.Bernoulli(p)"
-    if likelihood is likelihoods.poisson:
+    as_rates, as_logs = ((found.mean() - x.double().mean()).abs() for found in (eta, eta.exp()))
+    if likelihood is likelihoods.poisson and as_rates < as_logs:
         return f"all that decode gives is above 0, and poisson reads log rates; for rates {write}.Poisson(p)"
     if likelihood is likelihoods.multinomial and torch.allclose(eta.sum(-1), torch.ones_like(eta.sum(-1))):
         return "all rows that decode gives sum to 1, and multinomial reads logits; for probabilities give their log()"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import folder
-from .contents import SPLITS, shuffled
+from .contents import SPLITS
 from .text import Texts
 
 FILE = "brown.zip"
@@ -22,8 +22,7 @@ def find(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Path | 
 def load(name: str, *, root: str | os.PathLike[str] | None = None, download: bool = False) -> Texts:
     """Return the `Texts`: of every ten files in the order of their names the ninth is valid and the tenth test.
 
-    So every genre is in every split, and no file in two; the sentences of a split are in one random order. Raises DataError
-    where the archive is missing or damaged.
+    So every genre is in every split, and no file in two. Raises DataError where the archive is missing or damaged.
     """
     path, places = find(name, root)
     if path is None:
@@ -36,9 +35,8 @@ def load(name: str, *, root: str | os.PathLike[str] | None = None, download: boo
         for number, member in enumerate(files):
             part = {8: "valid", 9: "test"}.get(number % 10, "train")
             parts[part] += sentences(archive.read(member).decode())
-    for part, found in parts.items():  # the files lie by genre: the first sentences would be of the press alone
-        parts[part] = [found[place] for place in shuffled(len(found))]
-    return Texts(name, **parts, split="of every ten files the ninth / the tenth for valid / for test: 400 / 50 / 50 files")
+    split = "of every ten files the ninth / the tenth for valid / for test: 400 / 50 / 50 files"
+    return Texts(name, **parts, split=split, by_class=SPLITS)  # by genre: the first sentences are of the press alone
 
 
 def sentences(text: str) -> list[tuple[str, ...]]:

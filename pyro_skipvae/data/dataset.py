@@ -99,7 +99,7 @@ class Data:
                 raise ValueError(f"expected a limit of at least 1, got {most}")
             count = len(self._items(split))
             if most is not None and most < count:
-                at_random = self.kind != "text" if split == "train" else split in self.by_class
+                at_random = split in self.by_class or split == "train" and self.kind != "text"
                 order = shuffled(np.arange(count)) if at_random else np.arange(count)
                 kept[split], limits[split] = torch.from_numpy(order[:most]), most
         items: dict[str, Any] = {split: _take(self._items(split), index) for split, index in kept.items()}

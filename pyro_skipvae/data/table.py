@@ -9,7 +9,7 @@ import csv
 import io
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
@@ -112,7 +112,7 @@ def read_parquet(path: Path) -> Values:
     for number, column in enumerate(columns):
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
-            raise _missing(path, f"row {row + 1}", names[number], None)
+            raise _missing(path, f"row {row + 1}", names[number])
     roles = _Roles.of(path, names, {number for number, kind in enumerate(kinds) if kind == "text"})
     matrix = np.zeros((frame.num_rows, len(names)))
     words = {}
@@ -270,8 +270,8 @@ def _as_rows(path: Path, layout: Layout) -> str:
     """Python that reads a text table as it was read here, into `rows`."""
     opener = "gzip.open" if path.suffix.lower() == ".gz" else "open"
     lines = f"{opener}({str(path)!r}, 'rt', encoding='utf-8-sig', newline='')"
-    rows = f"csv.reader({lines}, delimiter={layout.delimiter!r})" if layout.delimiter else f"map(str.split, {lines})"
-    return f"import csv, gzip; rows = list({rows})"
+    rows = f"csv.reader({lines}, delimiter={layout.delimiter!r})" if layout.delimiter else f"map(shlex.split, {lines})"
+    return f"import csv, gzip, shlex; rows = list({rows})"
 
 
 def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array, dict[int, Array]]:
@@ -328,7 +328,8 @@ def _first_fault(path: Path, text: str, layout: Layout, words: set[int], error: 
             if number in words:
                 continue
             if cell.strip().lower() in MISSING:
-                return _missing(path, f"line {line}", layout.names[number], layout)
+                read = [number for number in range(len(row)) if number not in words]
+                return _missing(path, f"line {line}", layout.names[number], layout, read)
             comma = "," in cell and not layout.decimal_comma
             infinite = cell.strip().lower().lstrip("+-")[:3] == "inf"
             if not _is_number(cell) and cell.strip().lower() not in TRUTH or infinite or comma:
@@ -340,14 +341,19 @@ def _first_fault(path: Path, text: str, layout: Layout, words: set[int], error: 
     return ValueError(f"expected a table of numbers, got {path}, which cannot be read: {reason}")
 
 
-def _missing(path: Path, line: str, name: str, layout: Layout | None) -> ValueError:
+def _missing(
+    path: Path, line: str, name: str, layout: Layout | None = None, read: Sequence[int] = (), marks: Collection[str] = MISSING
+) -> ValueError:
+    """The refusal of a missing value; read: the columns in which these marks stand for one."""
     new = path.name.partition(".")[0] + "-whole.csv"
     if layout is None:
         command = f"import pandas; pandas.read_parquet({str(path)!r}).dropna().to_csv({new!r}, index=False)"
     else:
-        head, marks = int(layout.header), sorted(MISSING)
-        whole = f"rows[:{head}] + [row for row in rows[{head}:] if not {{cell.strip().lower() for cell in row}} & set({marks})]"
-        command = f"{_as_rows(path, layout)}; csv.writer(open({new!r}, 'w', newline='', encoding='utf-8')).writerows({whole})"
+        head, mark = int(layout.header), layout.delimiter or ","
+        missing = f"{{row[n].strip().lower() for n in {list(read)}}} & set({sorted(marks)})"
+        whole = f"[row for row in rows[{head}:] if row and not {missing}]"
+        writer = f"csv.writer(open({new!r}, 'w', newline='', encoding='utf-8'), delimiter={mark!r})"
+        command = f"{_as_rows(path, layout)}; {writer}.writerows(rows[:{head}] + {whole})"
     return ValueError(
         f"expected no missing values, got one in {line}, {_named(name)}, of {path}; fill it, or leave such rows out: "
         f"{conversions.python_command(command)}"
@@ -367,7 +373,7 @@ def _values(
         labels = words[label] if label in words else matrix[:, label]
         unknown = [row for row, cell in enumerate(labels.tolist(), 1) if isinstance(cell, str) and cell.lower() in ("", "nan")]
         if unknown:
-            raise _missing(path, f"row {unknown[0]}", names[label], layout)
+            raise _missing(path, f"row {unknown[0]}", names[label], layout, [label], ("", "nan"))
         numbers = _as_numbers(labels)
         if numbers is not None and (numbers != np.round(numbers)).any():  # a quantity, not a class
             matrix[:, label], label, labels = numbers, None, None

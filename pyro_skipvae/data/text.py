@@ -27,7 +27,7 @@ class Texts:
     class_names: of the classes 0, 1, ..., where the labels are words.
     vocabulary_size: the usual one, marks included. vocabulary: of a set that has one of its own. places: split -> (file,
     line of each sentence) for a user's own text, where a line that breaks a rule is refused; in a published text it is
-    left out or counted.
+    left out or counted. by_class: the splits whose sentences lie by class or genre.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Texts:
     vocabulary: Vocabulary | None = None
     places: dict[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    by_class: tuple[str, ...] = ()
 
 
 def encoded(texts: Texts, vocabulary_size: int | None = None, max_words: int | None = None) -> Contents:
@@ -74,6 +75,7 @@ def encoded(texts: Texts, vocabulary_size: int | None = None, max_words: int | N
         levels=None,
         vocabulary=vocabulary,
         class_names=texts.class_names,
+        by_class=texts.by_class,
     )
 
 

@@ -67,11 +67,11 @@ class IdentifiableMLPDecoder(nn.Module):
             raise ValueError(f"expected at most {outputs} dimensions of z, as many as p(x|z) has parameters, got {dimensions}")
         self.observation = likelihood.module
         self.maps = nn.Sequential(*(ConvexGradient(dimensions, width) for _ in range(layers)))
-        self.directions = nn.Parameter(torch.randn(outputs, dimensions))
+        self.basis = nn.Parameter(torch.randn(outputs, dimensions))
         self.last, self.bias = ConvexGradient(outputs, width), nn.Parameter(torch.zeros(outputs))
 
     def forward(self, z: Tensor) -> Distribution:
-        Q, triangle = torch.linalg.qr(self.directions)
+        Q, triangle = torch.linalg.qr(self.basis)
         Q = Q * triangle.diagonal().sign()  # else a column turns round where an entry passes through 0 in training
         eta = self.last(self.maps(z.flatten(-len(self.latent_shape))) @ Q.T) + self.bias
         eta = eta.reshape(*eta.shape[:-1], *self.event_shape, self.likelihood.parameters)

@@ -70,18 +70,18 @@ def auxiliary_draws(run, *, device="cpu", seed=0):
     if found.about.kind != "binary":
         raise ValueError(f"expected black and white images, got {found.about.kind} values")
     prior = auxiliary.load(run, device)
-    drawn = draws_by_latent(prior(), found.vae.decoder, rows=ROWS, columns=COLUMNS, seed=seed)
+    drawn = draws_by_latent(prior(), found.vae.decoder, rows=ROWS, columns=COLUMNS, seed=seed, device=device)
     packed = {name: _packed(images) for name, images in zip(("same", "different"), drawn, strict=True)}
     return {"rows": ROWS, "columns": COLUMNS, "width": found.about.event_shape[-1], **packed}
 
 
 @torch.no_grad()
-def draws_by_latent(prior, decoder, *, rows, columns, seed=0):
+def draws_by_latent(prior, decoder, *, rows, columns, seed=0, device="cpu"):
     """`columns` draws of x for each of `rows` draws of z, and one of x for each of rows * columns others, both (N, *event).
 
     Random numbers of the caller stay as they were. Reference: Razavi et al. 2019, figure 3.
     """
-    with forked([device_of(decoder)], seed):
+    with forked([torch.device(device)], seed):
         same = decoder(prior.sample((rows,)).repeat_interleave(columns, 0)).sample()
         return same, decoder(prior.sample((rows * columns,))).sample()
 

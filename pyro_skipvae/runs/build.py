@@ -194,6 +194,7 @@ def build_data(config: Config, progress: Callable[[str, int, int], object] | Non
 def resolve(config: Config, data: Data) -> Config:
     """The config with a value for every setting that was None. Raises ConfigError for one that does not suit the data."""
     found = settled(config, data)
+    _check_refinement(found)
     _check_decoder(found, data)
     _check_receptive_field(found, data)
     _check_laplace(found, data)
@@ -422,6 +423,19 @@ def _check_sequence(config, data):
         raise ConfigError(str(error)) from None
 
 
+def _check_refinement(config):
+    """Raises ConfigError for what older runs may be of, and none is to be made of any more."""
+    got = f"--procedure {config.procedure}"
+    if config.inference != "amortized" and config.model in WITHOUT_LATENTS:
+        raise ConfigError(
+            f"expected --inference amortized for --model {config.model}, which has no z to refine, got {config.inference}"
+        )
+    if config.pretraining is not None and config.inference != "amortized":
+        raise ConfigError(f"expected --inference amortized for {got}, got {config.inference}, which refines by the ELBO")
+    if config.pretraining is not None and config.prior == "vamp":
+        raise ConfigError(f"expected --prior other than vamp for {got}: fitting it to the draws would train the encoder")
+
+
 def _check_encoder(config, data):
     encoder = config.encoder
     if config.latent_dim == 0:  # it is not built
@@ -492,7 +506,7 @@ def _check_objective(config, data):
         raise ConfigError("expected --batch-size of at least 2 for --guide batch-normalised, got 1: one row has no variance")
     free = _floor(config)
     committed = _committed_rate(config, data)
-    for what, nats in (("a target", target), ("free bits", free)):
+    for what, nats in (("a target", target), ("free bits", free)) if committed else ():
         if nats is not None and nats <= committed * (1 + 1e-9):  # a correlation is found by bisection
             by = f"--{'correlation' if config.correlation else 'rate'}"
             raise ConfigError(f"expected {what} above the {committed:.4g} nats that {by} commits, got {nats:g}")

@@ -303,10 +303,6 @@ class Config:
             raise ConfigError(f"expected --inference other than sa with --model {self.model}; use --model {named}")
         if self.latent_dim == 0 and self.model not in WITHOUT_LATENTS:
             raise ConfigError("expected --latent-dim of at least 1, got 0; use --model autoregressive for a model without z")
-        if self.inference != "amortized" and self.model in WITHOUT_LATENTS:
-            raise ConfigError(
-                f"expected --inference amortized for --model {self.model}, which has no z to refine, got {self.inference}"
-            )
         if self.inference != "amortized" and self.guide == IMPLICIT:
             raise ConfigError(
                 f"expected --inference amortized for --guide {IMPLICIT}, which has no local parameters to refine, got "
@@ -388,8 +384,7 @@ class Config:
             raise ConfigError(f"expected --initialisation torch or he for {guide}, got {self.initialisation}")
 
     def _check_fitted_prior(self):
-        by_procedure = self.is_adversarial or self.pretraining is not None
-        free = "procedure" if by_procedure else "objective" if self.bound in ("mmd", "autoencoder") else None
+        free = "procedure" if self.is_adversarial else "objective" if self.bound in ("mmd", "autoencoder") else None
         if free and self.prior == "vamp":
             raise ConfigError(
                 f"expected --prior other than vamp for {_flag(free)} {getattr(self, free)}, got vamp: its parts are "
@@ -455,7 +450,7 @@ class Config:
                 f"--guide {self.guide}; use --guide full-covariance-normal"
             )
         self._check_moves(got)
-        if self.pretraining is not None and self.inference != "amortized":
+        if self.pretraining is not None and self.inference in ("svi", "vae+svi", "vae+svi+kl"):
             raise ConfigError(f"expected --inference amortized for {got}, got {self.inference}, which refines by the ELBO")
         most = max(self.epochs, 2) - 1
         if self.pretraining is not None and not 0 < self.pretraining <= most:

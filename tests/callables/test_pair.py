@@ -432,6 +432,12 @@ def test_mistakes_of_the_call():
     ):
         with pytest.warns(UserWarning, match=told):
             collapse_report(*as_pair(encode, nn.Sequential(nn.Linear(2, 6), last), likelihood=name), X.round().abs(), **QUICK)
+    linear = nn.Linear(2, 6)
+    still = lambda x: (x[:, :2] * 0, x[:, :2] * 0 + 1)  # noqa: E731
+    counts = as_pair(still, lambda z: 4 + linear(z).square().tanh(), likelihood="poisson")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # log rates of 5 for counts of 150
+        collapse_report(*counts, 150 + X.round().abs(), **QUICK)
     for made, likelihood in (
         (decode, lambda p: torch_dist.Bernoulli(p)),
         (lambda z: (z.repeat(1, 3),) * 2, torch_dist.Laplace),

@@ -190,3 +190,9 @@ def test_models_of_images_and_text(flags, shape, tmp_path):
 def test_settings_that_contradict_each_other(flags, said, tmp_path):
     done = skipvae("train", *flags.split(), "--print-config", cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_no_free_bits_and_no_target_are_refused_where_nothing_is_committed(tmp_path):
+    for objective in ("free-bits-total(0)", "target-rate(0)"):
+        done = skipvae("train", "--objective", objective, "--decoder", "mlp", "--print-config", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr

@@ -65,7 +65,7 @@ def test_a_traversal_by_samples_keeps_its_noise_where_the_decoder_ignores_z(fold
     vae, data, _ = load_run(folder / "run")
     blind = torch.distributions.Bernoulli(torch.full((2, 8, 8), 0.5))
     monkeypatch.setattr(vae.decoder, "forward", lambda z: SimpleNamespace(sample=blind.sample, mean=blind.mean))
-    monkeypatch.setattr("pyro_skipvae.reports.model_pictures._mean", lambda decoded: None)
+    monkeypatch.setattr("pyro_skipvae.reports.model_pictures.mean_of", lambda decoded: None)
     monkeypatch.setattr("pyro_skipvae.reports.figures.latent_traversals", lambda images, **_: images)
     images = draw_traversals(vae, data, dimensions=2, values=(-1, 0, 2))
     assert images.shape == (2, 3, 8, 8) and images[:, 0].equal(images[:, 1]) and images[:, 0].equal(images[:, 2])

@@ -513,6 +513,7 @@ TABLES = {  # name -> what is written into it, of rows of cells
     "tabs.tsv": lambda rows: rows.replace(",", "\t").replace("#", "NA"),
     "blanks.dat": lambda rows: rows.replace(",", " ").replace("#", "."),
     "packed.csv.gz": lambda rows: rows.replace("#", "None"),
+    "decimal.csv": lambda rows: re.sub(r"(\d),(\d|#)", r"\1,5;\2,0", rows).replace("a,b", "a;b").replace("#,0", "NA"),
     "marked.csv": lambda rows: "\ufeff" + rows.replace("#", ""),
 }
 
@@ -530,7 +531,17 @@ def test_rows_with_missing_values_are_left_out_by_the_command_that_is_given_what
     assert sum(whole.describe()["sizes"].values()) == 31 and whole.event_shape == (2,)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if name != "blanks.dat"])
+def test_rows_of_a_class_that_reads_like_a_mark_are_kept(tmp_path):
+    rows = "".join(f"{i} {i % 7} \"{'none' if i % 2 else 'mild pain'}\"\n" for i in range(40))
+    (tmp_path / "x.dat").write_text('a b "class"\n' + rows + '7 NA "none"\n')
+    with pytest.raises(ValueError, match="expected no missing values") as caught:
+        load_data(tmp_path / "x.dat")
+    run_advice(str(caught.value), tmp_path)
+    whole = load_data(tmp_path / "x-whole.csv", binarisation="none")
+    assert sum(whole.describe()["sizes"].values()) == 40 and set(whole.class_names) == {"mild pain", "none"}
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("blanks.dat", "decimal.csv")])
 def test_texts_are_taken_out_of_any_table_by_the_command_that_is_given(name, tmp_path):
     rows = "".join(f"a fine film {'abcd'[i % 4]},good{i % 2}\n" for i in range(30))
     content = TABLES[name]("review,stars\n" + rows).encode()

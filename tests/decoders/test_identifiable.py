@@ -45,7 +45,7 @@ def test_no_column_turns_round_where_an_entry_passes_through_0(float64):
     decoder, z, found = IdentifiableMLPDecoder(2, (2, 3), width=8), torch.randn(20, 2), []
     for entry in (1e-9, -1e-9):
         with torch.no_grad():
-            decoder.directions[0, 0] = entry
+            decoder.basis[0, 0] = entry
         found.append(decoder(z).base_dist.logits)
     torch.testing.assert_close(*found, rtol=0, atol=1e-6)
 

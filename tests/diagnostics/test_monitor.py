@@ -136,6 +136,20 @@ def test_a_decoder_of_others_that_is_given_x_gets_no_advice_for_one_that_is_not(
     assert not any("deep decoder" in cause or "other elements" in cause for cause in causes[None])
 
 
+def test_a_mask_of_each_row_is_no_x_that_a_decoder_reads():
+    def model(x, seen):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(0 * z, 1.0).mask(seen).to_event(1), obs=x)
+
+    def guide(x, seen):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+
+    monitor = Monitor(model, guide, (X, torch.arange(X.numel()).view_as(X) % 3 > 0), every=1)
+    assert any("deep decoder" in advice.cause for step in range(3) for advice in monitor(step).advice)
+
+
 def mean(table, row, arm, name="rate"):
     entries = json.loads((RESULTS / f"{table}.json").read_text())["entries"]
     found = [entry["report"][name] for entry in entries if (entry["row"], entry["arm"]) == (row, arm)]

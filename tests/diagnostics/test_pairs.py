@@ -314,6 +314,21 @@ def test_values_of_rows_that_are_no_tensor_are_refused_since_no_part_would_get_i
         assert_right(report(masked(model), masked(guide), (X, other)))
 
 
+def test_values_of_rows_are_told_by_all_rows_not_by_those_of_a_part():
+    def masked(function):
+        return lambda x, given: function(x)
+
+    pair = masked(model), masked(guide)
+    with pytest.raises(ValueError, match="each of the 60 rows of x has of its own in a tensor"):
+        Monitor(*pair, (X, LENGTHS), points=50)(0)
+    assert Monitor(*pair, (X, list(range(50))), points=50)(0).state == "used"  # 50 of something else
+    import scipy.sparse
+
+    with pytest.raises(ValueError, match="got a csr_matrix"):
+        report(*pair, (X, scipy.sparse.csr_matrix(X.numpy())))
+    assert_right(report(*pair, (X, nn.Sequential)))
+
+
 def test_packed_sequences_are_refused_by_name():
     packed = nn.utils.rnn.pack_padded_sequence(X[..., None], torch.full((60,), 3), batch_first=True)
     for x in (packed, (X, packed)):

@@ -153,7 +153,7 @@ def test_a_module_that_is_not_registered_is_told(vae):
         return model, guide
 
     pyro.clear_param_store()
-    with pytest.warns(UserWarning, match=r"2 parameters with a gradient are not trained, of shape \(2, 3\), \(2,\): register"):
+    with pytest.warns(UserWarning, match=r"2 parameters with a gradient are not trained, of shape \(2,\), \(2, 3\): register"):
         svi_step(*pair(False), elbo, Adam({"lr": 0.1}))(torch.ones(5, 3))
     for register in (True, False):
         weight.requires_grad_(register)

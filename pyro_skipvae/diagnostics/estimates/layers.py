@@ -95,13 +95,13 @@ def layer_sensitivities(
 
 
 @contextmanager
-def _outputs(named: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
-    """{name: the tensors that the module has given}, while inside; copies, since what comes next may work in place."""
-    seen: dict[str, list[Tensor]] = {name: [] for name in named}
+def _outputs(named: Mapping[str, nn.Module]) -> Iterator[dict[str, list[list[Tensor]]]]:
+    """{name: the tensors that the module has given, call by call}, while inside; copies, since what follows may change them."""
+    seen: dict[str, list[list[Tensor]]] = {name: [] for name in named}
 
     def keep(name: str, output: Any) -> None:
         given = output if isinstance(output, tuple | list) else [output]
-        seen[name] += [part.clone() for part in given if isinstance(part, Tensor)][:1]
+        seen[name].append([part.clone() for part in given if isinstance(part, Tensor)])
 
     hooks = [
         part.register_forward_hook(lambda _module, _inputs, output, name=name: keep(name, output))
@@ -115,7 +115,7 @@ def _outputs(named: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]
 
 
 def _run(
-    pair: Pair, seen: dict[str, list[Tensor]], index: Tensor, values: dict[str, Any], ends: Tensor | None
+    pair: Pair, seen: dict[str, list[list[Tensor]]], index: Tensor, values: dict[str, Any], ends: Tensor | None
 ) -> dict[str, Tensor]:
     """The activations of each layer in one run of the model, (n, ...) flattened."""
     for outputs in seen.values():
@@ -124,10 +124,12 @@ def _run(
     return {name: _by_row(name, outputs, len(index), ends) for name, outputs in seen.items()}
 
 
-def _by_row(name: str, outputs: list[Tensor], rows: int, ends: Tensor | None) -> Tensor:
-    if not outputs:
+def _by_row(name: str, outputs: list[list[Tensor]], rows: int, ends: Tensor | None) -> Tensor:
+    """Of each call the first tensor with a row for each datapoint."""
+    if not any(outputs):
         raise ValueError(f"expected layer {name!r} to run with the model and to return a tensor, and it did not")
-    found = [_before(part, ends) for part in outputs if part.is_floating_point() and part.shape[:1] == (rows,)]
+    calls = [[part for part in call if part.is_floating_point() and part.shape[:1] == (rows,)][:1] for call in outputs]
+    found = [_before(part, ends) for call in calls for part in call]
     if not found:
         raise ValueError(f"expected layer {name!r} to return a tensor with a row for each of {rows} datapoints, got none")
     return torch.cat([part.reshape(rows, -1) for part in found], 1)

@@ -12,8 +12,11 @@ from pyro_skipvae.distributions.wrapped import innermost
 from ..pairs.interval import Interval, half_width, standard_error
 from ..pairs.pair import Pair
 from ..pairs.rows import count_rows, select_rows
+from ..pairs.sites import is_masked, plate_scale
+from ..pairs.unavailable import Unavailable
 
 COUNTED = "words and the end mark of each text, unknown words too; not the mark at its beginning"
+OF_COUNTS = "the words that are counted, in an order"
 COUNTS = (Multinomial, MultinomialGivenTotal)
 BOUNDS = {"ppl_iw": "log_likelihood", "ppl_elbo": "elbo"}
 
@@ -53,8 +56,8 @@ def perplexity_difference(first: Tensor, second: Tensor, tokens: Tensor) -> Inte
     return Interval(value, value - half, value + half)
 
 
-def log_orders(pair: Pair, points: int) -> Tensor:
-    """Of x that are counts of words, ln of the number of orders that these can be in, (points,); 0 for any other x.
+def log_orders(pair: Pair, points: int) -> Tensor | None:
+    """Of x that are counts of words, ln of the number of orders that these can be in, (points,); None for any other x.
 
         ln n! - sum_d ln x_d!,   n = sum_d x_d
 
@@ -63,15 +66,18 @@ def log_orders(pair: Pair, points: int) -> Tensor:
     found = torch.zeros(points, dtype=torch.float64, device="cpu")
     counts = [node["name"] for node in pair.likelihood_nodes if isinstance(innermost(node["fn"], masks=True), COUNTS)]
     if not counts:
-        return found
+        return None
     for chunk in pair.chunks():
         rows = min(points - chunk.start, count_rows(chunk.x))
         if rows <= 0:
             break
         trace = pair.model_trace(select_rows(chunk.x, slice(0, rows)), pair.draw(chunk, rows)[0])
         for name in counts:
+            if trace.nodes[name]["mask"] is not None or is_masked(trace.nodes[name]["fn"]):
+                raise Unavailable(f"{name} is masked: which of its words count is not known")
             x = trace.nodes[name]["value"].reshape(rows, -1, trace.nodes[name]["fn"].event_shape[-1]).double().cpu()
-            found[chunk.start : chunk.start + rows] += ((x.sum(-1) + 1).lgamma() - (x + 1).lgamma().sum(-1)).sum(-1)
+            orders = ((x.sum(-1) + 1).lgamma() - (x + 1).lgamma().sum(-1)).sum(-1)
+            found[chunk.start : chunk.start + rows] += orders * plate_scale(trace.nodes[name], rows)
     return found
 
 
@@ -89,4 +95,5 @@ def perplexities(fields: dict[str, Any], tokens: Tensor, samples: int, orders: T
         own = tokens[: len(fields[of])]
         nats = -fields[of] if orders is None else orders[: len(own)] - fields[of].cpu()
         found[name] = {**vars(perplexity(nats, own)), "texts": len(own), "tokens": int(own.sum())}
-    return {**found, "tokens": int(tokens.sum()), "counted": COUNTED, "importance_samples": samples}
+    counted = COUNTED if orders is None else OF_COUNTS
+    return {**found, "tokens": int(tokens.sum()), "counted": counted, "importance_samples": samples}

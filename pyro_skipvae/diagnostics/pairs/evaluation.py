@@ -1,6 +1,6 @@
 """Evaluating a model and a guide without leaving a trace: modes, random numbers and stores stay as found."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from numbers import Integral
 from typing import Any
@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from pyro_skipvae.modules import modules_behind
 from pyro_skipvae.random_numbers import forked
 
-from .rows import Inputs, Rows, as_rows, count_rows, read_part, values
+from .rows import Inputs, Rows, as_rows, check_cut, count_rows, length, read_part, values
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def as_found(
     """
     if not all(isinstance(number, Integral) and number >= 1 for number in samples):
         raise ValueError(f"expected whole numbers of samples, at least 1, got {' and '.join(map(str, samples))}")
-    given = x if isinstance(x, dict | tuple) else (x,)
+    given = tuple(x.values()) if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
     with (
         evaluation_mode(*callables),
         forked_random(given, seed, *callables),
@@ -125,6 +125,7 @@ def as_found(
     ):
         like = precision_of(*callables)
         rows = as_rows(x, like) if first is None else read_part(x, slice(0, first), like)
+        check_cut(rows, length(x))
         if count_rows(rows) < 2:
             raise ValueError(f"expected at least 2 rows of x, got {count_rows(rows)}")
         yield rows

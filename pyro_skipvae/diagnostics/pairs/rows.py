@@ -53,14 +53,18 @@ def as_rows(x: Inputs, like: Tensor | None = None) -> Rows:
     uneven = [tuple(item.shape) for item in values(rows) if _has_rows(item) and len(item) != len(leading)]
     if uneven:
         raise ValueError(f"expected tensors of {len(leading)} rows in x, got the shapes {uneven}")
-    for item in values(rows):
-        if len(leading) > 1 and _is_uncut(item, len(leading)):
-            raise ValueError(
-                f"expected what each of the {len(leading)} rows of x has of its own in a tensor, whose rows are read part by "
-                f"part, got a {type(item).__name__}: pass torch.tensor(...), or texts as numbers. Bind what is no value of a "
-                "row by functools.partial"
-            )
     return rows
+
+
+def check_cut(rows: Rows, of: int) -> None:
+    """Raises ValueError for values of each of the `of` rows of x, of which these are a part or all, that are no tensor."""
+    for item in values(rows):
+        if of > 1 and _is_uncut(item, of):
+            raise ValueError(
+                f"expected what each of the {of} rows of x has of its own in a tensor, whose rows are read part by part, got a "
+                f"{type(item).__name__}: pass torch.tensor(...), or texts as numbers. Bind what is no value of a row by "
+                "functools.partial"
+            )
 
 
 def length(x: Inputs) -> int:
@@ -83,7 +87,8 @@ def read_part(x: Inputs, part: slice, like: Tensor | None = None) -> Rows:
     def moved(item: Any) -> Any:
         return item.to(like.device) if isinstance(item, Tensor) and like is not None else item
 
-    read = as_rows({n: cut(item) for n, item in x.items()} if isinstance(x, Mapping) else tuple(map(cut, _items(x))), like)
+    parts = {n: cut(item) for n, item in x.items()} if isinstance(x, Mapping) else tuple(map(cut, _items(x)))
+    read = as_rows(parts, like)
     return {n: moved(item) for n, item in read.items()} if isinstance(read, dict) else tuple(map(moved, read))
 
 
@@ -196,14 +201,22 @@ def _is_sliced_to_tensor(item: Any) -> bool:
 
 def _is_uncut(item: Any, rows: int) -> bool:
     """Whether something holds a value for each row, and is no tensor: every part of the rows would get the whole of it."""
-    unsized = not hasattr(item, "__len__") or getattr(item, "shape", None) == ()
-    if unsized or isinstance(item, Tensor | str | bytes | nn.Module):
+    if isinstance(item, Tensor | str | bytes | nn.Module | type):
         return False
     if not isinstance(item, Mapping | list | tuple):
-        return len(item) == rows
+        return _length(item) == rows
     held = list(item.values() if isinstance(item, Mapping) else item)
     within = any(_has_rows(each) and len(each) == rows or _is_uncut(each, rows) for each in held)
     return within or len(held) == rows and not isinstance(item, Mapping)
+
+
+def _length(item: Any) -> int | None:
+    if shape := getattr(item, "shape", None):
+        return int(shape[0])
+    try:
+        return len(item)
+    except TypeError:  # of a number, or an array without dimensions
+        return None
 
 
 def _is_read_in_turn(x: Any) -> bool:

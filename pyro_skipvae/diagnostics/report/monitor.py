@@ -16,7 +16,7 @@ from ..pairs.finite import finite
 from ..pairs.interval import Interval, cycle_interval, mean_interval
 from ..pairs.pair import Pair
 from ..pairs.rows import Inputs
-from ..pairs.sites import log_prob_by_row
+from ..pairs.sites import log_prob_by_row, without_masks
 from ..pairs.unavailable import FAILURES, Unavailable
 from .advice import Advice, Seen, advice_for, is_autoregressive, predicted
 
@@ -204,7 +204,8 @@ def _reads_inputs(pair: Pair, nodes: list[Any], values: dict[str, Any]) -> bool:
     other = pair.rows(torch.arange(pair.points, device="cpu").roll(1))
     try:
         trace = pair.model_trace(other, values | {node["name"]: node["value"] for node in nodes})
-        both = [[log_prob_by_row(found, pair.points) for found in (node, trace.nodes[node["name"]])] for node in nodes]
+        runs = [[without_masks(found) for found in (node, trace.nodes[node["name"]])] for node in nodes]
+        both = [[log_prob_by_row(found, pair.points) for found in run] for run in runs]
     except FAILURES:
         return True
     return not all(torch.allclose(one, two, rtol=1e-4, atol=1e-4) for one, two in both)
