@@ -135,8 +135,9 @@ def report_on(vae, data, *, device, budget, extra, points=None, auxiliary_prior=
             bar.update(task, description=stage, completed=done, total=total)
 
         card = {**extra, "data": data.describe(), **_committed(vae)}
-        read = x if components is None else data.test[:FIRST_POINTS]  # as the report does
-        tokens = (read != PAD).sum(-1) if data.kind == "text" else None
+        tokens = None
+        if data.kind == "text":  # of the rows that the report reads
+            tokens = ((x if components is None else data.test[:FIRST_POINTS]) != PAD).sum(-1)
         about = {"fit_on": other, "budget": budget, "sizes": sizes, "tokens": tokens, "levels": _levels(data), "progress": show}
         points = x if components is None else data.test
         report = collapse_report(vae.model, vae.guide, points, card=card, components=components, **about, **samples)

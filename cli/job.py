@@ -162,7 +162,7 @@ class Job:
             self.progress, self.best = Progress(**state["progress"]), state["best"]
             self.stalled = state["stalled"]
             vars(self.halving).update(state["halving"])
-            set_random_state(state["random"], self.device)
+            set_random_state(state["random"], self.device, first=self.ranks is not None)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0].rstrip(":")  # torch names every tensor in lines of their own
             raise RunError(f"expected a checkpoint of this run, got another one: {reason}") from None

@@ -114,9 +114,10 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
         """Trains a new model on X (n_samples, n_features); y is ignored."""
-        data = self._data(self._checked(X, reset=True))
-        self._build(data)
-        self._train(data, self.epochs, self._config)
+        with self._as_before_if_it_fails():
+            data = self._data(self._checked(X, reset=True))
+            self._build(data)
+            self._train(data, self.epochs, self._config)
         return self
 
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
@@ -128,14 +129,15 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         for name in ("beta_schedule", "objective"):
             if str(value := getattr(self, name)).partition("(")[0] in ("control", "kl-balancing"):
                 raise ValueError(f"expected another {name} for partial_fit, whose beta is constant, got {value}; use fit")
-        data = self._data(self._checked(X, reset=first))
-        if first:
-            self._build(data)
-        elif self._optimizer is not None:
-            _set_rate(self._optimizer, self._config.lr)  # that of a whole training has fallen to 0
-        if not first and data.kind != self._about.kind and self._about.kind != "real":
-            raise ValueError(f"expected {self._about.kind} values, as at the first call, got {data.kind} ones")
-        self._train(data, 1, replace(self._config, lr_schedule="constant", beta_schedule="constant"))
+        with self._as_before_if_it_fails():
+            data = self._data(self._checked(X, reset=first))
+            if first:
+                self._build(data)
+            elif self._optimizer is not None:
+                _set_rate(self._optimizer, self._config.lr)  # that of a whole training has fallen to 0
+            if not first and data.kind != self._about.kind and self._about.kind != "real":
+                raise ValueError(f"expected {self._about.kind} values, as at the first call, got {data.kind} ones")
+            self._train(data, 1, replace(self._config, lr_schedule="constant", beta_schedule="constant"))
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
@@ -243,7 +245,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Train in a parameter store and with random numbers of its own."""
         batches = data.batches("train", self.batch_size, seed=self.seed)
         batches.epoch = len(self.losses_)  # so that each has an order of its own
-        device, before = device_of(self.vae_), self._held()
+        device = device_of(self.vae_)
         checks = {"validate_distributions_pyro": False, "validate_distributions_torch": False}  # the step looks for itself
         with pyro.settings.context(**checks), self._apart(self.seed + len(self.losses_)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered ")
@@ -255,24 +257,28 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self.losses_ += [epoch.loss for epoch in fit(step, feed, epochs=epochs, beta=beta)]
             self._optimizer = copy.deepcopy(step.state_dict()) if epochs else None
         if left_out := step.nonfinite():
-            self._take_back(before)
             raise ValueError(
                 f"expected a training that stays finite, but {' and '.join(left_out.what)} of {left_out.steps} steps did not: "
                 f"lower lr (it was {config.lr:g})"
             )
         self._finish(data)
 
-    def _held(self) -> Any:
-        """What a training changes, as it is; None before the first."""
-        return None if self._optimizer is None else copy.deepcopy((self.vae_.state_dict(), self._optimizer, self.losses_))
-
-    def _take_back(self, before: Any) -> None:
-        if before is None:
-            del self.vae_, self.losses_
-            return
-        weights, self._optimizer, self.losses_ = before
-        self.vae_.load_state_dict(weights)
-        self.vae_.eval()
+    @contextmanager
+    def _as_before_if_it_fails(self) -> Iterator[None]:
+        """Inside a training may fail: then the estimator is as it was, or not fitted."""
+        fields = {name: value for name, value in self.__dict__.items() if name not in self.get_params(deep=False)}
+        held = copy.deepcopy({name: fields[name] for name in ("_optimizer", "losses_") if name in fields})
+        weights = copy.deepcopy(self.vae_.state_dict()) if hasattr(self, "vae_") else None
+        try:
+            yield
+        except BaseException:
+            for name in self.__dict__.keys() - fields.keys() - self.get_params(deep=False).keys():
+                del self.__dict__[name]
+            self.__dict__.update(fields | held)
+            if weights is not None:
+                self.vae_.load_state_dict(weights)
+                self.vae_.eval()
+            raise
 
     def _finish(self, data: Data) -> None:
         self.vae_.eval()

@@ -94,6 +94,14 @@ def test_a_training_that_is_not_finite_leaves_the_estimator_as_it_was():
     assert np.array_equal(whole.transform(X), before) and len(whole.losses_) == 1
     same = SkipVAE(**SMALL | {"likelihood": "normal"}).partial_fit(X).partial_fit(X)
     assert np.array_equal(whole.partial_fit(X).transform(X), same.transform(X))
+    whole.set_params(latent_dim=1, lr_schedule="halving")
+    with pytest.raises(ValueError, match="cosine or constant"):
+        whole.fit(X)
+    assert pickle.loads(pickle.dumps(whole)).transform(X).shape == (80, 2)
+    unheld = SkipVAE(**SMALL | {"likelihood": "normal", "epochs": 0}).fit(X)
+    with pytest.raises(ValueError, match="a training that stays finite"):
+        unheld.partial_fit(large)
+    assert np.array_equal(unheld.transform(X), SkipVAE(**SMALL | {"likelihood": "normal", "epochs": 0}).fit(X).transform(X))
     first = SkipVAE(**SMALL | {"likelihood": "normal", "lr": 1e30})
     with pytest.raises(ValueError, match="a training that stays finite"):
         first.fit(X)

@@ -90,8 +90,8 @@ class Data:
         """The data with at most `train` training items, and at most `eval` items of valid and of test each.
 
         Training items are chosen at random, always in the same order, so that fewer are among more; of a text the first ones
-        are taken, as papers do. Of valid and test the first items are taken (see `first`). Raises ValueError for a limit
-        below 1.
+        are taken, as papers do, unless it lies by class or genre. Of valid and test the first items are taken (see `first`).
+        Raises ValueError for a limit below 1.
         """
         kept, limits = {}, dict(self.limits)
         for split, most in zip(SPLITS, (train, eval, eval), strict=True):

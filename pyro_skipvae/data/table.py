@@ -258,7 +258,8 @@ def _is_text(path: Path, names: list[str], number: int, layout: Layout | None) -
     if layout is None:
         texts = f"import pandas; texts = pandas.read_parquet({str(path)!r})[{names[number]!r}]"
     else:
-        texts = f"{_as_rows(path, layout)}; texts = [row[{number}] for row in rows[{int(layout.header)}:] if row]"
+        below = f"rows[{int(layout.header)}:]"
+        texts = f"{_as_rows(path, layout)}; texts = [row[{number}] for row in {below} if len(row) > {number}]"
     line = f"{texts}; [print(' '.join(text.split())) for text in texts]"
     return ValueError(
         f"expected columns of numbers, got texts in {_named(names[number])} of {path}; this makes a text file of them: "
@@ -270,8 +271,9 @@ def _as_rows(path: Path, layout: Layout) -> str:
     """Python that reads a text table as it was read here, into `rows`."""
     opener = "gzip.open" if path.suffix.lower() == ".gz" else "open"
     lines = f"{opener}({str(path)!r}, 'rt', encoding='utf-8-sig', newline='')"
-    rows = f"csv.reader({lines}, delimiter={layout.delimiter!r})" if layout.delimiter else f"map(shlex.split, {lines})"
-    return f"import csv, gzip, shlex; rows = list({rows})"
+    between_blanks = f"([a or b for a, b in re.findall({_CELL.pattern!r}, line)] for line in {lines})"
+    rows = f"csv.reader({lines}, delimiter={layout.delimiter!r})" if layout.delimiter else between_blanks
+    return f"import csv, gzip, re; rows = [row for row in {rows} if any(cell.strip() for cell in row)]"
 
 
 def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array, dict[int, Array]]:
@@ -350,8 +352,8 @@ def _missing(
         command = f"import pandas; pandas.read_parquet({str(path)!r}).dropna().to_csv({new!r}, index=False)"
     else:
         head, mark = int(layout.header), layout.delimiter or ","
-        missing = f"{{row[n].strip().lower() for n in {list(read)}}} & set({sorted(marks)})"
-        whole = f"[row for row in rows[{head}:] if row and not {missing}]"
+        missing = f"{{cell.strip().lower() for n, cell in enumerate(row) if n in {list(read)}}} & set({sorted(marks)})"
+        whole = f"[row for row in rows[{head}:] if not {missing}]"
         writer = f"csv.writer(open({new!r}, 'w', newline='', encoding='utf-8'), delimiter={mark!r})"
         command = f"{_as_rows(path, layout)}; {writer}.writerows(rows[:{head}] + {whole})"
     return ValueError(

@@ -1,5 +1,6 @@
 """A mixture whose components have equal weights that are not learned, so that its draws have a gradient."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +12,16 @@ class EvenMixture(MixtureSameFamily):  # type: ignore[misc]  # Pyro's has no typ
     """1/K sum_k p_k(z): components with batch (..., K) and event (D,), batch (...); `even_mixture` makes one.
 
     A draw is that of a component chosen at random. Since the choice does not depend on a parameter, the gradient of the draw is
-    that of an expectation under the mixture. at_fixed_noise: the same of other components, where there is one.
+    that of an expectation under the mixture. at_fixed_noise: gives the mixture of other components, where there are such.
     """
 
     has_rsample = True
-    at_fixed_noise: "EvenMixture | None" = None
+    at_fixed_noise: "Callable[[], EvenMixture] | None" = None
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "EvenMixture":
         found: EvenMixture = super().expand(batch_shape, _instance)
-        found.at_fixed_noise = None if self.at_fixed_noise is None else self.at_fixed_noise.expand(batch_shape)
+        if (other := self.at_fixed_noise) is not None:
+            found.at_fixed_noise = lambda: other().expand(batch_shape)
         return found
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:

@@ -157,8 +157,8 @@ class SemiImplicitNormal(nn.Module):
     It approximates the implicit q(z|x) = E_e N(loc(x, e), diag(scale(x, e)^2)), e ~ N(0, I), whose density is not known. In
     training each row has K = `components` new e_k in each step. In evaluation a fixed set of K = `evaluated` serves all x, so
     that q(z|x) depends on x alone. Bias: on average its KL from a prior is no smaller than that of the implicit q, and tends to
-    it as K grows. The noise (`noise` numbers) joins the features (B, F) before a hidden layer. Its `at_fixed_noise` is that of
-    evaluation, without gradient. Raises ValueError for a sequence z, and for a size below 1.
+    it as K grows. The noise (`noise` numbers) joins the features (B, F) before a hidden layer. `at_fixed_noise()` of what it
+    gives is that of evaluation. Raises ValueError for a sequence z, and for a size below 1.
 
     Reference: Yin and Zhou 2018, "Semi-Implicit Variational Inference"; a posterior for adversarial variational Bayes.
     """
@@ -191,8 +191,7 @@ class SemiImplicitNormal(nn.Module):
         found = self._mixture(
             features, torch.randn(len(features), self.components, self.noise, dtype=like.dtype, device=like.device)
         )
-        with torch.no_grad():
-            found.at_fixed_noise = self._mixture(features, like.expand(len(features), *like.shape))
+        found.at_fixed_noise = lambda: self._mixture(features.detach(), like.expand(len(features), *like.shape))
         return found
 
     def _mixture(self, features: Tensor, noise: Tensor) -> dist.TorchDistribution:

@@ -433,7 +433,7 @@ def _check_refinement(config):
     if config.pretraining is not None and config.inference != "amortized":
         raise ConfigError(f"expected --inference amortized for {got}, got {config.inference}, which refines by the ELBO")
     if config.pretraining is not None and config.prior == "vamp":
-        raise ConfigError(f"expected --prior other than vamp for {got}: fitting it to the draws would train the encoder")
+        raise ConfigError(f"expected --prior other than vamp for {got}, got vamp: fitting it would train the encoder")
 
 
 def _check_encoder(config, data):

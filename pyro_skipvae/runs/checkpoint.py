@@ -147,11 +147,14 @@ def random_state(device="cpu"):
     }
 
 
-def set_random_state(state, device="cpu"):
-    """Put the random generators into a state that `random_state` returned, that of its device into this device's."""
+def set_random_state(state, device="cpu", *, first=False):
+    """Put the random generators into a state that `random_state` returned, that of its device into this device's.
+
+    first: of an older state, which is of all devices of the first process, take its own, for all processes.
+    """
     torch.set_rng_state(state["torch"])
     if torch.device(device).type == "cuda" and state["cuda"]:
-        kept, number = state["cuda"], torch.device(device).index or 0  # older ones are of all devices that there were
+        kept, number = state["cuda"], 0 if first else torch.device(device).index or 0
         torch.cuda.set_rng_state(kept[number] if number < len(kept) else kept[0], device)
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

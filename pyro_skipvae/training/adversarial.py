@@ -219,11 +219,12 @@ class _Ratio:
 
 def _contrast(q: Any) -> Any:
     """Independent normals with moments of q that are functions of x, held; None without these, or where z is not real."""
-    q = getattr(q, "at_fixed_noise", None) or q
     if innermost_support(q.support) is not constraints.real:
         return None
     try:
-        loc, variance = q.mean.detach(), q.variance.detach()
+        with torch.no_grad():
+            q = q.at_fixed_noise() if getattr(q, "at_fixed_noise", None) else q
+            loc, variance = q.mean, q.variance
     except NotImplementedError:
         return None
     return Independent(Normal(loc, variance.sqrt()), len(q.event_shape))

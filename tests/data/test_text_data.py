@@ -123,13 +123,10 @@ def test_tokens_are_the_words_of_the_published_counts_and_the_ends(name, words, 
 def test_the_brown_corpus_is_whole_and_split_by_file(name, loaded):
     data = loaded(name)
     first = "The Fulton County Grand Jury said Friday an investigation of Atlanta's recent primary election produced"
-    said = [data.vocabulary.decode(row) for row in data.train]
-    assert sum(text.startswith(f"{first} `` no evidence ''") for text in said) == 1
-    # The press comes first among the files, and love stories late; of the first sentences both have their part.
-    romance = {data.vocabulary.decode(row) for row in data.test[:500]} & {
-        data.vocabulary.decode(row) for row in data.limit(eval=500).test
-    }
-    assert len(romance) == len({data.vocabulary.decode(row) for row in data.test[:500]})
+    assert data.vocabulary.decode(data.train[0]).startswith(f"{first} `` no evidence ''")
+    # The files lie by genre, the press first: a part is taken at random, the same one each time.
+    part = data.limit(eval=500).test
+    assert part.equal(data.first("test", 500)) and not part.equal(data.test[:500]) and len(data.limit(train=50).train) == 50
     assert sum(data.describe()["sizes"].values()) == 57_340  # the sentences and tokens that are published
     assert sum(data.describe()["tokens"].values()) == 1_161_192 + 57_340
 

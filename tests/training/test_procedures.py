@@ -225,7 +225,7 @@ BAD = {
     ("--procedure", "lagging", "--model", "sa-vae"): "each makes up for a slow encoder",
     ("--procedure", "pretrain", "--inference", "svi"): "which refines by the ELBO",
     ("--procedure", "pretrain", "--model", "sa-vae"): "which refines by the ELBO",
-    ("--procedure", "pretrain", "--prior", "vamp"): "fitting it to the draws would train the encoder",
+    ("--procedure", "pretrain", "--prior", "vamp"): "got vamp: fitting it would train the encoder",
     ("--model", "autoregressive", "--inference", "vae+svi"): "which has no z to refine, got vae+svi",
     ("--procedure", "lagging", "--model", "autoregressive", "--decoder", "pixelcnn"): "which has no encoder",
 }

@@ -14,7 +14,7 @@ from ..pairs.conditions import drawn
 from ..pairs.evaluation import precision_of
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Pair
-from ..pairs.rows import Inputs, as_rows, count_rows, select_rows
+from ..pairs.rows import Inputs, as_rows, check_cut, count_rows, select_rows
 from ..pairs.unavailable import Refused, Unavailable
 from .pairwise import flat
 
@@ -71,6 +71,7 @@ def fitted_to(pair: Pair, z: Tensor, source: str, seed: int) -> Marginal:
 def drawn_on(pair: Pair, fit_on: Inputs, seed: int) -> Tensor:
     """One draw of z at each of other rows, 10,000 random ones at most, (M, *event)."""
     rows = as_rows(fit_on, precision_of(pair.model, pair.guide))
+    check_cut(fit_on, rows)
     # In a random order, since a part of them chooses the mixture: they may be sorted by class.
     rows = select_rows(rows, random_order(count_rows(rows), seed)[:LARGEST_FIT])
     try:

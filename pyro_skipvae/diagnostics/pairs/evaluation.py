@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from pyro_skipvae.modules import modules_behind
 from pyro_skipvae.random_numbers import forked
 
-from .rows import Inputs, Rows, as_rows, check_cut, count_rows, length, read_part, values
+from .rows import Inputs, Rows, as_rows, check_cut, count_rows, read_part, values
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def as_found(
     ):
         like = precision_of(*callables)
         rows = as_rows(x, like) if first is None else read_part(x, slice(0, first), like)
-        check_cut(rows, length(x))
+        check_cut(x, rows)
         if count_rows(rows) < 2:
             raise ValueError(f"expected at least 2 rows of x, got {count_rows(rows)}")
         yield rows

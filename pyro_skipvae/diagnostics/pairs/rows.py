@@ -56,10 +56,12 @@ def as_rows(x: Inputs, like: Tensor | None = None) -> Rows:
     return rows
 
 
-def check_cut(rows: Rows, of: int) -> None:
-    """Raises ValueError for values of each of the `of` rows of x, of which these are a part or all, that are no tensor."""
-    for item in values(rows):
-        if of > 1 and _is_uncut(item, of):
+def check_cut(x: Inputs, rows: Rows) -> None:
+    """Raises ValueError for values of each row of x that are no tensor in `rows`, what was read of x: all of it or a part."""
+    read = list(zip(_items(x), values(rows), strict=True))
+    of = next(_length(item) for item, part in read if _has_rows(part))
+    for item, part in read:
+        if not isinstance(part, Tensor) and of is not None and of > 1 and _is_uncut(item, of):
             raise ValueError(
                 f"expected what each of the {of} rows of x has of its own in a tensor, whose rows are read part by part, got a "
                 f"{type(item).__name__}: pass torch.tensor(...), or texts as numbers. Bind what is no value of a row by "
@@ -211,7 +213,7 @@ def _is_uncut(item: Any, rows: int) -> bool:
 
 
 def _length(item: Any) -> int | None:
-    if shape := getattr(item, "shape", None):
+    if isinstance(shape := getattr(item, "shape", None), tuple) and shape:
         return int(shape[0])
     try:
         return len(item)
