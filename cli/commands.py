@@ -170,7 +170,11 @@ def train(
 @RUN
 @click.option("--importance-samples", default=200, show_default=True, type=Whole(1), help="K of the bound on log p(x)")
 @click.option("--posterior-samples", default=10, show_default=True, type=Whole(1), help="draws of z for each point")
-@click.option("--limit-eval", type=Whole(2), help="report on this many test items, the first ones  [default: 10000]")
+@click.option(
+    "--limit-eval",
+    type=Whole(2),
+    help="report on this many test items, the first ones, or random ones where they lie by class  [default: 10000]",
+)
 @click.option(
     "--mi-components",
     type=Whole(2),

@@ -137,9 +137,9 @@ def report_on(vae, data, *, device, budget, extra, points=None, auxiliary_prior=
         card = {**extra, "data": data.describe(), **_committed(vae)}
         tokens = None
         if data.kind == "text":  # of the rows that the report reads
-            tokens = ((x if components is None else data.test[:FIRST_POINTS]) != PAD).sum(-1)
+            tokens = ((x if components is None else data.first("test", FIRST_POINTS)) != PAD).sum(-1)
         about = {"fit_on": other, "budget": budget, "sizes": sizes, "tokens": tokens, "levels": _levels(data), "progress": show}
-        points = x if components is None else data.test
+        points = x if components is None else data.in_order("test")
         report = collapse_report(vae.model, vae.guide, points, card=card, components=components, **about, **samples)
         if isinstance(posterior := getattr(vae.encoder, "posterior", None), SemiImplicitNormal):
             report.card["notes"].append(IMPLICIT.format(len(posterior.fixed)))

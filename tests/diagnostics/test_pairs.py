@@ -327,6 +327,7 @@ def test_values_of_rows_are_told_by_all_rows_not_by_those_of_a_part():
     with pytest.raises(ValueError, match="got a ndarray"):
         Monitor(*pair, (X, numpy.array([str(n) for n in LENGTHS], dtype=object)), points=50)(0)
     assert_right(report(*pair, (X, dist.Normal(0.0, 1.0))))
+    assert Monitor(*pair, (X, dist.Normal(0.0, 1.0)), points=50)(0).state == "used"  # whose shape is a method
     with pytest.raises(ValueError, match="got a csr_matrix"):
         report(*pair, (X, scipy.sparse.csr_matrix(X.numpy())))
     assert_right(report(*pair, (X, nn.Sequential)))

@@ -12,7 +12,7 @@ from pyro_skipvae.distributions.wrapped import innermost
 from ..pairs.interval import Interval, half_width, standard_error
 from ..pairs.pair import Pair
 from ..pairs.rows import count_rows, select_rows
-from ..pairs.sites import is_masked, plate_scale
+from ..pairs.sites import counted, plate_scale
 from ..pairs.unavailable import Unavailable
 
 COUNTED = "words and the end mark of each text, unknown words too; not the mark at its beginning"
@@ -73,7 +73,7 @@ def log_orders(pair: Pair, points: int) -> Tensor | None:
             break
         trace = pair.model_trace(select_rows(chunk.x, slice(0, rows)), pair.draw(chunk, rows)[0])
         for name in counts:
-            if trace.nodes[name]["mask"] is not None or is_masked(trace.nodes[name]["fn"]):
+            if not counted(trace.nodes[name], rows).all():
                 raise Unavailable(f"{name} is masked: which of its words count is not known")
             x = trace.nodes[name]["value"].reshape(rows, -1, trace.nodes[name]["fn"].event_shape[-1]).double().cpu()
             orders = ((x.sum(-1) + 1).lgamma() - (x + 1).lgamma().sum(-1)).sum(-1)
@@ -95,5 +95,5 @@ def perplexities(fields: dict[str, Any], tokens: Tensor, samples: int, orders: T
         own = tokens[: len(fields[of])]
         nats = -fields[of] if orders is None else orders[: len(own)] - fields[of].cpu()
         found[name] = {**vars(perplexity(nats, own)), "texts": len(own), "tokens": int(own.sum())}
-    counted = COUNTED if orders is None else OF_COUNTS
-    return {**found, "tokens": int(tokens.sum()), "counted": counted, "importance_samples": samples}
+    told = COUNTED if orders is None else OF_COUNTS
+    return {**found, "tokens": int(tokens.sum()), "counted": told, "importance_samples": samples}

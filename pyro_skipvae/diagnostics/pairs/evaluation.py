@@ -115,7 +115,7 @@ def as_found(
     """
     if not all(isinstance(number, Integral) and number >= 1 for number in samples):
         raise ValueError(f"expected whole numbers of samples, at least 1, got {' and '.join(map(str, samples))}")
-    given = tuple(x.values()) if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
+    given = tuple(x.values()) if isinstance(x, Mapping) else tuple(x) if isinstance(x, tuple | list) else (x,)
     with (
         evaluation_mode(*callables),
         forked_random(given, seed, *callables),

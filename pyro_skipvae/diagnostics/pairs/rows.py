@@ -71,7 +71,7 @@ def check_cut(x: Inputs, rows: Rows) -> None:
 
 def length(x: Inputs) -> int:
     """The number of rows of inputs that are not read yet."""
-    found = next((len(item) for item in _items(x) if getattr(item, "shape", ())), 0)
+    found = next((int(shape[0]) for item in _items(x) if (shape := _shape(item))), 0)
     if not found:
         as_rows(x)  # says what is wrong with it
     return found
@@ -84,7 +84,7 @@ def read_part(x: Inputs, part: slice, like: Tensor | None = None) -> Rows:
     """
 
     def cut(item: Any) -> Any:
-        return item[part] if getattr(item, "shape", ()) else item
+        return item[part] if _shape(item) else item
 
     def moved(item: Any) -> Any:
         return item.to(like.device) if isinstance(item, Tensor) and like is not None else item
@@ -212,8 +212,14 @@ def _is_uncut(item: Any, rows: int) -> bool:
     return within or len(held) == rows and not isinstance(item, Mapping)
 
 
+def _shape(item: Any) -> Any:
+    """The shape of what has rows, else (): of a distribution it is a method."""
+    shape = getattr(item, "shape", ())
+    return () if callable(shape) else shape
+
+
 def _length(item: Any) -> int | None:
-    if isinstance(shape := getattr(item, "shape", None), tuple) and shape:
+    if shape := _shape(item):
         return int(shape[0])
     try:
         return len(item)
