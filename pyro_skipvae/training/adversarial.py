@@ -224,7 +224,7 @@ def _contrast(q: Any) -> Any:
     try:
         with torch.no_grad():
             q = q.at_fixed_noise() if getattr(q, "at_fixed_noise", None) else q
-            loc, variance = q.mean, q.variance
+            loc, variance = q.mean.detach(), q.variance.detach()
     except NotImplementedError:
         return None
     return Independent(Normal(loc, variance.sqrt()), len(q.event_shape))
