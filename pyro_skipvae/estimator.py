@@ -266,13 +266,14 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     @contextmanager
     def _as_before_if_it_fails(self) -> Iterator[None]:
         """Inside a training may fail: then the estimator is as it was, or not fitted."""
-        fields = {name: value for name, value in self.__dict__.items() if name not in self.get_params(deep=False)}
+        settings = self.get_params(deep=False).keys()
+        fields = {name: value for name, value in self.__dict__.items() if name not in settings}
         held = copy.deepcopy({name: fields[name] for name in ("_optimizer", "losses_") if name in fields})
         weights = copy.deepcopy(self.vae_.state_dict()) if hasattr(self, "vae_") else None
         try:
             yield
         except BaseException:
-            for name in self.__dict__.keys() - fields.keys() - self.get_params(deep=False).keys():
+            for name in self.__dict__.keys() - fields.keys() - settings:
                 del self.__dict__[name]
             self.__dict__.update(fields | held)
             if weights is not None:

@@ -514,14 +514,10 @@ def _check_objective(config, data):
 
 def _floor(config):
     """The nats of all dimensions below which free bits leave the rate alone, where a committed rate can make that idle."""
-    of_a_batch = config.guide == "batch-normalised"
-    if config.bound == "free-bits-total" and not of_a_batch:
+    if config.bound == "free-bits-total" and config.guide != "batch-normalised":  # which commits for a batch, not for each x
         return config.numbers[0]
-    if config.bound == "free-bits-per-dimension" and config.guide == "minimum-rate":
-        return config.numbers[0] * config.latent_dim
-    if config.bound == "free-bits-per-group" and config.guide in ("minimum-rate", "batch-normalised"):
-        return config.numbers[0] * config.latent_dim
-    return None
+    idle = {"free-bits-per-dimension": ("minimum-rate",), "free-bits-per-group": ("minimum-rate", "batch-normalised")}
+    return config.numbers[0] * config.latent_dim if config.guide in idle.get(config.bound, ()) else None
 
 
 def _committed_rate(config, data):

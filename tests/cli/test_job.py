@@ -110,6 +110,11 @@ def test_settings_without_effect_are_known(flags, told):
     assert not filled_in & set(without_effect(replace(config, epochs=99)))  # nobody gave them when a run goes on
 
 
+def test_the_best_epoch_of_a_batch_prior_is_not_chosen_by_the_rate_that_it_does_not_pay_for():
+    job = job_of(objective="batch-prior", guide="categorical", prior="uniform-categorical")
+    assert job.selection({"valid_distortion": 5.0, "valid_rate": 3.0, "valid_elbo": -8.0, "beta": 1.0}) == 5.0
+
+
 def test_the_width_of_an_mlp_encoder_is_a_setting():
     widths = {layer.out_features for layer in job_of(encoder_width=5).vae.encoder.network if isinstance(layer, nn.Linear)}
     usual = {layer.out_features for layer in job_of().vae.encoder.network if isinstance(layer, nn.Linear)}

@@ -207,3 +207,11 @@ def test_mistakes(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "vector_quantize_pytorch", None)
     with pytest.raises(ImportError, match="pip install vector-quantize-pytorch"):
         CodebookPosterior(4, 3, classes=2)
+
+
+@pytest.mark.parametrize(("batch_size", "classes"), [(64, 128), (64, 512), (8, 512)])
+def test_codes_are_out_of_use_by_their_share_of_a_batch(batch_size, classes):
+    """A fixed number would replace nearly all codes where a batch has few vectors for each."""
+    pytest.importorskip("vector_quantize_pytorch")
+    posterior = CodebookPosterior(4, 16, classes=classes, batch_size=batch_size)
+    assert posterior.quantizer._codebook.threshold_ema_dead_code == pytest.approx(0.1 * batch_size * 16 / classes)
