@@ -50,6 +50,7 @@ except ImportError:  # Windows, where a second run in a folder is not noticed
     fcntl = None  # type: ignore[assignment]
 
 CHECKPOINTS = ("best", "last", "prev")
+BEFORE_THE_SETTINGS = frozenset({"vocabulary.txt", "data.json"})  # what a new run writes before its config.toml
 EPOCH = {"epoch": int} | dict.fromkeys(("train_loss", "beta", "valid_elbo", "valid_rate", "active_units", "seconds"), NUMBER)
 
 
@@ -93,11 +94,17 @@ class Run:
     def begin(self, config: Config, data: "Data | None" = None) -> None:
         """Starts a new run: writes its settings and what it knows of its data. Raises RunError if the folder holds a run."""
         self._check_no_run()
-        if data is not None:
-            if data.vocabulary is not None:
-                self.write("vocabulary.txt", data.vocabulary.text())
-            self.write("data.json", stored(data))
-        self.write("config.toml", config.to_toml())
+        try:
+            if data is not None:
+                if data.vocabulary is not None:
+                    self.write("vocabulary.txt", data.vocabulary.text())
+                self.write("data.json", stored(data))
+            self.write("config.toml", config.to_toml())
+        except BaseException:  # also a signal: the folder shall be new again
+            with contextlib.suppress(RunError):
+                for name in () if (self.path / "config.toml").exists() else BEFORE_THE_SETTINGS:
+                    self.remove(name)
+            raise
 
     def _check_no_run(self) -> None:
         if (self.path / "config.toml").exists():
@@ -119,7 +126,7 @@ class Run:
         self._check_no_run()
         ours = {".lock", "checkpoints", *(path.name for path in checkpoint.abandoned(self.path))}
         if (self.path / ".lock").is_file():
-            ours |= {"vocabulary.txt", "data.json"}  # these are written before the settings
+            ours |= BEFORE_THE_SETTINGS
         others = sorted({path.name for path in self.path.iterdir()} - ours)
         if not others and (self.path / "checkpoints").exists():
             left = {path.name for path in checkpoint.abandoned(self.path / "checkpoints")}

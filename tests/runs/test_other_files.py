@@ -19,6 +19,7 @@ from pyro_skipvae.reports.export import export_run, load_exported
 from pyro_skipvae.reports.run_page import notes
 from pyro_skipvae.runs import checkpoint
 from pyro_skipvae.runs.checkpoint import temporary_name, write_whole
+from pyro_skipvae.runs.config import Config
 from pyro_skipvae.runs.folder import Run, RunError
 
 FAST = (*TINY, "--decoder", "mlp", "--width", "8")
@@ -132,6 +133,27 @@ def test_what_a_killed_start_left_is_taken_over(left, tmp_path):
     with Run(folder).locked(new=True) as held:
         assert not list(folder.rglob("*.tmp")) and json.loads((folder / ".lock").read_text())["pid"] == os.getpid()
         held.write("config.toml", "")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_start_that_is_stopped_leaves_a_new_folder_or_a_run(number, tmp_path, monkeypatch):
+    """Stopped after the vocabulary, after what is known of the data, and after the settings, with which it is a run."""
+    folder, written = tmp_path / "run", []
+    data = SimpleNamespace(vocabulary=SimpleNamespace(text=lambda: "a"), describe=dict)
+
+    def write(path, text):
+        write_whole(path, text)
+        written.append(path.name)
+        if len(written) == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write_whole", write)
+    with pytest.raises(KeyboardInterrupt), Run(folder).locked(new=True) as begun:
+        begun.begin(Config(), data)
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", *(written if number == 3 else ())}
+    with pytest.raises(RunError, match="holds one") if number == 3 else contextlib.nullcontext():
+        with Run(folder).locked(new=True):
+            pass
 
 
 def test_only_our_unfinished_files_of_ended_processes_are_swept(run):
