@@ -3,11 +3,11 @@
 import copy
 import math
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -20,19 +20,33 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.data.dataset import Data
 from pyro_skipvae.diagnostics import CollapseReport, collapse_report
 from pyro_skipvae.diagnostics.estimates.moments import posterior_moments
 from pyro_skipvae.model import VAE
 from pyro_skipvae.modules import device_of
 from pyro_skipvae.random_numbers import forked
-from pyro_skipvae.runs.build import build_beta, build_blank, build_step, build_vae, choose_device, resolve
+from pyro_skipvae.runs.build import (
+    build_beta,
+    build_blank,
+    build_step,
+    build_vae,
+    check_objective,
+    choose_device,
+    resolve,
+    without_effect,
+)
 from pyro_skipvae.runs.config import CODES, Config, ConfigError
 from pyro_skipvae.runs.description import DataDescription
+from pyro_skipvae.text.decoding import on_support
 from pyro_skipvae.training import fit
 
 KINDS = {"bernoulli": "binary", "poisson": "count", "multinomial": "count", "normal": "real", "normal-shared-scale": "real"}
 OURS = ("importance_samples", "device")  # the parameters that are no settings of a training
+EACH_PASS = ("lr", "beta", "max_norm", "batch_size")  # that each call of `partial_fit` reads anew
+UNUSED = ("epochs", "lr_schedule", "beta_schedule", "warmup_epochs", "importance_samples", "seed", "device")  # by the model
+ONE_AT_A_TIME = threading.RLock()  # random numbers and Pyro's parameter store are those of the process
 FLAG = re.compile(r"--([a-z][a-z-]+)")
 KEPT = 1000  # rows of the training data, for `report_`
 ROWS = 500  # that are decoded together
@@ -49,12 +63,12 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     is bernoulli where all of X is 0 or 1, else normal-shared-scale; poisson and multinomial are for counts. X needs no
     StandardScaler: networks and p(x|z) work in units of the columns' standard deviations, and all results are in units of X.
     importance_samples: K of the bound that `score` returns; None returns the ELBO. Equal seeds give equal results; random
-    numbers and Pyro's parameter store stay as found.
+    numbers and Pyro's parameter store stay as found. Threads wait for each other.
 
     Attributes: `vae_`, the `pyro_skipvae.VAE`; `losses_`, one per epoch in nats per row; `report_`, the collapse report on at
-    most 1,000 of the training rows, made when it is first used (for other rows: `report(X)`); `n_features_in_`, and
-    `feature_names_in_` where X has names. Raises ValueError for parameters that are wrong or do not suit X, and for a training
-    that does not stay finite.
+    most 1,000 rows of the last call of `fit` or `partial_fit`, made when it is first used (for other rows: `report(X)`);
+    `n_features_in_`, and `feature_names_in_` where X has names. Raises ValueError for parameters that are wrong or do not suit
+    X, and for a training that does not stay finite. Warns of parameters without effect.
     """
 
     def __init__(
@@ -115,46 +129,50 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
         """Trains a new model on X (n_samples, n_features); y is ignored."""
         with self._as_before_if_it_fails():
-            data = self._data(self._checked(X, reset=True))
+            data = self._data(self._checked(X, reset=True), self.likelihood)
             self._build(data)
-            self._train(data, self.epochs, self._config)
+            self._train(data, self._config.epochs, self._config)
         return self
 
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
         """Trains for one pass over X, at a constant learning rate and beta; the first call builds the model, whose units stay.
 
-        Raises ValueError for a beta that is controlled or rises with the objective, which goes over several passes.
+        lr, beta, max_norm and batch_size may change between calls; None is what the first one had. Raises ValueError for
+        another parameter that did, and for a beta that is controlled or rises with the objective, over several passes.
         """
         first = not hasattr(self, "vae_")
         for name in ("beta_schedule", "objective"):
             if str(value := getattr(self, name)).partition("(")[0] in ("control", "kl-balancing"):
                 raise ValueError(f"expected another {name} for partial_fit, whose beta is constant, got {value}; use fit")
         with self._as_before_if_it_fails():
-            data = self._data(self._checked(X, reset=first))
+            data = self._data(self._checked(X, reset=first), self.likelihood if first else self._config.likelihood)
             if first:
                 self._build(data)
-            elif self._optimizer is not None:
-                _set_rate(self._optimizer, self._config.lr)  # that of a whole training has fallen to 0
-            if not first and data.kind != self._about.kind and self._about.kind != "real":
-                raise ValueError(f"expected {self._about.kind} values, as at the first call, got {data.kind} ones")
-            self._train(data, 1, replace(self._config, lr_schedule="constant", beta_schedule="constant"))
+            config = self._of_this_pass(data)
+            if self._optimizer is not None:
+                _set_rate(self._optimizer, config.lr)  # that of a whole training has fallen to 0
+            self._train(data, 1, config)
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """The means of q(z|x), (n_samples, latent_dim); over 100 draws where they have no closed form."""
+        """The means of q(z|x), (n_samples, latent_dim); over 100 draws where they have no closed form.
+
+        Where q is refined (`inference`) or a flow, noise is drawn for X as a whole: then a row's mean also depends, by that
+        noise, on its place in X.
+        """
         check_is_fitted(self)
         X = self._checked(X, reset=False)
-        means = [posterior_moments(self._posterior(part))[0] for part in self._tensor(X).split(ROWS)]
-        return _as(torch.cat(means), X)
+        return _as(torch.cat([self._mean(part) for part in self._tensor(X).split(ROWS)]), X)
 
     def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """The means of p(x|z), (n_samples, n_features), at z = X (n_samples, latent_dim)."""
+        """The means of p(x|z), (n_samples, n_features), at z = X (n_samples, latent_dim); on a sphere at X / |X|."""
         check_is_fitted(self)
         z = check_array(X, dtype=(np.float64, np.float32))
         if z.shape[1] != self._n_features_out:
             raise ValueError(f"expected z of {self._n_features_out} dimensions, got {z.shape[1]}")
         with torch.no_grad():
-            return _as(torch.cat([self._double.decoder(part).mean for part in self._tensor(z).split(ROWS)]), z)
+            latents = on_support(self._double.prior, torch.from_numpy(z.astype(np.float64)).to(device_of(self.vae_)))
+            return _as(torch.cat([self._double.decoder(part).mean for part in latents.split(ROWS)]), z)
 
     def sample(self, n_samples: int = 1, *, seed: int | None = None) -> NDArray[Any]:
         """Draws from the model, (n_samples, n_features): z from p(z), x from p(x|z).
@@ -163,9 +181,10 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         below 1.
         """
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"expected n_samples of at least 1, got {n_samples}")
-        with self._apart(self.seed if seed is None else seed), torch.no_grad():
+        check_sizes(n_samples=n_samples)
+        if seed is not None and not isinstance(seed, Integral):
+            raise ValueError(f"expected seed to be a whole number or None, got {seed!r}")
+        with self._apart(seed), torch.no_grad():
             z = self._double.prior().sample((n_samples,))
             return torch.cat([self._double.decoder(part).sample() for part in z.split(ROWS)]).cpu().numpy()
 
@@ -180,7 +199,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if samples is not None and not (isinstance(samples, Integral) and samples >= 1):
             raise ValueError(f"expected importance_samples to be a whole number of at least 1, or None, got {samples}")
         x = self._tensor(self._checked(X, reset=False))
-        with self._apart(self.seed), torch.no_grad():
+        with self._apart(), torch.no_grad():
             weights = [
                 self._log_weights(part, samples or DRAWS) for part in x.split(max(1, ROWS * DRAWS // (samples or DRAWS)))
             ]
@@ -197,7 +216,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The `CollapseReport` on at most 1,000 of the training rows."""
         check_is_fitted(self)
         if self._cached_report is None:
-            self._cached_report = self._report(self._kept, card={"rows": "of the data that it was fitted to"})
+            self._cached_report = self._report(self._kept, card={"rows": "of the data of the last call of fit or partial_fit"})
         return self._cached_report
 
     @property
@@ -207,16 +226,12 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:  # noqa: N803
         return validate_data(self, X, reset=reset, dtype=(np.float64, np.float32))
 
-    def _data(self, X: NDArray[Any]) -> Data:  # noqa: N803
+    def _data(self, X: NDArray[Any], likelihood: str | None) -> Data:  # noqa: N803
         """X as data of one split, of the kind that the likelihood is for. Raises ValueError for values that it is not for."""
-        is_binary = bool(((X == 0) | (X == 1)).all())
-        name = self.likelihood or ("bernoulli" if is_binary else "normal-shared-scale")
+        name = likelihood or ("bernoulli" if _is_binary(X) else "normal-shared-scale")
         if name not in KINDS:
             raise ValueError(f"expected likelihood to be one of {', '.join(KINDS)} or None, got {name!r}")
-        if name == "bernoulli" and not is_binary:
-            raise ValueError("expected X of 0 and 1 for likelihood='bernoulli', got other values")
-        if KINDS[name] == "count" and ((X < 0) | (X != np.round(X))).any():
-            raise ValueError(f"expected X of counts, whole numbers of at least 0, for likelihood={name!r}, got other values")
+        _check_values(X, name)
         x = torch.from_numpy(np.array(X, dtype=np.float32))
         if not x.isfinite().all():
             raise ValueError("expected values that float32 can hold, got infinity: X is too large")
@@ -229,25 +244,44 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         given = {name: _plain(value) for name, value in self.get_params().items() if name not in OURS and value is not None}
         same = ("name", "event_shape", "kind", "levels", "binarisation", "checksum")
         self._about = DataDescription(**{name: getattr(data, name) for name in same})
+        if self.guide in CODES:
+            raise ValueError(f"expected a guide of real z, (n_samples, latent_dim), got {self.guide!r}")
+        check_sizes(latent_dim=_plain(self.latent_dim))
         try:
             self._config = resolve(Config.from_flags({**given, "decoder": "mlp", "encoder": "mlp"}), data)
             if self._config.lr_schedule == "halving":
                 raise ConfigError("expected a --lr-schedule of cosine or constant, since nothing is validated, got halving")
-            if self._config.guide in CODES:
-                raise ConfigError(f"expected a guide of real z, (n_samples, latent_dim), got {self._config.guide!r}")
-            with self._apart(self.seed):
+            for flag, wanted in without_effect(self._config, given).items():
+                warnings.warn(_of_parameters(f"{flag} has no effect here: it needs {wanted}"), stacklevel=3)
+            self.__dict__.pop("vae_", None)  # the device is that of the new one
+            with self._apart():
                 self.vae_ = build_vae(self._config, data).to(choose_device(self.device))
-        except ConfigError as error:  # it speaks of flags
-            raise ValueError(FLAG.sub(lambda found: found[1].replace("-", "_"), str(error))) from None
-        self._optimizer, self.losses_ = None, []
+        except ConfigError as error:
+            raise ValueError(_of_parameters(str(error))) from None
+        self._optimizer, self.losses_, self._built_with = None, [], self.get_params()
+
+    def _of_this_pass(self, data: Data) -> Config:
+        """The settings of a pass of `partial_fit`. Raises ValueError where the model would have to be another one."""
+        for name, value in self.get_params().items():
+            if name not in (*EACH_PASS, *UNUSED) and value != self._built_with[name]:
+                raise ValueError(
+                    f"expected {name}={self._built_with[name]!r}, with which partial_fit began, got {value!r}; use fit"
+                )
+        given = {name: _plain(value) for name in EACH_PASS if (value := getattr(self, name)) is not None}
+        try:
+            config = replace(self._config, **given, lr_schedule="constant", beta_schedule="constant")
+            check_objective(config, data)
+        except ConfigError as error:
+            raise ValueError(_of_parameters(str(error))) from None
+        return config
 
     def _train(self, data: Data, epochs: int, config: Config) -> None:
         """Train in a parameter store and with random numbers of its own."""
-        batches = data.batches("train", self.batch_size, seed=self.seed)
+        batches = data.batches("train", config.batch_size, seed=self._seed)
         batches.epoch = len(self.losses_)  # so that each has an order of its own
         device = device_of(self.vae_)
         checks = {"validate_distributions_pyro": False, "validate_distributions_torch": False}  # the step looks for itself
-        with pyro.settings.context(**checks), self._apart(self.seed + len(self.losses_)), warnings.catch_warnings():
+        with self._apart(self._seed + len(self.losses_)), pyro.settings.context(**checks), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered ")
             beta = build_beta(config, len(batches))
             step = build_step(config, self.vae_.train(), epochs * len(batches), beta=beta, data=data, batches=batches)
@@ -285,26 +319,31 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.vae_.eval()
         order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:KEPT]
         self._kept, self._cached_report = data.train[order.sort().values].numpy(), None
-        self.__dict__.pop("_double", None)
+        self.__dict__.pop("_of_vae", None)  # a training leaves the versions of tensors as they are
         self._double  # noqa: B018  made now, so that a look at the estimator changes nothing in it
 
-    @cached_property
+    @property
     def _double(self) -> VAE:
-        """The model in float64, so that a row has the same numbers in any batch."""
-        return self._rebuilt(self.vae_.state_dict()).double().to(device_of(self.vae_)).eval()
+        """`vae_` in float64, in which the rounding of a row does not depend on its batch; made again where `vae_` changed."""
+        weights = self.vae_.state_dict()
+        made_of = [(value.data_ptr(), value._version) for value in weights.values()]
+        if getattr(self, "_of_vae", (None,))[0] != made_of:
+            self._of_vae = made_of, self._rebuilt(weights).double().to(device_of(self.vae_)).eval()
+        return self._of_vae[1]
 
     def _rebuilt(self, weights: dict[str, Tensor]) -> VAE:
-        with self._apart(self.seed):  # the weights that it starts from are drawn
+        with self._apart():  # the weights that it starts from are drawn
             found = build_blank(self._config, self._about)
         found.load_state_dict(weights)
         return found
 
     def _tensor(self, X: Any) -> Tensor:  # noqa: N803
+        _check_values(X, self._config.likelihood)
         return torch.from_numpy(np.array(X, dtype=np.float64)).to(device_of(self.vae_))
 
-    def _posterior(self, x: Tensor) -> Any:
-        with self._apart(self.seed):
-            return self._double.posterior(x)
+    def _mean(self, x: Tensor) -> Tensor:
+        with self._apart():
+            return posterior_moments(self._double.posterior(x))[0]
 
     def _log_weights(self, x: Tensor, draws: int) -> Tensor:
         """log p(x, z) - log q(z|x) at draws of z, (draws, n)."""
@@ -314,14 +353,18 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return self._double.decoder(z).log_prob(x) + self._double.prior().log_prob(z) - log_q
 
     def _report(self, X: Any, **options: Any) -> CollapseReport:  # noqa: N803
-        with self._apart(self.seed):
+        with self._apart():
             return collapse_report(self._double.model, self._double.guide, self._tensor(X), **options)
 
+    @property
+    def _seed(self) -> int:
+        return int(self._config.seed if self.seed is None else self.seed)
+
     @contextmanager
-    def _apart(self, seed: int) -> Iterator[None]:
-        """Random numbers and a parameter store of its own."""
+    def _apart(self, seed: int | None = None) -> Iterator[None]:
+        """Random numbers, by default from the estimator's seed, and a parameter store of its own; one thread at a time."""
         device = device_of(self.vae_) if isinstance(getattr(self, "vae_", None), VAE) else choose_device(self.device)
-        with pyro.get_param_store().scope(), forked({device}, int(seed)):
+        with ONE_AT_A_TIME, pyro.get_param_store().scope(), forked({device}, self._seed if seed is None else int(seed)):
             yield
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -334,13 +377,14 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields, with weights in place of modules, which hold functions, and with tensors on the CPU."""
-        state = {name: value for name, value in super().__getstate__().items() if name != "_double"}
+        state = {name: value for name, value in super().__getstate__().items() if name != "_of_vae"}
         state |= {"vae_": self.vae_.state_dict()} if hasattr(self, "vae_") else {}
         return {name: tree_map_only(Tensor, Tensor.cpu, value) for name, value in state.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "vae_" in state:
+            self.__dict__.setdefault("_built_with", self.get_params())  # a pickle of before has none
             try:
                 device = choose_device(self.device)
             except ConfigError:
@@ -348,6 +392,23 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 device, self.device = choose_device("cpu"), "cpu"
             self.vae_ = self._rebuilt(self.vae_).to(device).eval()
             self._double  # noqa: B018
+
+
+def _is_binary(X: NDArray[Any]) -> bool:  # noqa: N803
+    return bool(((X == 0) | (X == 1)).all())
+
+
+def _check_values(X: NDArray[Any], likelihood: str) -> None:  # noqa: N803
+    """Raises ValueError for values that a likelihood is not for."""
+    if likelihood == "bernoulli" and not _is_binary(X):
+        raise ValueError("expected X of 0 and 1 for likelihood='bernoulli', got other values")
+    if KINDS[likelihood] == "count" and ((X < 0) | (X != np.round(X))).any():
+        raise ValueError(f"expected X of counts, whole numbers of at least 0, for likelihood={likelihood!r}, got other values")
+
+
+def _of_parameters(text: str) -> str:
+    """A sentence of flags, as one of the parameters of those names."""
+    return FLAG.sub(lambda found: found[1].replace("-", "_"), text)
 
 
 def _check_offsets(X: NDArray[Any]) -> None:  # noqa: N803
@@ -363,11 +424,13 @@ def _check_offsets(X: NDArray[Any]) -> None:  # noqa: N803
 
 
 def _set_rate(state: Any, lr: float) -> None:
-    """Give every group of the optimizers in a state this learning rate."""
+    """Give every group of the optimizers in a state, and their schedules, this learning rate."""
     for name, value in state.items() if isinstance(state, dict) else ():
         if name == "param_groups":
             for group in value:
-                group["lr"] = lr
+                group["lr"] = group["initial_lr"] = lr
+        elif name == "base_lrs":
+            value[:] = [lr] * len(value)
         else:
             _set_rate(value, lr)
 

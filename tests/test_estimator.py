@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyro
@@ -14,6 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import check_estimator
+from torch.nn.utils import parameters_to_vector
 
 from pyro_skipvae.estimator import SkipVAE
 
@@ -114,7 +116,10 @@ def test_an_estimator_of_a_device_that_is_not_here_is_loaded_on_the_cpu(monkeypa
     whole.device = "cuda:7"  # where it was fitted
     with pytest.warns(UserWarning, match="there is no cuda:7 here: the model is on the CPU"):
         again = pickle.loads(pickle.dumps(whole))
-    assert again.device == "cpu" and np.array_equal(again.transform(X), SkipVAE(**SMALL).fit(X).transform(X))
+    assert again.partial_fit(X).device == "cpu"
+    with pytest.warns(UserWarning, match="there is no cuda:7 here: the model is on the CPU"):
+        again = pickle.loads(pickle.dumps(whole))
+    assert np.array_equal(again.transform(X), SkipVAE(**SMALL).fit(X).transform(X))
 
 
 def test_a_constant_column_and_a_seed_of_numpy():
@@ -148,13 +153,74 @@ def test_settings_of_train(options, values):
     assert set(np.unique(found.sample(9))) <= {0, 1} if values == "binary" else True
 
 
-def test_nothing_else_is_touched():
+@pytest.mark.parametrize("options", [{}, {"inference": "sa", "svi_steps": 2}, {"guide": "planar-flow"}])
+def test_nothing_else_is_touched_and_a_look_changes_nothing(options):
     pyro.param("mine", torch.ones(2))
     state, other = torch.get_rng_state(), np.random.get_state()[1].copy()
-    found = SkipVAE(**SMALL).fit(X)
-    found.transform(X), found.score(X), found.sample(3), found.report(X, importance_samples=2)
+    found = SkipVAE(**SMALL, **options).fit(X)
+    fields = set(vars(found))
+    looks = [(found.transform(X), found.score(X), found.sample(3)) for _ in range(2)]
+    assert all(np.array_equal(*pair) for pair in zip(*looks, strict=True))
+    found.report(X, importance_samples=2)
     assert set(pyro.get_param_store()) == {"mine"} and torch.equal(state, torch.get_rng_state())
-    assert np.array_equal(other, np.random.get_state()[1])
+    assert np.array_equal(other, np.random.get_state()[1]) and set(vars(found)) == fields
+
+
+def test_threads_wait_for_each_other(fitted):
+    alone = fitted.sample(50), fitted.score(X), fitted.transform(X)
+    with ThreadPoolExecutor(4) as pool:
+        draws = pool.map(lambda _: (fitted.sample(50), fitted.score(X), fitted.transform(X)), range(12))
+        fits = [pool.submit(clone(fitted).set_params(epochs=1).fit, X) for _ in range(3)]
+    assert all(np.array_equal(found, same) for results in draws for found, same in zip(results, alone, strict=True))
+    assert len({done.result().score(X) for done in fits}) == 1 and not set(pyro.get_param_store()) - {"mine"}
+
+
+def test_results_are_those_of_vae_as_it_is_now():
+    found = SkipVAE(**SMALL).fit(X)
+    before = found.score(X)
+    with torch.no_grad():
+        for value in found.vae_.parameters():
+            value.mul_(1.5)
+    assert found.score(X) != before and found.score(X) == pickle.loads(pickle.dumps(found)).score(X)
+
+
+def test_partial_fit_reads_the_rate_anew_and_keeps_the_model():
+    found = SkipVAE(**SMALL).partial_fit(X)
+    for lr, moves in ((1e-12, False), (None, True)):
+        before = parameters_to_vector(found.vae_.parameters()).detach().clone()
+        found.set_params(lr=lr).partial_fit(X)
+        assert ((parameters_to_vector(found.vae_.parameters()) - before).abs().max() > 1e-5) == moves
+    assert found.score(X) == pickle.loads(pickle.dumps(found)).score(X) != SkipVAE(**SMALL).partial_fit(X).score(X)
+    with pytest.raises(ValueError, match="expected width=8, with which partial_fit began, got 9; use fit"):
+        found.set_params(width=9).partial_fit(X)
+    pairs = SkipVAE(**SMALL, objective="mmd", batch_size=40).partial_fit(X)
+    with pytest.raises(ValueError, match="at least 2 rows in each batch for objective mmd, got 1 .* use batch_size"):
+        pairs.partial_fit(X[:41])
+
+
+def test_what_is_decoded_on_a_sphere_is_a_direction():
+    found = SkipVAE(3, layers=1, width=8, epochs=1, prior="uniform-sphere", guide="von-mises-fisher").fit(X)
+    z = found.transform(X)
+    directions = z / np.linalg.norm(z, axis=1, keepdims=True)
+    np.testing.assert_allclose(found.inverse_transform(z), found.inverse_transform(directions), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"warmup_epochs": 1.0}, "warmup_epochs has no effect here: it needs beta_schedule linear or cyclical"),
+        ({"components": 3}, "components has no effect here: it needs prior mixture-of-normals or vamp"),
+        ({"beta": 4.0, "objective": "autoencoder"}, "beta has no effect here: it needs another objective or beta_schedule"),
+    ],
+)
+def test_parameters_without_effect_are_told(options, told):
+    with pytest.warns(UserWarning, match=told):
+        SkipVAE(**SMALL | options).fit(X)
+
+
+def test_none_is_chosen():
+    found = SkipVAE(**SMALL | {"epochs": 1, "seed": None, "batch_size": None}).fit(X)
+    assert found.score(X) == SkipVAE(**SMALL).fit(X).score(X)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +229,8 @@ def test_nothing_else_is_touched():
         ({"likelihood": "bernoulli"}, X, "X of 0 and 1 for likelihood='bernoulli'"),
         ({"likelihood": "poisson"}, X, "X of counts"),
         ({"likelihood": "gaussian"}, X, "likelihood to be one of bernoulli, poisson, .* got 'gaussian'"),
-        ({"latent_dim": 0}, X, "expected latent_dim of at least 1, got 0"),
+        ({"latent_dim": 0}, X, "expected latent_dim to be a whole number of at least 1, got 0$"),
+        ({"guide": "categorical"}, X, "expected a guide of real z, .* got 'categorical'"),
         ({"batch_size": 0}, X, "expected batch_size of at least 1"),
         ({"prior": "ar1"}, X, "expected images or text for prior ar1"),
         ({"prior": "vamp", "components": 500}, X, "expected components of at most 80"),
@@ -186,10 +253,13 @@ def test_mistakes_after_fitting(fitted):
         SkipVAE().sample()
     with pytest.raises(ValueError, match="z of 2 dimensions, got 3"):
         fitted.inverse_transform(np.zeros((1, 3)))
-    with pytest.raises(ValueError, match="n_samples of at least 1"):
-        fitted.sample(0)
-    with pytest.raises(ValueError, match="binary values, as at the first call, got real"):
-        SkipVAE(**SMALL).partial_fit((X > 0).astype(float)).partial_fit(X)
+    for options in ({"n_samples": 0}, {"n_samples": 2.0}, {"n_samples": "3"}, {"seed": np.random.RandomState(0)}):
+        with pytest.raises(ValueError, match="expected (n_samples|seed) to be a whole number"):
+            fitted.sample(**options)
+    of_bits = SkipVAE(**SMALL).fit((X > 0).astype(float))
+    for method in (of_bits.partial_fit, of_bits.transform, of_bits.score, of_bits.report):
+        with pytest.raises(ValueError, match="expected X of 0 and 1 for likelihood='bernoulli', got other values"):
+            method(X)
     for samples in (0, 2.5):
         with pytest.raises(ValueError, match="importance_samples to be a whole number of at least 1"):
             clone(fitted).set_params(importance_samples=samples).fit(X).score(X)

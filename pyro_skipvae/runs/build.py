@@ -202,7 +202,7 @@ def resolve(config: Config, data: Data) -> Config:
     _check_values(found, data)
     _check_sequence(found, data)
     _check_injective(found, data)
-    _check_objective(found, data)
+    check_objective(found, data)
     if config.prior == "vamp" and (config.guide in FLOWS or data.kind == "text"):
         raise ConfigError(
             "expected inputs that can be learned for --prior vamp, got words"
@@ -485,7 +485,7 @@ def _usual_schedule(config, decoder):
     return "linear" if decoder in AUTOREGRESSIVE or lenient else "constant"
 
 
-def _check_objective(config, data):
+def check_objective(config, data):
     """Raises ConfigError where an objective could not do its work in this run."""
     if config.bound == "bag-of-words" and data.kind != "text":
         raise ConfigError(f"expected text for --objective {config.objective}, got {data.kind} values ({data.name})")
