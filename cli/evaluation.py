@@ -1,6 +1,7 @@
 """`evaluate` and `sample`: what can be asked of a finished run."""
 
 import contextlib
+import csv
 import io
 import json
 import math
@@ -61,8 +62,8 @@ def evaluate_run(run, *, save, **options):
         if left:
             report.card["unfinished"] = left
         if save:
-            folder.write_report(report)
             folder.remove("report.html")  # the page of another report
+            folder.write_report(report)
     return report
 
 
@@ -261,8 +262,8 @@ def _numbers(path, run, drawn, mean):
     x = x.reshape(len(x), -1)
     whole = run.about.kind in ("count", "binary") and not mean
     buffer = io.StringIO()
-    header = ",".join(f"x{column}" for column in range(1, x.shape[1] + 1))
-    np.savetxt(buffer, x, fmt="%d" if whole else "%.9g", delimiter=",", header=header, comments="")
+    csv.writer(buffer, lineterminator="\n").writerow(run.about.columns or [f"x{i}" for i in range(1, x.shape[1] + 1)])
+    np.savetxt(buffer, x, fmt="%d" if whole else "%.9g", delimiter=",")
     return buffer.getvalue()
 
 

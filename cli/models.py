@@ -6,6 +6,7 @@ import click
 from .commands import DATASET, DEVICE, RUN, SEED, examples
 from .echo import echo
 from .errors import user_errors, written
+from .notes import note
 
 
 @click.command(epilog=examples("encode runs/digits --out z.npz", "encode runs/mine --data new.csv --out new.npz"))
@@ -18,10 +19,10 @@ from .errors import user_errors, written
 def encode(run, out, new, dataset, seed, device):
     """Write mean and scale of q(z|x) for all data of RUN: arrays train_loc, train_scale, train_labels, and so on.
 
-    Each is (N, D), and (N, steps, channels) of a delta-VAE.
+    Each is (N, D), and (N, steps, channels) of a delta-VAE. Of discrete z it is probabilities, (N, variables, classes).
 
     With --data it encodes new items instead, from any file that `train` reads, and writes data_loc, data_scale and, where the
-    file has labels, data_labels. It then needs no data of RUN.
+    file has labels, data_labels; of a text also data_lines, the line that each row is. It then needs no data of RUN.
     """
     import io
 
@@ -30,6 +31,8 @@ def encode(run, out, new, dataset, seed, device):
     from pyro_skipvae.runs.checkpoint import write_whole
 
     with user_errors():
+        if new is not None and dataset is not None:
+            raise ValueError("expected --data or --dataset, got both: --data is encoded in place of the data of the run")
         found = loaded(run, device, latent=True, dataset=dataset)
         if not str(out).endswith(".npz"):
             raise ValueError(f"expected --out FILE.npz, got {out}")
@@ -90,14 +93,17 @@ def _codes(vae, data, seed, size=500):
 
 
 def _new_codes(run, file, seed, size=500):
-    """{data_loc, data_scale, data_labels} of the items in a file."""
+    """{data_loc, data_scale, data_labels} of the items in a file; of a text also data_lines."""
     import numpy as np
 
     from pyro_skipvae.data.new_items import new_items
 
-    x, labels = new_items(file, run.about, seed=seed)
+    x, labels, lines, unknown = new_items(file, run.about, seed=seed)
+    if unknown:
+        note(f"{unknown:,} words of {file} are not in the vocabulary, and read as <unk>. Words are between blanks.")
     names = None if labels is None else labels.astype(str) if labels.dtype.kind in "OS" else np.asarray(labels)
-    return _encoded(run.vae, "data", x.split(size), seed) | ({} if names is None else {"data_labels": names})
+    found = _encoded(run.vae, "data", x.split(size), seed) | ({} if names is None else {"data_labels": names})
+    return found | ({} if lines is None else {"data_lines": lines})
 
 
 def _encoded(vae, name, batches, seed):

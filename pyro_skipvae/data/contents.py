@@ -79,3 +79,9 @@ def checksum(*arrays: Array) -> str:
 def array_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """Return what a checksum sees of an array before its values."""
     return f"{dtype.str}{shape}".encode()
+
+
+def lies_by_class(labels: Array) -> bool:
+    """Whether the items of each class lie next to each other, so that the first of them do not stand for all."""
+    classes = len(np.unique(labels))
+    return bool(1 < classes > np.count_nonzero(labels[1:] != labels[:-1]))

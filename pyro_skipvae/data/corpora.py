@@ -27,7 +27,7 @@ YAHOO = {
 class Corpus:
     """Where a text lies: its folder, and the MD5 of each file's text as others check it too (torchtext, PaddleNLP).
 
-    cuts: split -> (file, sentences of it), or None where each split is a file. vocabulary_size: the usual one.
+    cuts: split -> (file, sentences of it). vocabulary_size: the usual one. by_class: the splits that lie by topic.
     """
 
     folder: str
@@ -36,6 +36,7 @@ class Corpus:
     cuts: dict[str, tuple[int, slice]]
     vocabulary_size: int | None = LARGEST
     advice: str = ""
+    by_class: tuple[str, ...] = ()
 
 
 _WHOLE = {part: (number, slice(None)) for number, part in enumerate(SPLITS)}
@@ -54,15 +55,18 @@ CORPORA = {
     "yahoo": Corpus(
         "yahoo",
         YAHOO_TRAIN | YAHOO,
-        "Yang et al.'s: 100,000 / 10,000 / 10,000 documents",
+        "Yang et al.'s: 100,000 / 10,000 / 10,000 documents, which lie by topic; parts of them are drawn",
         _WHOLE,
         advice="; yahoo-small does without yahoo.train.txt",
+        by_class=SPLITS,  # ten blocks of a thousand documents, one of each topic; of train the same is taken for granted
     ),
     "yahoo-small": Corpus(
         "yahoo",
         YAHOO,
-        "first 9,000 / last 1,000 documents of the published validation file / test file",
+        "first 9,000 / last 1,000 documents (a topic of its own) of the published validation file / test file, which lie by "
+        "topic; parts of train and test are drawn",
         {"train": (0, slice(9000)), "valid": (0, slice(9000, None)), "test": (1, slice(None))},
+        by_class=("train", "test"),  # valid is the tenth topic
     ),
     "lm1b": Corpus(
         "lm1b",
@@ -108,7 +112,8 @@ def load(name: str, *, root: str | os.PathLike[str] | None = None, download: boo
     if name == "short-yelp":
         labels = {part: np.array([int(words[0]) for words in lines]) for part, lines in parts.items()}
         parts = {part: [words[1:] for words in lines] for part, lines in parts.items()}
-    return Texts(name, **parts, split=corpus.split, labels=labels, vocabulary_size=corpus.vocabulary_size)
+    about: dict[str, Any] = {"split": corpus.split, "vocabulary_size": corpus.vocabulary_size, "by_class": corpus.by_class}
+    return Texts(name, **parts, labels=labels, **about)
 
 
 def _file(place: Path, file: str) -> Path | None:

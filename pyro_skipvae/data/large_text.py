@@ -156,6 +156,7 @@ class LargeTexts:
     split: str
     labels: dict[str, Array]
     class_names: tuple[str, ...]
+    by_class: tuple[str, ...]
 
     def encoded(self, vocabulary_size: int | None = None, max_words: int | None = None) -> Contents:
         """Return the `Contents` that `text.encoded` gives for the same text; raises as that does."""
@@ -171,10 +172,10 @@ class LargeTexts:
             named = " and ".join(empty)
             raise ValueError(f"expected sentences of at most {longest} words in {self.name}, got none for {named}")
         counts = self._counts(index["train"])
-        vocabulary, once = self._vocabulary(index, counts, LARGEST if vocabulary_size is None else vocabulary_size)
+        vocabulary, whole, once = self._vocabulary(index, counts, LARGEST if vocabulary_size is None else vocabulary_size)
         known = dict(zip(vocabulary.words, range(len(MARKS), len(vocabulary)), strict=True))
         table = np.array([known.get(word, UNK) for word in self.words], np.int32)
-        self._refuse_unknown_lines(index, table, counts)
+        self._refuse_unknown_lines(index, whole, counts)
         left_out = [len(self.index[part]) - len(kept[part]) for part in SPLITS]
         said = f"; longer than {longest} words and left out: {' / '.join(f'{n:,}' for n in left_out)}" if any(left_out) else ""
         rows: dict[str, Any] = {part: TextRows(self.tokens, table, index[part], longest + 1) for part in SPLITS}
@@ -187,6 +188,7 @@ class LargeTexts:
             levels=None,
             vocabulary=vocabulary,
             class_names=self.class_names,
+            by_class=self.by_class,
             checksum=_checksum(rows, vocabulary),
         )
 
@@ -197,8 +199,8 @@ class LargeTexts:
             counts += np.bincount(flat, minlength=len(self.words))
         return counts
 
-    def _vocabulary(self, index: dict[str, Array], counts: Array, size: int) -> tuple[Vocabulary, str]:
-        """As `text._vocabulary` for a user's own text, from counts."""
+    def _vocabulary(self, index: dict[str, Array], counts: Array, size: int) -> tuple[Vocabulary, Array, str]:
+        """As `text._vocabulary` for a user's own text, from counts; the second as a mask of the words."""
         if size <= len(MARKS):
             Vocabulary.of([], size)  # which says what is wrong
         marks = np.array([word in UNKNOWN for word in self.words], bool)
@@ -207,15 +209,14 @@ class LargeTexts:
         whole = np.zeros(len(self.words), bool)
         whole[ranked] = True
         if bool((counts[~whole] > 0).any()):
-            return Vocabulary(self.words[number] for number in ranked), ""
+            return Vocabulary(self.words[number] for number in ranked), whole, ""
         rare = counts == 1
         often = whole & ~rare
-        for part in SPLITS:
-            for _, flat, lengths in self.tokens.blocks(index[part]):
-                strange = ~_any_of(often, flat, lengths)
-                rare[flat[np.repeat(strange, lengths)]] = False
+        for _, flat, lengths in self.tokens.blocks(index["train"]):
+            strange = ~_any_of(often, flat, lengths)
+            rare[flat[np.repeat(strange, lengths)]] = False
         said = "; words that occur once are unknown" if rare.any() else ""
-        return Vocabulary(self.words[number] for number in ranked if not rare[number]), said
+        return Vocabulary(self.words[number] for number in ranked if not rare[number]), whole, said
 
     def _refuse_long_lines(self) -> None:
         for part, path in self.files.items():
@@ -227,10 +228,10 @@ class LargeTexts:
                     f"{path}; --max-words N leaves out lines of more than N words"
                 )
 
-    def _refuse_unknown_lines(self, index: dict[str, Array], table: Array, counts: Array) -> None:
+    def _refuse_unknown_lines(self, index: dict[str, Array], whole: Array, counts: Array) -> None:
         for part, path in self.files.items():
             blocks = self.tokens.blocks(index[part])
-            unknown = np.concatenate([lines[~_any_of(table != UNK, flat, lengths)] for lines, flat, lengths in blocks])
+            unknown = np.concatenate([lines[~_any_of(whole, flat, lengths)] for lines, flat, lengths in blocks])
             if len(unknown):
                 others = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
                 words = [number for number in self.tokens.lines(unknown[:1])[0] if self.words[number] not in UNKNOWN]
@@ -304,6 +305,7 @@ class _Numbering:
                         progress("numbering the words of the text (bytes)", done, total)
             self.counts[part] = len(self.lengths) - before
             text_file.check_count(self.counts[part], file)
+            text_file.check_labels(self.labels[before:], self.lines[before:], file)
         yield block.tobytes()
 
 
@@ -371,7 +373,9 @@ def _with_splits(path: Path, paths: dict[str, Path], about: dict[str, Any], toke
     rows = {} if given is None else {part: [given[i] for i in chosen] for part, chosen in index.items()}
     labels, names = text_file.class_rows(rows) if rows else ({}, ())
     files = {part: paths.get(part, path) for part in index}
-    return LargeTexts(path.name, tokens, about["words"], lines, index, files, split, labels, names)
+    by_class = text_file.by_class(absent, labels)
+    split += text_file.spread_phrase(by_class)
+    return LargeTexts(path.name, tokens, about["words"], lines, index, files, split, labels, names, by_class)
 
 
 def _move_strangers(index: dict[str, Array], absent: list[str], tokens: Tokens, words: list[str]) -> int:

@@ -6,13 +6,13 @@ What decides how they are read is the model's kind of values, not what the file 
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_skipvae.text.vocabulary import MARKS, PAD, UNK, Vocabulary
+from pyro_skipvae.text.vocabulary import MARKS, PAD, UNK, UNKNOWN, Vocabulary
 
 from . import folder, own_file, text_file
 from .contents import SPLITS
@@ -36,19 +36,29 @@ class Described(Protocol):
     def columns(self) -> tuple[str, ...]: ...
 
 
-def new_items(name: str | os.PathLike[str], about: Described, *, seed: int = 0) -> tuple[Tensor, Array | None]:
-    """(x (N, *event_shape), labels (N,) or None) of a file or folder, all items in their order; of several splits one after
-    the other.
+class NewItems(NamedTuple):
+    """x (N, *event_shape); labels (N,), or None; of a text the line (N,) of its file that each is, counted from 1, and how many
+    of its words the model does not know."""
 
-    Columns with names are taken by them, in any order. Grey levels are drawn as 0 or 1 once, by the seed, where the model was
-    trained on draws. Raises DataError where there is no such file, ValueError for items of another shape, and for other columns
-    or values than the model takes.
+    x: Tensor
+    labels: Array | None
+    lines: Array | None = None
+    unknown: int = 0
+
+
+def new_items(name: str | os.PathLike[str], about: Described, *, seed: int = 0) -> NewItems:
+    """The `NewItems` of a file or folder, all in their order; of several splits one after the other.
+
+    Of a text, lines without words are no items, and words that the model does not know are unknown. Columns with names are
+    taken by them, in any order. Grey levels are drawn as 0 or 1 once, by the seed, where the model was trained on draws. Raises
+    DataError where there is no such file, ValueError for items of another shape, and for other columns or values than the model
+    takes.
     """
     path, places = own_file.find(os.fspath(name))
     if path is None:
         raise folder.missing(str(name), places, "give the path of an existing file or folder")
     if about.vocabulary is not None:
-        return _texts(text_file.lines(path), about.vocabulary, about.event_shape[0], str(path)), None
+        return _texts(*text_file.lines(path), about.vocabulary, about.event_shape[0], path)
     values = _in_columns_of(own_file.read_values(path), about.columns, path)
     parts = [split for split in SPLITS if split in values.arrays]
     for split in parts:
@@ -59,7 +69,7 @@ def new_items(name: str | os.PathLike[str], about: Described, *, seed: int = 0) 
     if array.dtype.kind not in "buif" or not len(array) or not np.isfinite(array).all():
         raise ValueError(f"expected finite numbers in {path}, got others or none")
     labels = np.concatenate([values.labels[split] for split in parts]) if all(p in values.labels for p in parts) else None
-    return _in_values_of(array, about, str(path), seed), labels
+    return NewItems(_in_values_of(array, about, str(path), seed), labels)
 
 
 def _in_columns_of(values: Values, wanted: tuple[str, ...], path: Path) -> Values:
@@ -98,9 +108,9 @@ def _in_values_of(array: Array, about: Described, path: str, seed: int) -> Tenso
     return (torch.rand(grey.shape, generator=torch.Generator().manual_seed(seed)) < grey).float()
 
 
-def _texts(lines: list[str], vocabulary: Vocabulary, longest: int, path: str) -> Tensor:
+def _texts(lines: list[str], labels: dict[int, str | int], vocabulary: Vocabulary, longest: int, path: Path) -> NewItems:
     """The rows (N, T) of the lines with words. Raises ValueError for a line that is too long or has a mark."""
-    rows = []
+    rows, numbers_of = [], []
     for number, words in enumerate(map(str.split, lines), start=1):
         if mark := next((word for word in words if word in MARKS[:UNK]), None):
             raise ValueError(f"expected texts without marks of begin, end or padding, got {mark} in line {number} of {path}")
@@ -108,9 +118,14 @@ def _texts(lines: list[str], vocabulary: Vocabulary, longest: int, path: str) ->
             raise ValueError(f"expected texts of at most {longest - 1} words, got {len(words)} in line {number} of {path}")
         if words:
             rows.append(vocabulary.encode(words))
+            numbers_of.append(number)
     if not rows:
         raise ValueError(f"expected lines with words, got none in {path}")
     found = torch.full((len(rows), max(map(len, rows))), PAD, dtype=torch.long)
     for row, numbers in zip(found, rows, strict=True):
         row[: len(numbers)] = torch.tensor(numbers)
-    return found
+    classes = [labels.get(number) for number in numbers_of]
+    text_file.check_labels(classes, numbers_of, path)
+    known = {*vocabulary.words, *UNKNOWN}
+    unknown = sum(word not in known for line in lines for word in line.split())
+    return NewItems(found, np.array(classes) if any(c is not None for c in classes) else None, np.array(numbers_of), unknown)

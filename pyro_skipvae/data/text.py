@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_skipvae.text.vocabulary import EOS, PAD, UNK, UNKNOWN, Vocabulary
+from pyro_skipvae.text.vocabulary import PAD, UNK, UNKNOWN, Vocabulary
 
 from .contents import SPLITS, Array, Contents
 
@@ -61,11 +61,11 @@ def encoded(texts: Texts, vocabulary_size: int | None = None, max_words: int | N
     empty = [part for part in SPLITS if not sentences[part]]
     if empty:
         raise ValueError(f"expected sentences of at most {longest} words in {texts.name}, got none for {' and '.join(empty)}")
-    vocabulary, once = _vocabulary(texts, sentences, vocabulary_size)
+    vocabulary, whole, once = _vocabulary(texts, sentences, vocabulary_size)
     rows: dict[str, Any] = {
         part: padded([vocabulary.encode(words) for words in sentences[part]], longest + 1) for part in SPLITS
     }
-    _refuse_unknown_lines(texts, rows, kept)
+    _refuse_unknown_lines(texts, sentences, kept, whole)
     return Contents(
         texts.name,
         **rows,
@@ -79,25 +79,25 @@ def encoded(texts: Texts, vocabulary_size: int | None = None, max_words: int | N
     )
 
 
-def _vocabulary(texts: Texts, sentences: Any, size: int | None) -> tuple[Vocabulary, str]:
-    """(the vocabulary, what the phrase says of it).
+def _vocabulary(texts: Texts, sentences: Any, size: int | None) -> tuple[Vocabulary, Vocabulary, str]:
+    """(the vocabulary, the one with words that occur once, what the phrase says of it), of the training sentences alone.
 
     Where every word of a user's training text would be known, those that occur once become UNK, so that a model can learn the
-    probability of UNK. Not those without which a line would be left without a known word.
+    probability of UNK. Not those without which a line of it would be left without a known word.
     """
     if texts.vocabulary is not None:
         if size is not None and size < len(texts.vocabulary):
             raise ValueError(f"expected a vocabulary size of at least {len(texts.vocabulary)} for {texts.name}, got {size}")
-        return texts.vocabulary, ""
+        return texts.vocabulary, texts.vocabulary, ""
     whole = Vocabulary.of(sentences["train"], texts.vocabulary_size if size is None else size)
     if not texts.places or any(UNK in whole.encode(words) for words in sentences["train"]):
-        return whole, ""
+        return whole, whole, ""
     counts = Counter(chain.from_iterable(sentences["train"]))
     rare = {word for word, count in counts.items() if count == 1}
     often = set(whole.words) - rare
-    rare -= {word for part in SPLITS for words in sentences[part] if often.isdisjoint(words) for word in words}
+    rare -= {word for words in sentences["train"] if often.isdisjoint(words) for word in words}
     smaller = Vocabulary(word for word in whole.words if word not in rare)
-    return (smaller, "; words that occur once are unknown") if rare else (whole, "")
+    return (smaller, whole, "; words that occur once are unknown") if rare else (whole, whole, "")
 
 
 def padded(rows: Any, length: int) -> Array:
@@ -124,13 +124,14 @@ def _refuse_long_lines(texts: Texts) -> None:
                 )
 
 
-def _refuse_unknown_lines(texts: Texts, rows: Any, kept: dict[str, list[int]]) -> None:
+def _refuse_unknown_lines(texts: Texts, sentences: Any, kept: dict[str, list[int]], whole: Vocabulary) -> None:
+    known = set(whole.words)
     for part, (path, lines) in texts.places.items():
-        unknown = ((rows[part] == UNK) | (rows[part] == EOS) | (rows[part] == PAD)).all(1).nonzero()[0]
-        if len(unknown):
-            line, more = lines[kept[part][int(unknown[0])]], len(unknown) - 1
+        unknown = [i for i, words in enumerate(sentences[part]) if known.isdisjoint(words)]
+        if unknown:
+            line, more = lines[kept[part][unknown[0]]], len(unknown) - 1
             others = f" (and {more} more)" if more else ""
-            words = set(getattr(texts, part)[kept[part][int(unknown[0])]]) - UNKNOWN
+            words = set(sentences[part][unknown[0]]) - UNKNOWN
             cut = any(not words.isdisjoint(texts.train[i]) for i in kept["train"])  # by the size of the vocabulary
             raise ValueError(
                 f"expected at least one word of the training text's vocabulary, got unknown words only in line {line}{others} "

@@ -18,7 +18,7 @@ import numpy as np
 from pyro_skipvae.text.vocabulary import MARKS, UNK, UNKNOWN
 
 from . import file_content
-from .contents import SPLITS, Array, shuffled
+from .contents import SPLITS, Array, lies_by_class, shuffled
 from .text import Texts
 from .values import LARGEST_CLASS
 
@@ -43,12 +43,15 @@ def read(path: Path) -> Texts:
             check_words(line, number, file)
         check_not_numbers(words[:FIRST], file)
         check_count(len(lines), file)
+        check_labels([labels[file].get(number) for number in lines], lines, file)
         sentences[part], places[part] = [words[number - 1] for number in lines], (file, lines)
         skipped += len(words) - len(lines) - (not words[-1])  # what follows the last newline is no line
-    sentences, places, split = _with_all_splits(path, sentences, places)
+    sentences, places, split, cut = _with_all_splits(path, sentences, places)
     split += f"; {skipped} empty lines skipped" if skipped else ""
     classes, class_names = _classes(places, labels)
-    return Texts(path.name, **sentences, split=split, labels=classes, class_names=class_names, places=places)
+    spread = by_class(cut, classes)
+    about: dict[str, Any] = {"class_names": class_names, "places": places, "by_class": spread}
+    return Texts(path.name, **sentences, split=split + spread_phrase(spread), labels=classes, **about)
 
 
 def paths_of(path: Path) -> dict[str, Path]:
@@ -65,12 +68,12 @@ def is_large(path: Path) -> bool:
     return not packed and sum(file.stat().st_size for file in paths) > LARGEST_IN_MEMORY
 
 
-def lines(path: Path) -> list[str]:
-    """The texts of a file, a line each. Raises ValueError where its name is not that of a text."""
+def lines(path: Path) -> tuple[list[str], dict[int, str | int]]:
+    """(the text of each line of a file, {number of a line: its label}). Raises ValueError for the name of another kind."""
     file_content.check_regular(path)
     if not path.name.lower().removesuffix(".gz").endswith((".txt", ".jsonl")):
         raise ValueError(f"expected a .txt or .jsonl file of texts, got {path}")
-    return _texts(path)[0]
+    return _texts(path)
 
 
 def _texts(file: Path) -> tuple[list[str], dict[int, str | int]]:
@@ -114,10 +117,30 @@ def record(line: str, where: str) -> tuple[str, str | int | None]:
 
 
 def _classes(places: Any, labels: Any) -> tuple[dict[str, Array], tuple[str, ...]]:
-    """({split: (N,) classes}, their names where the labels are words); none where a line has no label."""
+    """({split: (N,) classes}, their names where the labels are words); none where a file has no labels."""
     if not all(labels[file].keys() >= set(lines) for file, lines in places.values()):
         return {}, ()
     return class_rows({part: [labels[file][line] for line in lines] for part, (file, lines) in places.items()})
+
+
+def check_labels(labels: Sequence[Any], lines: Sequence[int], file: Path) -> None:
+    """Raise where some lines of a file have labels, and others none or what is none."""
+    missing = [line for label, line in zip(labels, lines, strict=True) if label is None]
+    if 0 < len(missing) < len(labels):
+        raise ValueError(
+            f"expected a label, a word or a whole number, in every line or in none, got no such label in line {missing[0]} of "
+            f"{file} ({len(missing):,} of {len(labels):,} lines); give those lines one, or take the field 'label' out"
+        )
+
+
+def by_class(cut: Sequence[str], labels: dict[str, Array]) -> tuple[str, ...]:
+    """The splits whose first lines do not stand for all: those that were cut, which lie as in the file, or lie by class."""
+    return tuple(part for part in SPLITS if part in cut or part in labels and lies_by_class(labels[part]))
+
+
+def spread_phrase(spread: Sequence[str]) -> str:
+    """What is said of splits that are `by_class`: results on parts of them from before this was so are on other lines."""
+    return f"; parts of {' and '.join(spread)} are drawn" if spread else ""
 
 
 def class_rows(rows: dict[str, list[Any]]) -> tuple[dict[str, Array], tuple[str, ...]]:
@@ -171,16 +194,16 @@ def _beside(path: Path, part: str) -> Path | None:
     return next((file for file in files if file.exists()), None)
 
 
-def _with_all_splits(path: Path, sentences: Any, places: Any) -> tuple[Any, Any, str]:
+def _with_all_splits(path: Path, sentences: Any, places: Any) -> tuple[Any, Any, str, list[str]]:
     absent = [part for part in SPLITS if part not in sentences]
     if not absent:
-        return sentences, places, "as in the files"
+        return sentences, places, "as in the files", absent
     index = cut_parts(path, len(sentences["train"]), absent)
     lines, (file, numbers) = sentences["train"], places["train"]
     moved = _move_strangers(index, absent, lines)
     cuts = {part: [lines[i] for i in chosen] for part, chosen in index.items()}
     where = {part: (file, [numbers[i] for i in chosen]) for part, chosen in index.items()}
-    return sentences | cuts, places | where, cut_phrase(absent, moved)
+    return sentences | cuts, places | where, cut_phrase(absent, moved), absent
 
 
 def cut_parts(path: Path, count: int, absent: list[str]) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import file_content
-from .contents import SPLITS, Array, Contents, shuffled
+from .contents import SPLITS, Array, Contents, lies_by_class, shuffled
 from .kept import Kept
 from .rows import BLOCK, Rows
 from .survey import FACTS, NotFinite, Progress, kept_type, survey
@@ -71,14 +71,8 @@ def contents(
     }
     about: dict[str, Any] = {"class_names": class_names, "how_read": values.how_read, "columns": values.columns}
     as_they_lie = [part for part, (_, index) in indices.items() if index is None or part == "train"]  # what is cut off is not
-    about["by_class"] = tuple(part for part in as_they_lie if part in classes and _lies_by_class(classes[part]))
+    about["by_class"] = tuple(part for part in as_they_lie if part in classes and lies_by_class(classes[part]))
     return Contents(path.name, split=split, labels=classes, **found, **about)
-
-
-def _lies_by_class(labels: Array) -> bool:
-    """Whether the items of each class lie next to each other, so that the first of them do not stand for all."""
-    classes = len(np.unique(labels))
-    return bool(1 < classes > np.count_nonzero(labels[1:] != labels[:-1]))
 
 
 def _on_disk(path: Path, values: Values, indices: Any, root: Any, progress: Progress | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from .decoding import beam, greedy, interpolate, on_support
 from .vocabulary import MARKS, UNK, UNKNOWN
 
 ROWS = 256  # texts that are decoded together
+ENCODED = 500  # and encoded
 
 
 def decoded(vae, vocabulary, z, *, decoding="greedy", beam_width=5, seed=0):
@@ -25,7 +26,7 @@ def decoded(vae, vocabulary, z, *, decoding="greedy", beam_width=5, seed=0):
     }
     if decoding not in choices:
         raise ValueError(f"expected decoding to be one of {', '.join(choices)}, got {decoding!r}")
-    rows = max(1, ROWS // beam_width) if decoding == "beam" else ROWS
+    rows = max(1, ROWS // max(1, beam_width)) if decoding == "beam" else ROWS
     with forked([z.device], seed), torch.no_grad():
         return [vocabulary.decode(row) for part in z.split(rows) for row in choices[decoding](part).tolist()]
 
@@ -61,7 +62,8 @@ def posterior_means(vae, x, seed=0):
     """The means of q(z|x), (N, D), on a sphere their directions; refinement, or the family, draws from the seed."""
     device = device_of(vae)
     with forked([device], seed), torch.no_grad():
-        return on_support(vae.prior, posterior_moments(vae.posterior(x.to(device)))[0])
+        means = [posterior_moments(vae.posterior(part.to(device)))[0] for part in x.split(ENCODED)]
+    return on_support(vae.prior, torch.cat(means))
 
 
 def read_text(text, vocabulary, max_length):

@@ -188,8 +188,15 @@ def test_new_items_are_encoded_without_the_data_of_the_run(folder):
 
 def test_new_texts_are_encoded_line_by_line(folder):
     (folder / "new.txt").write_text("the cat ran\n\na dog flew\n")
-    ran(folder, "encode", "text", "--data", "new.txt", "--out", "z.npz")
-    assert np.load(folder / "z.npz")["data_loc"].shape == (2, 2)
+    _, told = ran(folder, "encode", "text", "--data", "new.txt", "--out", "z.npz")
+    found = np.load(folder / "z.npz")
+    assert found["data_loc"].shape == (2, 2) and found["data_lines"].tolist() == [1, 3] and "data_labels" not in found
+    assert "1 words of new.txt are not in the vocabulary, and read as <unk>" in told
+    (folder / "new.jsonl").write_text('{"text": "the cat", "label": "b"}\n\n{"text": "a dog", "label": "a"}\n')
+    _, told = ran(folder, "encode", "text", "--data", "new.jsonl", "--out", "z.npz")
+    assert np.load(folder / "z.npz")["data_labels"].tolist() == ["b", "a"] and "not in the vocabulary" not in told
+    done = skipvae("encode", "text", "--data", "new.jsonl", "--dataset", "nothing.txt", "--out", "z.npz", cwd=folder)
+    assert done.returncode == 2 and "expected --data or --dataset, got both" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -211,7 +218,7 @@ def test_new_items_of_another_kind_are_refused(folder, name, array, said):
 
 
 def test_columns_are_taken_by_their_names(tmp_path):
-    values = np.random.RandomState(0).rand(60, 3)
+    values = 5 * np.random.RandomState(0).rand(60, 3) - 2
     np.savetxt(tmp_path / "x.csv", values, delimiter=",", header="a,b,c", comments="")
     ran(tmp_path, "train", "--dataset", "x.csv", *TINY, "--decoder", "mlp", "--width", "8", "--out", "run")
     other = np.column_stack([values[:, 2], np.ones(60), values[:, 0], values[:, 1]])
@@ -220,6 +227,9 @@ def test_columns_are_taken_by_their_names(tmp_path):
         ran(tmp_path, "encode", "run", "--data", f"{file}.csv", "--out", f"{file}.npz")
     one, two = (np.load(tmp_path / f"{file}.npz")["data_loc"] for file in ("x", "y"))
     np.testing.assert_array_equal(one, two)
+    ran(tmp_path, "sample", "run", "--out", "drawn.csv")
+    assert (tmp_path / "drawn.csv").read_text().startswith("a,b,c\n")
+    ran(tmp_path, "encode", "run", "--data", "drawn.csv", "--out", "drawn.npz")
     np.savetxt(tmp_path / "z.csv", values, delimiter=",", header="a,b,d", comments="")
     done = skipvae("encode", "run", "--data", "z.csv", "--out", "z.npz", cwd=tmp_path)
     assert done.returncode == 2 and "expected the columns that the model was trained on, got none named 'c' in" in done.stderr

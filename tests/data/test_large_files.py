@@ -283,6 +283,9 @@ TEXTS = {
     "strangers.txt": ("\n".join(f"u{i} v{i}" if i % 9 == 0 else "a b c" for i in range(80)), {}),
     "words.jsonl": ("\n".join(json.dumps({"text": t, "label": f"c{len(t) % 3}"}) for t in sentences(120, 3, WORDS)), {}),
     "numbers.jsonl": ("\n".join(json.dumps({"text": f"a b{i % 7}", "label": i % 3}) for i in range(60)), {}),
+    "by-class.jsonl": ("\n".join(json.dumps({"text": f"a b{i % 7}", "label": i // 40}) for i in range(120)), {}),
+    "some.jsonl": ('{"text": "a b", "label": 1}\n' * 60 + '{"text": "a b", "label": null}\n{"text": "a"}', {}),
+    "held-out-words.txt": ("a b c\n" * 60 + "a b d\n", {"test": "a rare\na rare once", "valid": "a\na"}),
     "unlabelled.jsonl": ('{"text": "a b", "label": 1}\n' * 60, {"test": '{"text": "a"}\n' * 3}),
     "few.txt": ("a\nb", {}),
     "no-words.txt": ("\n" * 9, {}),
@@ -320,6 +323,7 @@ def test_rows_of_a_text_are_the_same_from_disk_as_from_memory(name, sizes, tmp_p
         assert data.vocabulary.words == expected.vocabulary.words and data.class_names == expected.class_names
         same(data, expected)
         same(data.limit(50, 3), expected.limit(50, 3))
+        assert data.by_class == expected.by_class and data.first("test", 3).equal(expected.first("test", 3))
         assert data.train[-3:].equal(expected.train[-3:])
 
 

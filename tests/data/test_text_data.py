@@ -19,6 +19,7 @@ from pyro.distributions import Normal
 from pyro_skipvae import VAE
 from pyro_skipvae.data import DATASETS, DataError, corpora, load_data, locate, pydoc_topics, synthetic
 from pyro_skipvae.data import folder as folders
+from pyro_skipvae.data.contents import SPLITS
 from pyro_skipvae.data.dataset import from_contents
 from pyro_skipvae.data.text import Texts, encoded, padded
 from pyro_skipvae.diagnostics import log_likelihood
@@ -155,6 +156,7 @@ def test_penn_treebank_reads_as_it_is_written(name, loaded):
 
 @pytest.mark.parametrize("name", [real("yahoo-small")])
 def test_the_small_yahoo_is_cut_from_the_published_files(name, loaded):
+    assert loaded(name).by_class == ("train", "test")
     data = loaded(name)
     with gzip.open(REAL / "yahoo" / "yahoo.valid.txt.gz", "rt", encoding="utf-8") as file:
         documents = [line.split() for line in file]
@@ -517,6 +519,32 @@ def test_words_that_occur_once_in_a_users_file_are_unknown(tmp_path):
         written(tmp_path / f"titles.{part}.txt", ["the cat", "the mat"])
     titles = load_data(written(tmp_path / "titles.txt", ["the cat", "the mat", *(f"title{n}" for n in range(30))]))
     assert "title3" in titles.vocabulary.words and "cat" not in titles.vocabulary.words  # a line keeps a known word
+
+
+def test_the_vocabulary_does_not_depend_on_valid_and_test_lines(tmp_path):
+    lines = ["the cat sat", "the dog sat", "the cat ran rare0", "the dog ran rare1"] * 2 + ["the rare2 rare3 sat"]
+    for name, test in (("a", ["the cat", "the dog"]), ("b", ["rare2 rare3", "rare3 rare2"])):
+        for part, text in (("train", lines), ("valid", ["the cat", "the dog"]), ("test", test)):
+            written(tmp_path / (f"{name}.txt" if part == "train" else f"{name}.{part}.txt"), text)
+    a, b = load_data(tmp_path / "a.txt"), load_data(tmp_path / "b.txt")
+    assert a.vocabulary.words == b.vocabulary.words and a.train.equal(b.train) and "rare2" not in a.vocabulary.words
+    assert set(b.test.flatten().tolist()) == {UNK, EOS, PAD}
+
+
+def test_labels_and_sources_that_lie_one_after_the_other_are_known(tmp_path):
+    """The first lines of a split do not stand for all: what is reported on is spread."""
+    lines = [{"text": f"a b{n % 7} c", "label": "neg" if n < 200 else "pos"} for n in range(400)]
+    data = load_data(written(tmp_path / "two.jsonl", map(json.dumps, lines)))
+    assert data.by_class == SPLITS
+    assert all(0.2 < data.limit(100, 20).labels[part].float().mean() < 0.8 for part in SPLITS)
+    plain = load_data(written(tmp_path / "plain.txt", [line["text"] for line in lines]))
+    assert plain.by_class == ("valid", "test")
+    for part in ("valid", "test"):
+        written(tmp_path / f"plain.{part}.txt", ["a c", "b1 c"])
+    assert load_data(tmp_path / "plain.txt").by_class == ()
+    written(tmp_path / "some.jsonl", [json.dumps(lines[0])] * 30 + ['{"text": "a b", "label": 0.5}'])
+    with pytest.raises(ValueError, match=r"a label, .* in every line or in none, got no .* in line 31 of .* \(1 of 31 "):
+        load_data(tmp_path / "some.jsonl")
 
 
 def test_a_line_without_a_word_of_the_rest_stays_in_the_training_text(tmp_path):
