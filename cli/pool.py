@@ -20,16 +20,17 @@ class Pool:
     """Trains runs, `jobs` at a time, in processes that write to a log beside their folder; stops them all if it is stopped.
 
     A run of the same settings and seed that was begun for another table goes on in its own folder; one that is finished
-    there is only handed over. With the `executor` ray the processes are where the cluster has room, and the folders on a disk
-    that all its machines see; a run whose machine is lost goes on elsewhere.
+    there is only handed over. With a `checksum` these are runs on data of that checksum alone. With the `executor` ray the
+    processes are where the cluster has room, and the folders on a disk that all its machines see; a run whose machine is lost
+    goes on elsewhere.
     """
 
-    def __init__(self, planned, root, name, *, jobs=None, minutes, device, budget, force, executor="local"):
+    def __init__(self, planned, root, name, *, jobs=None, minutes, device, budget, force, executor="local", checksum=None):
         self.ray = connected() if executor == "ray" else None
         self.jobs = jobs or (len(planned) if self.ray else 1)  # what has no room yet waits with Ray
         self.running, self.root, self.folder, self.lost = {}, root, root / name, collections.Counter()
         self.device, self.budget, self.failed = device, budget, []
-        self.anew = Anew(self.folder, planned) if force else None
+        self.anew, self.checksum = Anew(self.folder, planned) if force else None, checksum
         self.waiting = [run for run in planned if not (self.anew and self.anew.is_kept(run))]
         self.end = time.monotonic() + 60 * minutes if minutes else float("inf")
         if minutes and budget is not None and budget >= 60 * minutes:
@@ -109,7 +110,7 @@ class Pool:
         """The folder in which a run was begun, or None."""
         from pyro_skipvae.reproduction.tables import run_folder
 
-        return self.anew.folder_of(planned) if self.anew else run_folder(planned, self.root)
+        return self.anew.folder_of(planned) if self.anew else run_folder(planned, self.root, self.checksum)
 
     def _look(self, process, bar):
         from pyro_skipvae.reproduction.tables import is_finished

@@ -49,14 +49,14 @@ def compare_remedies(names, flags, how, *, executor, device, as_json):
     """Train the runs of a comparison that are missing, write results and page, and print the table."""
     from pyro_skipvae.reproduction import remedies, remedy_words
     from pyro_skipvae.reproduction.remedy_page import write_remedies
-    from pyro_skipvae.reproduction.tables import committed_results, entry_for, read_results
+    from pyro_skipvae.reproduction.tables import entry_for, read_results
 
     results, folder = Path(how["results"] or "results"), Path(how["folder"] or "runs/remedies")
     with user_errors():
         wanted = remedies.comparison_of(remedies.remedies_of(names), seeds=how["seeds"] or 1, **flags)
         file = results / f"{wanted.name}.json"
-        entries = read_results(file)
-        others = read_results(committed_results() / file.name)
+        checksum, is_now = _of_the_data_as_they_are(wanted)
+        entries, others = is_now(read_results(file)), is_now(_committed())
     missing = [run for run in wanted.runs if not entry_for(run, entries + others)]
     failed = []
     if missing:
@@ -64,10 +64,11 @@ def compare_remedies(names, flags, how, *, executor, device, as_json):
         _check_data(missing)
         note(f"{len(wanted.runs) - len(missing)} of {len(wanted.runs)} runs are done.{cost(missing, folder, False, device)}")
         jobs = how["jobs"] or (None if executor == "ray" else free_cores())
-        limits = {"minutes": how["minutes"], "budget": how["report_budget"], "executor": executor}
+        limits = {"minutes": how["minutes"], "budget": how["report_budget"], "executor": executor, "checksum": checksum}
         pool = Pool(missing, folder, wanted.name, jobs=jobs, device=device, force=False, **limits)
         with Signals():
-            for entries in kept_results(pool, wanted, file, device):
+            for found in kept_results(pool, wanted, file, device):
+                entries = is_now(found)
                 _write(write_remedies, wanted, entries + others, how["html"] or file.with_suffix(".html"))
         failed = pool.failed
     entries = entries + others
@@ -75,6 +76,43 @@ def compare_remedies(names, flags, how, *, executor, device, as_json):
     echo(json.dumps(remedy_words.as_json(wanted, entries), indent=2) if as_json else _text(wanted, entries), nl=as_json)
     if failed:
         raise RunsFailed(f"{len(failed)} runs failed: {'; '.join(failed)}")
+
+
+def _committed():
+    """The entries of all comparisons that come with the package: a run is known by its settings, and its data are one."""
+    from pyro_skipvae.reproduction.tables import committed_results, read_results
+
+    return [entry for file in sorted(committed_results().glob("remedies-*.json")) for entry in read_results(file)]
+
+
+def _of_the_data_as_they_are(wanted):
+    """The checksum of a file of one's own, None of data with a name, and a filter that leaves out entries of other contents.
+
+    The filter tells how many these are. Entries of another vocabulary or length of texts are of another checksum anyway.
+    """
+    from pyro_skipvae.data.catalogue import DATASETS
+    from pyro_skipvae.runs.build import build_data
+
+    config = wanted.runs[0].config
+    if config.dataset in DATASETS or not Path(config.dataset).exists():
+        return None, list
+    checksum, told = build_data(config).checksum, []
+    same = {name: getattr(config, name) for name in ("dataset", "vocabulary_size", "max_words")}
+
+    def of_now(entries):
+        kept = [e for e in entries
+                if any(e["settings"].get(name) != value for name, value in same.items()) or _checksum(e) in (None, checksum)
+               ]  # fmt: skip
+        if len(kept) < len(entries) and not told:
+            told.append(len(entries) - len(kept))
+            note(f"{config.dataset} has changed: {told[0]} runs on what it was are left out, and made anew where wanted.")
+        return kept
+
+    return checksum, of_now
+
+
+def _checksum(entry):
+    return entry["report"]["card"].get("data", {}).get("checksum")
 
 
 def free_cores():

@@ -125,11 +125,14 @@ def reproduce(
     if not train and wanted.runs and not any(which[size] for size in SIZES):
         wanted = reproduction.in_largest_sizes(wanted, entries + others, seeds=which["seeds"], protocol=which["protocol"])
     missing = [run for run in wanted.runs if force or not reproduction.entry_for(run, entries + others)]
+    done = _done(wanted, missing)
+    if train and not force:
+        missing += _to_measure(reproduction, wanted, entries + others, folder)
     if missing and not train:
-        note(f"{_done(wanted, missing)} --train trains the others; `reproduce {name} --list` says what that takes here.")
+        note(f"{done} --train trains the others; `reproduce {name} --list` says what that takes here.")
     if missing and train:
         check_places(missing, device, results, folder)
-        note(_done(wanted, missing) + cost(missing, Path(folder), force, device))
+        note(done + cost(missing, Path(folder), force, device))
         how = {"jobs": jobs, "executor": executor, "minutes": minutes, "device": device, "budget": report_budget}
         pool = Pool(missing, Path(folder), name, **how, force=force)
         with Signals():
@@ -185,10 +188,22 @@ def _check_runs(wanted, **flags):
 
 
 def _stored(reproduction, wanted, results):
-    """(the entries of the table itself, those of other tables): of the folder of results first, then of the package's own."""
-    folders = dict.fromkeys((Path(results).absolute(), reproduction.committed_results().absolute()))
-    own = [entry for folder in folders for entry in reproduction.read_results(folder / f"{wanted.name}.json")]
-    return own, reproduction.results_of_others(wanted, *folders)
+    """(the entries in the file of the table, all others): of the folder of results first, then of the package's own."""
+    folders = list(dict.fromkeys((Path(results).absolute(), reproduction.committed_results().absolute())))
+    own, *packaged = [reproduction.read_results(folder / f"{wanted.name}.json") for folder in folders]
+    return own, [entry for entries in packaged for entry in entries] + reproduction.results_of_others(wanted, *folders)
+
+
+def _to_measure(reproduction, wanted, entries, folder):
+    """The runs whose log p(x), which this table asks for, is not known, and whose folder is there; tells the others."""
+    found = []
+    for run in wanted.runs:
+        if (entry := reproduction.entry_for(run, entries)) and reproduction.lacks_likelihood(run, entry):
+            if (path := reproduction.run_folder(run, folder)) and reproduction.is_finished(path):
+                found.append(run)
+            else:
+                note(f"log p(x) of {run.label} is not known, and its run is not in {folder}: --force would train it anew.")
+    return found
 
 
 def _done(wanted, missing):

@@ -70,7 +70,8 @@ def paired_difference(table, entries, column, first, second):
     seeds = [{entry["seed"] for entry in own} for own in arms]
     common = sorted(set.intersection(*seeds))
     lists = [[entry[name] for entry in own if entry["seed"] in common] for own in arms]
-    if not all(lists) or len({len(values) for own in lists for values in own}) > 1 or len(lists[0][0]) < 2:
+    splits = {entry["report"]["card"].get("data", {}).get("split") for own in arms for entry in own if entry["seed"] in common}
+    if not all(lists) or len(splits) > 1 or len({len(values) for own in lists for values in own}) > 1 or len(lists[0][0]) < 2:
         return None  # not known, or not of the same points
     means = [torch.tensor(own, dtype=torch.float64).mean(0) for own in lists]
     if column == "ppl":

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from .intervals import Difference, over_seeds, paired_difference
 from .remedies import BASE, REMEDIES
-from .tables import POINTS, Cell, cell_at, entries_at, entry_for, identity
+from .tables import Cell, cell_at, entries_at, entry_for, identity
 
 SCHEMA = 1
 NUMBERS = {  # column -> its heading; nats per datapoint where nothing else is said
@@ -77,10 +77,12 @@ def sentences(table, entries):
     found = [f"{left} of {len(table.runs)} runs are missing; the same command goes on with them."] * bool(left)
     if not rows:
         return found
+    over = next((row.on_points.over for row in rows if row.on_points), "paired on the same test points")
+    over = over.partition(" of seed")[0]
     found += [
         "Means over seeds, ± the deviation of one seed from another where there are two at least. Nats per datapoint.",
-        f"Differences: the ELBO minus that of the plain VAE of the same seeds on the same {POINTS:,} test points, with its "
-        "95 % interval over points; then over seeds, by Welch's t.",
+        f"Differences: the ELBO minus that of the plain VAE of the same seeds, {over}, with its 95 % interval over points; "
+        "then over seeds, by Welch's t.",
         "Training time: of the processor on a CPU, of the clock elsewhere, in times the plain VAE's; reports are apart.",
     ]
     ceilings = sorted({entry["report"]["mi_ceiling"] for run in table.runs if (entry := entry_for(run, entries))})

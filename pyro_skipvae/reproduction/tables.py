@@ -28,7 +28,7 @@ from pyro_skipvae.reports.comparison import BOUNDS, estimates_of, paired_values,
 from pyro_skipvae.runs.build import choose_device
 from pyro_skipvae.runs.checkpoint import write_whole
 from pyro_skipvae.runs.config import Config, ConfigError
-from pyro_skipvae.runs.folder import Run
+from pyro_skipvae.runs.folder import Run, RunError
 from pyro_skipvae.stored import NUMBER, check, loads
 
 from .analyses import analyse
@@ -254,19 +254,30 @@ def results_of_others(table, *folders):
     return [entry for other in others for folder in folders for entry in read_results(Path(folder) / f"{other}.json")]
 
 
-def run_folder(planned, folder):
+def run_folder(planned, folder, checksum=None):
     """The folder of a run of the same settings and seed, for whichever table it was made; a finished one, if there is one.
 
     Of several the newest; None if there is none. Looks at the settings that lie beside each folder, FOLDER/TABLE/RUN.toml.
+    With a checksum it passes over runs on data of another one.
     """
     wanted, found = identity(planned.config), []
     for settings in sorted(Path(folder).glob("*/*.toml")):
         with contextlib.suppress(OSError, ValueError):  # what cannot be read is not known to be this run
             config = Config.from_toml(settings.read_text(encoding="utf-8"))
-            if (identity(config), config.seed) == (wanted, planned.seed):
+            if (identity(config), config.seed) == (wanted, planned.seed) and _is_on(settings.with_suffix(""), checksum):
                 found.append(settings)
     newest = max(found, key=lambda file: (is_finished(file.with_suffix("")), file.stat().st_mtime_ns), default=None)
     return newest and newest.with_suffix("")
+
+
+def _is_on(path, checksum):
+    """Whether a run is on data of a checksum, if one is asked for; one that does not know its data is none."""
+    if checksum is None:
+        return True
+    try:
+        return (about := Run(path).description()) is not None and about.checksum == checksum
+    except RunError:
+        return False
 
 
 def epochs_of(path):
@@ -364,13 +375,18 @@ def added(entries, entry):
 def entry_for(planned, entries):
     """The entry of a planned run, or None: the same settings and seed, wherever it was made, and with its analysis.
 
-    Of several the one whose log p(x) was estimated, which not every table asks for.
+    Of several the first; where the table asks for log p(x), the first that has it.
     """
     config, wanted = planned.config, identity(planned.config)
     same = (e for e in entries if e["settings"] == wanted and e["seed"] == planned.seed)
     same = (e for e in same if agrees(config, e["report"]["card"].get("settings", {})))  # a default may have changed since
     same = (e for e in same if planned.analysis is None or planned.analysis in e.get("analysis", {}))
-    return max(same, key=lambda e: "log_likelihood_per_point" in e, default=None)
+    return max(same, key=lambda e: not lacks_likelihood(planned, e), default=None)
+
+
+def lacks_likelihood(planned, entry):
+    """Whether the table asks for a log p(x) that an entry, made for another table, does not have."""
+    return planned.importance_samples is not None and "log_likelihood_per_point" not in entry
 
 
 def entries_at(table, entries, row, arm):

@@ -14,9 +14,10 @@ from test_tables import entry
 from pyro_skipvae.reproduction import remedies, remedy_words
 from pyro_skipvae.reproduction.remedies import REMEDIES, comparison_of, remedies_of, settings_of
 from pyro_skipvae.reproduction.remedy_page import remedies_page
-from pyro_skipvae.reproduction.tables import agrees, write_results
+from pyro_skipvae.reproduction.tables import agrees, entry_for, run_folder, write_results
 from pyro_skipvae.runs.build import build_data, settled
 from pyro_skipvae.runs.config import Config, ConfigError
+from pyro_skipvae_cli.remedies import _committed, _of_the_data_as_they_are
 
 IMAGES = {"dataset": "digits", "decoder": "mlp"}
 
@@ -157,6 +158,39 @@ def test_the_page_and_the_words_are_made_of_results(tmp_path):
 def test_a_mistake_is_one_sentence(arguments, message, tmp_path):
     done = skipvae(*arguments, cwd=tmp_path)
     assert done.returncode == 2 and message in " ".join(done.stderr.split())
+
+
+def test_runs_on_what_a_file_was_before_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = ["a,b"] + [f"{i % 7}.5,{i % 3}" for i in range(60)]
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    table = remedies.comparison_of(["vae", "skip"], seeds=1, dataset="mine.csv", decoder="mlp")
+    old, now = ({"report": {"card": {"data": {"checksum": word}}}, "settings": {"dataset": str(tmp_path / "mine.csv")}}
+                for word in ("old", build_data(table.runs[0].config).checksum))  # fmt: skip
+    other = old | {"settings": {"dataset": "mnist"}}
+    checksum, is_now = _of_the_data_as_they_are(table)
+    assert is_now([old, now, other]) == [now, other]
+    longer = copy.deepcopy(old)
+    longer["settings"]["max_words"] = 9  # of which nothing is known now
+    assert is_now([longer]) == [longer]
+    place = tmp_path / "runs/table/run"
+    place.mkdir(parents=True)
+    place.with_suffix(".toml").write_text(table.runs[0].config.to_toml())
+    about = {"name": "", "event_shape": [2], "kind": "real", "levels": None, "binarisation": "none", "checksum": "old"}
+    (place / "data.json").write_text(json.dumps(about))
+    assert run_folder(table.runs[0], tmp_path / "runs") == place
+    assert run_folder(table.runs[0], tmp_path / "runs", checksum) is None
+    of_a_name = remedies.comparison_of(["vae"], seeds=1, dataset="digits", decoder="mlp")
+    checksum, is_now = _of_the_data_as_they_are(of_a_name)
+    assert checksum is None and is_now([old, now, other]) == [old, now, other]
+
+
+def test_the_comparisons_that_come_with_the_package_are_all_found():
+    sizes = {"decoder": "mlp", "layers": 5, "width": 256, "latent_dim": 50, "batch_size": 128, "epochs": 20, "svi_steps": 5}
+    table = remedies.comparison_of(
+        ["vae", "skip"], seeds=3, dataset="mnist", limit_train=20000, limit_eval=5000, initialisation="he", **sizes
+    )
+    assert all(entry_for(run, _committed()) for run in table.runs)
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from pyro_skipvae.reproduction.tables import Cell, Planned, Table, cells, entry_
 from pyro_skipvae.reproduction.words import orderings
 from pyro_skipvae.runs.config import Config, ConfigError
 from pyro_skipvae.runs.folder import Run, load_run
+from pyro_skipvae_cli import reproduction as command
 from pyro_skipvae_cli.errors import UserError
 from pyro_skipvae_cli.job import make_config, make_job
 from pyro_skipvae_cli.pool import Anew, Pool, fresh
@@ -94,6 +95,51 @@ def test_of_the_same_run_in_two_tables_the_one_with_log_p_of_x_is_shown():
     without, measured = entry(table.runs[-1]), entry(table.runs[-1]) | {"log_likelihood_per_point": [-80.0, -82.0]}
     for entries in ([without, measured], [measured, without]):
         assert cells(table, entries)["9 layers", "skip"]["log_likelihood_per_point"].ours == -81.0
+
+
+def test_a_fresh_run_goes_before_one_of_another_table_that_has_more():
+    table = load_table("table1", full_data=True)
+    run = next(run for run in table.runs if run.importance_samples is None)
+    fresh_one, other = entry(run, elbo=-70.0), entry(run, elbo=-80.0) | {"log_likelihood_per_point": [-80.0]}
+    assert entry_for(run, [fresh_one, other]) is fresh_one
+
+
+def test_runs_of_the_package_stay_beside_those_that_are_trained(tmp_path, monkeypatch):
+    def one(pool, table, file, device):
+        write_results(file, table, [entry(pool.waiting[0], elbo=-1.0)])
+        yield read_results(file)
+
+    for name, stub in {"kept_results": one, "cost": lambda *_: "", "check_places": lambda *_: None}.items():
+        monkeypatch.setattr(command, name, stub)
+    before = json.loads(skipvae("reproduce", "table3", "--seeds", 4, "--json", cwd=tmp_path).stdout)["cells"]
+    found = json.loads(skipvae("reproduce", "table3", "--train", "--seeds", 4, "--json", cwd=tmp_path).stdout)["cells"]
+    seeds = [{(row, arm): found[row][arm]["elbo"]["seeds"] for row in found for arm in found[row]} for found in (before, found)]
+    assert sum(seeds[1].values()) == sum(seeds[0].values()) + 1 > 20
+    assert all(now - seeds[0][place] in (0, 1) for place, now in seeds[1].items())
+
+
+def test_a_likelihood_that_is_not_known_is_measured_where_the_run_is_there(two_tables, tmp_path, monkeypatch):
+    folder, *_ = two_tables
+    monkeypatch.setattr(reproduction, "load_table", lambda name, **which: tiny_table(name))
+    monkeypatch.setattr(reproduction, "table_names", lambda: ["first"])
+    for name in ("runs", "results"):
+        shutil.copytree(folder / name, tmp_path / name)
+    whole = read_results(tmp_path / "results/first.json")
+    measured = "log_likelihood_per_point"
+    write_results(
+        tmp_path / "results/first.json", tiny_table("first"), [{n: v for n, v in e.items() if n != measured} for e in whole]
+    )
+    assert "0 of 2 runs are done" not in skipvae("reproduce", "first", cwd=tmp_path).stderr
+    done = skipvae("reproduce", "first", "--train", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0 and "Started" not in done.stderr and done.stderr.count("Found: digits") == 2
+    assert [e[measured] for e in read_results(tmp_path / "results/first.json")] == [e[measured] for e in whole]
+    (tmp_path / "results/first.json").unlink()
+    write_results(
+        tmp_path / "results/first.json", tiny_table("first"), [{n: v for n, v in e.items() if n != measured} for e in whole]
+    )
+    shutil.rmtree(tmp_path / "runs")
+    done = skipvae("reproduce", "first", "--train", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr.count("is not known, and its run is not in runs/reproduce: --force would") == 2
 
 
 def test_the_epochs_of_a_run_are_kept_and_drawn(two_tables):
