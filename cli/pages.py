@@ -185,8 +185,8 @@ def _text(records, comparison):
         parts.append(table(("setting", *comparison.runs), rows))
     if comparison.differences:
         rows = [
-            (d.quantity, f"{d.of} - {d.minus}", f"{d.value:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}",
-             "-" if d.over_seeds is None else "{:+.3f} to {:+.3f}".format(*d.over_seeds))
+            (d.quantity, f"{d.of} - {d.minus}", f"{d.value:+z.3f}", f"{d.low:+z.3f} to {d.high:+z.3f}",
+             "-" if d.over_seeds is None else "{:+z.3f} to {:+z.3f}".format(*d.over_seeds))
             for d in comparison.differences
         ]  # fmt: skip
         header = (f"on the same {comparison.points:,} points", "difference", "nats", "95 % interval", "95 % over seeds")
@@ -203,13 +203,13 @@ def _answer(comparison, d):
     of, minus = (", ".join(comparison.groups[name]) for name in (d.of, d.minus))
     seeds = "over test points, not over seeds"
     if d.over_seeds is not None:
-        seeds = "over test points; over seeds {:+.2f} to {:+.2f}".format(*d.over_seeds)
+        seeds = "over test points; over seeds {:+z.2f} to {:+z.2f}".format(*d.over_seeds)
     found = f"{of} {'better' if d.shown > 0 else 'worse'} than {minus}"
     if not d.shown:
         found = f"No difference in ELBO shown between {of} and {minus}"
     return (
-        f"{found}: ELBO {d.value:+.2f} nats per datapoint "
-        f"({d.low:+.2f} to {d.high:+.2f}, {seeds}), higher on {100 * d.better:.0f} % of {comparison.points:,} points.\n"
+        f"{found}: ELBO {d.value:+z.2f} nats per datapoint "
+        f"({d.low:+z.2f} to {d.high:+z.2f}, {seeds}), higher on {100 * d.better:.0f} % of {comparison.points:,} points.\n"
     )
 
 
@@ -218,5 +218,5 @@ def _cell(estimate):
         return "-"
     if isinstance(estimate.value, int):
         return str(estimate.value)
-    interval = "" if estimate.low is None else f"  ({estimate.low:.2f} to {estimate.high:.2f})"
-    return f"{estimate.value:.3f}{interval}"
+    interval = "" if estimate.low is None else f"  ({estimate.low:z.2f} to {estimate.high:z.2f})"
+    return f"{estimate.value:z.3f}{interval}"

@@ -3,6 +3,7 @@
 
 EMBEDDED_POINTS = 1000  # t-SNE of more takes minutes
 DIMENSIONS = 20  # whose loss is measured: each takes a pass of the decoder
+BY_USE = "Rows by decreasing rate, or, where that is not known of each dimension, by the variance of the posterior mean."
 # file -> (title, alternative text, caption)
 MODEL_PICTURES = {
     "reconstructions.png": (
@@ -15,14 +16,13 @@ MODEL_PICTURES = {
         "Samples from the model",
         "A grid of images from the model: means of p(x|z) above, draws of x below",
         "z from the prior, always with the same random numbers. The upper half shows the means of p(x|z), the lower half one "
-        "draw of x for each of the same z. In a mean, grey means undecided; each pixel of a draw is drawn by itself.",
+        "draw of x for each of the same z. Each pixel of a draw is drawn by itself.",
     ),
     "traversals.png": (
         "Latent traversals",
         "Rows of images; along each row one latent dimension changes",
         "The posterior mean of the first test image, with one dimension at a time moved through the prior. "
-        "Rows by decreasing rate. A row that does not change is a dimension that the decoder ignores. Shown are means of "
-        "p(x|z).",
+        f"{BY_USE} A row that does not change is a dimension that the decoder ignores. Shown are means of p(x|z).",
     ),
     "layers.png": (
         "What z moves in the decoder",
@@ -35,8 +35,8 @@ MODEL_PICTURES = {
     "dimensions.png": (
         "Which dimensions matter to the decoder",
         "What the decoder loses for each dimension of z, with 95 % intervals",
-        "What log p(x|z) loses when this one dimension comes from another datapoint; shown are those of the "
-        f"largest rate, {DIMENSIONS} at most. At 0 the decoder does without it, whatever its rate.",
+        f"What log p(x|z) loses when this one dimension comes from another datapoint; of the {DIMENSIONS} most used at most. "
+        "At 0 the decoder does without it, whatever its rate.",
     ),
     "tsne.png": (
         "Posterior means, t-SNE",
@@ -63,10 +63,12 @@ DRAWN_ONLY = {  # the same of an autoregressive decoder, whose p(x|z) has no mea
     "traversals.png": (
         "Rows of images; along each row one latent dimension changes",
         "The posterior mean of the first test image, with one dimension at a time moved through the prior. "
-        "Rows by decreasing rate. A row that does not change is a dimension that the decoder ignores. Shown are samples of "
-        "p(x|z), with the same noise all along a row.",
+        f"{BY_USE} A row that does not change is a dimension that the decoder ignores. Shown are samples of p(x|z), with the "
+        "same noise all along a row.",
     ),
 }
+UNDECIDED = "In a mean, grey means undecided."
+ON_A_SPHERE = "z is then scaled to length 1, so that the other dimensions change too."
 GREYS = "The values are real numbers or counts: black and white are their 1st and 99th percentile."
 # file -> (title, headings of the columns, caption)
 MODEL_TEXTS = {
@@ -79,8 +81,8 @@ MODEL_TEXTS = {
     "interpolation.txt": (
         "From one text to another",
         ("weight", "text"),
-        "Greedy decodings along the straight line between the posterior means of the first two test texts. "
-        "Where all are the same, the decoder does not listen to z.",
+        "Greedy decodings along the straight line, on a sphere the arc, between the posterior means of the first two test "
+        "texts. Where all are the same, the decoder does not listen to z.",
     ),
     "samples.txt": (
         "Samples from the model",
@@ -93,6 +95,7 @@ ORDER = (
     *("tsne.png", "pca.png", "training", "bound"),
 )
 BESIDE = ("Rate of each dimension", "Reconstructions", "Samples from the model", "Posterior means, t-SNE")
+TOO_WIDE = "The intervals are too wide to tell whether the decoder uses z. More test points narrow them."
 MEANING = {  # kind of verdict -> what it means
     "collapsed": "z says next to nothing of x: q(z|x) is nearly the same for every x.",
     "collapsed on the decoder's side": "The encoder puts information about x into z, and the decoder does not use it.",
@@ -100,10 +103,16 @@ MEANING = {  # kind of verdict -> what it means
     "tenth of what there is to say of x. The rest is modelled without z.",
     "not collapsed": "z says something of x, and the decoder depends on it.",
     "no latent variables": "",
-    "undecided": "The intervals are too wide to tell whether the decoder uses z. More test points narrow them.",
+    "undecided": TOO_WIDE,
     "not measured": "There is no report in this run folder yet.",
 }
-IDLE = "Units that are not active stay at the prior. They are capacity that these data do not need, not a defect."
+MISFIT = "The decoder does better with the z of other points. More test points do not change that."
+NO_LOSS = "What the decoder loses when z is shuffled is not known: the evaluation card below says why."
+UNBOUNDED = "The decoder does not use z. What the encoder puts into z has no bound here that would be small."
+IDLE = (
+    "Units that are not active have posterior means that hardly vary. That alone is no defect: the data may not need them, or "
+    "the training may not have found a use for them."
+)
 COLOURS = {  # kind of verdict -> class of its box on a page; others are grey
     "collapsed": "collapsed",
     "collapsed on the decoder's side": "collapsed",
@@ -122,9 +131,10 @@ def about_picture(name, config, kind):
     title, alt, caption = MODEL_PICTURES[name]
     if config.decoder == "pixelcnn" and name in DRAWN_ONLY:
         alt, caption = DRAWN_ONLY[name]
-    if kind in ("real", "count") and name in DRAWN_ONLY:
-        caption = f"{caption} {GREYS}"
-    return title, alt, caption
+    more = [GREYS] * (kind in ("real", "count") and name in DRAWN_ONLY)
+    more += [UNDECIDED] * (kind == "binary" and name == "samples.png" and config.decoder != "pixelcnn")
+    more += [ON_A_SPHERE] * (config.prior == "uniform-sphere" and name == "traversals.png")
+    return title, alt, " ".join([caption, *more])
 
 
 def values_read(config, data):

@@ -71,7 +71,7 @@ LABELS = {
     "shuffled_latent_loss": "loss when z is shuffled",
     "active_units": "active units (0.01)",
     "active_units_0_02": "active units (0.02)",
-    "mi_ceiling": "ceiling ln N of the lower bound",
+    "mi_ceiling": "ceiling of the lower bound",
     "mi_lower": "I_q(x; z), lower bound",
     "mi_marginal": "I_q(x; z), fitted marginal",
     "mi_upper": "I_q(x; z), upper bound",

@@ -40,13 +40,14 @@ def comparison_page(records, comparison):
 
 
 def _rate_distortion(comparison, records):
-    if "distortion" not in comparison.estimates:
-        return None
     points = []
     for name, record in zip(comparison.runs, records, strict=True):
         found = estimates_of(record.report)
-        rate, distortion = found["rate"], found["distortion"]
-        points.append((name, rate.value, distortion.value, rate.half_width or 0.0, distortion.half_width or 0.0))
+        if "rate" in found and "distortion" in found:  # not of discrete z, nor of what was not finite
+            rate, distortion = found["rate"], found["distortion"]
+            points.append((name, rate.value, distortion.value, rate.half_width or 0.0, distortion.half_width or 0.0))
+    if not points:
+        return None
     alt = "; ".join(f"{name}: rate {rate:.1f}, distortion {distortion:.1f} nats" for name, rate, distortion, *_ in points)
     caption = (
         "Further down is a better reconstruction, further right costs more rate; along a dashed line the ELBO is the same. "

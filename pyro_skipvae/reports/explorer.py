@@ -6,7 +6,9 @@ import json
 
 import numpy as np
 import torch
+from pyro.distributions import constraints
 
+from pyro_skipvae.distributions.wrapped import innermost_support
 from pyro_skipvae.priors import UniformCategorical
 from pyro_skipvae.text import generation as texts
 from pyro_skipvae.text.decoding import on_support
@@ -52,6 +54,8 @@ def explorer_page(vae, about, *, name, data=None, rates=None, dimensions=3, step
     told = {
         "ranked": "variance of the posterior mean" if by == "variance" else by,
         "kind": kind,
+        "columns": list(getattr(about, "columns", ())),
+        "sphere": innermost_support(prior.support) is constraints.sphere,
         "steps": steps,
         "values": [round(v, 2) for v in values.tolist()],
         "sliders": sliders,

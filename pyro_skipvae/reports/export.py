@@ -37,7 +37,7 @@ from pyro_skipvae.stored import loads
 
 from .comparison import estimates_of, read_record
 from .rendering import render
-from .run_page import changed_settings, notes, train_command
+from .run_page import changed_settings, dimensions, notes, train_command
 
 FORMAT = "pyro_skipvae export 2"
 VOCABULARY = "vocabulary.txt"
@@ -155,6 +155,7 @@ def model_card(record, numbers, *, included=None):
         epochs=record.metrics[-1]["epoch"] if record.metrics else 0,
         numbers=numbers,
         included=included,
+        dimensions=dimensions(record.config),
     )
 
 

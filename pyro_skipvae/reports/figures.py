@@ -144,10 +144,10 @@ def rate_per_dimension(rates, *, ax=None, threshold=0.01):
 
 
 @_styled
-def active_unit_variances(variances, *, ax=None):
+def active_unit_variances(variances, *, codes=False, ax=None):
     """Var_x E_q[z_d|x] (D,), sorted on a log axis, with the two thresholds in use above which a unit counts as active.
 
-    `variances` may be a report (a CollapseReport or its dict) too.
+    `variances` may be a report (a CollapseReport or its dict) too. With `codes` they are what each discrete code says of x.
     Reference: Burda, Grosse, Salakhutdinov 2016 (0.01); the code of Dieng et al. 2019 (0.02).
     """
     variances = _from_report(variances, "active_unit_variances")
@@ -162,8 +162,8 @@ def active_unit_variances(variances, *, ax=None):
     ax.set_ylim(min(0.004, variances[-1] / 2), max(2.0, variances[0] * 2))
     _whole_numbers(ax, 1, len(variances))
     _plain_log_labels(ax.yaxis)
-    ax.set_xlabel("latent dimension, sorted by variance")
-    ax.set_ylabel("variance of the posterior mean")
+    ax.set_xlabel("code, sorted by information" if codes else "latent dimension, sorted by variance")
+    ax.set_ylabel("information (nats)" if codes else "variance of the posterior mean")
     counts = [int((variances > threshold).sum()) for threshold in (BURDA, AUTHORS_CODE)]
     ax.set_title(f"{counts[0]} of {len(variances)} units active at {BURDA:g}, {counts[1]} at {AUTHORS_CODE:g}")
     return ax.figure
@@ -483,7 +483,7 @@ def training_curves(metrics, *, figure=None):
     for ax, name in zip(panels, ("loss (nats)", "rate (nats)", "active\nunits", "beta"), strict=True):
         _axes(ax).set_ylabel(name)
     losses, rate, units, beta = panels
-    _curve(losses, metrics, "train_loss", PALETTE[4], label="training loss (rate times beta)")
+    _curve(losses, metrics, "train_loss", PALETTE[4], label="training loss")
     _curve(losses, metrics, "valid_elbo", INK, label="negative ELBO, validation", sign=-1)
     _curve(losses, metrics, "valid_distortion", PALETTE[1], label="distortion, validation")
     losses.legend()

@@ -48,7 +48,7 @@ def nats(value):
         return "–"
     if isinstance(value, int):
         return f"{value:,}".replace("-", MINUS)
-    return f"{value:,.{decimals(value)}f}".replace("-", MINUS)
+    return f"{value:z,.{decimals(value)}f}".replace("-", MINUS)
 
 
 def decimals(value):

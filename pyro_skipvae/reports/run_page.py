@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pyro_skipvae.data import DATASETS, Data
+from pyro_skipvae.diagnostics.estimates.sites import NOTHING
 from pyro_skipvae.diagnostics.report.table import few_samples
 from pyro_skipvae.diagnostics.report.verdict import Verdict
 from pyro_skipvae.model import VAE
@@ -22,7 +23,18 @@ from pyro_skipvae.runs.config import MODELS, Config
 from pyro_skipvae.runs.folder import Run, RunError
 from pyro_skipvae.runs.included import is_included
 
-from .captions import COLOURS, IDLE, MEANING, MODEL_PICTURES, MODEL_TEXTS, ORDER, about_picture
+from .captions import (
+    COLOURS,
+    IDLE,
+    MEANING,
+    MISFIT,
+    MODEL_PICTURES,
+    MODEL_TEXTS,
+    NO_LOSS,
+    ORDER,
+    UNBOUNDED,
+    about_picture,
+)
 from .comparison import LABELS, estimates_of, read_record
 from .model_pictures import draw_pictures
 from .rendering import embedded, nats, picture, render
@@ -71,6 +83,7 @@ def run_page(record, drawn=None):
         texts=[found for name in MODEL_TEXTS if (found := model_text(record, name, drawn or {}))],
         changed=changed,
         settings=asdict(config),
+        codes=_codes(report),
         command=train_command(config, changed),
         seconds=sum(line["seconds"] or 0 for line in record.metrics),
     )
@@ -207,20 +220,26 @@ def headline(record):
         "verdict": told.finding,
         "kind": told.kind,
         "colour": COLOURS.get(told.kind, ""),
-        "meaning": _meaning(told.kind, report),
+        "meaning": _meaning(told, report),
         "model": f"{config.layers}-layer {config.decoder} {config.model}"
-        + (f", {config.latent_dim} {_dimensions(config)}" if config.latent_dim else ""),
+        + (f", {config.latent_dim} {dimensions(config)}" if config.latent_dim else ""),
         "dataset": f"{Path(config.dataset).name}: {title}{_how_read(record)}",
         "training": f"{_epochs(record)} of {config.epochs} epochs, seed {config.seed}",
     }
 
 
-def _meaning(kind, report):
-    """What a kind of verdict means; that idle units are no defect, where the decoder uses z and some are idle."""
-    active, idle = report.get("active_units"), ""
-    if kind in ("not collapsed", "weakly used") and active is not None and active < len(report["active_unit_variances"]):
-        idle = f" {IDLE}"
-    return MEANING.get(kind, "") + idle
+def _meaning(told, report):
+    """What a kind of verdict means for these amounts; that idle units are no defect, where the decoder uses z and some are."""
+    active, high = report.get("active_units"), told.amounts.get("information", {}).get("high")
+    lost = told.amounts.get("loss", {})
+    if told.kind == "undecided" and lost and lost["value"] is None:
+        return NO_LOSS
+    if told.kind == "undecided" and lost and lost["high"] is not None and lost["high"] < -NOTHING:
+        return MISFIT
+    if told.kind == "collapsed" and told.amounts and (high is None or high >= NOTHING):
+        return UNBOUNDED
+    idle = told.kind in ("not collapsed", "weakly used") and active and active < len(report["active_unit_variances"])
+    return MEANING.get(told.kind, "") + (f" {IDLE}" if idle else "")
 
 
 def _how_read(record):
@@ -243,10 +262,13 @@ def _pictures(record, drawn):
         found["rates"] = rate_picture(record)
     if report.get("collapse_thresholds"):
         found["collapse"] = _collapse_curve(report)
-    if report.get("active_unit_variances"):
-        alt = f"Variance of the posterior mean of each dimension; {report['active_units']} are above 0.01"
+    if (values := report.get("active_unit_variances")) and None not in values:
+        of = "What each code says of x, in nats" if _codes(report) else "Variance of the posterior mean of each dimension"
         caption = "A unit counts as active where its posterior mean varies over the data by more than the threshold."
-        found["units"] = picture("Active units", alt, caption, figures.active_unit_variances(report["active_unit_variances"]))
+        if _codes(report):
+            caption = "A code counts as active where it says more of x than the threshold."
+        drawn = figures.active_unit_variances(values, codes=_codes(report))
+        found["units"] = picture("Active units", f"{of}; {report['active_units']} are above 0.01", caption, drawn)
     if record.metrics:
         rate = record.metrics[-1]["valid_rate"]
         alt = f"Curves of loss, rate, active units and beta over the epochs; at the end the rate is {nats(rate)} nats"
@@ -271,8 +293,16 @@ def _last(lines, key):
     return "unknown" if lines[-1].get(key) is None else nats(lines[-1][key])
 
 
-def _dimensions(config):
-    return "channels of a sequence z" if config.prior == "ar1" else "latent dimensions"
+def _codes(report):
+    """Whether the one latent site is discrete."""
+    sites = report.get("sites") or []
+    return len(sites) == 1 and bool(sites[0]["codes"])
+
+
+def dimensions(config):
+    """What z is made of, in words."""
+    discrete = {"categorical": "discrete variables", "codebook": "codes"}
+    return "channels of a sequence z" if config.prior == "ar1" else discrete.get(config.guide, "latent dimensions")
 
 
 def rate_picture(record):

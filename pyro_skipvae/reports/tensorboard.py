@@ -17,7 +17,7 @@ class TensorBoard:
 
     def __init__(self, folder, *, steps=0):
         # The name of an event file holds the time in seconds: two within one second would be the same file.
-        self.writer = SummaryWriter(str(folder), purge_step=steps + 1 if steps else None, filename_suffix=f".{steps:012d}")
+        self.writer = SummaryWriter(str(folder), purge_step=steps + 1, filename_suffix=f".{steps:012d}")
         self.folder, events = folder, self.writer.file_writer.event_writer
         # Its thread dies where the disk is full, and its queue then blocks the training; nor does a flush wait for the queue.
         events._worker.stop()

@@ -110,6 +110,29 @@ def test_advice_begins_with_a_noise_that_nothing_survives_and_a_beta_above_one()
     assert UNMEASURED in str(advice[-1]) and not advice[-1].measured
 
 
+def test_a_beta_of_zero_and_values_that_no_advice_knows_end_no_training():
+    dial = Dial(weight=0.0)
+    monitor = Monitor(dial.model, dial.guide, X, every=1)
+    assert [monitor(step, beta=0.0).set_in for step in range(3)] == [False, False, True]
+    assert not any("noise" in advice.cause for advice in monitor.records[2].advice)
+
+
+def test_what_cannot_be_measured_is_a_record_that_says_so():
+    dial, broken = Dial(), []
+
+    def guide(x):
+        dial.guide(torch.where(x == X[3, 0], torch.inf, x) if broken else x)
+
+    monitor = Monitor(dial.model, guide, X, every=1)
+    monitor(0)
+    broken.append(True)
+    record = monitor(1)
+    assert record.state == "undecided" and not record.set_in and "row 3" in record.reason
+    assert record.line.startswith("step 1: not measured: ")
+    broken.clear()
+    assert monitor(2).state == "used" and len(monitor.records) == 3
+
+
 def test_a_decoder_that_ignores_its_encoder_and_one_that_models_x_alone():
     deaf = advice_for(Seen(None, 1.0, autoregressive=False, encoder_varies=True, was_used=False))
     strong = advice_for(Seen(None, 1.0, autoregressive=True, encoder_varies=False, was_used=False))

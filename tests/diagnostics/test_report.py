@@ -26,9 +26,11 @@ from pyro_skipvae.diagnostics import (
     mutual_information,
     rate,
 )
+from pyro_skipvae.diagnostics.report import table
 from pyro_skipvae.diagnostics.report.card import FIELDS
 from pyro_skipvae.diagnostics.report.sizes import HELD, TABLE, Sizes, sizes_of
 from pyro_skipvae.diagnostics.report.verdict import KINDS, Verdict, verdict
+from pyro_skipvae.reports.rendering import nats
 
 X = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 calls = []
@@ -135,10 +137,33 @@ def test_tokens_are_one_number_a_row(tokens):
 def test_table_is_plain_text_with_ceilings(found):
     text = str(found)
     assert "\x1b" not in text and max(map(len, text.splitlines()[:-1])) <= 100
-    for part in ("ELBO", "ceiling ln N", f"{math.log(400):.3f}", f"{found.mi_lower.low:.3f}", found.verdict):
+    for part in ("ELBO", "ceiling of the lower bound", f"{math.log(400):.3f}", f"{found.mi_lower.low:.3f}", found.verdict):
         assert part in text
     assert "Saturated" not in text
     assert "Saturated" in str(collapse_report(model, guide, X[:5], importance_samples=1))
+
+
+def test_numbers_keep_their_digits_and_no_zero_is_negative():
+    assert [table._number(value) for value in (-0.0001, -12345.678, -999.5)] == ["0.000", "-12,345.7", "-999.500"]
+    assert nats(-0.0001) == "0.000" and nats(-1234.5) == "\N{MINUS SIGN}1,234.50"
+    none = {"loss": Interval(-0.0001, -0.0002, 0.0001), "active": 0, "dimensions": 2, "points": 100}
+    assert "-0.000" not in verdict(**none, information=0.0)
+
+
+def test_names_of_sites_are_no_markup():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z[top]", dist.Normal(torch.zeros(len(x), 2, dtype=x.dtype), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(pyro.sample("z[/a]", dist.Normal(z, 1.0).to_event(1)), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z[top]", dist.Normal(x / 3, 0.8).to_event(1))
+            pyro.sample("z[/a]", dist.Normal((z + x) / 2, 0.7).to_event(1))
+
+    found = collapse_report(model, guide, torch.randn(40, 2, dtype=torch.float64), importance_samples=2)
+    for name in ("z[top]", "z[/a]"):
+        assert name in str(found) and name in found._repr_html_()
 
 
 def test_rows_bound_the_decoder():

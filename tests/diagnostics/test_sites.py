@@ -244,6 +244,23 @@ def test_the_elbo_of_codes_is_exact_where_the_posterior_is():
     assert found.log_likelihood == pytest.approx(joint.logsumexp(1).mean().item(), abs=1e-9)
 
 
+def test_a_code_that_is_certain_leaves_no_importance_sampling():
+    """All draws are one: the estimate would be the ELBO, for any number of draws, with all of them effective."""
+    x = LEVELS[CODES] + 0.3 * draw(8)
+    certain = torch.nn.functional.one_hot(CODES, K).double()
+    state = torch.get_rng_state()
+    for pair in (code_pair("categorical"), code_pair("one-hot")):
+        found = report(*pair, (x.repeat(3), certain.repeat(3, 1)), importance_samples=20)
+        assert found.log_likelihood is None and found.effective_sample_size is None
+        assert "certain of one code at every point" in found.card["unavailable"]["log_likelihood"]
+        assert found.verdict.amounts["nats_of_x"] is None and found.verdict.kind == "not collapsed"
+        assert found.mi_ceiling == pytest.approx(math.log(K))
+    assert state.equal(torch.get_rng_state())
+    one = certain.clone()
+    one[0] = POSTERIOR[0]  # a single row that is not
+    assert report(*code_pair("one-hot"), (x, one)).log_likelihood is not None
+
+
 def test_codes_that_say_nothing_are_collapsed():
     x = draw(200)
     found = report(*code_pair("one-hot"), (x, torch.full((200, K), 1 / K).double()))

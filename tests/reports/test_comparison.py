@@ -19,6 +19,7 @@ from torch import nn
 from pyro_skipvae import VAE
 from pyro_skipvae.priors import StandardNormal
 from pyro_skipvae.reports import comparison as compare
+from pyro_skipvae.reports import comparison_page
 from pyro_skipvae.reports.comparison import Record, check_comparable, differing_settings, grouped, values_per_point
 from pyro_skipvae.runs.config import Config
 
@@ -137,6 +138,14 @@ def test_estimates_carry_intervals_and_the_points_behind_them():
     assert vars(found["elbo"]) == pytest.approx({"value": -24.0, "low": -24.0 - half, "high": -24.0 + half, "points": 60})
     assert found["log_likelihood"] == compare.Estimate(-23.0, None, None, 50)  # it has no standard error here
     assert found["mi_lower"].high == 1.1 and "mi_marginal" not in found and found["model_mi_lower"].points == 50
+
+
+def test_a_page_leaves_out_of_a_picture_what_a_run_does_not_have():
+    one, other = record("one"), record("other", report={**REPORT, "rate": None, "distortion": None})
+    both = SimpleNamespace(runs=["one", "other"])
+    drawn = comparison_page._rate_distortion(both, [one, other])
+    assert drawn["alt"].startswith("one: rate ") and "other" not in drawn["alt"]
+    assert comparison_page._rate_distortion(SimpleNamespace(runs=["other"]), [other]) is None
 
 
 def test_settings_that_differ_and_groups_of_seeds():

@@ -117,7 +117,19 @@ def test_the_command_repeats_the_run(record, tmp_path):
         ({"verdict": {"kind": "weakly used", "sentence": "z says 1 nat: weak.", "amounts": {}}}, "Weakly used. z says 1 nat"),
         (
             {"verdict": {"kind": "not collapsed", "sentence": "z says 9 nats: used.", "amounts": {}}, "active_units": 2},
-            "They are capacity that these data do not need, not a defect.",
+            "have posterior means that hardly vary. That alone is no defect: the data may not need them, or the training",
+        ),
+        (
+            {"verdict": {"kind": "undecided", "sentence": "s.", "amounts": {"loss": {"value": -3, "low": -4, "high": -2}}}},
+            "The decoder does better with the z of other points. More test points do not change that.",
+        ),
+        (
+            {"verdict": {"kind": "undecided", "sentence": "s.", "amounts": {"loss": dict.fromkeys(("value", "low", "high"))}}},
+            "What the decoder loses when z is shuffled is not known: the evaluation card below says why.",
+        ),
+        (
+            {"verdict": {"kind": "collapsed", "sentence": "s.", "amounts": {"information": {"low": None, "high": 5.0}}}},
+            "The decoder does not use z. What the encoder puts into z has no bound here that would be small.",
         ),
         ({"log_likelihood": None}, "not available"),
         ({"card.epoch": 2, "card.checkpoint": "best"}, "epoch 2, the best on validation data"),

@@ -207,7 +207,7 @@ def he_2019_batch_32(components: Components) -> dict[str, Any]:
         for part in torch.arange(len(z), device="cpu").split(HE_BATCH):
             terms.append(_neg_entropy(q, tile)[part] - tile[part][:, part].logsumexp(1) + math.log(len(part)))
     largest = min(HE_BATCH, start)  # the ceiling of fewer points is theirs
-    return {"value": torch.cat(terms).mean().item(), "batch": HE_BATCH, "ceiling": math.log(largest)}
+    return {"value": torch.cat(terms).mean().item(), "batch": largest, "ceiling": math.log(largest)}
 
 
 def _neg_entropy(q: Distribution, tile: Tensor) -> Tensor:

@@ -154,14 +154,15 @@ def predicted(nodes: list[Any], beta: float) -> CollapsePrediction | None:
 
     `nodes` are the observed sites of a run of the model at rows of x. The noise of an element is the root of its mean square.
     """
-    if len(nodes) != 1 or nodes[0]["value"][0].numel() > MOST_ELEMENTS:
+    if not beta > 0 or len(nodes) != 1 or nodes[0]["value"][0].numel() > MOST_ELEMENTS:
         return None
     base, _ = factors(nodes[0]["fn"])
     x, noise = nodes[0]["value"].flatten(1), _noise(base, nodes[0]["value"])
     if isinstance(base, Normal):
         return predict_collapse(x, noise, beta) if noise is not None and (noise > 0).all() else None
     likelihood = "bernoulli" if isinstance(base, Bernoulli) else "poisson" if isinstance(base, Poisson) else None
-    return predict_collapse(x, beta=beta, likelihood=likelihood) if likelihood and 0 <= x.min() else None
+    fits = 0 <= x.min() and (likelihood != "bernoulli" or x.max() <= 1)
+    return predict_collapse(x, beta=beta, likelihood=likelihood) if likelihood and fits else None
 
 
 def _noise(base: Distribution, x: Tensor) -> Tensor | None:

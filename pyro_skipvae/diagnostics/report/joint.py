@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..estimates.elbo import draw_all
 from ..estimates.log_likelihood import ImportanceEstimate, importance_estimate
 from ..estimates.sites import (
     JointTerms,
@@ -18,6 +19,7 @@ from ..estimates.sites import (
     site_reports,
     variances_of,
 )
+from ..pairs.evaluation import forked_random
 from ..pairs.finite import finite
 from ..pairs.interval import Interval, mean_interval
 from ..pairs.pair import Chunk, Pair, Progress
@@ -35,6 +37,7 @@ OF_ONE_SITE = (
 OF_THE_PASS = (
     "elbo", "distortion", "rate", "rate_per_dimension", "active_units", "active_units_0_02", "shuffled_latent_loss", "sites",
 )  # fmt: skip
+CERTAIN = 1e-6  # nats
 OF_THE_WEIGHTS = ("log_likelihood", "log_likelihood_tenth", "effective_sample_size")
 
 
@@ -65,9 +68,24 @@ def joint_fields(
     known = None if terms is None else terms.log_weights
     most = min(points, sizes.log_likelihood_points)
     about: Any = {"reasons": reasons, "facts": facts, "progress": progress}
-    fields |= log_likelihood_fields(pair, list(pair.chunks()), known, budget, most, importance_samples, **about)
+    chunks = list(pair.chunks())
+    discrete = terms is not None and all(site.usage.weight for site in terms.sites.values())
+    if discrete:
+        about["check"] = lambda: _check_certain(pair, chunks, points, seed)
+    fields |= log_likelihood_fields(pair, chunks, known, budget, most, importance_samples, **about)
     fields["elbo_on_log_likelihood_points"] = on_the_same_points(fields, reasons, facts["log_likelihood_points"])
     return fields
+
+
+def _check_certain(pair: Pair, chunks: list[Chunk], points: int, seed: int) -> None:
+    """Raises Unavailable where q(z|x) is certain of one code at every point: all of its draws are one."""
+    with forked_random(pair.x, seed, pair.model, pair.guide):
+        _, log_q = draw_all(pair, chunks, points)
+    if all((each.abs() < CERTAIN).all() for each in log_q.values()):
+        raise Unavailable(
+            "q(z|x) is certain of one code at every point, so that importance sampling from it gives the ELBO, whatever the "
+            "number of draws"
+        )
 
 
 def sites_beside(pair: Pair, points: int, *, seed: int) -> list[SiteReport]:
@@ -132,6 +150,7 @@ def _information(terms: JointTerms, points: int, reasons: dict[str, str]) -> dic
     return {
         "mi_lower": mean_interval(lower),
         "mi_upper": attempt(reasons, "mi_upper", _upper, upper),
+        "mi_ceiling": math.log(min(points, usage.mass.shape[-1])),  # of one position
         "saturated": lower.mean().item() > math.log(points) - 2,
     }
 

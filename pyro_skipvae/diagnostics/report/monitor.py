@@ -43,7 +43,8 @@ class Record:
     or is masked: it then bounds no information.
     set_in: this is the first measurement of a collapse: the first after z was used, or the third in a row for a z that never
     was. advice: what to try then, the most certain first; else empty.
-    sites: a row for each latent site where there are several. seconds: how long the measurement took.
+    sites: a row for each latent site where there are several. seconds: how long the measurement took. reason: why nothing could
+    be measured, as where q(z|x) is not finite; the numbers are then nan, and the state is "undecided".
     """
 
     step: int
@@ -58,10 +59,13 @@ class Record:
     advice: list[Advice]
     sites: list[SiteReport]
     seconds: float
+    reason: str | None = None
 
     @property
     def line(self) -> str:
         """The record in one line; where collapse set in, with the first advice."""
+        if self.reason is not None:
+            return f"step {self.step}: not measured: {self.reason}"
         lost = "is not known" if self.shuffled_latent_loss is None else _range(self.shuffled_latent_loss)
         units = "unknown" if self.active_units is None else f"{self.active_units} of {self.dimensions}"
         said = f"step {self.step}: rate {self.rate.value:.2f} nats, units {units}, loss when z is shuffled {lost}"
@@ -132,7 +136,11 @@ class Monitor:
         passed = self._before + number
         if self.records and passed - self.records[-1].step < self.every:
             return None
-        record = self._measured(passed, 1.0 if beta is None else float(beta))
+        beta = 1.0 if beta is None else float(beta)
+        try:
+            record = self._measured(passed, beta)
+        except Unavailable as error:  # training may go on, and come back
+            record = _not_measured(passed, beta, str(error))
         self.records.append(record)
         return record
 
@@ -199,6 +207,12 @@ class Monitor:
         )
 
 
+def _not_measured(step: int, beta: float, reason: str) -> Record:
+    unknown = Interval(math.nan, math.nan, math.nan)
+    none: Any = {"active_units": None, "dimensions": 0, "shuffled_latent_loss": None, "advice": [], "sites": [], "seconds": 0.0}
+    return Record(step=step, beta=beta, elbo=unknown, rate=unknown, state="undecided", set_in=False, reason=reason, **none)
+
+
 def _reads_inputs(pair: Pair, nodes: list[Any], values: dict[str, Any]) -> bool:
     """Whether log p(x|z) changes where the model is given other rows, with x and z held; True where it then fails."""
     other = pair.rows(torch.arange(pair.points, device="cpu").roll(1))
@@ -213,5 +227,5 @@ def _reads_inputs(pair: Pair, nodes: list[Any], values: dict[str, Any]) -> bool:
 
 def _range(interval: Interval) -> str:
     if math.isnan(interval.low):
-        return f"{interval.value:.2f}"
-    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+        return f"{interval.value:z.2f}"
+    return f"{interval.value:z.2f} ({interval.low:z.2f} to {interval.high:z.2f})"

@@ -190,6 +190,8 @@ class CollapseReport:
                 fields[field.name] = math.nan
             elif field.type == Interval | MaybeNone:
                 fields[field.name] = _interval(fields[field.name])
+        fields["active_unit_variances"] = [_number(value) for value in fields["active_unit_variances"]]
+        fields["standard_errors"] = {name: _number(value) for name, value in fields["standard_errors"].items()}
         if fields["model_mutual_information"]:
             under = fields["model_mutual_information"]
             bounds = {name: _interval(under[name]) for name in ("lower", "upper", "marginal")}
@@ -603,4 +605,9 @@ def _site(row: dict[str, Any]) -> SiteReport:
 
 
 def _interval(fields: dict[str, Any] | None) -> Interval | None:
-    return None if fields is None else Interval(**{name: math.nan if end is None else end for name, end in fields.items()})
+    return None if fields is None else Interval(**{name: _number(end) for name, end in fields.items()})
+
+
+def _number(value: float | None) -> float:
+    """What JSON has as null was not finite."""
+    return math.nan if value is None else value

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..pairs.interval import Interval
 
@@ -24,7 +25,7 @@ GROUPS = {
     "rate and information": (
         ("rate KL(q(z|x) || p(z))", "rate"), ("I_q(x; z), lower bound", "mi_lower"),
         ("I_q(x; z), upper bound", "mi_upper"), ("I_q(x; z), fitted-marginal bound", "mi_marginal"),
-        ("ceiling ln N of the lower bound", "mi_ceiling"), ("KL(q(z) || p(z))", "aggregate_kl"),
+        ("ceiling of the lower bound", "mi_ceiling"), ("KL(q(z) || p(z))", "aggregate_kl"),
     ),
     "units": (("active units (0.01)", "active_units"), ("active units (0.02)", "active_units_0_02")),
     "decoder": (("loss when z is shuffled", "shuffled_latent_loss"),),
@@ -49,9 +50,9 @@ def table(report: "CollapseReport") -> str:
 def html(report: "CollapseReport") -> str:
     """The same as HTML, escaped: a caption, the rows, the verdict, the notes."""
     grid = _grid(report)
-    columns = [list(column.cells) for column in grid.columns]
+    columns = [[escape(str(cell)) for cell in column.cells] for column in grid.columns]
     rows = "".join(
-        f"<tr><th>{escape(group)}</th><td>{escape(label)}</td><td>{escape(value)}</td><td>{escape(interval)}</td></tr>"
+        f"<tr><th>{group}</th><td>{label}</td><td>{value}</td><td>{interval}</td></tr>"
         for group, label, value, interval in zip(*columns, strict=True)
     )
     notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(report))
@@ -86,8 +87,9 @@ def _grid(report: "CollapseReport") -> Table:
             if attribute == "elbo" and report.card.get("auxiliary_prior"):
                 grid.add_row("", "  with the auxiliary prior", *_measured(report.card["auxiliary_prior"]["elbo"]))
             if attribute == "active_units_0_02" and report.collapse_thresholds:
-                share = f"{report.collapsed_share(SMALL_RATE):.0%}"
-                grid.add_row("", f"rate below {SMALL_RATE} at 99 % of x", share, "of the dimensions")
+                dimensions = len(report.collapse_thresholds)
+                small = round(report.collapsed_share(SMALL_RATE) * dimensions)
+                grid.add_row("", f"rate below {SMALL_RATE} at 99 % of x", str(small), f"of {dimensions} dimensions")
         grid.add_section()
     if report.card.get("ranking"):
         _ranking(grid, report.card["ranking"])
@@ -113,7 +115,7 @@ def _sites(grid: Table, report: "CollapseReport") -> None:
     if len(sites) > 1:
         rows = sorted(sites, key=lambda site: len(site.sites) == 1)
         for position, site in enumerate(rows[:MOST_SITES]):
-            grid.add_row("" if position else "rate of each site", site.name, *_site(site))
+            grid.add_row("" if position else "rate of each site", Text(site.name), *_site(site))
         if len(rows) > MOST_SITES:
             grid.add_row("", f"... and {len(rows) - MOST_SITES} more", "", "report.sites")
         grid.add_section()
@@ -133,7 +135,7 @@ def _codes(grid: Table, name: str, codes: "Codes") -> None:
     several = codes.positions > 1
     perplexity = sum(codes.perplexity) / codes.positions
     grid.add_row(
-        f"codes of {name}", "perplexity" + ", mean of the positions" * several, _number(perplexity), f"of {codes.codes}"
+        Text(f"codes of {name}"), "perplexity" + ", mean of the positions" * several, _number(perplexity), f"of {codes.codes}"
     )
     grid.add_row("", "dead codes", str(sum(codes.dead)), f"of {codes.codes * codes.positions}")
     if several:
@@ -216,7 +218,7 @@ def _range(interval: Interval) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+    return f"{value:z.3f}" if abs(value) < 1000 else f"{value:,.1f}"
 
 
 HOLES = 5.0  # nats between q(z) and the prior: a draw of q(z) is then about a hundred times as likely under it
@@ -230,7 +232,8 @@ def _notes(report: "CollapseReport") -> list[str]:
             f"the rest on {report.card['points']:,} points."
         )
     if report.saturated:
-        notes.append("Saturated: the lower bound is within 2 nats of its ceiling and may be far too low. Use more points.")
+        more = "random components" if report.card.get("mi_components") else "points"
+        notes.append(f"Saturated: the lower bound is within 2 nats of its ceiling and may be far too low. Use more {more}.")
     under = report.model_mutual_information
     if under and under.saturated:
         notes.append(f"The lower bound on I_p is saturated: its ceiling is ln {under.points} = {under.ceiling:.2f}.")

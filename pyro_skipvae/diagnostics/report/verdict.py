@@ -188,7 +188,7 @@ def _range(low: Any, high: Any, written: Callable[[float], str]) -> str:
 
 
 def _nats(value: float) -> str:
-    return f"{value:.{3 if abs(value) < 0.1 else 2 if abs(value) < 10 else 1}f}"
+    return f"{value:z.{3 if abs(value) < 0.1 else 2 if abs(value) < 10 else 1}f}"
 
 
 def _percent(value: float) -> str:
