@@ -32,6 +32,7 @@ from .several import check_in_step, check_several, own_device
 from .terminal import duration, looking
 
 MEASURED = 32  # batches, of which one of mean size tells what a step costs
+JUDGED_BY = "what is trained"  # the best epoch; once it was the ELBO also at a beta other than 1
 FREE = ("epochs", "data_dir", "download", "dataset")  # may change on resume: how long, and where the data lie
 
 
@@ -114,7 +115,9 @@ class Job:
             return distortion
         if config.bound in ("autoencoder", "mmd"):  # without the MMD, which is of a batch
             return distortion + (1 - config.numbers[1]) * rate if config.bound == "mmd" else distortion
-        return -metrics["valid_elbo"]
+        if config.bound in ("elbo", "analytic-elbo"):
+            return distortion + config.beta * rate
+        return -metrics.get("valid_bound", metrics["valid_elbo"])
 
     def judge(self, epoch, loss):
         """Whether the validation loss after an epoch is the best so far; before beta has its final value none is.
@@ -150,6 +153,7 @@ class Job:
             "halving": vars(self.halving),
             "random": random_state(self.device),
             "data": self.data.checksum,
+            "judged_by": JUDGED_BY,
         }
 
     def restore(self, state):
@@ -161,6 +165,8 @@ class Job:
             self.step.load_state_dict({**state["step"], "optimizer": optimizer_of(state)})
             self.progress, self.best = Progress(**state["progress"]), state["best"]
             self.stalled = state["stalled"]
+            if "judged_by" not in state and self.config.beta != 1:  # by an earlier version, and by another loss
+                self.best, self.stalled = math.inf, 0
             vars(self.halving).update(state["halving"])
             set_random_state(state["random"], self.device, first=self.ranks is not None)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

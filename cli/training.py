@@ -21,7 +21,7 @@ from pyro_skipvae.random_numbers import forked
 from pyro_skipvae.reports.captions import values_read
 from pyro_skipvae.reports.comparison import PARTS, values_per_point
 from pyro_skipvae.runs import auxiliary
-from pyro_skipvae.runs.build import USUAL_SCALING, statistics_items, without_effect
+from pyro_skipvae.runs.build import USUAL_SCALING, latent_dim, statistics_items, without_effect
 from pyro_skipvae.runs.committed import committed_by
 from pyro_skipvae.runs.folder import Run, new_folder
 from pyro_skipvae.schedules import unfinished
@@ -69,13 +69,21 @@ def train_run(job, *, out, resume, limits, minutes, allowed, signals, tensorboar
             note(f"{run.path} is finished: {job.progress.epochs} epochs of {job.config.epochs}.")
             return run, report
         if not job.finished:
-            for name in ("report.json", "report.html", auxiliary.FILE):  # of a run that was shorter
-                run.remove(name)
             _announce(job, run)
             with signals.deferred(), as_trained(), matrix_products.multiplied(job.config.matmul), progress() as bar:
                 board = Board(job, run) if tensorboard and first else None
                 Training(job, run, bar, signals, minutes, allowed, board).run_epochs()
         return run, _report(job, run, limits) if first else None
+
+
+def _steps_lost(config, data):
+    """What it means that an average text reads few of the steps of z; empty where it reads most."""
+    steps, words = latent_dim(config, data)[0], data.describe()["tokens"]["train"] / len(data.train)
+    read = math.ceil(words / config.chunk)
+    return "" if read > steps / 2 else (
+        f"z has {steps} steps, one for each {config.chunk} words. An average text of {words:.0f} words reads {read} of them, "
+        "and what is committed for the others tells it nothing: --max-words leaves out long texts and makes z shorter."
+    )  # fmt: skip
 
 
 def _written_report(run):
@@ -112,6 +120,7 @@ def _resume(job, run):
         warn(f"{trouble}; going on from the checkpoint before it.")
     if state is not None:
         run.check_data(state.get("data", job.data.checksum), job.data)  # without one it is no checkpoint of a run at all
+        run.check_part(job.data)
         job.restore(state)
     else:
         run.check_begun()
@@ -125,6 +134,8 @@ def _resume(job, run):
             f"got {epochs}: {anew}"
         )
     run.cut_metrics(job.progress.epochs)
+    for name in () if job.finished else ("report.json", "report.html", auxiliary.FILE):  # of a run that was shorter
+        run.remove(name)
     run.write("config.toml", job.config.to_toml())
     if not job.finished:
         where = f"epoch {job.progress.epochs + 1}, batch {job.batches.position + 1}"
@@ -149,6 +160,8 @@ def _announce(job, run):
         bits = committed / math.log(2)
         by = "prior" if job.config.prior == "ar1" else "guide"
         note(f"The {by} commits {committed:.3f} nats ({bits:.2f} bits) for each datapoint: no rate is below.")
+    if config.prior == "ar1" and data.vocabulary is not None and (lost := _steps_lost(config, data)):
+        note(lost)
     if config.compile:
         note("Compiling the step, which may take minutes; the next run of the same model finds most of it done.")
     if config.procedure == "lagging":
@@ -204,8 +217,8 @@ def _report(job, run, limits):
     fitted = _fitted_auxiliary(job, run)
     with user_errors():  # of a model that does not admit what is asked
         report = report_on(job.vae, job.data, device=job.device, **limits, extra=extra, auxiliary_prior=fitted)
+    run.remove("report.html")  # before: none of another report is left if this ends here, or before the page is written
     run.write_report(report)
-    run.remove("report.html")  # so that none of another report is left if this ends before the page is written
     pictures(run, job.vae, job.data)
     note(f"Everything is in {run.path.resolve() if run.path == Path() else run.path}.")
     return report
@@ -360,13 +373,15 @@ class Board:
 
     def epoch(self, metrics):
         from pyro_skipvae.reports.figures import can_draw
+        from pyro_skipvae.reports.model_pictures import as_grey
 
         vae, data = self.job.vae.eval(), self.job.data
         with forked([self.job.device], 0), torch.no_grad():
             rates = per_dimension(vae.posterior(data.valid[:500].to(self.job.device)), vae.prior())
             images = vae.decoder(vae.prior().sample((64,))).sample() if can_draw(data.event_shape) else None
         rates = None if rates is None else rates.mean(0)
-        self.writer.epoch(metrics, rate_per_dimension=rates, images=None if images is None else {"samples": images})
+        shown = None if images is None else {"samples": as_grey(images.cpu(), data.kind)}
+        self.writer.epoch(metrics, rate_per_dimension=rates, images=shown)
         vae.train()
 
 
@@ -415,7 +430,7 @@ def _measured(job, x):
 def _validate(job):
     """Validation metrics at beta = 1 on as many points as cost a small part of an epoch; the same draws each time.
 
-    The ELBO and its parts from one draw of z for each point; where another bound is trained, that bound is the first number.
+    The ELBO and its parts from one draw of z for each point; where a bound of several draws is trained, also `valid_bound`.
     """
     count = min(len(job.data.valid), VALIDATED, max(500, len(job.data.train) // 5))
     job.vae.eval()
@@ -426,10 +441,10 @@ def _validate(job):
             values.append(found)
             means.append(halves)
         elbo, nats, distortion = (torch.cat([value[name] for value in values]).mean().item() for name in PARTS)
-        bound = -evaluate_loss(job.step, _valid(job, count)) if job.config.particles > 1 else elbo
+        bound = {"valid_bound": -evaluate_loss(job.step, _valid(job, count))} if job.config.particles > 1 else {}
     job.vae.train()
     units = int((mean_variances(torch.cat(means, 1)) >= ACTIVE).sum())
-    measured = {"valid_elbo": bound, "valid_rate": nats, "valid_distortion": distortion}
+    measured = {"valid_elbo": elbo, "valid_rate": nats, "valid_distortion": distortion, **bound}
     return {**measured, "active_units": units, "valid_points": count}
 
 

@@ -33,7 +33,7 @@ from pyro_skipvae.text.vocabulary import Vocabulary, vocabulary_check
 
 from .checkpoint import CheckpointError
 from .config import Config, is_unicode
-from .description import DataDescription, WordsError, stored
+from .description import STORED, DataDescription, WordsError, stored
 from .included import folder_of, hint
 from .training_state import check_state, check_weights
 
@@ -50,7 +50,7 @@ except ImportError:  # Windows, where a second run in a folder is not noticed
     fcntl = None  # type: ignore[assignment]
 
 CHECKPOINTS = ("best", "last", "prev")
-BEFORE_THE_SETTINGS = frozenset({"vocabulary.txt", "data.json"})  # what a new run writes before its config.toml
+BEFORE_THE_SETTINGS = ("vocabulary.txt", "data.json")  # what a new run writes before its config.toml
 EPOCH = {"epoch": int} | dict.fromkeys(("train_loss", "beta", "valid_elbo", "valid_rate", "active_units", "seconds"), NUMBER)
 
 
@@ -86,6 +86,8 @@ class Run:
             with self._writing():
                 (self.path / "checkpoints").mkdir(exist_ok=True)
                 self._remove_leftovers()
+                if new:
+                    self._remove_what_began()
             yield self
         finally:
             _release(self._lock, self.path / ".lock")
@@ -96,15 +98,28 @@ class Run:
         self._check_no_run()
         try:
             if data is not None:
+                self.write("data.json", stored(data))
                 if data.vocabulary is not None:
                     self.write("vocabulary.txt", data.vocabulary.text())
-                self.write("data.json", stored(data))
             self.write("config.toml", config.to_toml())
         except BaseException:  # also a signal: the folder shall be new again
             with contextlib.suppress(RunError):
-                for name in () if (self.path / "config.toml").exists() else BEFORE_THE_SETTINGS:
-                    self.remove(name)
+                self._remove_what_began()
             raise
+
+    def _remove_what_began(self) -> None:
+        """Removes what a start wrote that did not come to its settings."""
+        for name in () if (self.path / "config.toml").exists() else BEFORE_THE_SETTINGS:
+            self.remove(name)
+
+    def _began(self) -> bool:
+        """Whether a start was killed here: by its lock, or by what it writes first."""
+        if (self.path / ".lock").is_file():
+            return True
+        with contextlib.suppress(OSError, ValueError):
+            check(loads((self.path / "data.json").read_text(encoding="utf-8")), STORED, "it")
+            return True
+        return False
 
     def _check_no_run(self) -> None:
         if (self.path / "config.toml").exists():
@@ -125,8 +140,8 @@ class Run:
         _check_free(self.path / ".lock")  # first: that a run is going on there says more than that there is one
         self._check_no_run()
         ours = {".lock", "checkpoints", *(path.name for path in checkpoint.abandoned(self.path))}
-        if (self.path / ".lock").is_file():
-            ours |= BEFORE_THE_SETTINGS
+        if self._began():
+            ours |= set(BEFORE_THE_SETTINGS)
         others = sorted({path.name for path in self.path.iterdir()} - ours)
         if not others and (self.path / "checkpoints").exists():
             left = {path.name for path in checkpoint.abandoned(self.path / "checkpoints")}
@@ -154,9 +169,21 @@ class Run:
     def check_data(self, saved: str, data: "Data") -> None:
         """Raises RunError unless the checksum `saved` is that of the data."""
         if saved != data.checksum:
+            older = ", which is also the way where only the version of this package is another" if data.vocabulary else ""
             raise RunError(
                 f"expected the data that {self.path} was trained on (checksum {saved[:12]}), got other contents of "
-                f"{data.name} (checksum {data.checksum[:12]}): put back those of that run, or train anew"
+                f"{data.name} (checksum {data.checksum[:12]}): put back those of that run, or train anew{older}"
+            )
+
+    def check_part(self, data: "Data") -> None:
+        """Raises RunError where a limit takes other items of the same data than it did for the run, by an earlier version."""
+        said = data.split
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # what is wrong with the file is told elsewhere
+            said = loads((self.path / "data.json").read_text(encoding="utf-8")).get("split", said)
+        if data.limits and said != data.split:
+            raise RunError(
+                f"expected the part of {data.name} that {self.path} was trained on, but this version takes other items of the "
+                "same data: train anew"
             )
 
     def description(self) -> DataDescription | None:

@@ -16,6 +16,7 @@ CONTROL = {"total": NUMBER, "beta": NUMBER}  # of the rate
 ADVERSARY = {"critic": {...: Tensor}, "optimizer": {"state": dict, "param_groups": [dict]}}
 PHASE = {"patience": int, "active": bool, "best": NUMBER, "misses": int}  # of lagging inference
 OF_STEPS = {  # of some steps
+    **{"start?": {...: Tensor}},  # of a decoder that starts anew
     **{"updates?": int, "control?": CONTROL, "phase?": PHASE, "adversary?": ADVERSARY, "objective?": {...: Tensor}},
 }
 STATE = {  # what a checkpoint says, as far as it says it; `vae` alone is enough to read a model
@@ -24,11 +25,12 @@ STATE = {  # what a checkpoint says, as far as it says it; `vae` alone is enough
     "step?": {"steps": int, "left_out": Tensor, **OF_STEPS},
     "batches?": {"epoch": int, "position": int},
     "progress?": {"epochs": int, "loss": (*NUMBER, Tensor), "datapoints": (int, Tensor)},
-    **{"epoch?": int, "best?": NUMBER, "stalled?": int, "data?": str},
+    **{"epoch?": int, "best?": NUMBER, "stalled?": int, "data?": str, "judged_by?": str},
     "halving?": {"first": int, "floor": NUMBER, "factor": NUMBER, "started": bool},
     "random?": {"torch": Tensor, "cuda": [Tensor], "numpy": [(str, Tensor, *NUMBER)], "python": list},
 }
-TRAINING = {name.removesuffix("?"): pattern for name, pattern in STATE.items() if name not in ("data?", "optimizer?")}
+OPTIONAL = ("data?", "optimizer?", "judged_by?")
+TRAINING = {name.removesuffix("?"): pattern for name, pattern in STATE.items() if name not in OPTIONAL}
 GENERATORS = {
     "numpy": {"name": str, "words": Tensor, "position": int, "has_spare": int, "spare": NUMBER},
     "python": {"version": int, "words": Tensor, "spare": (*NUMBER, type(None))},

@@ -6,6 +6,7 @@ draw: torch draws them, in the same order.
 
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Graphs:
     ) -> None:
         self.loss, self.parameters, self.modules, self.compilation = loss, list(parameters), list(modules), compilation
         self.rate, self.weight = rate, torch.ones(())  # beta of the last call, and whether it is to have a gradient
-        self.weighs = weighs
+        self.weighs, self.told = weighs, False  # that further shapes run without a graph
         self.made: dict[Any, Callable[..., Any]] = {}
         # Buffers, and weights that are not trained, go into a graph as the parameters do: a compiler keeps constants.
         known = set(map(id, self.parameters))
@@ -71,7 +72,7 @@ class Graphs:
         self.weight = weight = torch.full((), beta, dtype=like.dtype, device=like.device, requires_grad=self.rate)
         others = [held[name] for held, name in self.places]
         tensors = [*self.parameters, *others, weight, *(part for part in parts if isinstance(part, Tensor))]
-        if key not in self.made and not self._make(key, x, beta, tensors):
+        if key not in self.made and (self._has_enough() or not self._make(key, x, beta, tensors)):
             return None
         with torch.no_grad():
             loss, *gradients = self.made[key](*tensors)
@@ -86,11 +87,18 @@ class Graphs:
         like = self.parameters[0]
         return shapes, flags, like.dtype, like.device, tuple(module.training for module in self.modules)
 
+    def _has_enough(self) -> bool:
+        """Whether there are as many graphs as there may be; told once."""
+        if len(self.made) < MOST:
+            return False
+        if not self.told:
+            warnings.warn(f"batches have more than {MOST} shapes: those that came later run without a graph", stacklevel=6)
+            self.told = True
+        return True
+
     def _make(self, key: Any, x: Batch, beta: float, tensors: list[Tensor]) -> bool:
         start = time.perf_counter()
         try:
-            if len(self.made) == MOST:
-                raise NotCompiled(f"batches have more than {MOST} shapes")
             made = _compiled(self._traced(x, beta, tensors), tensors)
             self._tried(made, x, tensors)
             self.made[key] = made

@@ -70,6 +70,14 @@ class PretrainedStep(SVIStep):
         finally:
             self.control = control
 
+    def evaluate(self, x: Batch) -> float:
+        """As in `SVIStep`, of the objective that follows the autoencoder."""
+        phase, self.objective = self.objective, self.then
+        try:
+            return super().evaluate(x)
+        finally:
+            self.objective = phase
+
     def _begin(self) -> None:
         """From the autoencoder to the objective."""
         self.decoder.load_state_dict(self.start)
@@ -79,7 +87,13 @@ class PretrainedStep(SVIStep):
         self._graphs = None
         self._set_phase()
 
+    def state_dict(self) -> dict[str, Any]:
+        """As in `SVIStep`; until the decoder starts anew also with what it starts from."""
+        start = {"start": self.start} if self.steps <= self.pretraining else {}
+        return {**super().state_dict(), **start}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
+        self.start = state.get("start", self.start)
         self._graphs = None
         self._set_phase()

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from pyro import get_param_store
 from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.nn import functional as F
@@ -232,13 +233,15 @@ class AveragingOptim(PyroOptim):
     Where the loss is a sum over rows, the average is the sum over all rows divided by R. With `ranks=None`, one process, it
     works as `optim`.
 
-    Raises ValueError for an optimizer that is not of pyro.optim, and, with its name, for a parameter that a step has in one
-    process and not in another; RankLost where a process is lost.
+    Raises ValueError for an optimizer that is not of pyro.optim or has a learning-rate schedule or a state, and, with its name,
+    for a parameter that a step has in one process and not in another; RankLost where a process is lost.
     """
 
     def __init__(self, optim: PyroOptim, ranks: Ranks | None) -> None:
         if not isinstance(optim, PyroOptim):
             raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
+        if isinstance(optim, PyroLRScheduler) or optim.optim_objs or optim._state_waiting_to_be_consumed:
+            raise ValueError("expected a new optimizer without a learning-rate schedule: set the state of the AveragingOptim")
         super().__init__(optim.pt_optim_constructor, optim.pt_optim_args, optim.pt_clip_args)
         self.ranks, self._known = ranks, set[str]()
 
@@ -254,7 +257,8 @@ class AveragingOptim(PyroOptim):
         check_same(ranks, dict.fromkeys(parameters, ""))
         ranks.same_start(value.data for name, value in parameters.items() if name not in self._known)
         self._known |= set(parameters)
-        ranks.add_gradients(list(parameters.values()), torch.zeros(()), 1 / ranks.size)
+        device = next((parameter.device for parameter in parameters.values()), None)
+        ranks.add_gradients(list(parameters.values()), torch.zeros((), device=device), 1 / ranks.size)
 
 
 def check_same(ranks: Ranks, parameters: Mapping[str, str]) -> None:

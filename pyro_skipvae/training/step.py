@@ -49,9 +49,10 @@ def svi_step(
     `pyro.optim` advances at every step. On a CPU call torch.set_flush_denormal(True) first: what an optimizer keeps of
     gradients that stay 0 decays to denormal numbers, and the step of an MLP then takes twice as long.
 
-    A step whose x, loss or gradient norm is not finite changes no parameter and no momentum; `nonfinite()` of the step counts
-    these. A fused optimizer learns of it on the device; any other one waits for the device in each step. Pyro checks sites and
-    shapes in the first step alone; its setting `validate_distributions_pyro` decides what distributions check.
+    A step whose loss or gradient norm is not finite changes no parameter and no momentum, though it does change buffers, such
+    as the running statistics of a BatchNorm; `nonfinite()` of the step counts these. A fused optimizer learns of it on the
+    device; any other one waits for the device in each step. Pyro checks sites and shapes in the first step alone; its setting
+    `validate_distributions_pyro` decides what distributions check.
 
     ranks: the processes of a job (`join_ranks`). Each is given the same batches, computes its own rows, and makes the step
     that one process would make of the whole batch, with its loss and clipping.
@@ -66,8 +67,8 @@ def svi_step(
     in beta; `objective` has to be linear in beta, as `elbo` and `analytic_elbo` are.
 
     Raises ValueError for an unknown precision, a max_norm that is not above 0, an optimizer that is not of pyro.optim,
-    ReduceLROnPlateau, and a control with an ELBO of Pyro's. The first step raises it where Pyro's parameter store holds other
-    tensors than the modules of this pair under the same names: it would train those and leave the modules as they are. Call
+    ReduceLROnPlateau, and a control with an ELBO of Pyro's. A step raises it where Pyro's parameter store holds other tensors
+    than the modules of this pair under the same names: it would train those and leave the modules as they are. Call
     pyro.clear_param_store() before.
     """
     how: Any = {"compile": compile, "precision": precision, "control": control}
@@ -76,7 +77,8 @@ def svi_step(
 
 @dataclass(frozen=True)
 class Nonfinite:
-    """The steps left out since something was not finite: how many, the first (from 0), and which of input, loss, gradient."""
+    """The steps left out since loss or gradient was not finite: how many, the first (from 0), and which of input, loss,
+    gradient were not in the first."""
 
     steps: int
     first: int
@@ -125,6 +127,7 @@ class SVIStep:
         self.svi = SVI(model, guide, optim, loss=self._loss, loss_and_grads=self._loss_and_grads)
         self.svi.optim = self._update
         self.steps, self.updates, self._checked = 0, 0, False
+        self._parameters: list[Any] = []  # of the last step, in the order of its trace
         self._reached: list[nn.Parameter] = []  # what the loss of the first step depends on
         self.held: set[int] = set()  # parameters, by id, that an update leaves alone
         self._one: Any = None  # the torch optimizer that works for all
@@ -138,6 +141,8 @@ class SVIStep:
                 self.svi.step(x, beta)
         except _SkipStep:
             _clear_gradients(self._parameters)
+            if isinstance(self.optim, PyroLRScheduler) and not self.optim.optim_objs:
+                self.optim(self._parameters)  # without gradients it changes nothing, but there are schedules to advance now
         self.updates += 1
         return self._last_loss
 
@@ -164,6 +169,11 @@ class SVIStep:
         """The state of optimizer, counts and control, for `load_state_dict`; as with torch's own, its tensors are in use."""
         # What was loaded and no step has used yet is still with the optimizer, not in its state.
         optimizer = {**self.optim._state_waiting_to_be_consumed, **self.optim.get_state()}
+        if None in optimizer:  # Pyro names a state by the parameter store of now
+            raise ValueError(
+                "expected the parameters of this step's optimizer in Pyro's parameter store, which does not have all of them: "
+                "save before pyro.clear_param_store(), and give each model an optimizer of its own"
+            )
         # Sorted: SVI hands its parameters over as a set, whose order differs from process to process.
         control = {} if self.control is None else {"control": vars(self.control).copy()}
         further = control if self.auxiliary is None else {**control, "objective": self.auxiliary.state_dict()}
@@ -206,10 +216,11 @@ class SVIStep:
         with poutine.trace(param_only=True) as capture:
             with self._own_rows(x) as rows, self._checks():
                 loss = self._mean_loss_and_grads(rows, self._weight_of(rows, beta))
-        if not self._checked:
-            check_store_tensors(_sites(capture))
         # In the order of the trace: that of a set differs from process to process, and with it the rounding of the norm.
-        self._parameters = list(dict.fromkeys(site["value"].unconstrained() for site in _sites(capture).values()))
+        parameters = list(dict.fromkeys(site["value"].unconstrained() for site in _sites(capture).values()))
+        if list(map(id, parameters)) != list(map(id, self._parameters)):  # the first step, or another model used the store
+            check_store_tensors(_sites(capture))
+        self._parameters = parameters
         if not self._checked:
             self._warn_of_untrained()
         loss, self._checked = self._of_all(x, torch.as_tensor(loss).detach(), _sites(capture)), True
@@ -245,6 +256,8 @@ class SVIStep:
         if self.compilation is None or self.compilation.refused:
             return False
         loss = self._loss_by_graph(x, beta, self.compilation)
+        if loss is None and self.compilation.refused is None:
+            return False  # there are graphs, but none for this shape
         if loss is None:
             warnings.warn(f"the step is not compiled and runs as it would without: {self.compilation.refused}", stacklevel=3)
             return False
@@ -333,7 +346,10 @@ class SVIStep:
         _clear_gradients(parameters)
 
     def _is_finite(self, x: Batch, loss: Tensor, norm: Tensor) -> Tensor:
-        """Whether all of it is finite, as a tensor on the device; what is not is written down there too."""
+        """Whether loss and gradient are finite, as a tensor on the device; what is not is written down there too.
+
+        NaN in x may stand for what is missing: whether it does harm shows in the loss.
+        """
         parts = [part for part in as_arguments(x) if isinstance(part, torch.Tensor) and part.is_floating_point()]
         # Both ends are nan where anything is; one pass, a sixth of the time of isfinite().all().
         ends = [end.to(norm.device) for part in parts if part.numel() for end in part.aminmax()]
@@ -341,7 +357,7 @@ class SVIStep:
         if len(self._looked) == MOST_LOOKED or (self._looked and self._looked[0][1].shape != finite.shape):
             self._counted()
         self._looked.append((self.steps, finite))
-        return finite.all()
+        return finite[-2:].all()
 
     def _counted(self) -> Tensor:
         """What was not finite in all steps; many are counted at once, since a step of a small net takes as long."""
@@ -349,7 +365,7 @@ class SVIStep:
             steps, looked = zip(*self._looked, strict=True)
             bad = ~torch.stack(looked)
             bad = torch.stack([bad[:, :-2].any(1), bad[:, -2], bad[:, -1]], 1)
-            left_out, device = bad.any(1), bad.device
+            left_out, device = bad[:, 1:].any(1), bad.device
             at = left_out.byte().argmax()
             numbers = torch.tensor(steps).to(device, non_blocking=True)
             here = torch.cat([numbers[at][None], bad[at].long()])

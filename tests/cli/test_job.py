@@ -115,6 +115,12 @@ def test_the_best_epoch_of_a_batch_prior_is_not_chosen_by_the_rate_that_it_does_
     assert job.selection({"valid_distortion": 5.0, "valid_rate": 3.0, "valid_elbo": -8.0, "beta": 1.0}) == 5.0
 
 
+def test_the_best_epoch_is_that_of_what_is_trained():
+    metrics = {"valid_distortion": 5.0, "valid_rate": 3.0, "valid_elbo": -8.0, "beta": 1.0}
+    assert job_of().selection(metrics) == 8.0 and job_of(beta=0.1).selection(metrics) == pytest.approx(5.3)
+    assert job_of(objective="iwae(5)").selection({**metrics, "valid_bound": -7.0}) == 7.0
+
+
 def test_the_width_of_an_mlp_encoder_is_a_setting():
     widths = {layer.out_features for layer in job_of(encoder_width=5).vae.encoder.network if isinstance(layer, nn.Linear)}
     usual = {layer.out_features for layer in job_of().vae.encoder.network if isinstance(layer, nn.Linear)}

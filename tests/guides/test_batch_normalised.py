@@ -46,6 +46,15 @@ def test_features_of_a_sequence_are_not_put_to_a_variance_over_the_wrong_places(
         BatchNormalisedNormal(5, 2, rate=1.0)(torch.randn(4, 4, 5))
 
 
+def test_a_batch_that_is_not_finite_leaves_the_statistics():
+    guide = BatchNormalisedNormal(4, 2, rate=1.0).train()
+    guide(torch.randn(8, 4))
+    before = guide.running_mean.clone(), guide.running_variance.clone()
+    with pytest.raises(ValueError, match="nan"):
+        guide(torch.full((8, 4), torch.nan))
+    assert guide.running_mean.equal(before[0]) and guide.running_variance.equal(before[1])
+
+
 def test_rows_depend_on_themselves_alone_in_evaluation_and_where_there_is_one():
     torch.manual_seed(0)
     family = BatchNormalisedNormal(5, (2, 3), rate=2.0)

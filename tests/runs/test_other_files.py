@@ -20,6 +20,7 @@ from pyro_skipvae.reports.run_page import notes
 from pyro_skipvae.runs import checkpoint
 from pyro_skipvae.runs.checkpoint import temporary_name, write_whole
 from pyro_skipvae.runs.config import Config
+from pyro_skipvae.runs.description import stored
 from pyro_skipvae.runs.folder import Run, RunError
 
 FAST = (*TINY, "--decoder", "mlp", "--width", "8")
@@ -154,6 +155,21 @@ def test_a_start_that_is_stopped_leaves_a_new_folder_or_a_run(number, tmp_path, 
     with pytest.raises(RunError, match="holds one") if number == 3 else contextlib.nullcontext():
         with Run(folder).locked(new=True):
             pass
+
+
+def test_a_killed_start_is_gone_after_the_next_whatever_became_of_that(tmp_path):
+    folder = tmp_path / "run"
+    data = SimpleNamespace(name="d", event_shape=[2], kind="real", levels=None, binarisation="none", checksum="")
+    known = SimpleNamespace(vocabulary=None, describe=lambda: vars(data))
+    with Run(folder).locked(new=True) as begun:
+        begun.write("data.json", stored(known))  # and then it is killed
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "data.json"}  # as where its lock was taken away
+    with pytest.raises(KeyboardInterrupt), Run(folder).locked(new=True):
+        raise KeyboardInterrupt
+    assert {path.name for path in folder.iterdir()} == {"checkpoints"}
+    (folder / "data.json").write_text('{"mine": 1}')
+    with pytest.raises(RunError, match="holds data.json"), Run(folder).locked(new=True):
+        pass
 
 
 def test_only_our_unfinished_files_of_ended_processes_are_swept(run):

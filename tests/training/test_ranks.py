@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from pyro.optim import SGD, Adam
+from pyro.optim import SGD, Adam, ExponentialLR
 from several_processes import Job
 from torch import nn
 from torch.nn import functional as F
@@ -155,6 +155,11 @@ def averaged(twice):
 def test_an_optimizer_that_averages_serves_any_pair():
     first, second = Job(averaged, False).results()
     assert first == second == pytest.approx(3.5, abs=1e-4)  # the mean over both, of 0..3 and 4..7
+
+
+def test_an_optimizer_that_averages_takes_no_schedule():
+    with pytest.raises(ValueError, match="a new optimizer without a learning-rate schedule"):
+        AveragingOptim(ExponentialLR({"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.1}, "gamma": 0.1}), None)
 
 
 def test_a_parameter_that_one_process_lacks_is_named():

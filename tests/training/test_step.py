@@ -291,6 +291,68 @@ def test_a_second_model_in_the_same_store_is_refused_before_it_trains():
     assert all(not p.equal(old) for p, old in zip(second.parameters(), before, strict=True))
 
 
+def test_a_step_that_is_gone_on_with_after_another_model_is_refused_too():
+    first, second = make_vae(), make_vae()
+    step = svi_step(first.model, first.guide, elbo, Adam({"lr": 0.1}))
+    step(X.float())
+    pyro.clear_param_store()
+    with pytest.raises(ValueError, match="save before pyro.clear_param_store"):
+        step.state_dict()
+    svi_step(second.model, second.guide, elbo, Adam({"lr": 0.1}))(X.float())
+    with pytest.raises(ValueError, match="belongs to another model; call pyro.clear_param_store"):
+        step(X.float())
+    pyro.clear_param_store()
+    before = [p.clone() for p in first.parameters()]
+    step(X.float())
+    assert all(not p.equal(old) for p, old in zip(first.parameters(), before, strict=True))
+
+
+def test_nan_that_stands_for_what_is_missing_is_trained_on():
+    class Means(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2))
+
+    means = Means()
+
+    def model(x):
+        pyro.module("means", means)
+        with pyro.plate("data", len(x)):
+            there = ~x.isnan()
+            pyro.sample("x", dist.Normal(means.weight, 1.0).expand(x.shape).mask(there).to_event(1), obs=x.nan_to_num())
+
+    step = svi_step(model, lambda x: None, Trace_ELBO(), Adam({"lr": 0.1}))
+    x = torch.tensor([[1.0, torch.nan], [torch.nan, -1.0]])
+    losses = [step(x).item() for _ in range(50)]
+    assert step.nonfinite() is None and losses[-1] < losses[0]
+    assert means.weight.detach().tolist() == pytest.approx([1, -1], abs=0.3)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_a_schedule_advances_in_a_first_step_that_is_left_out_too(vae):
+    def make_step():
+        optim = CosineAnnealingLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "T_max": 10})
+        return svi_step(vae.model, vae.guide, lambda *given: factor * elbo(*given), optim)
+
+    def rates(step):
+        return {one.get_last_lr()[0] for one in step.optim.optim_objs.values()}
+
+    whole, factor = make_step(), 1.0
+    for number in range(4):
+        factor = torch.nan if number == 2 else 1.0
+        if number == 2:
+            saved = copy.deepcopy(whole.state_dict())
+        whole(X.double())
+    expected = rates(whole)
+    again = make_step()
+    again.load_state_dict(saved)
+    factor = torch.nan
+    again(X.double())
+    factor = 1.0
+    again(X.double())
+    assert rates(again) == expected and len(expected) == 1
+
+
 def test_parameters_that_the_store_would_copy_are_refused():
     vae = make_vae()
     vae.encoder.network[0].weight = torch.nn.Parameter(torch.randn(9, 8).T)
