@@ -12,6 +12,7 @@ from typing import Any
 from pyro_skipvae.model import VAE
 from pyro_skipvae.reports.export import FILES, export_run, load_exported
 from pyro_skipvae.runs.config import Config
+from pyro_skipvae.runs.included import INCLUDED
 
 REPOSITORY = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
@@ -36,6 +37,8 @@ def from_pretrained(
     """
     if os.path.isdir(source):
         return load_exported(source, device=device)
+    if str(source) in INCLUDED:
+        raise ValueError(f"expected an exported model, got the run {source}, which comes with the package; load_run reads it")
     if not REPOSITORY.fullmatch(str(source)):
         raise ValueError(f"expected a folder that is there, or an id of the hub such as name/model, got {source}")
     return load_exported(_downloaded(str(source), revision, token), device=device)
@@ -47,7 +50,8 @@ def push_to_hub(
     """Uploads the model of a run folder to the Hugging Face hub, as `save_pretrained` writes it; returns its address.
 
     Raises ValueError for an invalid id, ImportError without huggingface_hub, PermissionError where the hub refuses,
-    ConnectionError where it does not answer, and RunError or CheckpointError for a run that is missing or damaged.
+    ConnectionError where it does not answer, and RunError or CheckpointError for a run that is missing or damaged. With
+    private=True also ValueError, before anything is uploaded, for a repository that is there and public.
     """
     if not REPOSITORY.fullmatch(repository):
         raise ValueError(f"expected an id of the hub such as name/model, got {repository!r}")
@@ -57,21 +61,25 @@ def push_to_hub(
         api = hub.HfApi(token=token)
         with _told(hub, repository):
             address = api.create_repo(repository, private=private, exist_ok=True)
+            if private and not api.repo_info(repository).private:  # it was there before
+                raise ValueError(f"expected a private repository, got {repository}, which is public; nothing was uploaded")
             api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     return str(address)
 
 
 def _downloaded(repository: str, revision: str | None, token: str | None) -> str:
-    hub = _hub()
-    with _told(hub, repository):
+    hub = _hub(f"no folder {repository} is here, and ")
+    with _told(hub, repository if revision is None else f"{repository} at revision {revision}"):
         return hub.snapshot_download(repository, revision=revision, allow_patterns=list(FILES), token=token)
 
 
-def _hub() -> Any:
+def _hub(before: str = "") -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise ImportError("expected huggingface_hub for models on the hub; install it: pip install huggingface_hub") from None
+        raise ImportError(
+            f"{before}models on the hub need huggingface_hub; install it: pip install huggingface_hub"
+        ) from None
     return huggingface_hub
 
 

@@ -102,6 +102,8 @@ def test_a_saved_model_comes_back(tmp_path):
         from_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="a folder that is there, or an id of the hub"):
         from_pretrained(tmp_path / "absent" / "model")
+    with pytest.raises(ValueError, match="got the run mnist-pair/plain, which comes with the package; load_run reads it"):
+        from_pretrained("mnist-pair/plain")
     with pytest.raises(ValueError, match="an id of the hub"):
         push_to_hub(tiny_run(), "not a name/at all")
 
@@ -130,7 +132,8 @@ class Hub(BaseHTTPRequestHandler):
             return self.say([{"type": "file", "path": n, "size": len(c), "oid": "0" * 40} for n, c in self.files.items()])
         if "/api/models/me/digits" in self.path:
             siblings = [{"rfilename": name} for name in self.files]
-            return self.say({"id": "me/digits", "modelId": "me/digits", "sha": "0" * 40, "siblings": siblings, "tags": []})
+            about = {"id": "me/digits", "modelId": "me/digits", "sha": "0" * 40, "siblings": siblings, "tags": []}
+            return self.say({**about, "private": False})
         self.send_error(404)
 
     do_HEAD = do_GET
@@ -164,8 +167,12 @@ def test_a_model_goes_to_the_hub_and_comes_back(tmp_path, monkeypatch):
     try:
         push_to_hub(tiny_run(), "me/digits", token="none")
         vae, config = from_pretrained("me/digits", token="none")
-        with pytest.raises((PermissionError, ConnectionError), match="me/other"):
-            from_pretrained("me/other", token="none")
+        with pytest.raises((PermissionError, ConnectionError), match="me/other at revision v9"):
+            from_pretrained("me/other", revision="v9", token="none")
+        Hub.files = {}
+        with pytest.raises(ValueError, match="expected a private repository, got me/digits, which is public"):
+            push_to_hub(tiny_run(), "me/digits", private=True, token="none")
+        assert not Hub.files
     finally:
         server.shutdown()
     own, _ = from_pretrained(save_pretrained(tiny_run(), tmp_path / "own")[0].parent)
@@ -210,7 +217,8 @@ def test_whatever_moves_z_stays_on_the_sphere_where_the_decoder_was_trained():
     seen = []
     vae.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[0].reshape(-1, 4)))
     x = data.test[:2].float()
-    explorer_page(vae, data, name="untrained", data=data, dimensions=2, steps=3)
+    page = explorer_page(vae, data, name="untrained", data=data, dimensions=2, steps=3)
+    assert "that the encoder gives to test item 0; then z is scaled to length 1." in plain(page)
     draw_interpolation(vae, x[:1], x[1:], kind=data.kind)
     draw_traversals(vae, data, dimensions=2)
     assert posterior_means(vae, x).norm(dim=-1).allclose(torch.ones(2))
