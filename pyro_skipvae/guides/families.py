@@ -118,11 +118,12 @@ class BatchNormalisedNormal(nn.Module):
             raise ValueError(f"expected features (B, F) to put to a variance over B, got {tuple(features.shape)}")
         means, log_variance = in_full(self.parameters_of(features)).chunk(2, dim=-1)
         batch = self.training and len(means) > 1
-        running = self.running_mean, self.running_variance
-        moved = tuple(each.clone() for each in running) if batch else running
-        means = nn.functional.batch_norm(means, *moved, training=batch, eps=LEAST_VARIANCE)
-        for old, new in zip(running, moved, strict=True) if batch else ():
-            old.copy_(torch.where(new.isfinite(), new, old))  # a batch that is not finite would spoil them for good
+        mean, variance = self.running_mean, self.running_variance
+        new = (mean.clone(), variance.clone()) if batch else (mean, variance)
+        means = nn.functional.batch_norm(means, new[0], new[1], training=batch, eps=LEAST_VARIANCE)
+        if batch:  # one that is not finite would spoil them for good
+            mean.copy_(torch.where(new[0].isfinite(), new[0], mean))
+            variance.copy_(torch.where(new[1].isfinite(), new[1], variance))
         loc = self.gamma * means + self.shift
         halves = (half.unflatten(-1, self.event_shape) for half in (loc, (log_variance / 2).exp()))
         return dist.Normal(*halves).to_event(len(self.event_shape))
