@@ -115,7 +115,7 @@ class Job:
             return distortion
         if config.bound in ("autoencoder", "mmd"):  # without the MMD, which is of a batch
             return distortion + (1 - config.numbers[1]) * rate if config.bound == "mmd" else distortion
-        if config.bound in ("elbo", "analytic-elbo"):
+        if config.bound in ("elbo", "analytic-elbo") and config.beta != 1:
             return distortion + config.beta * rate
         return -metrics.get("valid_bound", metrics["valid_elbo"])
 

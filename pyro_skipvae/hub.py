@@ -68,17 +68,17 @@ def push_to_hub(
 
 
 def _downloaded(repository: str, revision: str | None, token: str | None) -> str:
-    hub = _hub(f"no folder {repository} is here, and ")
+    hub = _hub(f" ({repository} is no folder here)")
     with _told(hub, repository if revision is None else f"{repository} at revision {revision}"):
         return hub.snapshot_download(repository, revision=revision, allow_patterns=list(FILES), token=token)
 
 
-def _hub(before: str = "") -> Any:
+def _hub(why: str = "") -> Any:
     try:
         import huggingface_hub
     except ImportError:
         raise ImportError(
-            f"{before}models on the hub need huggingface_hub; install it: pip install huggingface_hub"
+            f"expected huggingface_hub for models on the hub{why}; install it: pip install huggingface_hub"
         ) from None
     return huggingface_hub
 

@@ -206,9 +206,9 @@ def test_a_decoder_of_nan_leaves_what_the_guide_says():
     found = collapse_report(*pair, X, **QUICK)
     assert found.elbo is None and "loc of Normal is not valid" in found.card["unavailable"]["elbo"]
     assert found.rate == pytest.approx(0.5 * X[:, :2].square().sum(1).mean().item(), rel=1e-5) and found.mi_lower is not None
-    for measured in (lambda: Monitor(*pair, X)(0), lambda: log_likelihood(*pair, X)):
-        with pytest.raises(ValueError, match="^the loc of Normal is not valid$"):
-            measured()
+    assert Monitor(*pair, X)(0).reason == "the loc of Normal is not valid"
+    with pytest.raises(ValueError, match="^the loc of Normal is not valid$"):
+        log_likelihood(*pair, X)
 
 
 def test_our_own_modules_and_a_prior_of_ones_own():

@@ -59,6 +59,6 @@ def test_the_curve_of_a_report():
     third = (X[:, 0] / 10).square() / 2
     assert found.collapse_thresholds[2] == pytest.approx(third.sort().values[-6].item(), rel=1e-6)
     assert [found.collapsed_share(e) for e in (0.0, 0.09, 9.0)] == [0, 1 / 3, 1]
-    assert "of the dimensions" in str(found)
+    assert "of 3 dimensions" in str(found)
     again = CollapseReport.from_json(found.to_json())
     assert again.collapse_thresholds == found.collapse_thresholds
