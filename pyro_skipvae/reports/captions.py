@@ -95,7 +95,6 @@ ORDER = (
     *("tsne.png", "pca.png", "training", "bound"),
 )
 BESIDE = ("Rate of each dimension", "Reconstructions", "Samples from the model", "Posterior means, t-SNE")
-TOO_WIDE = "The intervals are too wide to tell whether the decoder uses z. More test points narrow them."
 MEANING = {  # kind of verdict -> what it means
     "collapsed": "z says next to nothing of x: q(z|x) is nearly the same for every x.",
     "collapsed on the decoder's side": "The encoder puts information about x into z, and the decoder does not use it.",
@@ -103,7 +102,7 @@ MEANING = {  # kind of verdict -> what it means
     "tenth of what there is to say of x. The rest is modelled without z.",
     "not collapsed": "z says something of x, and the decoder depends on it.",
     "no latent variables": "",
-    "undecided": TOO_WIDE,
+    "undecided": "The intervals are too wide to tell whether the decoder uses z. More test points narrow them.",
     "not measured": "There is no report in this run folder yet.",
 }
 MISFIT = "The decoder does better with the z of other points. More test points do not change that."

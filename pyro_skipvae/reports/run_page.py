@@ -296,7 +296,7 @@ def _last(lines, key):
 def _codes(report):
     """Whether the one latent site is discrete."""
     sites = report.get("sites") or []
-    return len(sites) == 1 and bool(sites[0]["codes"])
+    return len(sites) == 1 and bool(sites[0].get("codes"))
 
 
 def dimensions(config):

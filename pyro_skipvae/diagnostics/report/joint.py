@@ -69,8 +69,7 @@ def joint_fields(
     most = min(points, sizes.log_likelihood_points)
     about: Any = {"reasons": reasons, "facts": facts, "progress": progress}
     chunks = list(pair.chunks())
-    discrete = terms is not None and all(site.usage.weight for site in terms.sites.values())
-    if discrete:
+    if terms is not None and all(site.usage.weight for site in terms.sites.values()):  # z is discrete
         about["check"] = lambda: _check_certain(pair, chunks, points, seed)
     fields |= log_likelihood_fields(pair, chunks, known, budget, most, importance_samples, **about)
     fields["elbo_on_log_likelihood_points"] = on_the_same_points(fields, reasons, facts["log_likelihood_points"])
