@@ -101,7 +101,7 @@ MEANING = {  # kind of verdict -> what it means
     "weakly used": "The decoder uses z, but z says little: its nats tell at most ten groups of x apart, and are less than a "
     "tenth of what there is to say of x. The rest is modelled without z.",
     "not collapsed": "z says something of x, and the decoder depends on it.",
-    "no latent variables": "",
+    "no latent variables": "There is nothing to collapse.",
     "undecided": "The intervals are too wide to tell whether the decoder uses z. More test points narrow them.",
     "not measured": "There is no report in this run folder yet.",
 }
@@ -133,7 +133,12 @@ def about_picture(name, config, kind):
     more = [GREYS] * (kind in ("real", "count") and name in DRAWN_ONLY)
     more += [UNDECIDED] * (kind == "binary" and name == "samples.png" and config.decoder != "pixelcnn")
     more += [ON_A_SPHERE] * (config.prior == "uniform-sphere" and name == "traversals.png")
-    return title, alt, " ".join([caption, *more])
+    return title, alt, " ".join([without_z(caption, config), *more])
+
+
+def without_z(caption, config):
+    """The caption of draws, without the draw of z where the model has none."""
+    return caption if config.latent_dim else caption.replace("z from the prior, x from", "x from")
 
 
 def values_read(config, data):

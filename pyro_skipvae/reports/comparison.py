@@ -67,6 +67,7 @@ LABELS = {
     "log_likelihood": "log p(x), importance-weighted",
     "elbo_on_log_likelihood_points": "ELBO, on the points of log p(x)",
     "log_likelihood_tenth": "log p(x), a tenth of the draws",
+    "effective_sample_size": "effective samples",
     "rate": "rate KL(q(z|x) || p(z))",
     "shuffled_latent_loss": "loss when z is shuffled",
     "active_units": "active units (0.01)",

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from pyro_skipvae.data import DATASETS, Data
 from pyro_skipvae.diagnostics.estimates.sites import NOTHING
 from pyro_skipvae.diagnostics.report.table import few_samples
-from pyro_skipvae.diagnostics.report.verdict import Verdict
+from pyro_skipvae.diagnostics.report.verdict import NO_LATENTS, Verdict
 from pyro_skipvae.model import VAE
 from pyro_skipvae.reports import figures
 from pyro_skipvae.runs.build import settled
@@ -34,6 +34,7 @@ from .captions import (
     ORDER,
     UNBOUNDED,
     about_picture,
+    without_z,
 )
 from .comparison import LABELS, estimates_of, read_record
 from .model_pictures import draw_pictures
@@ -131,6 +132,8 @@ def notes(record):
     if not report:
         return found
     card, estimates = report["card"], estimates_of(report)
+    if not record.config.latent_dim:
+        return found + _on_points(card) + _left_out({**card, "unavailable": {}})  # log p(x) is exact, the rest is of z
     return found + _on_bounds(report, estimates) + _on_importance_sampling(report, card) + _on_points(card) + _left_out(card)
 
 
@@ -217,7 +220,7 @@ def headline(record):
         told = Verdict("Run `skipvae-pyro evaluate RUN --save`.", "not measured")
     title = DATASETS[config.dataset].title if config.dataset in DATASETS else "a file of one's own"
     return {
-        "verdict": told.finding,
+        "verdict": "" if told.kind == NO_LATENTS else told.finding,  # the kind says it all
         "kind": told.kind,
         "colour": COLOURS.get(told.kind, ""),
         "meaning": _meaning(told, report),
@@ -361,4 +364,5 @@ def model_text(record, name, drawn):
         raise RunError(f"expected what a model of texts says in {file}, which cannot be read: {error}") from None
     title, headings, caption = MODEL_TEXTS[name]
     rows = [line.split("\t", len(headings) - 1) for line in lines.splitlines()]
+    caption = without_z(caption, record.config)
     return {"title": title, "caption": caption, "headings": headings, "rows": rows} if rows else None

@@ -184,7 +184,8 @@ def test_a_decoder_without_means_and_a_model_without_latent_variables_have_pages
     run = train(tmp_path, "--model", "autoregressive", "--maps", "4", "--latent-dim", "0", "--epochs", "0")
     vae, data, _ = load_run(run)
     text = plain(run_page.write_page(run, vae=vae, data=data).read_text())
-    assert "No latent variables." in text and "Samples from the model" in text and "Latent traversals" not in text
+    assert "No latent variables. There is nothing to collapse." in text and "Latent traversals" not in text
+    assert "Draws: x from the decoder" in text and "Not available" not in text
 
 
 def test_every_template_is_installed():
