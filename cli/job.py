@@ -113,9 +113,11 @@ class Job:
             return distortion
         if config.bound == "batch-prior":  # without the KL of the mean posterior, which is of a batch
             return distortion
-        if config.bound in ("autoencoder", "mmd"):  # without the MMD, which is of a batch
-            return distortion + (1 - config.numbers[1]) * rate if config.bound == "mmd" else distortion
-        if config.bound in ("elbo", "analytic-elbo") and config.beta != 1:
+        if config.bound == "autoencoder":
+            return distortion
+        if config.bound == "mmd":  # without the MMD, which is of a batch
+            return distortion + config.beta * (1 - config.numbers[1]) * rate
+        if config.beta != 1 and "valid_bound" not in metrics:  # the rest of an objective is on a batch, or no cost of the model
             return distortion + config.beta * rate
         return -metrics.get("valid_bound", metrics["valid_elbo"])
 

@@ -128,8 +128,9 @@ def _write(write_remedies, wanted, entries, target):
 
 
 def _check_data(runs):
-    """Tell which remedy does not suit the data before the first is trained."""
-    from pyro_skipvae.runs.build import build_data, resolve
+    """Tell which remedy does not suit the data, or would change nothing, before the first is trained."""
+    from pyro_skipvae.reproduction.remedies import settings_of
+    from pyro_skipvae.runs.build import build_data, resolve, without_effect
     from pyro_skipvae.runs.config import ConfigError
 
     data = None
@@ -137,7 +138,11 @@ def _check_data(runs):
         for run in {run.arm: run for run in runs}.values():
             data = data or build_data(run.config)
             try:
-                resolve(run.config, data)
+                own = settings_of(run.arm)
+                idle = without_effect(resolve(run.config, data), own)
+                for flag in (f"--{name.replace('_', '-')}" for name in own):
+                    if flag in idle:
+                        raise ConfigError(f"its {flag} does nothing here, since it needs {idle[flag]}: leave this remedy out")
             except ConfigError as error:
                 raise ConfigError(f"{run.arm}: {error}") from None
 

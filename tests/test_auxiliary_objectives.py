@@ -11,11 +11,20 @@ from test_free_bits import KL, B, D, Known, X
 from torch.nn import functional as F
 
 from pyro_skipvae import VAE, svi_step
-from pyro_skipvae.decoders import LSTMDecoder
-from pyro_skipvae.encoders import LSTMEncoder
+from pyro_skipvae.decoders import LSTMDecoder, MLPDecoder
+from pyro_skipvae.encoders import LSTMEncoder, MLPEncoder
 from pyro_skipvae.guides.semi_amortized import beside, own_elbo
-from pyro_skipvae.objectives import BagOfWords, analytic_elbo, elbo, mutual_divergence
-from pyro_skipvae.priors import StandardNormal
+from pyro_skipvae.objectives import (
+    BagOfWords,
+    aggregate,
+    analytic_elbo,
+    autoencoder,
+    elbo,
+    free_bits_total,
+    mmd,
+    mutual_divergence,
+)
+from pyro_skipvae.priors import StandardNormal, VampPrior
 
 FIT = (X.double().square() / 2 + math.log(2 * math.pi) / 2).sum()
 WORDS = torch.tensor([[5, 6, 5, 2], [4, 2, 0, 0], [7, 6, 4, 2]])  # 10 words, and padding
@@ -50,6 +59,50 @@ def test_equal_posteriors_cost_ln_2_a_dimension_and_have_a_finite_gradient(float
     torch.testing.assert_close(loss, FIT + B * D / 2 + B * D * math.log(2))
     loss.backward()
     torch.testing.assert_close(pair.loc.grad, torch.ones(B, D))
+
+
+class Inside(Known):
+    """The pair of `Known` with a plate for the dimensions, so that z is (D, B), as Pyro lays it out."""
+
+    def model(self, x, beta=1.0):
+        with pyro.plate("data", len(x)):
+            with pyro.plate("dimensions", D), pyro.poutine.scale(scale=beta):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(torch.zeros(1), 1.0).to_event(1), obs=x)
+
+    def guide(self, x, beta=1.0):
+        with pyro.plate("data", len(x)), pyro.plate("dimensions", D), pyro.poutine.scale(scale=beta):
+            pyro.sample("z", dist.Normal(self.loc.T, 1.0))
+
+
+def test_the_rows_are_those_of_the_data_plate_wherever_it_lies(float64, monkeypatch):
+    loc = torch.tensor([[0.0, 0.0], [2.0, 0.0], [4.0, 2.0]], dtype=torch.float64)
+    expected, found = (mutual_divergence(0.5, 3.0)(pair.model, pair.guide, X.double()) for pair in (Known(loc), Inside(loc)))
+    torch.testing.assert_close(found, expected)
+    seen = []
+    monkeypatch.setattr(aggregate, "squared_mmd", lambda z, other, width: seen.extend([z.shape, other.shape]) or z.sum())
+    pair = Inside(loc)
+    loss = mmd(2.0)(pair.model, pair.guide, X.double())
+    assert seen == [(B, D)] * 2
+    loss.backward()
+    assert pair.loc.grad.eq(2 * B).all()  # each z counts once, times the weight and the rows
+
+
+def test_a_prior_with_parameters_of_the_encoder_is_refused_where_it_would_be_fitted():
+    encoder = MLPEncoder((3,), 2, hidden=(4,))
+    vae = VAE(VampPrior(encoder, torch.rand(3, 3)), MLPDecoder(2, (3,), layers=1, width=4), encoder)
+    x = torch.rand(5, 3).round()
+    for objective in (autoencoder, mmd(10.0)):
+        with pytest.raises(ValueError, match="without parameters of the encoder"):
+            objective(vae.model, vae.guide, x)
+    assert mmd(10.0, 0.0)(vae.model, vae.guide, x).isfinite()  # it has the whole KL term
+
+
+@pytest.mark.parametrize("objective", [elbo, autoencoder, mmd(1.0), mutual_divergence(1.0), free_bits_total(1.0)])
+def test_a_second_argument_beside_x_is_refused(objective):
+    pair = Known(torch.ones(B, D))
+    with pytest.raises(ValueError, match="as a tuple"):
+        objective(pair.model, pair.guide, X, torch.ones(B))
 
 
 def test_without_weights_the_mutual_divergence_is_the_negative_elbo(float64):
@@ -101,6 +154,13 @@ def text_step(**options):
     vae = VAE(StandardNormal(2), LSTMDecoder(VOCABULARY, 2, max_length=4, **sizes), LSTMEncoder(VOCABULARY, 2, **sizes))
     objective = BagOfWords(2, VOCABULARY, width=5)
     return vae, svi_step(vae.model, vae.guide, objective, pyro.optim.Adam({"lr": 0.01, "fused": True}), **options)
+
+
+def test_svi_alone_trains_the_network_of_a_bag_of_words():
+    vae, step = text_step()
+    objective, before = step.objective, step.objective.words[0].weight.clone()
+    pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), loss=objective).step(WORDS)
+    assert not torch.equal(objective.words[0].weight, before)
 
 
 def test_a_step_trains_the_parameters_of_its_objective_and_keeps_them_in_its_state():

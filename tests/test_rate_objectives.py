@@ -12,7 +12,7 @@ from pyro import poutine
 from test_free_bits import KL, B, D, Known, X
 from torch import nn
 
-from pyro_skipvae import VAE, svi_step
+from pyro_skipvae import VAE, fit, svi_step
 from pyro_skipvae.decoders import MLPDecoder
 from pyro_skipvae.encoders import MLPEncoder
 from pyro_skipvae.guides.semi_amortized import SemiAmortized
@@ -292,6 +292,39 @@ def test_the_step_tells_its_control_the_rate(kind, monkeypatch):
     else:
         rate = (losses[1] - losses[0]) / 0.3
     assert told[0] == pytest.approx(rate.item(), rel=1e-4)
+
+
+def test_a_step_takes_the_beta_of_its_control_where_none_is_given():
+    def trained(given):
+        vae = make_vae()
+        control = RateControl(0.001, integral=0.1)
+        step = svi_step(vae.model, vae.guide, elbo, pyro.optim.Adam({"lr": 1e-2}), control=control)
+        epochs = fit(step, [IMAGES] * 3, epochs=2, beta=control if given else None)
+        return [(epoch.loss, epoch.beta) for epoch in epochs], step, control
+
+    (told, step, control), (by_default, *_) = trained(True), trained(False)
+    assert told == by_default and 0.001 < told[0][1] < told[1][1]
+    seen = []
+    step.update = lambda x, beta: seen.append(beta)
+    step._last_loss = torch.zeros(())
+    before = control.beta
+    step(IMAGES)
+    step(IMAGES, 0.3)
+    assert seen == [before, 0.3]
+    for beta in (1.0, RateControl(0.5)):
+        with pytest.raises(ValueError, match="the control of the step itself as beta, or none"):
+            next(fit(step, [IMAGES], epochs=9, beta=beta))
+    vae = make_vae()
+    plain = svi_step(vae.model, vae.guide, elbo, pyro.optim.Adam({"lr": 1e-2}))
+    with pytest.raises(ValueError, match="the control of the step itself"):
+        next(fit(plain, [IMAGES], epochs=1, beta=RateControl(0.5)))
+
+
+@pytest.mark.parametrize("objective", [free_bits_total(8.0), mmd(10.0), target_rate(3.0), autoencoder])
+def test_a_control_is_for_objectives_whose_derivative_in_beta_is_the_rate(objective):
+    vae = make_vae()
+    with pytest.raises(ValueError, match="elbo or analytic_elbo of .* with a control, got one whose slope"):
+        svi_step(vae.model, vae.guide, objective, pyro.optim.Adam({"lr": 1e-2}), control=RateControl(5.0))
 
 
 def test_a_step_goes_on_with_its_control():

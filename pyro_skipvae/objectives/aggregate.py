@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import OneHotCategorical, kl_divergence
 
 from pyro_skipvae.distributions.wrapped import innermost
+from pyro_skipvae.modules import parameters_below
 
-from .terms import Batch, Objective, kl_sum, log_prob, plate_scale, terms
+from .terms import Batch, Objective, by_row, kl_sum, log_prob, plate_scale, terms
 
 
 def autoencoder(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
@@ -19,12 +21,13 @@ def autoencoder(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, 
     Nothing draws q(z) to the prior: q(z|x) becomes as narrow as the decoder likes, the rate grows without bound, and draws of
     the prior fall where the decoder was never trained. `beta` has no effect. A learned prior is fitted to the draws by maximum
     likelihood, which changes neither the value nor the gradients of encoder and decoder. The value is not a bound: report the
-    plain ELBO. Raises ValueError unless there is exactly one latent site.
+    plain ELBO. Raises ValueError unless there is exactly one latent site, and for a prior with parameters of the encoder
+    (VampPrior).
 
     Reference: Dieng et al. 2019, section 2, on maximising the mutual information alone; Li et al. 2019 start from one.
     """
-    found = terms(model, guide, x, "an autoencoder")
-    return fitted_prior(found.p) - found.fit
+    found = terms(model, guide, x, "an autoencoder", beta)
+    return fitted_prior(found.q, found.p) - found.fit
 
 
 def mmd(weight: float, alpha: float = 1.0) -> Objective:
@@ -36,7 +39,7 @@ def mmd(weight: float, alpha: float = 1.0) -> Objective:
     is the mean squared distance of two draws of the prior (2 D for a standard normal). A learned prior is fitted to the z by
     maximum likelihood, with weight alpha, since its draws need not have a gradient. The value is not a bound: report the plain
     ELBO. Raises ValueError for a negative weight of a term; the objective raises it unless there is exactly one latent site,
-    and for a batch of one row.
+    for a batch of one row, and for a prior with parameters of the encoder (VampPrior).
 
     Reference: Zhao, Song, Ermon 2019, "InfoVAE", equation 6, at alpha = 1 their MMD-VAE; Gretton et al. 2012 (MMD).
     """
@@ -44,14 +47,15 @@ def mmd(weight: float, alpha: float = 1.0) -> Objective:
         raise ValueError(f"expected alpha of at most 1 and a weight of at least 1 - alpha, got alpha {alpha}, weight {weight}")
 
     def objective(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-        found = terms(model, guide, x, "an MMD")
-        z, prior = (draws.reshape(len(draws), -1) for draws in (found.q["value"], found.p["fn"].sample()))
+        found = terms(model, guide, x, "an MMD", beta)
+        z, prior = (by_row(draws, found.q, x) for draws in (found.q["value"], found.p["fn"].sample()))
         with torch.autocast(z.device.type, enabled=False):
             width = _pairs(_squared_distances(prior, prior)).detach()
             distance = squared_mmd(z, prior, width=width.clamp(min=torch.finfo(width.dtype).eps))  # draws may all be one
         cost = (alpha + weight - 1) * len(z) * plate_scale(found.q) * distance
         cost = cost + (1 - alpha) * kl_sum(found.q, found.p) if alpha < 1 else cost
-        return beta * (cost + alpha * fitted_prior(found.p)) - found.fit
+        cost = cost + alpha * fitted_prior(found.q, found.p) if alpha else cost
+        return beta * cost - found.fit
 
     return objective
 
@@ -68,12 +72,13 @@ def batch_prior(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, 
 
     Reference: Zhao, Lee, Eskenazi 2018, "Unsupervised Discrete Sentence Representation Learning", equations 5 and 6 (DI-VAE).
     """
-    found = terms(model, guide, x, "a batch prior")
+    found = terms(model, guide, x, "a batch prior", beta)
     q, p = (innermost(site["fn"]) for site in (found.q, found.p))
     if not all(isinstance(part, OneHotCategorical) for part in (q, p)):
         raise ValueError(f"expected one-hot categorical z for a batch prior, got {type(q).__name__} and {type(p).__name__}")
-    kl = kl_divergence(*(OneHotCategorical(probs=each.expand_as(q.probs).mean(0)) for each in (q.probs, p.probs)))
-    return beta * len(q.probs) * plate_scale(found.q) * kl.sum() - found.fit
+    rows = [by_row(each.expand_as(q.probs), found.q, x).unflatten(1, (-1, q.probs.shape[-1])) for each in (q.probs, p.probs)]
+    kl = kl_divergence(*(OneHotCategorical(probs=each.mean(0)) for each in rows))
+    return beta * len(rows[0]) * plate_scale(found.q) * kl.sum() - found.fit
 
 
 def squared_mmd(z: Tensor, other: Tensor, *, width: float | Tensor) -> Tensor:
@@ -95,12 +100,18 @@ def squared_mmd(z: Tensor, other: Tensor, *, width: float | Tensor) -> Tensor:
     return _pairs(kernel(z, z)) + _pairs(kernel(other, other)) - 2 * kernel(z, other).mean()
 
 
-def fitted_prior(site: dict[str, Any]) -> Tensor:
+def fitted_prior(q: dict[str, Any], p: dict[str, Any]) -> Tensor:
     """Zero, with the gradient of -log p(z) in the prior's parameters at draws that are held: maximum likelihood for it.
 
-    Not for a VampPrior, whose parameters are the encoder's: this would make q(z|x) ever narrower at its pseudo-inputs.
+    Raises ValueError, while Pyro validates inference, for a prior with parameters of the encoder, such as a VampPrior: this
+    would make q(z|x) ever narrower at its pseudo-inputs.
     """
-    cost = -log_prob(site, site["value"].detach()).sum()
+    cost = -log_prob(p, p["value"].detach()).sum()
+    if is_validation_enabled() and set(map(id, parameters_below(cost))) & set(map(id, parameters_below(q["value"]))):
+        raise ValueError(
+            f"expected a prior of {p['name']} without parameters of the encoder for this objective, which fits the prior by "
+            "itself; a VampPrior needs one that has the KL term"
+        )
     return cost - cost.detach()
 
 

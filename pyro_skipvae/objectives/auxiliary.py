@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.distributions.ar1 import normal_factors
 
-from .terms import Batch, Objective, as_arguments, kl_sum, plate_scale, terms
+from .terms import Batch, Objective, as_arguments, by_row, kl_sum, plate_scale, terms
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -23,9 +24,10 @@ class BagOfWords(nn.Module):
         -ELBO - weight sum_t log softmax(f(z))_(x_t),    f(z) = W_2 tanh(W_1 z + b_1) + b_2
 
     in nats summed over the batch. x (B, T) holds the indices of `vocabulary_size` words, `padding_idx` left out; z has
-    `latent_size` elements, f `width` hidden units; `svi_step` trains f with the model and guide. The value is not a bound:
-    report the plain ELBO. Raises ValueError for a weight that is not above 0, a size below 1 and a padding that is no word; the
-    call raises it unless there is exactly one latent site of this size and x holds indices, a row for each z.
+    `latent_size` elements, f `width` hidden units. Each call registers f as the module "objective", so that SVI trains it. The
+    value is not a bound: report the plain ELBO. Raises ValueError for a weight that is not above 0, a size below 1 and a
+    padding that is no word; the call raises it unless there is exactly one latent site of this size and x holds indices, a row
+    for each z.
 
     Reference: Zhao, Zhao, Eskenazi 2017, "Learning Discourse-level Diversity for Neural Dialog Models using Conditional
     Variational Autoencoders", section 3.3 and its code (weight 1, 400 units, the end mark a word like others).
@@ -44,8 +46,9 @@ class BagOfWords(nn.Module):
         self.words = nn.Sequential(nn.Linear(latent_size, width), nn.Tanh(), nn.Linear(width, vocabulary_size))
 
     def forward(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-        found = terms(model, guide, x, "a bag of words")
-        z, words = _by_row(found.q["value"]), as_arguments(x)[0]
+        pyro.module("objective", self)  # SVI trains what is in the parameter store
+        found = terms(model, guide, x, "a bag of words", beta)
+        z, words = by_row(found.q["value"], found.q, x), as_arguments(x)[0]
         self._check(z, words)
         log_p = self.words(z).log_softmax(-1).gather(1, words.long())
         told = log_p.masked_fill(words == self.padding_idx, 0.0).sum()
@@ -79,32 +82,27 @@ def mutual_divergence(diversity: float, smoothness: float = 0.0) -> Objective:
             raise ValueError(f"expected a {name} of at least 0, got {weight}")
 
     def objective(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-        found = terms(model, guide, x, "a mutual divergence")
-        kl = _between_rows(found.q["fn"])
+        found = terms(model, guide, x, "a mutual divergence", beta)
+        kl = _between_rows(found.q, x)
         pairs = len(kl) * (len(kl) - 1)
         cost = diversity * F.softplus(-kl.sum((0, 1)) / pairs).sum()
         cost = cost + smoothness * _deviation(kl.sum(2), pairs) if smoothness else cost
-        rows = len(found.q["value"]) * plate_scale(found.q)
+        rows = len(kl) * plate_scale(found.q)
         return beta * kl_sum(found.q, found.p) - found.fit + rows * cost
 
     return objective
 
 
-def _between_rows(q: Any) -> Tensor:
+def _between_rows(site: dict[str, Any], x: Batch) -> Tensor:
     """KL of each dimension between all pairs of rows, (B, B, D): 0 on the diagonal."""
-    factors = normal_factors(q)
+    factors = normal_factors(site["fn"])
     if factors is None:
-        raise ValueError(f"expected independent normals q(z|x) for a mutual divergence, got {type(q).__name__}")
-    loc, scale = map(_by_row, factors)
+        raise ValueError(f"expected independent normals q(z|x) for a mutual divergence, got {type(site['fn']).__name__}")
+    loc, scale = (by_row(each, site, x) for each in factors)
     if len(loc) < 2:
         raise ValueError("expected at least 2 rows in a batch for a mutual divergence, got 1")
     kl: Tensor = kl_divergence(Normal(loc[:, None], scale[:, None]), Normal(loc, scale))
     return kl
-
-
-def _by_row(values: Tensor) -> Tensor:
-    """The elements of each row, (B, D), also where a row has but one number."""
-    return values.reshape(len(values), -1)
 
 
 def _deviation(values: Tensor, pairs: int) -> Tensor:

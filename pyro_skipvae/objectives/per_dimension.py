@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence
 from pyro_skipvae.distributions.ar1 import AR1, normal_factors, rate_per_step
 from pyro_skipvae.distributions.wrapped import innermost
 
-from .terms import Batch, Objective, as_arguments, data_plate, plate_scale, terms
+from .terms import Batch, Objective, by_row, plate_scale, terms
 
 
 def free_bits_per_group(nats: float) -> Objective:
@@ -79,13 +79,11 @@ def _per_dimension(what: str, cost: Callable[[Tensor, Any], Tensor]) -> Objectiv
     """The objective -E_q log p(x|z) + cost(KL (B, D), beta)."""
 
     def objective(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-        found = terms(model, guide, x, what)
+        found = terms(model, guide, x, what, beta)
         if any(site["mask"] is not None for site in (found.q, found.p)):
             raise ValueError(f"expected latent sites without a mask for {what}; give only the rows that count, or use elbo")
         kl = _rate_per_dimension(found.q["fn"], found.p["fn"], what)
-        plate = data_plate(found.q, len(as_arguments(x)[0]))
-        axis = len(found.q["fn"].batch_shape) + plate.dim if plate else 0  # of the rows: a plate in theirs may come before it
-        return plate_scale(found.q) * cost(kl.movedim(axis, 0).flatten(1), beta) - found.fit
+        return plate_scale(found.q) * cost(by_row(kl, found.q, x), beta) - found.fit
 
     return objective
 

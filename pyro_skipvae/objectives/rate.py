@@ -25,7 +25,7 @@ def target_rate(nats: float) -> Objective:
         raise ValueError(f"expected a target rate of at least 0 nats, got {nats}")
 
     def objective(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-        found = terms(model, guide, x, "a target rate")
+        found = terms(model, guide, x, "a target rate", beta)
         rows = len(as_arguments(x)[0])
         plate = data_plate(found.q, rows)
         points = plate.full_size if plate else rows
@@ -50,7 +50,7 @@ def kl_balancing_prior(share: float) -> Objective:
         raise ValueError(f"expected the prior's share of the gradient from 0 to below 1, got {share}")
 
     def objective(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-        found = terms(model, guide, x, "KL balancing")
+        found = terms(model, guide, x, "KL balancing", beta)
         kl = (log_prob(found.q) - log_prob(found.p)).sum()
         prior = log_prob(found.p, found.p["value"].detach()).sum()  # its gradient is that of the prior's parameters alone
         posterior = kl + prior - prior.detach()

@@ -25,12 +25,13 @@ class Terms(NamedTuple):
     p: Any
 
 
-def terms(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, what: str) -> Terms:
-    """The `Terms` of one draw, unweighed; `what` asks for them.
+def terms(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, what: str, beta: float | Tensor) -> Terms:
+    """The `Terms` of one draw, unweighed; `what` asks for them, and weighs them by `beta`.
 
-    Raises ValueError for other than one latent site, a guide with a factor, which would not count, and draws without a
-    derivative where a gradient is wanted.
+    Raises ValueError for other than one latent site, a guide with a factor, which would not count, draws without a derivative
+    where a gradient is wanted, and a beta that is no number.
     """
+    check_beta(beta)
     guide_trace = poutine.trace(guide).get_trace(*as_arguments(x))
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*as_arguments(x))
     latents = [name for name, site in sites(model_trace) if not site["is_observed"]]
@@ -43,6 +44,15 @@ def terms(model: Callable[..., Any], guide: Callable[..., Any], x: Batch, what: 
     model_trace.compute_log_prob()
     fit = sum(site["log_prob_sum"] for _, site in sites(model_trace) if site["is_observed"])
     return Terms(fit, guide_trace.nodes[latents[0]], model_trace.nodes[latents[0]])
+
+
+def check_beta(beta: float | Tensor) -> None:
+    """Raises ValueError for a tensor with dimensions: a second argument of the model, given beside x and not with it."""
+    if isinstance(beta, Tensor) and beta.dim():
+        raise ValueError(
+            f"expected a number as beta, the argument after x, got a tensor of shape {tuple(beta.shape)}: give all arguments "
+            "of model and guide in x, as a tuple"
+        )
 
 
 def check_reparameterised(site: Any) -> None:
@@ -90,6 +100,14 @@ def data_plate(site: dict[str, Any], rows: int) -> Any:
     return next(frames, None)
 
 
+def by_row(values: Tensor, site: dict[str, Any], x: Batch) -> Tensor:
+    """The elements of each datapoint, (B, D), of values with the batch shape of a site: a plate may lie before the data's."""
+    plate = data_plate(site, len(as_arguments(x)[0]))
+    axis = len(site["fn"].batch_shape) + plate.dim if plate else 0
+    rows = values.movedim(axis, 0)
+    return rows.reshape(len(rows), -1)
+
+
 def as_arguments(x: Batch) -> tuple[Any, ...]:
     """x as the positional arguments of a model: the items of a tuple, or of a list as a DataLoader gives it, else x alone."""
     return tuple(x) if isinstance(x, tuple | list) else (x,)
@@ -98,10 +116,12 @@ def as_arguments(x: Batch) -> tuple[Any, ...]:
 def weighted(
     model: Callable[..., Any], guide: Callable[..., Any], beta: float
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Model and guide with `beta` filled in, where they take it. Raises ValueError where beta is not 1 and not both take it.
+    """Model and guide with `beta` filled in, where they take it. Raises ValueError where beta is not 1 and not both take it,
+    and for a beta that is no number.
 
     If only one of them did, only log p(z) or only log q(z|x) would be weighted.
     """
+    check_beta(beta)
     takes = {"model": _takes_beta(model), "guide": _takes_beta(guide)}
     if not all(takes.values()) and (isinstance(beta, Tensor) or beta != 1.0):
         lacking = " and a ".join(name for name, taken in takes.items() if not taken)

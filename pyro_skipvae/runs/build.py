@@ -249,7 +249,7 @@ def settled(config, data):
     )
 
 
-FILLED_IN = ("width", "warmup_epochs", "svi_lr")  # a resolved config has a number, whether or not one was given
+FILLED_IN = ("width", "warmup_epochs", "svi_lr", "beta_schedule")  # a resolved config has one, given or not
 
 
 def without_effect(config, given=()):
@@ -258,6 +258,8 @@ def without_effect(config, given=()):
     Those that `resolve` fills in count where their names are in `given`.
     """
     text, prior = "--decoder " + " or ".join(TEXT_DECODERS), "--prior mixture-of-normals or vamp"
+    fixed = config.guide == "codebook" or (config.guide == "von-mises-fisher" and config.rate is not None)
+    by_rate = "a guide whose rate can change"
     needs = {
         **dict.fromkeys(TEXT, (config.decoder in TEXT_DECODERS, text)),
         "attention_layers": (config.decoder == "pixelcnn", "--decoder pixelcnn"),
@@ -284,8 +286,12 @@ def without_effect(config, given=()):
             (config.beta_schedule in ("linear", "cyclical"), "--beta-schedule linear or cyclical"),
         ),
         "beta": (
-            config.bound != "autoencoder" and config.rate_target is None and config.latent_dim != 0,
-            "another --objective or --beta-schedule" if config.latent_dim else "latent variables",
+            config.bound != "autoencoder" and config.rate_target is None and config.latent_dim != 0 and not fixed,
+            by_rate if fixed else "another --objective or --beta-schedule" if config.latent_dim else "latent variables",
+        ),
+        "beta_schedule": (
+            config.beta_schedule == "constant" or (config.bound != "autoencoder" and not fixed),
+            by_rate if fixed else "another --objective",
         ),
     }
     usual = {name: Config.__dataclass_fields__[name].default for name in needs}
@@ -702,12 +708,17 @@ def build_step(
 
 
 def _lagging(config, vae, data, batches):
-    """As in the authors' code: texts are asked less often whether to go on, and one epoch that is worse ends the phase."""
+    """As in the authors' code: texts are asked less often whether to go on, by token, and one worse epoch ends the phase."""
     text = data.kind == "text"
     device = device_of(vae)
     valid = data.first("valid", min(len(data.valid), LAGGING_POINTS)).to(device)
-    rule = {"every": 15, "patience": 1} if text else {"every": 10, "patience": 5}
+    rule = {"every": 15, "patience": 1, "size": _tokens} if text else {"every": 10, "patience": 5}
     return partial(lagging_step, draw=batches.drawn, valid=valid, **rule)
+
+
+def _tokens(x: torch.Tensor) -> int:
+    """How many words a batch of texts has, without the padding."""
+    return int((x != PAD).sum())
 
 
 def _adversarial_autoencoder(config, vae, data, batches):

@@ -124,12 +124,12 @@ class AdversarialStep(SVIStep):
         self.adversary = torch.optim.Adam(critic.parameters(), lr=lr, betas=(0.5, 0.999))
 
     def _objective(self, model: Callable[..., Any], guide: Callable[..., Any], x: Batch, beta: float = 1.0) -> Tensor:
-        found = terms(model, guide, x, "a game on its draws")
+        found = terms(model, guide, x, "a game on its draws", beta)
         cost = self.game.cost(self.critic, found.q, found.p, x)
-        fitted = fitted_prior(found.p) if self.game.fits_prior(found.q) else 0.0
+        fitted = fitted_prior(found.q, found.p) if self.game.fits_prior(found.q) else 0.0
         return beta * plate_scale(found.q) * cost.sum() + fitted - found.fit
 
-    def __call__(self, x: Batch, beta: float = 1.0) -> Tensor:
+    def __call__(self, x: Batch, beta: float | None = None) -> Tensor:
         if self.ranks is not None and not self._checked:
             self.ranks.same_start(self.critic.state_dict().values())
         self._train_critic(x)

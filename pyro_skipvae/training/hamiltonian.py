@@ -175,7 +175,7 @@ class HamiltonianStep(SVIStep):
         self._encoder: list[Tensor] = []
         self._others: list[Tensor] = []
 
-    def __call__(self, x: Batch, beta: float = 1.0) -> Tensor:
+    def __call__(self, x: Batch, beta: float | None = None) -> Tensor:
         if not self._encoder:
             self._encoder = parameters_of_sites(self.svi.guide, x)
             known = set(map(id, self._encoder))

@@ -54,23 +54,26 @@ def lagging_step(
     every: int = 10,
     most: int = 100,
     patience: int = 5,
+    size: Callable[[Batch], int] = batch_size,
     **how: Any,
 ) -> "LaggingStep":
     """Makes a training step of lagging inference: at first the encoder is trained to convergence before each decoder step.
 
     In the aggressive phase a step updates the parameters of the guide on x, and then on `draw(number)`, a random training
     batch that depends on the number of the update alone, until the mean loss of `every` updates is above that of the `every`
-    before, or `most` - 1 were made; then it updates all other parameters on x. After the phase (`AggressivePhase(patience)`) it
+    before, or `most` - 1 were made; then it updates all other parameters on x. That mean is over what `size` counts in a batch:
+    its rows, or, where their lengths differ from batch to batch, their tokens. After the phase (`AggressivePhase(patience)`) it
     is a plain step. It is called as that of `svi_step`; how: the other arguments of `svi_step`.
 
     Pass its method `after_epoch` as the callback of `fit`: it measures on `valid` (N rows) what ends the phase, the bound of
     `mutual_information_within`, at most ln N (He et al. take it within batches of 32). It raises ValueError for a guide whose
     density is known at its own draws alone.
 
-    Reference: He, Spokoyny, Neubig, Berg-Kirkpatrick 2019, algorithm 1; `every` is 15 for text in their code.
+    Reference: He, Spokoyny, Neubig, Berg-Kirkpatrick 2019, algorithm 1; `every` is 15 for text in their code,
+    and the mean there is over words.
     """
     check_sizes(every=every, most=most, patience=patience)
-    return LaggingStep(model, guide, objective, optim, draw, valid, every, most, AggressivePhase(patience), **how)
+    return LaggingStep(model, guide, objective, optim, draw, valid, every, most, AggressivePhase(patience), size, **how)
 
 
 class LaggingStep(SVIStep):
@@ -87,16 +90,18 @@ class LaggingStep(SVIStep):
         every: int,
         most: int,
         phase: AggressivePhase,
+        size: Callable[[Batch], int],
         *,
         max_norm: float | None = None,
         **how: Any,
     ) -> None:
         super().__init__(model, guide, objective, optim, max_norm, **how)
-        self.draw, self.valid, self.every, self.most, self.phase = draw, valid, every, most, phase
+        self.draw, self.valid, self.every, self.most, self.phase, self.size = draw, valid, every, most, phase, size
         self._encoder: set[int] = set()
         self._others: set[int] = set()
 
-    def __call__(self, x: Batch, beta: float = 1.0) -> Tensor:
+    def __call__(self, x: Batch, beta: float | None = None) -> Tensor:
+        beta = self._beta_of(beta)
         if not self.phase.active:
             return super().__call__(x, beta)
         if not self._encoder:
@@ -112,14 +117,14 @@ class LaggingStep(SVIStep):
             self.held = set()
 
     def _train_encoder(self, x: Batch, beta: float) -> None:
-        before, losses, rows = math.inf, torch.zeros((), dtype=torch.double), 0
+        before, losses, counted = math.inf, torch.zeros((), dtype=torch.double), 0
         for number in range(1, self.most):
-            losses, rows = losses + batch_size(x) * self.update(x, beta).double().cpu(), rows + batch_size(x)
+            losses, counted = losses + batch_size(x) * self.update(x, beta).double().cpu(), counted + self.size(x)
             if number % self.every == 0:
-                mean = losses.item() / rows
+                mean = losses.item() / counted
                 if before < mean:
                     return
-                before, losses, rows = mean, torch.zeros_like(losses), 0
+                before, losses, counted = mean, torch.zeros_like(losses), 0
             x = self._moved(self.draw(self.updates), x)
 
     def _moved(self, drawn: Any, like: Any) -> Any:

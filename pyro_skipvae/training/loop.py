@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_skipvae.blocks import check_sizes
 from pyro_skipvae.objectives import Batch
-from pyro_skipvae.schedules import constant
+from pyro_skipvae.schedules import RateControl, constant
 
 from .step import SVIStep, batch_size
 
@@ -76,21 +76,22 @@ def fit(
     batches: Iterable[Batch],
     *,
     epochs: int,
-    beta: float | Callable[[int], float] = 1.0,
+    beta: float | Callable[[int], float] | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> Iterator[Epoch]:
     """Trains for `epochs` passes over `batches`, and yields an `Epoch` after each one: iterate over it.
 
     step: (x, beta) -> loss in nats per datapoint, such as that of `svi_step`. batches: iterated anew in each epoch, gives x, a
-    tensor or a tuple. beta: the weight of the KL term, a number or a schedule, a function of the number of the step. callback:
+    tensor or a tuple. beta: the weight of the KL term, a number or a schedule, a function of the number of the step; without
+    one it is that of the step's control, else 1. callback:
     called with each `Epoch` before it is yielded. progress: a saved `Progress`, with which, and with step and batches restored
     to the same moment, training goes on in the middle of an epoch. The loss of an epoch is the mean over datapoints of what the
     steps returned; steps that are not finite are left out. Raises ValueError for a beta that is not above 0, for epochs
-    that are no whole number, and for an epoch without batches.
+    that are no whole number, for an epoch without batches, and for another beta than the control of the step.
     """
     check_sizes(0, epochs=epochs)
-    schedule = beta if callable(beta) else constant(beta)
+    schedule = _schedule(beta, getattr(step, "control", None))
     begun = progress is not None  # what is resumed may have been at the end of an epoch
     progress = progress or Progress()
     while progress.epochs < epochs:
@@ -111,6 +112,16 @@ def fit(
         if callback is not None:
             callback(epoch)
         yield epoch
+
+
+def _schedule(beta: float | Callable[[int], float] | None, control: RateControl | None) -> Callable[[int], float]:
+    if (control is not None and beta is not None or isinstance(beta, RateControl)) and beta is not control:
+        raise ValueError(
+            f"expected the control of the step itself as beta, or none, got {beta}: give one RateControl to svi_step "
+            "(control=), and no beta to fit"
+        )
+    beta = control or (1.0 if beta is None else beta)
+    return beta if callable(beta) else constant(beta)
 
 
 def evaluate_loss(step: SVIStep, batches: Iterable[Batch]) -> float:

@@ -60,7 +60,7 @@ class PretrainedStep(SVIStep):
     def _set_phase(self) -> None:
         self.objective = autoencoder if self.steps < self.pretraining else self.then
 
-    def __call__(self, x: Batch, beta: float = 1.0) -> Tensor:
+    def __call__(self, x: Batch, beta: float | None = None) -> Tensor:
         if self.steps == self.pretraining:
             self._begin()
         control = self.control

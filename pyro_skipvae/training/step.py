@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_skipvae.modules import parameters_below
-from pyro_skipvae.objectives import Batch, Objective, as_arguments, data_plate, weighted
+from pyro_skipvae.objectives import Batch, Objective, analytic_elbo, as_arguments, data_plate, elbo, weighted
 from pyro_skipvae.schedules import RateControl
 
 from .graphs import Compilation, Graphs, run_once
@@ -41,7 +41,7 @@ def svi_step(
     precision: str = "float32",
     control: RateControl | None = None,
 ) -> "SVIStep":
-    """Makes a training step of Pyro's SVI: (x, beta=1.0) -> loss in nats per datapoint, a tensor (), and updated parameters.
+    """Makes a training step of Pyro's SVI: (x, beta) -> loss in nats per datapoint, a tensor (), and updated parameters.
 
     objective: one of `pyro_skipvae.objectives`, or any `pyro.infer.ELBO`. Its sum over the batch of B points is divided by B,
     and by N where a plate of N points scales it by N/B. If it is a module, its parameters are trained, too.
@@ -63,13 +63,13 @@ def svi_step(
     with a warning. precision: "bf16" lets the networks multiply in bfloat16; draws, densities, KL, parameters and `evaluate`
     stay in float32.
 
-    control: the `RateControl` that gives the beta of each step. It is told the rate, which is the derivative of the mean loss
-    in beta; `objective` has to be linear in beta, as `elbo` and `analytic_elbo` are.
+    control: the `RateControl` that gives the beta of each step for which none is given; without a control it is 1. It is told
+    the rate, which is the derivative of the mean loss of `elbo` and `analytic_elbo` in beta.
 
     Raises ValueError for an unknown precision, a max_norm that is not above 0, an optimizer that is not of pyro.optim,
-    ReduceLROnPlateau, and a control with an ELBO of Pyro's. A step raises it where Pyro's parameter store holds other tensors
-    than the modules of this pair under the same names: it would train those and leave the modules as they are. Call
-    pyro.clear_param_store() before.
+    ReduceLROnPlateau, and a control with an ELBO of Pyro's or another objective of this package. A step raises it where Pyro's
+    parameter store holds other tensors than the modules of this pair under the same names: it would train those and leave the
+    modules as they are. Call pyro.clear_param_store() before.
     """
     how: Any = {"compile": compile, "precision": precision, "control": control}
     return SVIStep(model, guide, objective, optim, max_norm, ranks, **how)
@@ -90,7 +90,7 @@ MOST_LOOKED = 64  # steps whose look for what is not finite waits to be counted
 
 
 class SVIStep:
-    """The step that `svi_step` returns: call it with (x, beta=1.0); `steps` counts the calls."""
+    """The step that `svi_step` returns: call it with (x, beta); `steps` counts the calls."""
 
     def __init__(
         self,
@@ -111,9 +111,9 @@ class SVIStep:
             raise ValueError(f"expected max_norm to be above 0, or None, got {max_norm}")
         if not isinstance(optim, PyroOptim):
             raise ValueError(f"expected an optimizer of pyro.optim, got {type(optim).__name__}")
-        if control is not None and isinstance(objective, ELBO):
-            name = type(objective).__name__
-            raise ValueError(f"expected elbo or analytic_elbo of pyro_skipvae.objectives with a control, got {name}")
+        if control is not None and _of_another_rate(objective):
+            got = type(objective).__name__ if isinstance(objective, ELBO) else "one whose slope in beta is another"
+            raise ValueError(f"expected elbo or analytic_elbo of pyro_skipvae.objectives with a control, got {got}")
         if getattr(optim, "pt_scheduler_constructor", None) is ReduceLROnPlateau:
             raise ValueError(
                 "expected a learning-rate schedule of the step alone, got ReduceLROnPlateau, which wants to be told a loss; "
@@ -134,6 +134,12 @@ class SVIStep:
         self._left_out = torch.zeros(5, dtype=torch.long)  # how many, the first, and three flags: input, loss, gradient
         self._looked: list[tuple[int, Tensor]] = []  # what of the last steps was finite, not yet counted
 
+    def _beta_of(self, given: float | None = None) -> float:
+        """The beta of the next step: the one given, else the control's, else 1."""
+        if given is not None:
+            return given
+        return 1.0 if self.control is None else self.control(self.steps)
+
     def update(self, x: Batch, beta: float = 1.0) -> Tensor:
         """Updates the parameters and returns the loss, as a step does, without counting it or advancing a schedule."""
         try:
@@ -146,8 +152,8 @@ class SVIStep:
         self.updates += 1
         return self._last_loss
 
-    def __call__(self, x: Batch, beta: float = 1.0) -> Tensor:
-        self.update(x, beta)
+    def __call__(self, x: Batch, beta: float | None = None) -> Tensor:
+        self.update(x, self._beta_of(beta))
         if isinstance(self.optim, PyroLRScheduler):
             self.optim.step()
         if self.control is not None and self._weight.grad is not None:
@@ -420,6 +426,12 @@ class SVIStep:
             objective: Any = self.objective
             loss: Tensor = objective(self.svi.model, self.svi.guide, x, beta)
         return loss / plate.points
+
+
+def _of_another_rate(objective: Any) -> bool:
+    """Whether the derivative of a known objective in beta is not the rate, which a control has to be told."""
+    ours = str(getattr(objective, "__module__", "")).startswith("pyro_skipvae.objectives")
+    return isinstance(objective, ELBO) or (ours and objective not in (elbo, analytic_elbo))
 
 
 class _SkipStep(Exception):

@@ -98,6 +98,9 @@ def test_validation_is_without_dropout(tmp_path):
     ({"width": 7, "warmup_epochs": 3, "beta_schedule": "linear"}, {}),
     ({"svi_lr": 0.5, "svi_momentum": 0.9},
      {"--svi-lr": "--inference, or --model sa-vae", "--svi-momentum": "--inference, or --model sa-vae"}),
+    ({"beta_schedule": "linear", "objective": "autoencoder"}, {"--beta-schedule": "another --objective"}),
+    ({"beta": 0.4, "prior": "uniform-sphere", "guide": "von-mises-fisher", "rate": 5.0},
+     {"--beta": "a guide whose rate can change"}),
     (WITHOUT_Z | {"beta": 3.0}, {"--beta": "latent variables"}),
     (WITHOUT_Z | {"objective": "iwae(5)"}, {"--objective": "latent variables"}),
 ])  # fmt: skip
@@ -118,6 +121,8 @@ def test_the_best_epoch_of_a_batch_prior_is_not_chosen_by_the_rate_that_it_does_
 def test_the_best_epoch_is_that_of_what_is_trained():
     metrics = {"valid_distortion": 5.0, "valid_rate": 3.0, "valid_elbo": -8.0, "beta": 1.0}
     assert job_of().selection(metrics) == 8.0 and job_of(beta=0.1).selection(metrics) == pytest.approx(5.3)
+    assert job_of(objective="mutual-divergence(1)", beta=0.1).selection(metrics) == pytest.approx(5.3)
+    assert job_of(objective="mmd(10,0.5)", beta=0.1).selection(metrics) == pytest.approx(5.15)
     assert job_of(objective="iwae(5)").selection({**metrics, "valid_bound": -7.0}) == 7.0
 
 

@@ -152,6 +152,7 @@ def test_the_page_and_the_words_are_made_of_results(tmp_path):
         (("compare", "--remedies", "nothing"), "unknown remedy 'nothing'"),
         (("compare", "--remedies", "vamp", "--dataset", "pydoc"), "vamp: expected inputs that can be learned"),
         (("compare", "--remedies", "sa+iaf", "--decoder", "mlp"), r"sa+iaf: expected a --guide with local parameters"),
+        (("compare", "--remedies", "word-dropout"), "word-dropout: its --word-dropout does nothing here, since it needs"),
         (("compare", "--remedies", "skip", "--runs", "/dev/null/no"), "expected a folder that can be written"),
     ],
 )

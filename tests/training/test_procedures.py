@@ -78,6 +78,20 @@ def test_the_encoder_is_trained_until_its_loss_stops_falling(losses, updates, mo
     assert len(seen) == updates and seen[:2] == [(12, 0.3), (3, 0.3)]  # the batch itself, then drawn ones
 
 
+def test_the_loss_that_stops_falling_is_by_what_is_counted(monkeypatch):
+    """Batches of ever more tokens at a loss per token that falls: per row it rises."""
+    tokens, losses = [2, 2, 3, 3, 4, 4, 5, 5, 6, 6], []
+    step = lagging(make_vae(), every=2, most=11, size=lambda x: len(x) * tokens[len(losses) - 1])
+
+    def update(x, beta):
+        losses.append(tokens[len(losses)] * (5 - len(losses) / 10))
+        return torch.tensor(losses[-1])
+
+    monkeypatch.setattr(step, "update", update)
+    step._train_encoder(X, 1.0)
+    assert len(losses) == 10 and losses[0] + losses[1] < losses[2] + losses[3]
+
+
 def changed(vae, before):
     return {name.split(".")[0] for name, value in vae.state_dict().items() if not value.equal(before[name])}
 
