@@ -1,7 +1,9 @@
 """Flows in the guide and in the prior: densities that integrate to 1, and gradients that reach every parameter."""
 
+import copy
 import warnings
 
+import pyro
 import pytest
 import torch
 from command_line import skipvae
@@ -57,6 +59,26 @@ def test_gradients_reach_every_parameter_of_the_prior():
     prior = NormalizingFlow(4)
     prior().log_prob(torch.randn(5, 4)).sum().backward()
     assert [name for name, parameter in prior.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("flows", [1, 3])
+def test_a_flow_prior_keeps_nothing_of_what_it_saw(flows):
+    prior, z = NormalizingFlow(4, flows=flows), torch.randn(5, 4)
+    prior().log_prob(z).sum().backward()
+    copied = copy.deepcopy(prior)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(0.1)
+        found = prior().log_prob(z)
+        assert found.equal(prior().log_prob(z.clone())) and not found.allclose(copied().log_prob(z))
+    prior().log_prob(z).sum().backward()
+
+
+def test_all_of_a_flow_prior_moves_to_a_device():
+    prior = NormalizingFlow(4).to("meta")
+    with pyro.validation_enabled(False):  # checks look at values, which there are none of
+        p = prior()
+        assert p.log_prob(torch.zeros(3, 4, device="meta")).device.type == p.rsample((3,)).device.type == "meta"
 
 
 def test_coupling_layers_need_two_dimensions():

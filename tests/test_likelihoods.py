@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pyro_skipvae import likelihoods
+from pyro_skipvae.distributions import ColourLogistics
 from pyro_skipvae.distributions.grey_levels import DiscretisedLogistic, GreyLevels
 
 LIKELIHOODS = {
@@ -106,3 +107,31 @@ def test_counts_begin_at_their_mean():
     torch.testing.assert_close(p(torch.ones(2, 1), 1).mean, mean * torch.tensor([1.0, 0.1]).exp())
     with pytest.raises(ValueError, match="expected means and deviations above 0"):
         likelihoods.poisson_about(torch.tensor([0.0, 1.0]), torch.ones(2))
+
+
+GREYS = {
+    "logistic": lambda **how: DiscretisedLogistic(torch.tensor([0.5]), torch.tensor([0.1]), **how),
+    "colours": lambda **how: ColourLogistics(torch.zeros(1, 3, 2, 2, 4), **how),
+    "levels": lambda **how: GreyLevels(torch.zeros(1, 256), **how),
+}
+
+
+@pytest.mark.parametrize("kind", GREYS)
+def test_greys_beyond_0_to_1_are_refused_unless_values_are_not_checked(kind):
+    p = GREYS[kind](validate_args=True)
+    bright = torch.full((*p.batch_shape, *p.event_shape), 255.0)
+    for each in (p, p.expand((3,))):
+        with pytest.raises(ValueError, match="within the support"):
+            each.log_prob(bright)
+    assert GREYS[kind](validate_args=False).expand((3,))._validate_args is False
+
+
+def test_a_bin_far_from_the_location_has_the_log_probability_of_its_formula():
+    loc, scale, value = torch.tensor([3e5, 50.0, -1e4]), torch.tensor([0.02, 0.01, 1.0]), torch.tensor(0.2)
+    value = (value * 255).round() / 255
+    found = DiscretisedLogistic(loc, scale).log_prob(value)
+    exact = DiscretisedLogistic(loc.double(), scale.double()).log_prob(value.double())
+    torch.testing.assert_close(found, exact.float(), rtol=1e-6, atol=1e-5)
+    half, (far, width) = 1 / 510, (loc.double()[1], scale.double()[1])  # a tail: sigmoid(u) - sigmoid(l) = e^u - e^l
+    tail = (value.double() + half - far) / width + torch.log(-torch.expm1(-2 * half / width))
+    torch.testing.assert_close(exact[1], tail)

@@ -38,7 +38,8 @@ class ColourLogistics(TorchDistribution):
         return constraints.independent(GREY, 3)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "ColourLogistics":
-        return ColourLogistics(self.eta.expand(*batch_shape, *self.eta.shape[-4:]), self.levels)
+        eta = self.eta.expand(*batch_shape, *self.eta.shape[-4:])
+        return ColourLogistics(eta, self.levels, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:

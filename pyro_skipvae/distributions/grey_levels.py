@@ -18,7 +18,7 @@ GREY.is_discrete = True  # probabilities of levels, whose nats do not depend on 
 class GreyLevels(TorchDistribution):
     """A categorical distribution over K grey levels: logits (..., K), batch (...), event (), values k/(K-1) in [0, 1].
 
-    Raises ValueError for fewer than 2 levels.
+    A value between two levels counts as the nearest. Raises ValueError for fewer than 2 levels.
     """
 
     arg_constraints = {"logits": constraints.real_vector}
@@ -58,8 +58,8 @@ class DiscretisedLogistic(TorchDistribution):
 
         P(x) = sigmoid((x + h - loc) / scale) - sigmoid((x - h - loc) / scale),  h = 1 / (2 (K - 1))
 
-    The outermost bins take the tails, so that the probabilities of the levels sum to 1. Raises ValueError for fewer than
-    2 levels.
+    The outermost bins take the tails, so that the probabilities of the levels sum to 1. A value between two levels is not
+    rounded: the bin around it counts. Raises ValueError for fewer than 2 levels.
 
     Reference: Kingma et al. 2016 (inverse autoregressive flow), appendix on the likelihood.
     """
@@ -74,7 +74,8 @@ class DiscretisedLogistic(TorchDistribution):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Distribution:
-        return DiscretisedLogistic(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels)
+        loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        return DiscretisedLogistic(loc, scale, self.levels, validate_args=self._validate_args)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
@@ -82,11 +83,13 @@ class DiscretisedLogistic(TorchDistribution):
         return (value.clamp(0, 1) * (self.levels - 1)).round() / (self.levels - 1)
 
     def log_prob(self, value: Any) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
         half = 0.5 / (self.levels - 1)
         upper, lower = (value + half - self.loc) / self.scale, (value - half - self.loc) / self.scale
         # log(sigmoid(u) - sigmoid(l)) = logsigmoid(u) + logsigmoid(-l) + log(1 - exp(l - u)): no difference of two
-        # numbers near 1, which would be zero for a bin far from loc.
-        inside = logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
+        # numbers near 1, which would be zero for a bin far from loc. l - u is the same for every bin.
+        inside = logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half / self.scale))
         log_prob = torch.where(value < half, logsigmoid(upper), inside)
         return torch.where(value > 1 - half, logsigmoid(-lower), log_prob)
 

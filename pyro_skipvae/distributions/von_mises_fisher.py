@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions.kl import register_kl
 from torch.nn.functional import normalize
 
@@ -241,6 +242,7 @@ class _Angle(torch.autograd.Function):
         return angle.to(concentration.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         concentration, angle = ctx.saved_tensors
         return gradient * _slope(concentration.detach().double(), angle, ctx.dimensions).to(gradient.dtype), None

@@ -128,8 +128,9 @@ def fit_auxiliary(
     Each step draws `batch_size` rows and their z from torch's generator. Returns the last loss, -mean log r(z) in nats. Raises
     ValueError for posteriors of another shape.
     """
-    if loc.shape[1:] != prior.event_shape:
-        raise ValueError(f"expected posteriors over {prior.event_shape}, got {tuple(loc.shape[1:])}")
+    if loc.shape[1:] != prior.event_shape or scale.shape != loc.shape:
+        got = f"loc {tuple(loc.shape)} and scale {tuple(scale.shape)}"
+        raise ValueError(f"expected posteriors over {tuple(prior.event_shape)}, loc and scale of each, got {got}")
 
 
     def draw() -> Tensor:
@@ -142,11 +143,13 @@ def fit_auxiliary(
 def fit_to_draws(prior: nn.Module, draw: Callable[[], Tensor], *, steps: int = 500, lr: float = 3e-3) -> float:
     """Fits an auxiliary prior by maximum likelihood (Adam) to z (n, *event) that `draw()` gives anew in each step.
 
-    Returns the last loss, -mean log r(z) in nats.
+    `draw` runs without a gradient: what z comes from stays as it is. Returns the last loss, -mean log r(z) in nats.
     """
     optimizer, loss = Adam(prior.parameters(), lr=lr), torch.zeros(())
     for _ in range(steps):
-        loss = -prior().log_prob(draw()).mean()
+        with torch.no_grad():
+            z = draw()
+        loss = -prior().log_prob(z).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(prior.parameters(), 5.0)

@@ -1,8 +1,10 @@
 """A prior that is learned: a standard normal pushed through coupling layers."""
 
+from copy import copy
+
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import affine_coupling, permute
+from pyro.distributions.transforms import Permute, affine_coupling
 from torch import Tensor, nn
 
 from pyro_skipvae.blocks import check_sizes
@@ -22,6 +24,7 @@ class NormalizingFlow(nn.Module):
 
     loc: Tensor
     scale: Tensor
+    order: Tensor
 
     def __init__(self, latent_dim: int, *, flows: int = 4, hidden: int = 128) -> None:
         super().__init__()
@@ -31,8 +34,9 @@ class NormalizingFlow(nn.Module):
         self.register_buffer("loc", torch.zeros(latent_dim))
         self.register_buffer("scale", torch.ones(latent_dim))
         self.flows = nn.ModuleList(affine_coupling(latent_dim, hidden_dims=[hidden]) for _ in range(flows))
-        self.exchange = permute(latent_dim, torch.arange(latent_dim).flip(0))
+        self.register_buffer("order", torch.arange(latent_dim).flip(0), persistent=False)
 
     def forward(self) -> dist.Distribution:
-        layers = [layer for flow in self.flows for layer in (flow, self.exchange)]
+        # Pyro's transforms keep what they saw last: those of a distribution are its own, with the parameters of these.
+        layers = [layer for flow in self.flows for layer in (copy(flow), Permute(self.order))]
         return dist.TransformedDistribution(dist.Normal(self.loc, self.scale).to_event(1), layers)

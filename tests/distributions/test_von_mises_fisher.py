@@ -179,3 +179,12 @@ def test_large_concentrations_in_closed_form(k, dtype):
     log_q = q.log_prob(q.sample((4000,)))
     assert float(log_q.mean()) == pytest.approx(-float(q.entropy()), abs=5 * float(log_q.std()) / 4000**0.5)
     assert committed_by(concentration_for(9.2, 2), 2) == pytest.approx(9.2, abs=1e-6)
+
+
+def test_draws_have_no_second_derivative():
+    """What a backward pass computes from numbers alone would be a constant in the next one."""
+    k = torch.tensor([5.0], requires_grad=True)
+    loc = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    (first,) = torch.autograd.grad(VonMisesFisher(loc, k).rsample()[0, 0].square(), k, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.backward()

@@ -215,3 +215,10 @@ def test_codes_are_out_of_use_by_their_share_of_a_batch(batch_size, classes):
     pytest.importorskip("vector_quantize_pytorch")
     posterior = CodebookPosterior(4, 16, classes=classes, batch_size=batch_size)
     assert posterior.quantizer._codebook.threshold_ema_dead_code == pytest.approx(0.1 * batch_size * 16 / classes)
+
+
+def test_relaxed_draws_of_many_classes_lie_in_their_support():
+    p = OneHot(torch.zeros(300, 10_000), temperature=0.5, validate_args=True)
+    assert p.log_prob(p.rsample()).isfinite().all()
+    with pytest.raises(ValueError, match="within the support"):
+        p.log_prob(1.01 * p.rsample())

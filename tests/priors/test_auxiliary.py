@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_skipvae.priors import AR1, AuxiliaryPrior, fit_auxiliary
+from pyro_skipvae.priors import AR1, AuxiliaryPrior, fit_auxiliary, fit_to_draws
 
 T, C = 3, 2
 
@@ -27,6 +27,16 @@ def test_the_density_is_that_of_its_steps(float64):
         total = total + (logits.log_softmax(-1) + each.log_prob(step).sum(-1)).logsumexp(-1)
     torch.testing.assert_close(prior().log_prob(z), total)
     assert prior().event_shape == (T, C) and prior().batch_shape == () and prior().expand((4,)).sample().shape == (4, T, C)
+
+
+def test_fitting_leaves_what_draws_come_from_alone():
+    encoder, prior = torch.nn.Linear(1, T * C), AuxiliaryPrior((T, C), width=4)
+    loc = encoder(torch.ones(5, 1)).reshape(5, T, C)
+    fit_auxiliary(prior, loc, torch.ones_like(loc), steps=2)
+    fit_to_draws(prior, lambda: encoder(torch.ones(5, 1)).reshape(5, T, C), steps=2)
+    assert encoder.weight.grad is None
+    with pytest.raises(ValueError, match=r"scale of each, got loc \(5, 3, 2\) and scale \(\)"):
+        fit_auxiliary(prior, loc, torch.ones(()))
 
 
 def test_draws_follow_the_density(float64):
@@ -53,5 +63,5 @@ def test_fitting_comes_near_the_entropy_of_what_is_drawn():
 
 
 def test_posteriors_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"posteriors over \(3, 2\), got \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"posteriors over \(3, 2\), .*, got loc \(5, 2, 2\)"):
         fit_auxiliary(AuxiliaryPrior((T, C)), torch.zeros(5, 2, 2), torch.ones(5, 2, 2))
