@@ -5,9 +5,10 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from numbers import Integral
 from typing import Any
 
@@ -54,12 +55,24 @@ DRAWS = 10  # of z for a point, in the ELBO
 LEAST_SPREAD = 1e-6  # deviation over mean of a column; float32 has a relative error of 6e-8
 
 
+def _with_gradients(train: Callable[..., "SkipVAE"]) -> Callable[..., "SkipVAE"]:
+    """A training that is called where gradients are off."""
+
+    @wraps(train)
+    def run(*arguments: Any, **named: Any) -> "SkipVAE":
+        with torch.inference_mode(False), torch.enable_grad():
+            return train(*arguments, **named)
+
+    return run
+
+
 class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A generative skip VAE (with skip="none" a VAE) as a scikit-learn estimator, for arrays X (n_samples, n_features).
 
         fit: maximises the ELBO;   transform: E[z|x];   inverse_transform: E[x|z];   score: nats per row, higher is better
 
-    The parameters are the settings of `skipvae-pyro train`, by the same names; None is chosen from the data. likelihood: None
+    The parameters are the settings of `skipvae-pyro train`, by the same names; None is chosen from the data. layers and width
+    are of the decoder, encoder_width of the two hidden layers of the encoder, 512 where it is None. likelihood: None
     is bernoulli where all of X is 0 or 1, else normal-shared-scale; poisson and multinomial are for counts. X needs no
     StandardScaler: networks and p(x|z) work in units of the columns' standard deviations, and all results are in units of X.
     importance_samples: K of the bound that `score` returns; None returns the ELBO. Equal seeds give equal results; random
@@ -77,6 +90,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         *,
         layers: int = 2,
         width: int = 128,
+        encoder_width: int | None = None,
         skip: str = "all",
         likelihood: str | None = None,
         scaling: str | None = None,
@@ -103,6 +117,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.latent_dim = latent_dim
         self.layers = layers
         self.width = width
+        self.encoder_width = encoder_width
         self.skip = skip
         self.likelihood = likelihood
         self.scaling = scaling
@@ -126,6 +141,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.importance_samples = importance_samples
         self.device = device
 
+    @_with_gradients
     def fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
         """Trains a new model on X (n_samples, n_features); y is ignored."""
         with self._as_before_if_it_fails():
@@ -134,6 +150,7 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self._train(data, self._config.epochs, self._config)
         return self
 
+    @_with_gradients
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "SkipVAE":  # noqa: N803
         """Trains for one pass over X, at a constant learning rate and beta; the first call builds the model, whose units stay.
 
@@ -365,7 +382,12 @@ class SkipVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Random numbers, by default from the estimator's seed, and a parameter store of its own; one thread at a time."""
         device = device_of(self.vae_) if isinstance(getattr(self, "vae_", None), VAE) else choose_device(self.device)
         with ONE_AT_A_TIME, pyro.get_param_store().scope(), forked({device}, self._seed if seed is None else int(seed)):
-            yield
+            usual = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)
+            try:
+                yield
+            finally:
+                torch.set_default_dtype(usual)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "vae_")

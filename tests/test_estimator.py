@@ -263,3 +263,28 @@ def test_mistakes_after_fitting(fitted):
     for samples in (0, 2.5):
         with pytest.raises(ValueError, match="importance_samples to be a whole number of at least 1"):
             clone(fitted).set_params(importance_samples=samples).fit(X).score(X)
+
+
+@pytest.mark.parametrize("state", [torch.no_grad, torch.inference_mode])
+def test_it_learns_where_gradients_are_off(state):
+    expected = SkipVAE(**SMALL).fit(X).transform(X)
+    with state():
+        found = SkipVAE(**SMALL).fit(X).partial_fit(X)
+        assert len(found.losses_) == 2 and found.transform(X).shape == expected.shape
+        np.testing.assert_array_equal(SkipVAE(**SMALL).fit(X).transform(X), expected)
+
+
+def test_another_default_dtype_changes_nothing():
+    expected = SkipVAE(**SMALL).fit(X).transform(X)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = SkipVAE(**SMALL).fit(X)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).transform(X), expected)
+        assert torch.get_default_dtype() is torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_encoder_has_a_width_of_its_own():
+    sizes = [sum(p.numel() for p in SkipVAE(**SMALL, encoder_width=w).fit(X).vae_.encoder.parameters()) for w in (8, 16)]
+    assert sizes[0] < sizes[1] < 2_000

@@ -89,6 +89,11 @@ class CallablePair(nn.Module):
         self.callables = (encode, decode, prior, likelihood)  # in a tuple: what is a module is registered below, once
         generative = (decode, prior, likelihood)
         inferred, generated = modules_behind(encode), [module for part in generative for module in modules_behind(part)]
+        self.loose = {
+            "encoder": parameters_behind(encode),
+            "decoder": [tensor for part in generative for tensor in parameters_behind(part)],
+            "shared": [],
+        }
         for module in roots(list(dict.fromkeys([*inferred, *generated]))):
             parts = set(module.modules())
             used = (not parts.isdisjoint(inferred), not parts.isdisjoint(generated))
@@ -96,11 +101,9 @@ class CallablePair(nn.Module):
             if not hasattr(self, place):
                 setattr(self, place, nn.ModuleList())
             getattr(self, place).append(module)
-        self.loose = {
-            "encoder": parameters_behind(encode),
-            "decoder": [tensor for part in generative for tensor in parameters_behind(part)],
-        }
+            self.loose[place] += [tensor for part in module.modules() for tensor in vars(part).values() if _learns(tensor)]
         self.latent: Tensor | None = None  # (0, *event of z), as the last z was
+        self.latent_of: Any = None  # what it depends on
         self.warned = False
 
     def model(self, x: Tensor, *context: Any, beta: float = 1.0) -> Any:
@@ -119,16 +122,20 @@ class CallablePair(nn.Module):
             q = self._posterior(x, context)
             with poutine.scale(scale=beta):
                 z = pyro.sample("z", q)
-        self.latent = z.detach().new_empty(0, *q.event_shape)
+        self.latent, self.latent_of = z.detach().new_empty(0, *q.event_shape), self._like(x)
         return z
+
+    def _like(self, x: Tensor) -> Any:
+        """What shape and dtype of z may depend on."""
+        return x.shape[1:], x.dtype, x.device, next((parameter.dtype for parameter in self.parameters()), None)
 
     def _register(self, place: str) -> None:
         for name in (place, "shared"):
             for key, parameter in getattr(self, name, NONE).named_parameters():
                 if parameter.requires_grad:  # Pyro's store would thaw a frozen one
                     pyro.param(param_with_module_name(name, key), parameter)
-        for number, tensor in enumerate(self.loose[place]):
-            pyro.param(param_with_module_name(place, f"loose.{number}"), tensor)
+            for number, tensor in enumerate(self.loose[name]):
+                pyro.param(param_with_module_name(name, f"loose.{number}"), tensor)
 
     def _posterior(self, x: Tensor, context: tuple[Any, ...]) -> Any:
         found = self.callables[0](x, *context)
@@ -158,11 +165,11 @@ class CallablePair(nn.Module):
 
     def _latent(self, x: Tensor, context: tuple[Any, ...]) -> Tensor:
         """A tensor (0, *event of z) like z: as the guide drew it last, or asked of encode where there was none."""
-        if self.latent is None or self.latent.device != x.device:
+        if self.latent is None or self.latent_of != self._like(x):
             few = tuple(part[:2] if isinstance(part, Tensor) and part.shape[:1] == x.shape[:1] else part for part in context)
             with evaluation_mode(self.model), forked_random((x,), 0, self.model), torch.no_grad(), poutine.block():
                 q = self._posterior(x[:2], few)
-                self.latent = q.sample().new_empty(0, *q.event_shape)
+                self.latent, self.latent_of = q.sample().new_empty(0, *q.event_shape), self._like(x)
         return self.latent
 
     def _observation(self, z: Tensor, x: Tensor, context: tuple[Any, ...]) -> Any:
@@ -272,11 +279,18 @@ def _repeated(part: Any, batch: torch.Size, rows: int) -> Any:
 
 
 def _takes(function: Callable[..., Any], context: tuple[Any, ...]) -> bool:
+    """Whether a function is to be given the context: not where all that it takes has a value already."""
     try:
-        inspect.signature(function.forward if isinstance(function, nn.Module) else function).bind(*context)
+        bound = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+        bound.bind(*context)
     except (TypeError, ValueError):
         return False
-    return True
+    return any(p.default is p.empty or p.kind is p.VAR_POSITIONAL for p in bound.parameters.values())
+
+
+def _learns(tensor: Any) -> bool:
+    """Whether what is an attribute of a module is a tensor to be trained that the module does not know as a parameter."""
+    return isinstance(tensor, Tensor) and tensor.requires_grad and tensor.is_leaf
 
 
 def _is_distribution(found: Any) -> bool:

@@ -452,3 +452,40 @@ def test_arrays_are_taken_by_the_report():
     vae = Plain().double()
     pair = as_pair(vae.encode, vae.decode, likelihood="bernoulli")
     same(collapse_report(*pair, X.double().numpy(), **QUICK), collapse_report(*pair, X.double(), **QUICK))
+
+
+def test_a_tensor_that_is_an_attribute_of_a_module_learns():
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.log_scale = nn.Linear(2, 3), torch.zeros((), requires_grad=True)
+
+        def forward(self, z):
+            return dist.Normal(self.net(z), self.log_scale.exp())
+
+    pyro.clear_param_store()
+    decoder, encoder = Decoder(), nn.Linear(3, 2)
+    model, guide = as_pair(lambda x: (encoder(x), torch.ones(len(x), 2)), decoder)
+    svi_step(model, guide, elbo, pyro.optim.Adam({"lr": 0.1}))(torch.randn(8, 3))
+    assert decoder.log_scale.item() != 0
+
+
+def test_z_follows_the_shape_and_dtype_of_x():
+    encoder, decoder = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 1, 3, padding=1)
+    model, guide = as_pair(lambda x: (encoder(x), torch.ones_like(encoder(x))), decoder, likelihood="bernoulli")
+    guide(torch.zeros(2, 1, 4, 4))
+    assert model(torch.zeros(3, 1, 6, 6)).shape == (3, 1, 6, 6)
+    encoder.double(), decoder.double()
+    assert model(torch.zeros(3, 1, 6, 6, dtype=torch.float64)).dtype is torch.float64
+
+
+def test_a_prior_whose_arguments_all_have_values_is_not_given_the_context():
+    scales = []
+
+    def prior(scale=0.5):
+        scales.append(scale)
+        return dist.Normal(torch.zeros(2), scale)
+
+    model, _ = as_pair(lambda x, y: (x[:, :2], torch.ones(len(x), 2)), lambda z, y: dist.Normal(z, 1.0), prior=prior)
+    model(torch.zeros(3, 2), torch.ones(3, 1))
+    assert scales == [0.5]
