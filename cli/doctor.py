@@ -123,6 +123,7 @@ def _about_data(path):
     return {
         "data": {
             "items": f"{sizes} (train / valid / test) of shape {tuple(data.event_shape)}",
+            "splits": data.split,
             "values": data.how_read,
             "read": data.where,
             "memory_bytes": data.memory,

@@ -23,6 +23,7 @@ from pyro_skipvae.reports.comparison import PARTS, values_per_point
 from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import USUAL_SCALING, latent_dim, statistics_items, without_effect
 from pyro_skipvae.runs.committed import committed_by
+from pyro_skipvae.runs.config import is_path
 from pyro_skipvae.runs.folder import Run, new_folder
 from pyro_skipvae.schedules import unfinished
 from pyro_skipvae.skip import parameter_count
@@ -151,6 +152,8 @@ def _announce(job, run):
         f"on {data.name} ({sizes}, {data.binarisation}), {job.device}{_by_several(job)}, seed {config.seed}; into {run.path}"
     )
     note(values_read(config, data))
+    if is_path(config.dataset):
+        note(f"Splits: {data.split}.")
     note(data.where)
     if isinstance(data.train, OnDisk) and config.scaling not in (None, "none"):
         counted = len(statistics_items(data.train))

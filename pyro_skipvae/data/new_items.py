@@ -62,14 +62,20 @@ def new_items(name: str | os.PathLike[str], about: Described, *, seed: int = 0) 
     values = _in_columns_of(own_file.read_values(path), about.columns, path)
     parts = [split for split in SPLITS if split in values.arrays]
     for split in parts:
-        if values.arrays[split].shape[1:] != about.event_shape:
+        if values.arrays[split].shape[1:] not in (about.event_shape, _without_colours(about.event_shape)):
             got = values.arrays[split].shape[1:]
             raise ValueError(f"expected items of shape {about.event_shape}, as the model was trained on, got {got} in {path}")
     array = np.concatenate([values.arrays[split][:] for split in parts])
+    if array.shape[1:] != about.event_shape:  # images that happen to be grey
+        array = np.stack([array] * 3, 1)
     if array.dtype.kind not in "buif" or not len(array) or not np.isfinite(array).all():
         raise ValueError(f"expected finite numbers in {path}, got others or none")
     labels = np.concatenate([values.labels[split] for split in parts]) if all(p in values.labels for p in parts) else None
     return NewItems(_in_values_of(array, about, str(path), seed), labels)
+
+
+def _without_colours(shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    return shape[1:] if len(shape) == 3 and shape[0] == 3 else None
 
 
 def _in_columns_of(values: Values, wanted: tuple[str, ...], path: Path) -> Values:
@@ -90,7 +96,8 @@ def _in_values_of(array: Array, about: Described, path: str, seed: int) -> Tenso
         if low < 0 or high > LARGEST_COUNT or (array != np.round(array)).any():
             raise ValueError(f"expected counts, as the model was trained on, got values from {low:g} to {high:g} in {path}")
         return torch.from_numpy(array.astype(np.float32))
-    binary = bool(((array == 0) | (array == 1)).all())
+    grey = about.binarisation == "none" and about.levels is not None  # a level of 1 is nearly black there
+    binary = not (grey and array.dtype.kind in "ui") and bool(((array == 0) | (array == 1)).all())
     if about.binarisation == "given" and not binary:
         raise ValueError(f"expected 0 and 1, as the model was trained on, got values from {low:g} to {high:g} in {path}")
     if not binary and (array.dtype == np.uint8 or (about.levels and array.dtype.kind in "ui")):
@@ -100,12 +107,12 @@ def _in_values_of(array: Array, about: Described, path: str, seed: int) -> Tenso
             f"expected grey levels in [0, 1] or uint8, as the model was trained on, got {array.dtype} from {low:g} to {high:g} "
             f"in {path}"
         )
-    grey = torch.from_numpy(array.astype(np.float32))
+    x = torch.from_numpy(array.astype(np.float32))
     if binary or about.binarisation == "none":
-        return grey
+        return x
     if about.binarisation == "threshold":
-        return (grey > 0.5).float()
-    return (torch.rand(grey.shape, generator=torch.Generator().manual_seed(seed)) < grey).float()
+        return (x > 0.5).float()
+    return (torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < x).float()
 
 
 def _texts(lines: list[str], labels: dict[int, str | int], vocabulary: Vocabulary, longest: int, path: Path) -> NewItems:

@@ -18,6 +18,7 @@ import numpy as np
 from pyro_skipvae.text.vocabulary import MARKS, UNK, UNKNOWN
 
 from . import file_content
+from .arrays import SPLIT_WORDS
 from .contents import SPLITS, Array, lies_by_class, shuffled
 from .text import Texts
 from .values import LARGEST_CLASS
@@ -184,12 +185,14 @@ def _is_number(word: str) -> bool:
 
 
 def _stem(path: Path) -> str:
-    return re.sub(r"(\.txt|\.jsonl)?(\.gz)?$", "", path.name, count=1, flags=re.IGNORECASE)
+    """The name of a text without its endings, and without the word train before them."""
+    return re.sub(r"(\.train)?(\.txt|\.jsonl)?(\.gz)?$", "", path.name, count=1, flags=re.IGNORECASE)
 
 
 def _beside(path: Path, part: str) -> Path | None:
     ending = ".jsonl" if is_json(path) else ".txt"
-    names = (f"{_stem(path)}.{part}{ending}", f"{_stem(path)}{ending}.{part}")
+    words = (part, *(word for word, split in SPLIT_WORDS.items() if split == part))
+    names = (name for word in words for name in (f"{_stem(path)}.{word}{ending}", f"{_stem(path)}{ending}.{word}"))
     files = (path.with_name(name + ending) for name in names for ending in ("", ".gz"))
     return next((file for file in files if file.exists()), None)
 

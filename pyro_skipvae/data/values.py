@@ -195,8 +195,8 @@ def _label_row(path: Path, values: Values, split: str, array: Array) -> Array:
     if split not in values.arrays:
         raise ValueError(f"expected labels of a split that is there, got labels without '{split}' {where}")
     count, shape, dtype = len(values.arrays[split]), array.shape, array.dtype
-    if array.shape == (count, 1):
-        array = array[:, 0]
+    if array.shape in ((count, 1), (1, count)):  # MATLAB has no arrays of one dimension
+        array = array.reshape(count)
     elif array.ndim == 2 and len(array) == count and array.dtype.kind in "buif" and _is_one_hot(array):
         array = array.argmax(1)
     if array.dtype.kind == "S":

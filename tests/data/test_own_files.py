@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import pickle
 import re
 import shlex
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ import scipy.sparse
 import torch
 from PIL import Image
 
-from pyro_skipvae.data import DataError, load_data, mnist, own_file
+from pyro_skipvae.data import DataError, conversions, load_data, mnist, own_file
+from pyro_skipvae.data.new_items import new_items
 from pyro_skipvae.runs.config import TEXT_FILES, Config, ConfigError, is_path
 
 ITEMS, SIDE = 60, 6
@@ -454,6 +457,9 @@ CONVERTED = {
     "x.h5": (write_hdf5, "x.npz"),
     "x.mat": (lambda path, x, y: scipy.io.savemat(path, {"images": x, "labels": y[:, None]}), "x.npz"),
     "x.pt": (lambda path, x, y: torch.save((torch.tensor(x), torch.tensor(y)), path), "x.npz"),
+    "row.mat": (lambda path, x, y: scipy.io.savemat(path, {"images": x, "labels": y}), "row.npz"),
+    "list.pt": (lambda path, x, y: torch.save([torch.tensor(each) for each in x], path), "list.npz"),
+    "list.pkl": (lambda path, x, y: path.write_bytes(pickle.dumps(list(x))), "list.npz"),
     "dict.pth": (lambda path, x, y: torch.save({"train": torch.tensor(x)}, path), "dict.npz"),
     "x.pkl": (write_pickle, "x.npz"),
     "x.safetensors": (write_safetensors, "x.npz"),
@@ -505,6 +511,42 @@ def test_the_other_commands_work_too(tmp_path, monkeypatch):
         largest = COUNTS[:, [COUNTS.sum(0).argmax()]]
         assert scipy.sparse.load_npz("own.npz").toarray().tolist() == largest.tolist()
         assert load_data("own.npz", binarisation="none").event_shape == (1,)
+
+
+def test_tensors_of_any_precision_that_learn_are_converted(tmp_path):
+    torch.save({"train": torch.tensor([[1.5, 2.25], [0.0, -3.0]], dtype=torch.bfloat16, requires_grad=True)}, tmp_path / "x.pt")
+    run_advice(f"; convert it: {conversions.command(tmp_path / 'x.pt')}", tmp_path)
+    with np.load(tmp_path / "x.npz") as found:
+        assert found["train"].tolist() == [[1.5, 2.25], [0.0, -3.0]]
+
+
+def test_versions_of_a_format_have_commands_of_their_own(tmp_path):
+    (tmp_path / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64" + bytes(200))
+    (tmp_path / "lines.json").write_text('{"a": 1, "b": 2}\n{"a": 3, "b": 4}\n')
+    (tmp_path / "one.json").write_text('{"a": {"0": 1,\n"1": 2}}\n')
+    said = {path.name: conversions.command(path) for path in tmp_path.iterdir()}
+    assert ".T for k, v" in said["new.mat"] and "needs: pip install h5py" in said["new.mat"]
+    assert "lines=True" in said["lines.json"] and "lines=False" in said["one.json"]
+
+
+@pytest.mark.parametrize("word", ["valid", "val", "dev"])
+def test_the_splits_beside_a_training_text_are_used(word, tmp_path):
+    lines = [f"the {n % 7} cats of {n % 5} men\n" for n in range(30)]
+    for part in ("train", word, "test"):
+        (tmp_path / f"my.{part}.txt").write_text("".join(lines[: 10 if part == "train" else 4]))
+    data = load_data(tmp_path / "my.train.txt")
+    assert [len(data.train), len(data.valid), len(data.test)] == [10, 4, 4] and data.split.startswith("as in the files")
+
+
+def test_new_images_are_read_as_the_model_takes_them(tmp_path):
+    about = SimpleNamespace(event_shape=(3, 2, 2), kind="grey", levels=256, binarisation="none", vocabulary=None, columns=())
+    grey = np.array([[[0, 1], [1, 0]], [[0, 0], [1, 1]]], np.uint8)
+    np.save(tmp_path / "x.npy", grey)
+    found = new_items(tmp_path / "x.npy", about).x
+    assert found.shape == (2, 3, 2, 2)
+    np.testing.assert_allclose(found[:, 1], grey / 255, rtol=1e-6)
+    binary = SimpleNamespace(**vars(about) | {"event_shape": (2, 2), "binarisation": "dynamic"})
+    assert new_items(tmp_path / "x.npy", binary).x.max() == 1
 
 
 TABLES = {  # name -> what is written into it, of rows of cells
