@@ -130,7 +130,7 @@ def train(
             with user_errors():
                 Config.from_flags(flags)  # so that a mistake is told before torch is imported
         with signals.deferred():  # an import that is left in its middle fails in other words
-            from .job import make_config, make_job, trial, trial_text, without_denormals
+            from .job import epochs_done, make_config, make_job, trial, trial_text, without_denormals
             from .several import join, together
             from .training import train_run, warn_of_idle
 
@@ -140,11 +140,13 @@ def train(
             config, data = make_config(flags, resume=resume)
             job = None if print_config else make_job(config, data, device=device, ranks=ranks)
         if print_config:
+            if as_json:
+                raise click.UsageError("expected --print-config or --json, got both: the settings are TOML")
             return echo(config.to_toml(), nl=False)
         settled = file and is_of_run(file)  # which names every setting
         warn_of_idle(job.config, {name: value for name, value in options.items() if value is not None} if settled else flags)
         if dry_run:
-            costs = trial(job)
+            costs = trial(job, done=epochs_done(resume) if resume else 0)
             return echo(json.dumps({"schema": 1, **costs}) if as_json else trial_text(costs))
         run, report = train_run(
             job,
@@ -173,7 +175,8 @@ def train(
 @click.option(
     "--limit-eval",
     type=Whole(2),
-    help="report on this many test items, the first ones, or random ones where they lie by class  [default: 10000]",
+    help="report on this many test items at most, the first ones, or random ones where they lie by class  [default: 10000, "
+    "fewer where q(z|x) is refined or items are large]",
 )
 @click.option(
     "--mi-components",
@@ -191,7 +194,7 @@ def train(
     type=click.Choice(["best", "last"]),
     help="the epoch with the best validation, or the last one",
 )
-@click.option("--save", is_flag=True, help="replace the report.json of the run")
+@click.option("--save", is_flag=True, help="replace the report.json of the run, and remove its page")
 @DEVICE
 @JSON
 def evaluate(run, as_json, report_budget, elbo_points, log_likelihood_points, **options):

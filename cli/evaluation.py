@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from pyro_skipvae.runs import auxiliary
 from pyro_skipvae.runs.build import choose_device
 from pyro_skipvae.runs.checkpoint import write_whole
 from pyro_skipvae.runs.committed import committed_by
+from pyro_skipvae.runs.config import PRIOR_OF
 from pyro_skipvae.runs.folder import Run, load_run
 from pyro_skipvae.runs.included import is_included
 from pyro_skipvae.text.generation import samples
@@ -64,6 +66,7 @@ def evaluate_run(run, *, save, **options):
         if save:
             folder.remove("report.html")  # the page of another report
             folder.write_report(report)
+            note(f"report.json is replaced; report {shlex.quote(str(folder.path))} makes its page.")
     return report
 
 
@@ -88,11 +91,14 @@ def _evaluated(
         if limit_eval and config.limit_eval and limit_eval > config.limit_eval:
             note(f"{run} was made with --limit-eval {config.limit_eval}: evaluating those.")
         data = data.limit(eval=limit_eval)
+        if limit_eval and (most := sizes_for(vae, data).points) < min(limit_eval, len(data.test)):
+            note(f"The report is on {most:,} test items, the most that it takes of such a model; --mi-components takes all.")
         if svi_steps is not None:
             vae.guide = _refined(vae, config, svi_steps)
     if loaded != checkpoint:
         note(f"{run} has no {checkpoint} checkpoint; evaluating {loaded}.")
-    extra = {"run": run.name, "checkpoint": loaded, "checkpoint_sha256": checksum}
+    extra = {"run": run.resolve().name, "checkpoint": loaded, "checkpoint_sha256": checksum}
+    extra |= {"epoch": epoch} if (epoch := folder.load(loaded)[0].get("epoch")) else {}
     extra |= {"settings": asdict(config), "svi_steps": svi_steps}
     samples = {"importance_samples": importance_samples, "posterior_samples": posterior_samples}
     about = {"device": device, **limits, "extra": extra, "auxiliary_prior": _kept(run, device)}
@@ -104,6 +110,11 @@ def _refined(vae, config, steps):
     """The guide of a run, refined by another number of steps than in training; 0 is the encoder alone."""
     if config.latent_dim == 0:
         raise ValueError(f"expected a model with latent variables for --svi-steps, got {config.model}")
+    if steps and config.guide in PRIOR_OF:
+        raise ValueError(
+            f"expected a guide that can be refined for --svi-steps, got {config.guide}, whose family is bound to its encoder: "
+            "leave it out"
+        )
     amortized = getattr(vae.guide, "amortized", vae.guide)
     start = getattr(vae.guide, "start", "amortized")
     loop = {"steps": steps, "lr": config.svi_lr, "momentum": config.svi_momentum, "gradient": config.svi_gradient}

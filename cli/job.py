@@ -214,8 +214,14 @@ def seconds_per_step(job, steps=5):
     return seconds
 
 
-def trial(job):
-    """What a run would cost, measured by a step forward and backward, as plain values; nothing is written."""
+def epochs_done(path):
+    """The whole epochs of a run that is gone on with."""
+    state, _ = Run(path).latest()
+    return state["epoch"] if state else 0
+
+
+def trial(job, done=0):
+    """What the epochs that are left would cost, by the time of a step forward and backward, as plain values; writes nothing."""
     seconds = seconds_per_step(job, steps=3)
     if job.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(job.device)
@@ -231,8 +237,8 @@ def trial(job):
         "checkpoint_bytes": job.checkpoint_size,
         "steps_per_epoch": len(job.batches),
         "seconds_per_epoch": seconds * len(job.batches),
-        "epochs": job.config.epochs,
-        "seconds": seconds * job.steps,
+        "epochs": job.config.epochs - done,
+        "seconds": seconds * (job.config.epochs - done) * len(job.batches),
     }
 
 
@@ -242,5 +248,5 @@ def trial_text(costs):
         f"{costs['checkpoint_bytes'] / 1e6:,.1f} MB a checkpoint\n"
         f"{costs['data']}\n"
         f"{costs['steps_per_epoch']:,} steps an epoch, about {duration(costs['seconds_per_epoch'])}; "
-        f"{costs['epochs']} epochs, about {duration(costs['seconds'])}"
+        f"{costs['epochs']} epochs to train, about {duration(costs['seconds'])}"
     )

@@ -75,11 +75,18 @@ def data_of(run):
     try:
         return run.data
     except DataError as error:
-        if run.config.data_dir and not is_path(run.dataset or run.config.dataset):
-            where = f"set data_dir in {run.path / 'config.toml'} to their folder"
-        else:
-            where = "name them with --dataset FILE"
+        where = "name them with --dataset FILE" if is_path(run.dataset or run.config.dataset) else moved(run)
         raise DataError(f"{error}; if they were moved, {where}") from None
+
+
+def moved(run):
+    """What to do about the data of a run that are elsewhere now, where no option names them."""
+    from pyro_skipvae.runs.config import is_path
+
+    file = run.path / "config.toml"
+    if is_path(run.config.dataset):
+        return f"set dataset in {file} to their place"
+    return f"set data_dir in {file} to their folder" if run.config.data_dir else "set the variable SKIPVAE_DATA to their folder"
 
 
 def _codes(vae, data, seed, size=500):

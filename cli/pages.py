@@ -12,7 +12,7 @@ from .commands import DATASET, DEVICE, JSON, examples
 from .echo import echo
 from .errors import user_errors, written
 from .executors import EXECUTOR, on_ray
-from .models import data_of, loaded
+from .models import data_of, loaded, moved
 from .notes import note
 from .options import Duration, RunFolder, Whole, config_options, settings
 from .remedies import compare_remedies, remedy_options
@@ -139,11 +139,14 @@ def _page(run, out, dataset, device):
 
 
 def _comparison(runs, budget, samples, importance_samples, allowed, device, executor="local"):
+    from pyro_skipvae.data.folder import DataError
     from pyro_skipvae.reports.comparison import check_comparable, compare, grouped, paired_points, paired_values, read_record
     from pyro_skipvae.runs.build import choose_device
 
     from .terminal import progress
 
+    if budget == 0 and (given := _given("posterior_samples", "importance_samples")):
+        raise click.UsageError(f"expected no {given[0]} with --budget 0, which draws nothing")
     with user_errors():
         records, values, device = [read_record(run) for run in runs], None, choose_device(device)
         check_comparable(records, allowed)  # before minutes are spent
@@ -158,7 +161,11 @@ def _comparison(runs, budget, samples, importance_samples, allowed, device, exec
                 points = None if budget else paired_points(records, importance_samples)
                 about |= {"points": points, "seconds": budget or math.inf}
                 local = executor == "local"
-                values = paired_values(records, **about, progress=show) if local else _values_on_ray(records, about)
+                try:
+                    values = paired_values(records, **about, progress=show) if local else _values_on_ray(records, about)
+                except DataError as error:
+                    without = "--budget 0 compares without differences on the same points"
+                    raise DataError(f"{error}; if they were moved, {moved(records[0])}, in each run; {without}") from None
         return records, compare(records, values=values, allowed=allowed)
 
 

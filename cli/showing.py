@@ -80,6 +80,9 @@ def interpolate(run, from_text, from_item, to_text, to_item, points, decoding, b
     ends = {"from": from_text, "to": to_text, "decoding": decoding, "beam_width": beam_width}
     found, _ = _shown(run, device, dataset, **ends)
     vae, about = found.vae, found.about
+    if found.config.prior == "uniform-categorical":
+        with user_errors():
+            raise ValueError("expected latent variables with something between two of them for an interpolation, got codes")
     x_a, x_b = _end(found, "from", from_text, from_item, 0), _end(found, "to", to_text, to_item, 1)
     if about.kind != "text":
         return _draw(run, out, "interpolation.png", as_json, lambda: model_pictures.draw_interpolation(

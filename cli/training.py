@@ -68,6 +68,8 @@ def train_run(job, *, out, resume, limits, minutes, allowed, signals, tensorboar
                 run.load_weights(job.vae)
                 pictures(run, job.vae.eval(), job.data)
             note(f"{run.path} is finished: {job.progress.epochs} epochs of {job.config.epochs}.")
+            if any(limits.values()):
+                note(f"Its report is as it was; evaluate {_quoted(run)} --save makes another.")
             return run, report
         if not job.finished:
             _announce(job, run)
@@ -126,8 +128,9 @@ def _resume(job, run):
     else:
         run.check_begun()
     done, epochs = job.progress.epochs, job.config.epochs
-    if epochs < done:
-        raise UserError(f"expected --epochs of at least {done}, the epochs that {run.path} has, got {epochs}")
+    begun = 0 < job.batches.position < len(job.batches)
+    if epochs < done + begun:
+        raise UserError(f"expected --epochs of at least {done + begun}, the epochs that {run.path} has begun, got {epochs}")
     if job.stopped and epochs != run.config().epochs:
         anew = f"train anew with --config {shlex.quote(str(run.path / 'config.toml'))} --epochs {epochs} --out FOLDER"
         raise UserError(
@@ -170,9 +173,10 @@ def _announce(job, run):
     if config.procedure == "lagging":
         note("While the encoder is trained first, a step takes up to a hundred of the steps that are measured here.")
     seconds = seconds_per_step(job)
+    left = job.steps - job.step.steps
     note(
         f"An epoch takes about {duration(seconds * len(job.batches))} here, "
-        f"{config.epochs} of them about {duration(seconds * job.steps)}."
+        f"{f'{config.epochs} of them' if left == job.steps else 'what is left'} about {duration(seconds * left)}."
     )
     if data.kind == "text":
         unknown = data.describe()["unknown_rate"]

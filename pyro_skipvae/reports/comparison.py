@@ -165,6 +165,8 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     """
     run = Run(folder_of(path))
     config, anew = run.config(), f"write it anew by evaluate {shlex.quote(str(run.path))} --save"
+    if not (run.path / "data.json").exists():
+        anew = "remove it"  # what is known of the data of an older run is in this file alone
     report = _read_json(run.path / "report.json", STORED, "a collapse report", anew)
     nonfinite = _read_json(run.path / "nonfinite.json", NONFINITE, "the steps left out", "remove it")
     name, stale = one_line(run.path.resolve().name), bool(report) and not run.is_current(report)
@@ -218,12 +220,14 @@ def differing_settings(records):
 
 
 def grouped(records):
-    """Runs of the same settings but for the seed, [[Record, ...], ...], in the order in which they were given."""
+    """Runs of the same settings but for the seed, [[Record, ...], ...], in the order in which they were given; of a seed the
+    first one."""
     groups = {}
     for record in records:
         settings = asdict(record.config)
-        groups.setdefault(tuple(value for name, value in settings.items() if name not in NOT_COMPARED), []).append(record)
-    return list(groups.values())
+        same = tuple(value for name, value in settings.items() if name not in NOT_COMPARED)
+        groups.setdefault(same, {}).setdefault(record.config.seed, record)
+    return [list(group.values()) for group in groups.values()]
 
 
 def compare(records: Sequence[Record], *, values: dict[Path, Any] | None = None, allowed: Collection[str] = ()) -> Comparison:
@@ -258,6 +262,9 @@ def compare(records: Sequence[Record], *, values: dict[Path, Any] | None = None,
         draws = max(record.report["card"]["importance_samples"] for record in records)  # a model without z needs none
         notes.append(f"Perplexities per token ({COUNTED}); importance-weighted with {draws} draws of z.")
     groups = grouped(records)
+    counted = [record.name for group in groups for record in group]
+    for name in (record.name for record in records if record.name not in counted):
+        notes.append(f"{name} has the settings and the seed of a run before it: it is no further seed.")
     return Comparison(
         runs=[record.name for record in records],
         groups={group[0].name: [record.name for record in group] for group in groups},

@@ -57,6 +57,7 @@ def write_texts(vae, data, *, latent=True):
     rows = {"samples.txt": [(text,) for text in texts.samples(vae, vocabulary)]}
     if latent:
         rows["reconstructions.txt"] = texts.reconstructions(vae, vocabulary, x)
+    if latent and not isinstance(vae.prior, UniformCategorical):  # between two codes there is nothing
         between = texts.interpolation(vae, vocabulary, x[:1], x[1:2])
         rows["interpolation.txt"] = [(f"{weight:.2f}", text) for weight, text in between]
     return {name: "".join("\t".join(map(printable, row)) + "\n" for row in found) for name, found in rows.items()}

@@ -80,6 +80,7 @@ def run_page(record, drawn=None):
         report=report,
         card=report.get("card", {}),
         notes=notes(record),
+        other=record.other,
         pictures=_pictures(record, drawn or {}),
         texts=[found for name in MODEL_TEXTS if (found := model_text(record, name, drawn or {}))],
         changed=changed,

@@ -249,7 +249,7 @@ class Config:
         None,
         "course of the KL weight; control(NATS) holds the rate at NATS (ControlVAE)",
         SCHEDULES,
-        usual="linear for a pixelcnn, text or objective kl-balancing, else constant",
+        usual="linear for a pixelcnn, text, pretraining or kl-balancing, else, or without a free rate, constant",
     )
     beta_start: float = option(0.1, "where a linear or cyclical schedule starts", least=0.0)
     warmup_epochs: float | None = option(
@@ -568,6 +568,8 @@ class Config:
             flags = {"guide": IMPLICIT, **flags}
         if not isinstance(model, str) or model not in MODELS:
             raise ConfigError(_unknown("model", model, MODELS))
+        if not isinstance(flags.get("guide", ""), str):
+            raise ConfigError(_unknown("guide", flags["guide"], GUIDES))
         if isinstance(flags.get("correlation"), float):  # in a file of settings it may be a number
             flags = {**flags, "correlation": repr(flags["correlation"])}
         return cls(**{**MODELS[model], **GUIDES_SET.get(flags.get("guide"), {}), "model": model, **flags})

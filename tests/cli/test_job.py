@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from pyro_skipvae.runs.config import Config, ConfigError
 from pyro_skipvae_cli.job import make_config, make_job
 from pyro_skipvae_cli.training import _validate, copied
 
@@ -124,6 +125,12 @@ def test_the_best_epoch_is_that_of_what_is_trained():
     assert job_of(objective="mutual-divergence(1)", beta=0.1).selection(metrics) == pytest.approx(5.3)
     assert job_of(objective="mmd(10,0.5)", beta=0.1).selection(metrics) == pytest.approx(5.15)
     assert job_of(objective="iwae(5)").selection({**metrics, "valid_bound": -7.0}) == 7.0
+
+
+@pytest.mark.parametrize("guide", [["categorical"], {}, 3])
+def test_a_guide_that_is_no_word_is_refused(guide):
+    with pytest.raises(ConfigError, match="guide"):
+        Config.from_flags({"guide": guide})
 
 
 def test_the_width_of_an_mlp_encoder_is_a_setting():

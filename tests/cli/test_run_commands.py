@@ -28,6 +28,7 @@ from pyro_skipvae.reports.run_page import notes
 from pyro_skipvae.reports.tensorboard import TensorBoard, grid
 from pyro_skipvae.runs.checkpoint import CheckpointError
 from pyro_skipvae_cli.evaluation import with_points
+from pyro_skipvae_cli.models import moved
 
 ROOT = Path(__file__).parents[2]
 
@@ -474,9 +475,37 @@ def test_weights_that_are_tied_are_exported(tmp_path):
 def test_what_a_run_does_not_admit_is_told(tmp_path):
     """Codes that are to be refined, bounds by components on them, sliders; options that one run has no use for."""
     train(tmp_path, "--decoder", "mlp", "--width", "8", "--guide", "categorical", "--classes", "3")
-    for words in ("evaluate run --svi-steps 2", "evaluate run --mi-components 20", "explore run", "report run --budget 5"):
+    asked = "evaluate run --svi-steps 2", "evaluate run --mi-components 20", "explore run", "report run --budget 5"
+    idle = "train --print-config --json", "compare run run --budget 0 --importance-samples 9"
+    for words in (*asked, "interpolate run", *idle):
         done = skipvae(*words.split(), cwd=tmp_path)
         assert done.returncode == 2 and "Traceback" not in done.stderr and "expected" in done.stderr, (words, done.stderr)
+
+
+def test_a_committed_rate_is_not_refined_away(tmp_path):
+    train(tmp_path, "--decoder", "mlp", "--width", "8", "--guide", "minimum-rate", "--rate", "4")
+    done = skipvae("evaluate", "run", "--svi-steps", "2", cwd=tmp_path)
+    assert done.returncode == 2 and "whose family is bound to its encoder: leave it out" in done.stderr
+
+
+def test_what_is_left_of_a_run_and_what_another_report_is_of_are_told(folder):
+    done = skipvae("train", "--resume", "run", "--epochs", "5", "--dry-run", "--json", cwd=folder)
+    costs = json.loads(done.stdout)
+    assert costs["epochs"] == 5 - len((folder / "run/metrics.jsonl").read_text().splitlines())
+    assert costs["seconds"] == pytest.approx(costs["epochs"] * costs["seconds_per_epoch"])
+    shutil.copytree(folder / "run", folder / "own")
+    done = skipvae("evaluate", ".", "--checkpoint", "last", "--save", cwd=folder / "own")
+    card = json.loads((folder / "own/report.json").read_text())["card"]
+    assert card["run"] == "own" and card["epoch"] >= 1 and "report . makes its page" in done.stderr
+
+
+def test_the_data_of_a_set_by_name_are_found_by_the_variable(folder):
+    run = SimpleNamespace(path=Path("runs/x"), config=SimpleNamespace(dataset="mnist", data_dir=None))
+    assert moved(run) == "set the variable SKIPVAE_DATA to their folder"
+    run.config.data_dir = "/data"
+    assert moved(run) == "set data_dir in runs/x/config.toml to their folder"
+    run.config.dataset = "/tmp/mine.csv"
+    assert moved(run) == "set dataset in runs/x/config.toml to their place"
 
 
 def test_a_prior_without_moments_has_sliders_and_images_become_a_table(tmp_path):

@@ -120,7 +120,7 @@ def test_other_settings_are_refused_by_name(flags, named, run):
 def test_fewer_epochs_than_are_done_are_refused_and_nothing_is_written(epochs, run):
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     code, said = resumed(run, "--epochs", epochs)
-    assert code == 2 and f"expected --epochs of at least 6, the epochs that {run} has, got {epochs}" in said
+    assert code == 2 and f"expected --epochs of at least 6, the epochs that {run} has begun, got {epochs}" in said
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
