@@ -78,6 +78,8 @@ def _in_columns_of(values: Values, wanted: tuple[str, ...], path: Path) -> Value
         return values
     if missing := next((name for name in wanted if name not in values.columns), None):
         raise ValueError(f"expected the columns that the model was trained on, got none named {missing!r} in {path}")
+    if twice := next((name for name in wanted if values.columns.count(name) > 1), None):  # as genes may be
+        raise ValueError(f"expected columns that can be told apart by name, got several named {twice!r} in {path}")
     order = [values.columns.index(name) for name in wanted]
     return replace(values, arrays={split: array[:, order] for split, array in values.arrays.items()}, columns=wanted)
 

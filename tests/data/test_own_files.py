@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ import scipy.sparse
 import torch
 from PIL import Image
 
-from pyro_skipvae.data import DataError, load_data, mnist, own_file
+from pyro_skipvae.data import DataError, image_folder, load_data, mnist, own_file
+from pyro_skipvae.data.new_items import new_items
 from pyro_skipvae.runs.config import TEXT_FILES, Config, ConfigError, is_path
 
 ITEMS, SIDE = 60, 6
@@ -325,6 +327,9 @@ def test_sub_folders_are_classes_and_train_and_test_are_splits(tmp_path):
     assert data.labels["test"].tolist() == [0] * 10 + [1] * 10
     assert (data.test * 255).round().byte().numpy().tolist() == np.concatenate([images[41::2], images[40::2]]).tolist()
     assert "2 classes from the sub-folders" in data.how_read and "1 other files were left out" in data.how_read
+    write_folder(tmp_path / "x" / "train" / "cats" / "more" / "still", images[:3])
+    with pytest.raises(ValueError, match="one for each class, got some deeper down, in .*cats/more; move them up, or away"):
+        load_data(tmp_path / "x")
 
 
 def test_colour_is_channels_first_and_one_colour_file_decides(tmp_path):
@@ -362,6 +367,22 @@ def test_images_of_different_sizes_are_refused_with_a_command_that_works(tmp_pat
     run_advice(str(caught.value), tmp_path)
     data = load_data(tmp_path / "x-6x6", binarisation="none")
     assert data.event_shape == (6, 6) and data.class_names == ("a", "b") and sum(data.describe()["sizes"].values()) == 9
+
+
+def test_images_are_resized_as_they_are_read(tmp_path):
+    for folder in ("deep", "clear"):
+        (tmp_path / folder).mkdir()
+    for number in range(10):
+        size = (8, 8) if number else (4, 4)
+        Image.fromarray(np.full(size, 1000 * number + 1, np.uint16)).save(tmp_path / "deep" / f"{number}.png")
+        Image.new("RGBA", size, (0, 0, 0, 0)).save(tmp_path / "clear" / f"{number}.png")
+        Image.new("L", size, 128).save(tmp_path / "clear" / f"{number}.bmp")  # beside one of the same name
+    image_folder.resize(tmp_path / "deep", tmp_path / "deep-8x8", (8, 8))
+    image_folder.resize(tmp_path / "clear", tmp_path / "clear-8x8", (8, 8))
+    deep = image_folder.read(tmp_path / "deep-8x8").arrays["train"]
+    np.testing.assert_allclose(deep[:, 0, 0] * 65535, np.arange(10) * 1000.0 + 1, rtol=0, atol=0.01)
+    clear = image_folder.read(tmp_path / "clear-8x8").arrays["train"]
+    assert clear.shape == (20, 8, 8) and set(clear.ravel().tolist()) == {128, 255}
 
 
 @pytest.mark.parametrize(
@@ -920,3 +941,21 @@ def test_labels_of_pandas_and_endings_in_capitals(tmp_path):
     with gzip.open(tmp_path / "T.CSV.GZ", "wt") as file:
         file.write("a,b\n" + "".join(f"{i},{i / 3}\n" for i in range(40)))
     assert load_data(tmp_path / "T.CSV.GZ", binarisation="none").event_shape == (2,)
+
+
+def test_genes_are_taken_by_their_names(tmp_path, monkeypatch):
+    def read_h5ad(path):
+        genes = path.stem.split("-")
+        return SimpleNamespace(layers={}, X=np.tile(np.arange(len(genes)) + 1.5, (9, 1)), obs={}, var_names=genes)
+
+    monkeypatch.setattr("pyro_skipvae.data.annotated.find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "anndata", SimpleNamespace(read_h5ad=read_h5ad))
+    for name in ("CD4-ACTB", "ACTB-more-CD4", "ACTB-MT1", "ACTB-CD4-CD4"):
+        (tmp_path / f"{name}.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n")
+    trained = load_data(tmp_path / "CD4-ACTB.h5ad", binarisation="none")
+    assert trained.columns == ("CD4", "ACTB")
+    assert new_items(tmp_path / "ACTB-more-CD4.h5ad", trained).x[0].tolist() == [3.5, 1.5]
+    with pytest.raises(ValueError, match="the columns that the model was trained on, got none named 'CD4' in"):
+        new_items(tmp_path / "ACTB-MT1.h5ad", trained)
+    with pytest.raises(ValueError, match="expected columns that can be told apart by name, got several named 'CD4' in"):
+        new_items(tmp_path / "ACTB-CD4-CD4.h5ad", trained)
