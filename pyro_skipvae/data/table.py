@@ -378,6 +378,7 @@ def _values(
             raise _missing(path, f"row {unknown[0]}", names[label], layout, [label], ("", "nan"))
         numbers = _as_numbers(labels)
         if numbers is not None and (numbers != np.round(numbers)).any():  # a quantity, not a class
+            said.append(f"{_named(names[label])} is a value like the others, since it holds no classes")
             matrix[:, label], label, labels = numbers, None, None
         else:
             labels = labels if numbers is None else numbers.astype(np.int64)
@@ -392,7 +393,9 @@ def _values(
     array, shape = _typed(array, kept)
     said += [f"the pixels were laid out as images of {shape[0]}x{shape[1]}"] if shape else []
     arrays, classes = _by_split(path, array, labels, words.get(roles.split) if roles.split is not None else None)
-    return Values(arrays, classes, "; ".join(said), columns=() if shape or layout and not layout.header else tuple(kept))
+    sources = {} if label is None else dict.fromkeys(classes, names[label])
+    columns = () if shape or layout and not layout.header else tuple(kept)
+    return Values(arrays, classes, "; ".join(said), label_sources=sources, columns=columns)
 
 
 def _as_numbers(labels: Array) -> Array | None:

@@ -666,7 +666,12 @@ def test_lines_of_json_are_texts_with_labels_and_files_beside_them(tmp_path):
         ("x.jsonl", '{"words": "a"}\n', "the text in its field 'text', got the fields 'words' in line 1"),
         ("x.jsonl", '{"text": "\\ud800 b"}\n', "expected whole characters, got half of a surrogate pair in line 1"),
         ("x.txt", "a b\n" + "c" * 5000 + "\n", "words of at most 1,000 characters between blanks, got one of 5,000 in line 2"),
-        ("x.txt", "1.5 2e3 -4\n" * 40, "expected words, got numbers only in .*x.txt; rename a table of numbers to end in .dat"),
+        ("x.txt", "1.5 2e3 -4\n" * 40, "expected words, got hardly anything but numbers in .*x.txt; rename a table to end in"),
+        ("x.txt", "1.23, 4.56, 7.89\n" * 40, "expected words, got hardly anything but numbers"),
+        ("x.txt", "width\theight\n" + "1.5\t2\n" * 40, "expected words, got hardly anything but numbers"),
+        ("x.txt", "# a b c\n" + "1 2 3\n" * 40, "expected words, got hardly anything but numbers"),
+        ("x.txt", "0,1\n" * 40, "expected words, got hardly anything but numbers"),
+        ("x.txt", '"a" "b" "c" "d" "e"\n' + '"1" 5.1 3.5 1.4 0.2 "setosa"\n' * 40, "expected words, got hardly anything but"),
     ],
 )
 def test_a_text_that_is_wrong_is_refused_by_its_line(name, content, message, tmp_path):
@@ -674,6 +679,12 @@ def test_a_text_that_is_wrong_is_refused_by_its_line(name, content, message, tmp
     with pytest.raises(ValueError, match=message) as caught:
         load_data(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_texts_full_of_numbers_are_texts(tmp_path):
+    (tmp_path / "years.txt").write_text("in 1914, 1918, 1939 and 1945\n1066\n1789 to 1799, 1804\n12 May 1990\n" * 20)
+    (tmp_path / "dates.txt").write_text("12 May 1990\n3 May 2001\n" * 20)
+    assert all(load_data(tmp_path / name).kind == "text" for name in ("years.txt", "dates.txt"))
 
 
 # Hostile files
@@ -941,6 +952,16 @@ def test_labels_of_pandas_and_endings_in_capitals(tmp_path):
     with gzip.open(tmp_path / "T.CSV.GZ", "wt") as file:
         file.write("a,b\n" + "".join(f"{i},{i / 3}\n" for i in range(40)))
     assert load_data(tmp_path / "T.CSV.GZ", binarisation="none").event_shape == (2,)
+
+
+def test_a_target_of_real_numbers_is_a_value_and_stays_one_in_new_items(tmp_path):
+    rows = [[i - 5, i / 3, i / 7] for i in range(30)]
+    write_table(tmp_path / "x.csv", rows, header=["a", "y", "b"])
+    trained = load_data(tmp_path / "x.csv", binarisation="none")
+    assert "column 'y' is a value like the others" in trained.how_read and trained.event_shape == (3,)
+    write_table(tmp_path / "new.csv", [[1, 2, 0.5], [2, 4, 1.5]], header=["a", "y", "b"])
+    found = new_items(tmp_path / "new.csv", trained)
+    assert found.x.tolist() == [[1, 2, 0.5], [2, 4, 1.5]] and found.labels is None
 
 
 def test_genes_are_taken_by_their_names(tmp_path, monkeypatch):
