@@ -14,7 +14,7 @@ LABELS = ("cell_type", "celltype", "cell_types", "label", "labels", "louvain", "
 
 
 def read_h5ad(path: Path) -> Values:
-    """Return the counts of an `.h5ad` file: its layer "counts", else X; with the types of its cells where it names them.
+    """Return the counts of an `.h5ad` file: its layer "counts", else X; with the names of its genes and the types of its cells.
 
     Raises ValueError with the command that installs anndata where it is absent, and for what anndata cannot read.
     """
@@ -34,4 +34,5 @@ def read_h5ad(path: Path) -> Values:
     column = next((name for name in LABELS if name in table.obs), None)
     labels = {} if column is None else {"train": np.asarray(table.obs[column].astype(str), dtype=str)}
     told = f"{phrase}: {dense.shape[0]:,} cells of {dense.shape[1]:,} genes" + (f", classes of {column!r}" if column else "")
-    return Values({"train": whole(dense)}, labels, how_read=told, label_sources={"train": column} if column else {})
+    sources = {"train": column} if column else {}
+    return Values({"train": whole(dense)}, labels, told, label_sources=sources, columns=tuple(map(str, table.var_names)))

@@ -28,13 +28,7 @@ GROUP = 256  # images that are decoded together
 KEPT = {"shape": [int], "deep": bool, "notes": [str]}  # of the pixels in a file
 LARGEST_PICTURE = 2**26  # pixels of one image
 SIDEWAYS = (5, 6, 7, 8)  # of the orientations of EXIF
-RESIZE = (
-    "from pathlib import Path; from PIL import Image, ImageOps; a, b = Path({folder!r}), Path({new!r}); "
-    "[((b / p.relative_to(a)).parent.mkdir(parents=True, exist_ok=True), "
-    "ImageOps.exif_transpose(Image.open(p)).convert({mode!r}).resize({size}).save((b / p.relative_to(a)).with_suffix('.png'))) "
-    "for p in a.rglob('*') if p.suffix.lower() in {endings} "
-    "and not any(q[0] == '.' or q == '__MACOSX' for q in p.relative_to(a).parts)]"
-)
+RESIZE = "from pyro_skipvae.data import image_folder; image_folder.resize({folder!r}, {new!r}, {size})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +59,26 @@ def read(path: Path, *, root: str | os.PathLike[str] | None = None, progress: Pr
     said += [f"{len(classes):,} classes from the sub-folders"] if classes else []
     said += notes + ([f"{others:,} other files were left out"] if others else [])
     return Values(arrays, labels, "; ".join(said), kept=kept)
+
+
+def resize(folder: str | os.PathLike[str], new: str | os.PathLike[str], size: tuple[int, int]) -> None:
+    """Write the images of a folder in one size (width, height) into another folder, with the names that they have and `.png`.
+
+    They are taken as `read` takes them: what is transparent lies on white, and grey of 16 bits keeps them.
+    """
+    from PIL import Image
+
+    files, _ = _files(Path(folder))
+    for picture in (picture for pictures in files.values() for picture in pictures):
+        mode = _head(picture.path)[1]
+        deep, colour = mode.startswith("I"), not _is_grey(mode)
+        pixels = _pixels(picture.path, colour=colour, deep=deep)
+        image = Image.fromarray(np.moveaxis(pixels, 0, -1) if colour else pixels).resize(size)
+        if deep:  # Pillow resizes 32 bits well, and 16 bits only in its later versions
+            image = Image.fromarray((np.asarray(image).clip(0, 1) * 65535).round().astype(np.uint16))
+        target = Path(new, os.path.relpath(picture.path, folder) + ".png")  # a.png and a.jpg may lie in one folder
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image.save(target)
 
 
 def _decoded(path: Path, files: dict[str, list[Picture]], root: Any, progress: Progress | None) -> tuple[Any, list[str], Any]:
@@ -129,18 +143,32 @@ def _pictures(folder: Path) -> tuple[list[Picture], int]:
     entries = _entries(folder)
     flat = [Picture(entry.path, None) for entry in entries if _is_picture(entry)]
     others = sum(not entry.is_dir() for entry in entries) - len(flat)
-    nested = []
+    nested, below = [], []
     for entry in (entry for entry in entries if entry.is_dir()):
         inside = _entries(Path(entry.path))
         found = [Picture(file.path, entry.name) for file in inside if _is_picture(file)]
-        others += len(inside) - len(found)
+        others += sum(not file.is_dir() for file in inside) - len(found)
         nested += found
+        below += [file for file in inside if file.is_dir()]
     if flat and nested:
         raise ValueError(
             f"expected images in {folder} or in its sub-folders, one for each class, got {len(flat):,} beside sub-folders with "
             f"{len(nested):,}; move them"
         )
+    if (flat or nested) and (deeper := next(filter(_holds_pictures, below), None)):
+        raise ValueError(
+            f"expected images in {folder} or in its sub-folders, one for each class, got some deeper down, in {deeper.path}; "
+            "move them up, or away"
+        )
     return flat or nested, others
+
+
+def _holds_pictures(folder: os.DirEntry[str]) -> bool:
+    """Whether there is an image in a folder, however far down; links are not followed there, since they may lead back."""
+    entries = _entries(Path(folder.path))
+    return any(
+        _holds_pictures(entry) if entry.is_dir(follow_symlinks=False) else _is_picture(entry) for entry in entries
+    )
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -240,8 +268,7 @@ class _Images:
 
     def _resize(self, size: tuple[int, int]) -> str:
         new = str(self.folder.resolve().with_name(self.folder.resolve().name + f"-{size[0]}x{size[1]}"))
-        mode = "RGB" if self.colour else "L"
-        line = RESIZE.format(folder=str(self.folder), new=new, size=size, mode=mode, endings=PICTURES)
+        line = RESIZE.format(folder=str(self.folder), new=new, size=size)
         return f"this makes them all {size[0]}x{size[1]}, in {new}: {conversions.python_command(line)}"
 
     def _is_grey_throughout(self) -> bool:

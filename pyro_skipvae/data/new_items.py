@@ -82,10 +82,22 @@ def _in_columns_of(values: Values, wanted: tuple[str, ...], path: Path) -> Value
     """The values of the columns that the model was trained on, in their order, where both have names."""
     if not wanted or not values.columns or values.columns == wanted:
         return values
+    values = _with_label_as_value(values, wanted)
     if missing := next((name for name in wanted if name not in values.columns), None):
         raise ValueError(f"expected the columns that the model was trained on, got none named {missing!r} in {path}")
+    if twice := next((name for name in wanted if values.columns.count(name) > 1), None):  # as genes may be
+        raise ValueError(f"expected columns that can be told apart by name, got several named {twice!r} in {path}")
     order = [values.columns.index(name) for name in wanted]
     return replace(values, arrays={split: array[:, order] for split, array in values.arrays.items()}, columns=wanted)
+
+
+def _with_label_as_value(values: Values, wanted: tuple[str, ...]) -> Values:
+    """The values, with the labels among them where the model was trained on that column: here all in it may be whole."""
+    name = next(iter(values.label_sources.values()), None)
+    if name not in wanted or name in values.columns or any(labels.dtype.kind not in "iuf" for labels in values.labels.values()):
+        return values
+    arrays = {split: np.column_stack([array, values.labels[split]]) for split, array in values.arrays.items()}
+    return replace(values, arrays=arrays, labels={}, columns=(*values.columns, name))
 
 
 def _in_values_of(array: Array, about: Described, path: str, seed: int) -> Tensor:

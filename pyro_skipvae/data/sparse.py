@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def _head(line: bytes) -> tuple[str, str, str]:
 def _from_entries(lines: io.BytesIO, shape: tuple[int, int], kind: str, symmetry: str, count: int) -> Array:
     """The dense matrix of lines `row column value`, counted from 1; entries at the same place are summed."""
     width = 2 if kind == "pattern" else 3
-    entries = np.loadtxt(lines, comments="%", ndmin=2, encoding="latin-1") if count else np.empty((0, width))
+    entries = _numbers(lines, 2) if count else np.empty((0, width))
     if entries.shape != (count, width):
         raise ValueError(
             f"it announces {count:,} entries of {width} numbers, and has {entries.shape[0]:,} of {entries.shape[1]}"
@@ -70,12 +71,20 @@ def _from_entries(lines: io.BytesIO, shape: tuple[int, int], kind: str, symmetry
 
 def _from_columns(lines: io.BytesIO, shape: tuple[int, int], kind: str, symmetry: str) -> Array:
     """The dense matrix of one value a line, column by column."""
-    values = np.loadtxt(lines, comments="%", ndmin=1, encoding="latin-1")
+    values = _numbers(lines, 1)
     if symmetry != "general" or kind == "pattern" or values.shape != (shape[0] * shape[1],):
         raise ValueError(
             f"it announces {shape[0]:,} x {shape[1]:,} general numbers, and has {values.size:,} {symmetry} {kind} ones"
         )
     return values.reshape(shape, order="F")
+
+
+def _numbers(lines: io.BytesIO, dimensions: Literal[1, 2]) -> Array:
+    """The numbers of all lines, as many in each."""
+    try:
+        return np.loadtxt(lines, comments="%", ndmin=dimensions, encoding="latin-1")
+    except ValueError as error:  # whose words are on arguments of NumPy
+        raise ValueError("it has a line that is no entry like the others; it may be cut off") from error
 
 
 def read_npz(path: Path) -> Values:

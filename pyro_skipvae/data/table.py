@@ -1,15 +1,15 @@
 """Tables: `.csv`, `.tsv`, `.dat` and `.data` text, `.parquet`. A row is an item, a column of numbers one of its values.
 
 A column named `label`, `class`, `target`, `y` and the like holds the classes; `split` says which rows are train, valid and
-test; a column `id` or `index`, or without a name, is left out. The first line may name the columns. Fields are separated by
-commas, semicolons, tabs or blanks, and may be quoted.
+test; a column `id` or `index`, or without a name, is left out. The first line may name the columns, after a `#`, too;
+lines of `#` above it are passed over. Fields are separated by commas, semicolons, tabs or blanks, and may be quoted.
 """
 
 import csv
 import io
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
@@ -28,6 +28,7 @@ SPLIT = "split"
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-", "."}
 TRUTH = {"true": 1.0, "false": 0.0}
 LOOKED_AT = 200  # rows that decide which columns are text
+COUNTED = 10_000  # rows in which it is counted how often a column has no value
 _NAMED_PIXEL = re.compile(r"(?:pixel|px)_?\d+|\d+x\d+", re.IGNORECASE)
 _INDEX = re.compile(r"__index_level_\d+__")  # of rows that pandas writes into a Parquet file
 _CELL = re.compile(r'"([^"]*)"|(\S+)')
@@ -44,6 +45,8 @@ class Layout:
     names: list[str]
     row_names: bool  # the rows have one field more than the header, as R writes tables
     decimal_comma: bool
+    marked: bool = False  # the header lies behind a `#`
+    skipped: int = 0  # lines of `#` above it
 
 
 def read(path: Path) -> Values:
@@ -60,7 +63,9 @@ def read(path: Path) -> Values:
 
 
 def _read(path: Path, text: str) -> Values:
-    layout = _layout(path, text)
+    text, layout = _without_comments(path, text)
+    text, layout = _without_empty_end(path, text, layout)
+    text = _requoted(text, layout.delimiter)
     sample = [row for _, row in islice(_rows(text, layout), LOOKED_AT)]
     if not sample:
         raise ValueError(f"expected a table with rows of numbers, got none in {path}")
@@ -106,21 +111,23 @@ def read_parquet(path: Path) -> Values:
     names = list(map(str, frame.column_names))
     columns = [frame.column(number) for number in range(len(names))]
     kinds = [_arrow_kind(column) for column in columns]
-    strange = next((number for number, kind in enumerate(kinds) if kind == "other"), None)
+    roles = _Roles.of(path, names, {number for number, kind in enumerate(kinds) if kind == "text"})
+    read = [number for number in range(len(names)) if number not in roles.left_out]
+    strange = next((number for number in read if kinds[number] == "other"), None)
     if strange is not None:
         raise ValueError(f"expected columns of numbers, got {columns[strange].type} in column {names[strange]!r} of {path}")
-    for number, column in enumerate(columns):
-        if column.null_count:
-            row = column.is_null().to_pylist().index(True)
-            raise _missing(path, f"row {row + 1}", names[number])
-    roles = _Roles.of(path, names, {number for number, kind in enumerate(kinds) if kind == "text"})
+    for number in (number for number in read if columns[number].null_count):
+        row = columns[number].is_null().to_pylist().index(True)
+        empty = {n: names[n] for n in read if 2 * columns[n].null_count > frame.num_rows}
+        command = _whole_frame(path, [names[n] for n in (*roles.left_out, *empty)])
+        raise _missing(path, f"row {row + 1}", names[number], command, empty)
     matrix = np.zeros((frame.num_rows, len(names)))
     words = {}
-    for number, column in enumerate(columns):
+    for number in read:
         if kinds[number] == "text" or number == roles.split:
-            words[number] = np.array(list(map(str, column.to_pylist())))
+            words[number] = np.array(list(map(str, columns[number].to_pylist())))
         else:
-            matrix[:, number] = column.to_numpy()
+            matrix[:, number] = columns[number].to_numpy()
     return _values(path, names, matrix, words, roles)
 
 
@@ -135,10 +142,65 @@ def _arrow_kind(column: Any) -> str:
     return "text" if types.is_string(kind) or types.is_large_string(kind) else "other"
 
 
+def _without_comments(path: Path, text: str) -> tuple[str, Layout]:
+    """(the text with its first lines of `#` empty, its layout); the last one stays, without its mark, if it names the columns.
+
+    So numpy.savetxt writes its header, which may have other delimiters than the rows.
+    """
+    head = re.match(r"(?:[ \t]*(?:#.*)?\n)+", text)
+    above = [line.strip() for line in head[0].split("\n")[:-1]] if head else []
+    if head is None or not any(above):
+        return text, _layout(path, text)
+    below = text[head.end() :]
+    layout, count = _layout(path, below), sum(map(bool, above))
+    last = max(number for number, line in enumerate(above) if line)
+    names = None if layout.header else _names_in(above[last], next(_cells(io.StringIO(below), layout.delimiter), []), layout)
+    if names is None:
+        return "\n" * len(above) + below, replace(layout, skipped=count)
+    written = io.StringIO()
+    csv.writer(written, delimiter=layout.delimiter or " ", lineterminator="\n").writerow(names)
+    text = "\n" * last + written.getvalue() + "\n" * (len(above) - last - 1) + below
+    return text, replace(_layout(path, text), marked=True, skipped=count - 1)
+
+
+def _names_in(line: str, first: list[str], layout: Layout) -> list[str] | None:
+    """The names that a line of `#` gives to the columns of the first row, or None."""
+    cells, bare = next(_cells([line], layout.delimiter)), line.lstrip("# \t")
+    choices = [cells] if cells[0] == "#" else []  # that is a name, too
+    choices += [next(_cells([bare], layout.delimiter), []), [cell for cell in re.split(r'[\s,;|"]+', bare) if cell]]
+    return next((names for names in choices if len(names) == len(first) and _is_header(names, first)), None)
+
+
+def _without_empty_end(path: Path, text: str, layout: Layout) -> tuple[str, Layout]:
+    """(the text without a delimiter that ends all rows, its layout): what follows it is no column."""
+    mark = layout.delimiter
+    if mark is None or layout.header and layout.names[-1] and not layout.row_names:
+        return text, layout
+    filled = (line.rstrip(" \n") for line in io.StringIO(text) if line.strip(" \n"))
+    if not all(line.endswith(mark) for line in islice(filled, int(layout.header), None)):
+        return text, layout
+    text = re.sub(rf"{re.escape(mark)} *$", "", text, flags=re.MULTILINE)
+    return text, replace(_layout(path, text), marked=layout.marked, skipped=layout.skipped)
+
+
+def _requoted(text: str, delimiter: str | None) -> str:
+    """The text with quotes that follow a blank, as in `1, "a"`, right behind the delimiter: NumPy knows them only there."""
+    if delimiter is None or ' "' not in text or not re.search(rf'(?:^|{re.escape(delimiter)}) +"', text, re.MULTILINE):
+        return text
+    rows, written = _cells(io.StringIO(text), delimiter), io.StringIO()
+    csv.writer(written, delimiter=delimiter, lineterminator="\n").writerows([] if row == [""] else row for row in rows)
+    return written.getvalue()
+
+
+def _cells(lines: Iterable[str], delimiter: str | None) -> Iterator[list[str]]:
+    """The cells of each row; blanks before a cell are none of it, since a quote may follow."""
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True) if delimiter else map(_between_blanks, lines)
+
+
 def _layout(path: Path, text: str) -> Layout:
     lines = [line for line in islice(io.StringIO(text), LOOKED_AT) if line.strip()]
     delimiter = _delimiter(lines, path)
-    rows = list(csv.reader(lines, delimiter=delimiter)) if delimiter else list(map(_between_blanks, lines))
+    rows = list(_cells(lines, delimiter))
     first, second = rows[0] if rows else [], rows[1] if len(rows) > 1 else []
     header = _is_header(first, second)
     row_names = header and len(second) == len(first) + 1
@@ -272,8 +334,9 @@ def _as_rows(path: Path, layout: Layout) -> str:
     opener = "gzip.open" if path.suffix.lower() == ".gz" else "open"
     lines = f"{opener}({str(path)!r}, 'rt', encoding='utf-8-sig', newline='')"
     between_blanks = f"([a or b for a, b in re.findall({_CELL.pattern!r}, line)] for line in {lines})"
-    rows = f"csv.reader({lines}, delimiter={layout.delimiter!r})" if layout.delimiter else between_blanks
-    return f"import csv, gzip, re; rows = [row for row in {rows} if any(cell.strip() for cell in row)]"
+    rows = f"csv.reader({lines}, delimiter={layout.delimiter!r}, skipinitialspace=True)" if layout.delimiter else between_blanks
+    skipped = f"[{layout.skipped}:]" if layout.skipped else ""
+    return f"import csv, gzip, re; rows = [row for row in {rows} if any(cell.strip() for cell in row)]{skipped}"
 
 
 def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array, dict[int, Array]]:
@@ -293,7 +356,7 @@ def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array
     if layout.decimal_comma:
         for number in set(range(len(layout.names))) - set(converters):
             converters[number] = lambda cell: float(cell.replace(",", "."))
-    lines = io.StringIO(text)
+    lines = (line for line in io.StringIO(text) if line.strip(" \n"))
     if layout.header:
         _skip_header(lines, layout.delimiter)
     try:
@@ -314,7 +377,7 @@ def _matrix(path: Path, text: str, layout: Layout, roles: _Roles) -> tuple[Array
     return matrix, {number: np.array(column) for number, column in cells.items()}
 
 
-def _skip_header(lines: io.StringIO, delimiter: str | None) -> None:
+def _skip_header(lines: Iterator[str], delimiter: str | None) -> None:
     """Read on to the line after the first row, which is several lines where a quoted name is."""
     rows = csv.reader(lines, delimiter=delimiter) if delimiter else map(_between_blanks, lines)
     next((row for row in rows if any(cell.strip() for cell in row)), None)
@@ -331,7 +394,8 @@ def _first_fault(path: Path, text: str, layout: Layout, words: set[int], error: 
                 continue
             if cell.strip().lower() in MISSING:
                 read = [number for number in range(len(row)) if number not in words]
-                return _missing(path, f"line {line}", layout.names[number], layout, read)
+                empty = _empty(text, layout, read)
+                return _missing(path, f"line {line}", layout.names[number], _whole_rows(path, layout, read, empty), empty)
             comma = "," in cell and not layout.decimal_comma
             infinite = cell.strip().lower().lstrip("+-")[:3] == "inf"
             if not _is_number(cell) and cell.strip().lower() not in TRUTH or infinite or comma:
@@ -339,27 +403,53 @@ def _first_fault(path: Path, text: str, layout: Layout, words: set[int], error: 
                 where = f"in line {line}, {_named(layout.names[number])}, of {path}"
                 remedy = "; write it without the comma, or with a point" if comma and _is_number(cell.replace(",", "")) else ""
                 return ValueError(f"expected a number, got {shown!r} {where}{remedy}")
-    reason = " ".join(str(error).split()) if error else "its rows differ"
+    reason = " ".join(str(error).split()).partition(";")[0] if error else "its rows differ"  # NumPy's advice is not for users
     return ValueError(f"expected a table of numbers, got {path}, which cannot be read: {reason}")
 
 
-def _missing(
-    path: Path, line: str, name: str, layout: Layout | None = None, read: Sequence[int] = (), marks: Collection[str] = MISSING
-) -> ValueError:
-    """The refusal of a missing value; read: the columns in which these marks stand for one."""
-    new = path.name.partition(".")[0] + "-whole.csv"
-    if layout is None:
-        command = f"import pandas; pandas.read_parquet({str(path)!r}).dropna().to_csv({new!r}, index=False)"
-    else:
-        head, mark = int(layout.header), layout.delimiter or ","
-        missing = f"{{cell.strip().lower() for n, cell in enumerate(row) if n in {list(read)}}} & set({sorted(marks)})"
-        whole = f"[row for row in rows[{head}:] if not {missing}]"
-        writer = f"csv.writer(open({new!r}, 'w', newline='', encoding='utf-8'), delimiter={mark!r})"
-        command = f"{_as_rows(path, layout)}; {writer}.writerows(rows[:{head}] + {whole})"
+def _missing(path: Path, line: str, name: str, command: str, empty: dict[int, str]) -> ValueError:
+    """The refusal of a missing value; command: what leaves out the columns that are empty, and rows that lack others."""
+    shown = ", ".join(list(map(_named, empty.values()))[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
+    advice = f"leave out {shown}, which most rows lack, and rows that lack others" if empty else "leave such rows out"
     return ValueError(
-        f"expected no missing values, got one in {line}, {_named(name)}, of {path}; fill it, or leave such rows out: "
+        f"expected no missing values, got one in {line}, {_named(name)}, of {path}; fill it, or {advice}: "
         f"{conversions.python_command(command)}"
     )
+
+
+def _whole_rows(
+    path: Path, layout: Layout, read: Sequence[int], empty: Collection[int], marks: Collection[str] = MISSING
+) -> str:
+    """Python that writes a text table without the empty columns, and without rows in which these marks stand for a value.
+
+    read: the columns in which they do.
+    """
+    head, looked_at = int(layout.header), [number for number in read if number not in empty]
+    missing = f"{{cell.strip().lower() for n, cell in enumerate(row) if n in {looked_at}}} & set({sorted(marks)})"
+    names = f"[{layout.names}]" if layout.marked else f"rows[:{head}]"
+    whole = f"{names} + [row for row in rows[{head}:] if not {missing}]"
+    if empty:
+        first = ", row is rows[0]" if layout.row_names else ""  # which has a field less
+        whole = f"[[cell for n, cell in enumerate(row{first}) if n not in {list(empty)}] for row in {whole}]"
+    opened = f"open({_whole(path)!r}, 'w', newline='', encoding='utf-8')"
+    return f"{_as_rows(path, layout)}; csv.writer({opened}, delimiter={layout.delimiter or ','!r}).writerows({whole})"
+
+
+def _whole_frame(path: Path, without: Sequence[str]) -> str:
+    """Python that writes a Parquet file as a text table, without those columns, and without rows that lack others."""
+    dropped = f".drop(columns={list(without)}, errors='ignore')" if without else ""
+    return f"import pandas; pandas.read_parquet({str(path)!r}){dropped}.dropna().to_csv({_whole(path)!r}, index=False)"
+
+
+def _whole(path: Path) -> str:
+    return path.name.partition(".")[0] + "-whole.csv"
+
+
+def _empty(text: str, layout: Layout, read: Sequence[int]) -> dict[int, str]:
+    """{number: name} of the columns that have no value in most rows."""
+    rows = [row for _, row in islice(_rows(text, layout), COUNTED)]
+    counts = {n: sum(len(row) <= n or row[n].strip().lower() in MISSING for row in rows) for n in read}
+    return {n: layout.names[n] for n in read if 2 * counts[n] > len(rows)}
 
 
 def _named(name: str) -> str:
@@ -375,9 +465,13 @@ def _values(
         labels = words[label] if label in words else matrix[:, label]
         unknown = [row for row, cell in enumerate(labels.tolist(), 1) if isinstance(cell, str) and cell.lower() in ("", "nan")]
         if unknown:
-            raise _missing(path, f"row {unknown[0]}", names[label], layout, [label], ("", "nan"))
+            empty = {label: names[label]} if 2 * len(unknown) > len(labels) else {}
+            frame = _whole_frame(path, list(empty.values()))
+            command = _whole_rows(path, layout, [label], empty, ("", "nan")) if layout else frame
+            raise _missing(path, f"row {unknown[0]}", names[label], command, empty)
         numbers = _as_numbers(labels)
         if numbers is not None and (numbers != np.round(numbers)).any():  # a quantity, not a class
+            said.append(f"{_named(names[label])} is a value like the others, since it holds no classes")
             matrix[:, label], label, labels = numbers, None, None
         else:
             labels = labels if numbers is None else numbers.astype(np.int64)
@@ -392,7 +486,9 @@ def _values(
     array, shape = _typed(array, kept)
     said += [f"the pixels were laid out as images of {shape[0]}x{shape[1]}"] if shape else []
     arrays, classes = _by_split(path, array, labels, words.get(roles.split) if roles.split is not None else None)
-    return Values(arrays, classes, "; ".join(said), columns=() if shape or layout and not layout.header else tuple(kept))
+    sources = {} if label is None else dict.fromkeys(classes, names[label])
+    known = () if shape or layout and not layout.header else tuple(kept)
+    return Values(arrays, classes, "; ".join(said), label_sources=sources, columns=known)
 
 
 def _as_numbers(labels: Array) -> Array | None:

@@ -25,8 +25,11 @@ from .values import LARGEST_CLASS
 
 FEWEST = 2  # lines of a split
 FIRST = 50  # lines by which a table of numbers is known
+MOSTLY = 0.75  # of their cells are numbers in a table of numbers and classes
+SHORT = 5  # lines of a text of which none is taken for the names of columns
 LARGEST_IN_MEMORY = 2**24  # bytes of a text that is held as words; as rows of numbers it takes up to a hundred times as much
 LONGEST_WORD = 1_000  # characters
+_BETWEEN_CELLS = re.compile(r'[\s,;|"]+')
 
 
 def read(path: Path) -> Texts:
@@ -171,9 +174,13 @@ def check_count(count: int, file: Path) -> None:
 
 
 def check_not_numbers(first: Sequence[Sequence[str]], file: Path) -> None:
-    """Raise where the first lines of a file are a table of numbers."""
-    if first and first[0] and all(_is_number(word) for row in first for word in row):
-        raise ValueError(f"expected words, got numbers only in {file}; rename a table of numbers to end in .dat or .csv")
+    """Raise where the first lines of a file are a table of numbers, with or without names above and a column of classes."""
+    rows = [list(filter(None, _BETWEEN_CELLS.split(" ".join(row)))) for row in first if row and not row[0].startswith("#")]
+    rows = rows[1:] if len(rows) > SHORT else rows  # the first may be the names
+    numbers, cells = sum(_is_number(cell) for row in rows for cell in row), sum(map(len, rows))
+    of_one_length = len(set(map(len, rows))) == 1  # lines of text are not, even if they are full of years
+    if cells and (numbers == cells or of_one_length and numbers >= MOSTLY * cells):
+        raise ValueError(f"expected words, got hardly anything but numbers in {file}; rename a table to end in .dat or .csv")
 
 
 def _is_number(word: str) -> bool:

@@ -21,7 +21,7 @@ import scipy.sparse
 import torch
 from PIL import Image
 
-from pyro_skipvae.data import DataError, conversions, load_data, mnist, own_file
+from pyro_skipvae.data import DataError, conversions, image_folder, load_data, mnist, own_file
 from pyro_skipvae.data.new_items import new_items
 from pyro_skipvae.runs.config import TEXT_FILES, Config, ConfigError, is_path
 
@@ -303,6 +303,59 @@ def test_a_first_row_that_may_be_names_is_told(first, rows, told, tmp_path):
     assert ("The first row (2001, 2002) is read as an item" in load_data(tmp_path / "x.csv", binarisation="none").where) == told
 
 
+PLAIN = "".join(f"{i % 2},{i},{i / 3}\n" for i in range(30))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("quotes.csv", "label, id, a, b\n" + re.sub(r"(?m)^(\d),(\d+),", r'\1, "x, y", "\2", ', PLAIN)),
+        ("numpy.csv", "# made by hand\n# label,a,b\n" + PLAIN),
+        ("numpy.dat", "# label a b\n" + PLAIN.replace(",", " ")),
+        ("other.dat", "# label,a,b\n" + PLAIN.replace(",", "\t")),
+        ("above.csv", '# it is "mine"\n\nlabel,a,b\n' + PLAIN),
+        ("marked.csv", "#label,a,b\n" + PLAIN),
+        ("blank.csv", "label,a,b\n" + PLAIN + "   \n"),
+        ("ends.csv", "label,a,b\n" + PLAIN.replace("\n", ",\n")),
+        ("all-ends.csv", ("label;a;b\n" + PLAIN.replace(",", ";")).replace("\n", ";\n")),
+    ],
+)
+def test_dialects_of_tables_give_the_same(name, content, tmp_path):
+    (tmp_path / "x.csv").write_text("label,a,b\n" + PLAIN)
+    (tmp_path / name).write_text(content)
+    one, other = (load_data(tmp_path / file, binarisation="none") for file in ("x.csv", name))
+    assert one.checksum == other.checksum and one.columns == other.columns == ("a", "b")
+    assert one.labels["train"].tolist() == other.labels["train"].tolist()
+
+
+def test_quotes_behind_a_blank_are_none_of_a_class(tmp_path):
+    (tmp_path / "x.csv").write_text("a, b, label\n" + '1.5, "2", "setosa"\n' * 10 + '0.5, 3, "a, b"\n' * 10)
+    assert load_data(tmp_path / "x.csv", binarisation="none").class_names == ("a, b", "setosa")
+
+
+def test_a_line_of_marks_that_names_nothing_is_no_row(tmp_path):
+    (tmp_path / "x.csv").write_text("# 7,8,9\n" + PLAIN)
+    data = load_data(tmp_path / "x.csv", binarisation="none")
+    assert data.event_shape == (3,) and sum(data.describe()["sizes"].values()) == 30
+    (tmp_path / "y.csv").write_text("#,a,b\n" + PLAIN)
+    assert load_data(tmp_path / "y.csv", binarisation="none").columns == ("#", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "end"),
+    [("x.csv", "a,b,c,d\n", "\n"), ("x.csv", "", "\n"), ("x.csv", "# note\n# a,b,c,d\n", "\n"), ("x.csv", "a,b,c,d\n", ",\n")],
+)
+def test_a_column_that_most_rows_lack_is_left_out_by_the_command_that_is_given(name, header, end, tmp_path):
+    rows = [f"{i / 2},{i % 7},{'NA' if i % 9 else i},{'' if i == 5 else 1}" for i in range(40)]
+    (tmp_path / name).write_text(header + "".join(row + end for row in rows))
+    told = f"leave out column {repr('c') if header else 3}, which most rows lack, and rows that lack others"
+    with pytest.raises(ValueError, match=told) as caught:
+        load_data(tmp_path / name)
+    run_advice(str(caught.value), tmp_path)
+    whole = load_data(tmp_path / "x-whole.csv", binarisation="none")
+    assert sum(whole.describe()["sizes"].values()) == 39 and whole.columns == (("a", "b", "d") if header else ())
+
+
 def test_a_table_in_another_encoding_and_with_windows_line_ends(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbf" + ("größe,b\r\n" + GOOD_ROWS.replace("\n", "\r\n")).encode())
     assert load_data(tmp_path / "x.csv", binarisation="none").event_shape == (2,)
@@ -328,6 +381,9 @@ def test_sub_folders_are_classes_and_train_and_test_are_splits(tmp_path):
     assert data.labels["test"].tolist() == [0] * 10 + [1] * 10
     assert (data.test * 255).round().byte().numpy().tolist() == np.concatenate([images[41::2], images[40::2]]).tolist()
     assert "2 classes from the sub-folders" in data.how_read and "1 other files were left out" in data.how_read
+    write_folder(tmp_path / "x" / "train" / "cats" / "more" / "still", images[:3])
+    with pytest.raises(ValueError, match="one for each class, got some deeper down, in .*cats/more; move them up, or away"):
+        load_data(tmp_path / "x")
 
 
 def test_colour_is_channels_first_and_one_colour_file_decides(tmp_path):
@@ -365,6 +421,22 @@ def test_images_of_different_sizes_are_refused_with_a_command_that_works(tmp_pat
     run_advice(str(caught.value), tmp_path)
     data = load_data(tmp_path / "x-6x6", binarisation="none")
     assert data.event_shape == (6, 6) and data.class_names == ("a", "b") and sum(data.describe()["sizes"].values()) == 9
+
+
+def test_images_are_resized_as_they_are_read(tmp_path):
+    for folder in ("deep", "clear"):
+        (tmp_path / folder).mkdir()
+    for number in range(10):
+        size = (8, 8) if number else (4, 4)
+        Image.fromarray(np.full(size, 1000 * number + 1, np.uint16)).save(tmp_path / "deep" / f"{number}.png")
+        Image.new("RGBA", size, (0, 0, 0, 0)).save(tmp_path / "clear" / f"{number}.png")
+        Image.new("L", size, 128).save(tmp_path / "clear" / f"{number}.bmp")  # beside one of the same name
+    image_folder.resize(tmp_path / "deep", tmp_path / "deep-8x8", (8, 8))
+    image_folder.resize(tmp_path / "clear", tmp_path / "clear-8x8", (8, 8))
+    deep = image_folder.read(tmp_path / "deep-8x8").arrays["train"]
+    np.testing.assert_allclose(deep[:, 0, 0] * 65535, np.arange(10) * 1000.0 + 1, rtol=0, atol=0.01)
+    clear = image_folder.read(tmp_path / "clear-8x8").arrays["train"]
+    assert clear.shape == (20, 8, 8) and set(clear.ravel().tolist()) == {128, 255}
 
 
 @pytest.mark.parametrize(
@@ -687,7 +759,12 @@ def test_lines_of_json_are_texts_with_labels_and_files_beside_them(tmp_path):
         ("x.jsonl", '{"words": "a"}\n', "the text in its field 'text', got the fields 'words' in line 1"),
         ("x.jsonl", '{"text": "\\ud800 b"}\n', "expected whole characters, got half of a surrogate pair in line 1"),
         ("x.txt", "a b\n" + "c" * 5000 + "\n", "words of at most 1,000 characters between blanks, got one of 5,000 in line 2"),
-        ("x.txt", "1.5 2e3 -4\n" * 40, "expected words, got numbers only in .*x.txt; rename a table of numbers to end in .dat"),
+        ("x.txt", "1.5 2e3 -4\n" * 40, "expected words, got hardly anything but numbers in .*x.txt; rename a table to end in"),
+        ("x.txt", "1.23, 4.56, 7.89\n" * 40, "expected words, got hardly anything but numbers"),
+        ("x.txt", "width\theight\n" + "1.5\t2\n" * 40, "expected words, got hardly anything but numbers"),
+        ("x.txt", "# a b c\n" + "1 2 3\n" * 40, "expected words, got hardly anything but numbers"),
+        ("x.txt", "0,1\n" * 40, "expected words, got hardly anything but numbers"),
+        ("x.txt", '"a" "b" "c" "d" "e"\n' + '"1" 5.1 3.5 1.4 0.2 "setosa"\n' * 40, "expected words, got hardly anything but"),
     ],
 )
 def test_a_text_that_is_wrong_is_refused_by_its_line(name, content, message, tmp_path):
@@ -695,6 +772,12 @@ def test_a_text_that_is_wrong_is_refused_by_its_line(name, content, message, tmp
     with pytest.raises(ValueError, match=message) as caught:
         load_data(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_texts_full_of_numbers_are_texts(tmp_path):
+    (tmp_path / "years.txt").write_text("in 1914, 1918, 1939 and 1945\n1066\n1789 to 1799, 1804\n12 May 1990\n" * 20)
+    (tmp_path / "dates.txt").write_text("12 May 1990\n3 May 2001\n" * 20)
+    assert all(load_data(tmp_path / name).kind == "text" for name in ("years.txt", "dates.txt"))
 
 
 # Hostile files
@@ -795,6 +878,7 @@ MATRICES = {
     "complex": "coordinate complex general\n20 4 1\n1 1 5 5\n",
     "no sizes": "coordinate real general\n",
     "words": "coordinate real general\nmany rows\n",
+    "cut off": "coordinate real general\n20 4 2\n1 1 5\n2",
     "array too short": "array real general\n20 4\n1\n2\n",
     "other": "vector real general\n20\n1\n",
 }
@@ -815,8 +899,9 @@ def test_a_symmetric_matrix_of_ones_is_read_whole(tmp_path):
 @pytest.mark.parametrize("damage", MATRICES)
 def test_a_matrix_market_file_that_lies_is_refused(damage, tmp_path):
     (tmp_path / "x.mtx").write_text(f"%%MatrixMarket matrix {MATRICES[damage]}")
-    with pytest.raises(ValueError, match="expected a Matrix Market file of real numbers, got .*x.mtx, which cannot be read"):
+    with pytest.raises(ValueError, match="expected a Matrix Market file of real numbers, got .*x.mtx, which cannot") as caught:
         load_data(tmp_path / "x.mtx")
+    assert "usecols" not in str(caught.value)
 
 
 def test_content_and_ending_that_disagree_are_told(tmp_path):
@@ -897,10 +982,16 @@ def test_what_pandas_adds_to_parquet_is_left_out_and_a_split_of_numbers_refused(
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     columns = {"a": np.arange(40.0), "b": np.arange(40.0) ** 2, "__index_level_0__": np.arange(40)}
     parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
-    assert load_data(tmp_path / "x.parquet").event_shape == (2,)
+    assert load_data(tmp_path / "x.parquet", binarisation="none").event_shape == (2,)
     parquet.write_table(pyarrow.table({**columns, "split": np.arange(40) % 3}), tmp_path / "split.parquet")
     with pytest.raises(ValueError, match="expected train, valid or test in column 'split', got '0'"):
         load_data(tmp_path / "split.parquet")
+    lacking = {"id": [None, *range(39)], "when": [None] * 40, **columns, "c": [1.0, *[None] * 39]}
+    parquet.write_table(pyarrow.table({name: lacking[name] for name in ("id", "a", "b")}), tmp_path / "id.parquet")
+    assert load_data(tmp_path / "id.parquet", binarisation="none").event_shape == (2,)
+    parquet.write_table(pyarrow.table({name: lacking[name] for name in ("id", "a", "b", "c")}), tmp_path / "lacking.parquet")
+    with pytest.raises(ValueError, match="leave out column 'c', which most rows lack, and rows that lack others: .*'id', 'c'"):
+        load_data(tmp_path / "lacking.parquet")
     parquet.write_table(pyarrow.table({"a": np.zeros(0)}), tmp_path / "none.parquet")
     with pytest.raises(ValueError, match="expected a table with rows of numbers, got none"):
         load_data(tmp_path / "none.parquet")
@@ -962,3 +1053,31 @@ def test_labels_of_pandas_and_endings_in_capitals(tmp_path):
     with gzip.open(tmp_path / "T.CSV.GZ", "wt") as file:
         file.write("a,b\n" + "".join(f"{i},{i / 3}\n" for i in range(40)))
     assert load_data(tmp_path / "T.CSV.GZ", binarisation="none").event_shape == (2,)
+
+
+def test_a_target_of_real_numbers_is_a_value_and_stays_one_in_new_items(tmp_path):
+    rows = [[i - 5, i / 3, i / 7] for i in range(30)]
+    write_table(tmp_path / "x.csv", rows, header=["a", "y", "b"])
+    trained = load_data(tmp_path / "x.csv", binarisation="none")
+    assert "column 'y' is a value like the others" in trained.how_read and trained.event_shape == (3,)
+    write_table(tmp_path / "new.csv", [[1, 2, 0.5], [2, 4, 1.5]], header=["a", "y", "b"])
+    found = new_items(tmp_path / "new.csv", trained)
+    assert found.x.tolist() == [[1, 2, 0.5], [2, 4, 1.5]] and found.labels is None
+
+
+def test_genes_are_taken_by_their_names(tmp_path, monkeypatch):
+    def read_h5ad(path):
+        genes = path.stem.split("-")
+        return SimpleNamespace(layers={}, X=np.tile(np.arange(len(genes)) + 1.5, (9, 1)), obs={}, var_names=genes)
+
+    monkeypatch.setattr("pyro_skipvae.data.annotated.find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "anndata", SimpleNamespace(read_h5ad=read_h5ad))
+    for name in ("CD4-ACTB", "ACTB-more-CD4", "ACTB-MT1", "ACTB-CD4-CD4"):
+        (tmp_path / f"{name}.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n")
+    trained = load_data(tmp_path / "CD4-ACTB.h5ad", binarisation="none")
+    assert trained.columns == ("CD4", "ACTB")
+    assert new_items(tmp_path / "ACTB-more-CD4.h5ad", trained).x[0].tolist() == [3.5, 1.5]
+    with pytest.raises(ValueError, match="the columns that the model was trained on, got none named 'CD4' in"):
+        new_items(tmp_path / "ACTB-MT1.h5ad", trained)
+    with pytest.raises(ValueError, match="expected columns that can be told apart by name, got several named 'CD4' in"):
+        new_items(tmp_path / "ACTB-CD4-CD4.h5ad", trained)
