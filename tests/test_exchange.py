@@ -2,9 +2,10 @@
 
 import base64
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -51,6 +52,22 @@ def test_arviz_holds_draws_likelihoods_and_the_report():
     evidence = dist.Normal(torch.zeros(3).double(), 2**0.5).to_event(1).log_prob(X)
     torch.testing.assert_close(weights, evidence.expand(1, 7, 30))  # the guide is the posterior
     assert CollapseReport.from_json(found.attrs["collapse_report"]).rate > 0
+
+
+def test_arviz_is_given_what_was_observed_in_any_precision(monkeypatch):
+    arviz, sizes = ModuleType("arviz"), []
+    arviz.InferenceData, arviz.from_dict = object, dict
+    monkeypatch.setitem(sys.modules, "arviz", arviz)
+
+    def conditional(c, y):
+        sizes.append(len(y))
+        model(y)
+
+    y = X.bfloat16()
+    found = to_arviz(conditional, lambda c, y: guide(y), (X[:, :1], y), draws=2, rows=8)
+    assert max(sizes) <= 8 and found["dims"]["x"] == ["point", "x_dim_0"]
+    torch.testing.assert_close(torch.tensor(found["observed_data"]["x"]), y.float(), rtol=0, atol=0)
+    assert found["posterior"]["z"].shape == (1, 2, 30, 3)
 
 
 def annotated(folder=None):

@@ -13,6 +13,7 @@ from pyro_skipvae.diagnostics import calibration as full_calibration
 WEIGHT = torch.tensor([[1.0, 0.5], [0.0, 2.0], [1.0, -1.0]], dtype=torch.float64)  # x = WEIGHT z + noise
 COVARIANCE = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + WEIGHT.T @ WEIGHT)
 X = torch.zeros(40, 3, dtype=torch.float64)
+SEEN = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def calibration(model, guide, x, **options):
@@ -142,13 +143,16 @@ def test_what_cannot_be_simulated_is_told():
             z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z @ WEIGHT.T, 1.0).to_event(1), obs=x + 1)
 
-    def forced(x):
+    def forced(x, given=None):
+        given = x if given is None else given
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z @ WEIGHT.T + x.roll(1, -1), 1.0).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(z @ WEIGHT.T + given.roll(1, -1), 1.0).to_event(1), obs=x)
 
     for pair, words in ((derived, "observe an argument of its own"), (forced, "teacher forcing")):
         with pytest.raises(ValueError, match=words):
             calibration(pair, posterior(), X)
+    with pytest.raises(ValueError, match="teacher forcing"):  # also where x is given once more, as a context
+        calibration(forced, lambda x, given: posterior()(x), (SEEN, SEEN), simulations=20, draws=19)
     with pytest.raises(ValueError, match="at least 20 simulations, got 3"):
         calibration(model, posterior(), X, simulations=3)

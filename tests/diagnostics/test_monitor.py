@@ -56,11 +56,17 @@ def test_every_so_many_steps_and_with_fit():
     again = Monitor(dial.model, dial.guide, X, every=30, points=50)
     measured = [(epoch, step) for epoch in range(3) for step in range(20) if again(torch.tensor(step))]
     assert measured == [(0, 0), (1, 10)] and [record.step for record in again.records] == [0, 30]  # steps of all epochs
+    single = Monitor(dial.model, dial.guide, X, every=3, points=50)  # epochs of one batch
+    assert [epoch for epoch in range(7) for step in range(1) if single(step)] == [0, 3, 6]
+    accumulated = Monitor(dial.model, dial.guide, X, every=10, points=50)  # each step comes twice, for each half of a batch
+    assert [step for step in range(5, 26) for _ in range(2) if accumulated(step)] == [5, 15, 25]
     with pytest.raises(ValueError, match="step to be a whole number, or the Epoch of fit, got a float"):
         again(3.0)
     for name in ("every", "points"):
         with pytest.raises(ValueError, match=f"expected {name}"):
             Monitor(dial.model, dial.guide, X, **{name: 0})
+    with pytest.raises(ValueError, match="expected rows"):
+        Monitor(dial.model, dial.guide, X, rows=0)
 
 
 def test_in_fit_with_callables_of_plain_torch(capsys):
@@ -93,6 +99,45 @@ def test_a_z_that_was_never_used_is_told_at_the_third_measurement():
     dial = Dial(weight=0.0)
     monitor = Monitor(dial.model, dial.guide, X, every=1)
     assert [monitor(step).set_in for step in range(5)] == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize(("options", "stands_for"), [({"rows": 8}, None), ({}, 70)])
+def test_a_collapse_is_told_in_parts_of_the_rows_with_the_advice_of_all(options, stands_for):
+    """In parts of 8 rows, as asked for, or of 70, for which the plate stands."""
+    sizes = []
+
+    def data(x):
+        sizes.append(len(x))
+        return pyro.plate("data", stands_for or len(x), subsample_size=len(x))
+
+    def model(x):
+        with data(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(0 * z, 3.0).to_event(1), obs=x)
+
+    def guide(x):
+        with data(x):
+            pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+
+    dial = Dial(weight=0.0, noise=3.0)
+    monitors = Monitor(model, guide, X, every=1, **options), Monitor(dial.model, dial.guide, X, every=1)
+    found, whole = ([monitor(step) for step in range(3)][-1] for monitor in monitors)
+    assert found.set_in and max(sizes) <= (stands_for or 8)
+    assert found.advice == whole.advice and "noise" in found.advice[0].cause
+
+
+def test_values_without_an_event_are_advised_on():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(0 * z, 3.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+
+    monitor = Monitor(model, guide, X[:, 0], every=1)
+    assert "noise" in [monitor(step) for step in range(3)][-1].advice[0].cause
 
 
 def test_advice_begins_with_a_noise_that_nothing_survives_and_a_beta_above_one():

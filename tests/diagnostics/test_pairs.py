@@ -257,6 +257,34 @@ def test_everything_stays_as_found(function):
     pyro.clear_param_store()
 
 
+def test_an_embedding_that_encoder_and_decoder_share_leaves_the_store_as_found():
+    embedding, words = nn.Embedding(7, 2), torch.arange(60).view(20, 3) % 7
+    encoder, decoder = nn.Sequential(embedding, nn.Flatten(), nn.Linear(6, 2)), nn.Linear(2, 21)
+
+    def decode(z):
+        return decoder(z).view(-1, 3, 7) + embedding.weight.sum()
+
+    networks = nn.ModuleDict({"encoder": encoder, "decoder": nn.ModuleList([decoder, embedding])})
+
+    def tied_model(x):
+        pyro.module("decoder", networks["decoder"])
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Categorical(logits=decode(z)).to_event(1), obs=x)
+
+    def tied_guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    pyro.clear_param_store()
+    pyro.param("somebody_elses", torch.ones(2))
+    before = snapshot(networks)
+    assert rate(tied_model, tied_guide, words).value > 0 and Monitor(tied_model, tied_guide, words)(0).rate.value > 0
+    torch.testing.assert_close(snapshot(networks), before, rtol=0, atol=0)
+    pyro.clear_param_store()
+
+
 def test_an_observed_site_of_the_guide_is_no_part_of_its_density():
     """A CEVAE classifies in its guide; log p(x), known here, must not rise by that."""
 

@@ -18,7 +18,8 @@ from pyro_skipvae.diagnostics import (
     mutual_information,
     rate,
 )
-from pyro_skipvae.diagnostics.estimates.pairwise import carries_network
+from pyro_skipvae.diagnostics.estimates.pairwise import carries_network, pairwise_log_prob
+from pyro_skipvae.diagnostics.estimates.rate import closed_form, per_dimension
 from pyro_skipvae.diagnostics.pairs.sites import log_density
 from pyro_skipvae.diagnostics.pairs.unavailable import told
 
@@ -151,6 +152,23 @@ def test_densities_of_many_values_are_summed_in_full_precision():
     assert (p.log_prob(x).double() - exact).abs().max() > 0.5
     assert (log_density(p, x) - exact).abs().max() < 0.2
     assert log_density(dist.Normal(logits, 1.0).to_event(1), logits).dtype == logits.dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rates_of_many_dimensions_are_summed_in_full_precision(dtype):
+    """KL(N(m, s) || N(0, 1)) = sum (m^2 + s^2 - 1)/2 - ln s, of 16384 dimensions: about 130,000 nats, beyond float16."""
+    loc, scale = 3 * draw(4, 16384).to(dtype), torch.full((4, 16384), 0.02).to(dtype)
+    q, p = dist.Normal(loc, scale).to_event(1), dist.Normal(torch.zeros_like(loc), 1.0).to_event(1)
+    exact = (loc.double().square() + scale.double().square() - 1) / 2 - scale.double().log()
+    torch.testing.assert_close(closed_form(q, p), exact.sum(1))
+    torch.testing.assert_close(per_dimension(q, p), exact)
+
+
+def test_densities_of_all_pairs_are_summed_in_full_precision():
+    loc, z = draw(4, 2048).bfloat16(), draw(3, 2048, seed=1).bfloat16()
+    exact = dist.Laplace(loc.double(), 0.5).to_event(1).log_prob(z.double()[:, None])
+    found = pairwise_log_prob(dist.Laplace(loc, torch.full_like(loc, 0.5)).to_event(1))(z)
+    assert (found - exact).abs().max() < 1 and found.abs().min() > 2048
 
 
 COUNTS = torch.poisson(5 * draw(300, 5).exp(), generator=torch.Generator().manual_seed(0)) + 1

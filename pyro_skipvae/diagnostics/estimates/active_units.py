@@ -25,19 +25,21 @@ def active_units(
     posterior_samples: int = 200,
     site: str | None = None,
     seed: int = 0,
+    rows: int | None = None,
 ) -> int:
     """The number of active units: dimensions d of z with Var_x(E_q(z|x)[z_d]) >= threshold.
 
     It depends on the scale of z and says nothing about the decoder: read it beside the mutual information and the loss when z
     is shuffled. Where q(z|x) has no mean in closed form, two independent halves of `posterior_samples` draws give two
     estimates of it, whose covariance over x is taken, so that the noise of the draws does not count as variance.
+    rows: the most rows that guide and model run at a time (None: about 256, or fewer by the size of convolutions).
     Cost: the guide once on every row of x. Raises ValueError for fewer than 2 rows, a q(z|x) without a finite mean, and a pair
     that `collapse_report` refuses. Reference: Burda et al. 2016, section 5.2.
     """
     if not 0 <= threshold < math.inf:
         raise ValueError(f"expected a threshold of at least 0 for a variance, got {threshold}")
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
-        means = [half_means(chunk, posterior_samples) for chunk in Pair(model, guide, x, site=site).chunks()]
+        means = [half_means(chunk, posterior_samples) for chunk in Pair(model, guide, x, site=site, rows=rows).chunks()]
         return units_above(torch.cat(means, 1), threshold)
 
 

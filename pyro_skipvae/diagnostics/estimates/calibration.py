@@ -167,13 +167,15 @@ def _with_observations(pair: Pair, rows: Rows, seen: dict[str, Tensor]) -> Rows:
     items = list(values(rows))
     for name, drawn in seen.items():
         was = trace.nodes[name]["value"]
-        place = next((i for i, item in enumerate(items) if _is_same(item, was)), None)
-        if place is None:
+        places = [i for i, item in enumerate(items) if i not in replaced and _is_same(item, was)]
+        if not places:
             raise Refused(
                 f"expected the model to observe an argument of its own at {name!r}, got other values: what it draws "
                 "there cannot be given to the guide"
             )
-        replaced[place] = drawn.reshape(items[place].shape).to(items[place].dtype)
+        # A copy of x is what the model reads of it (teacher forcing); of values that are all equal it may be a context.
+        for i in places if items[places[0]].unique().numel() > 1 else places[:1]:
+            replaced[i] = drawn.reshape(items[i].shape).to(items[i].dtype)
     items = [replaced.get(i, item) for i, item in enumerate(items)]
     return dict(zip(rows, items, strict=True)) if isinstance(rows, dict) else tuple(items)
 

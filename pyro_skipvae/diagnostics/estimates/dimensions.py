@@ -29,6 +29,7 @@ def dimension_losses(
     dimensions: Sequence[int] | None = None,
     site: str | None = None,
     seed: int = 0,
+    rows: int | None = None,
 ) -> list[Interval]:
     """The decoder's loss for each dimension of z when that dimension alone is replaced: E[log p(x|z) - log p(x|z')].
 
@@ -36,6 +37,7 @@ def dimension_losses(
     dimensions: their numbers in the flattened z (None: all D). Returns nats per datapoint on the first `points` rows, with
     95 % intervals, in the order of `dimensions`. Near 0 the decoder does not use the dimension, whatever the encoder writes
     into it. The losses do not add up where dimensions act together.
+    rows: the most rows that guide and model run at a time (None: about 256, or fewer by the size of convolutions).
 
     Cost: the guide once, and (D + 1) `points` rows of the decoder. Raises ValueError for another `replace`, fewer than 2
     points, dimensions that z does not have, rows where log p(x|z) is not finite, and a pair that `collapse_report` refuses.
@@ -45,7 +47,7 @@ def dimension_losses(
     if points < 2:
         raise ValueError(f"expected points to be 2 or more, got {points}")
     with as_found(model, guide, x=x, seed=seed, samples=(1,), first=points) as x:
-        pair = Pair(model, guide, x, site=site)
+        pair = Pair(model, guide, x, site=site, rows=rows)
         values, _ = draw_all(pair, list(pair.chunks()), pair.points)
         z, index = values[pair.site], torch.randperm(pair.points, device="cpu")
         other = flat(z[index].roll(1, 0) if replace == SHUFFLED else drawn(pair.prior(pair.rows(index))))

@@ -65,6 +65,7 @@ def mutual_information(
     fit_on: Inputs | None = None,
     site: str | None = None,
     seed: int = 0,
+    rows: int | None = None,
     progress: Progress | None = None,
 ) -> MutualInformation:
     """Bounds on I_q(x; z), what the guide's z says of x, in nats per datapoint, from N rows of x.
@@ -78,6 +79,7 @@ def mutual_information(
     Each is a bound on average. r(z) is a mixture of normals, fitted to draws at `fit_on` (None: at a random half of x; the
     other half is then evaluated). With `components` = M the sums over j run over M rows that the seed chooses, and x is read
     in parts: memory does not grow with N, the bounds are looser, and the lower one is at most ln(M + 1).
+    rows: the most rows that guide and model run at a time (None: about 256, or fewer by the size of convolutions).
 
     Cost, with S = `posterior_samples`: the guide once on every row, S N^2 log-densities (about 7 ns each for diagonal normals
     of D = 50 on one CPU core: 0.7 s at N = 10,000, 25 s at 60,000 for S = 1), and some seconds for r(z).
@@ -87,9 +89,9 @@ def mutual_information(
     if components is not None:
         settings: Any = {"components": components, "samples": posterior_samples, "fit_on": fit_on, "seed": seed}
         with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,), first=PART) as first:
-            return of_many(streamed(Pair(model, guide, first, site=site), x, progress=progress, **settings))
+            return of_many(streamed(Pair(model, guide, first, site=site, rows=rows), x, progress=progress, **settings))
     with as_found(model, guide, x=x, seed=seed, samples=(posterior_samples,)) as x:
-        pair = Pair(model, guide, x, site=site)
+        pair = Pair(model, guide, x, site=site, rows=rows)
         chunks = list(pair.chunks(progress))
         z, log_q = (torch.cat(part, 1) for part in zip(*(c.draws(posterior_samples) for c in chunks), strict=True))
         return all_bounds(pair, chunks, z, log_q, fit_on=fit_on, seed=seed, progress=progress)[0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, ExpTransform, Independent, Normal, Transform, TransformedDistribution
 
 from ..pairs.pair import Progress
+from ..pairs.sites import log_density
 
 TILE_BYTES = 4 * 2**20  # larger broadcast temporaries leave the cache and cost more than they save
 LARGEST_SQUARE = 2e6  # times float64's 2.2e-16 the rounding of one product stays below 1e-9
@@ -143,4 +144,4 @@ def _bernoulli_pairs(logits: Tensor) -> Pairs:
 def _broadcast_pairs(distribution: Distribution, values: Tensor) -> Tensor:
     elements = distribution.batch_shape.numel() * max(1, distribution.event_shape.numel())
     tiles = values.split(max(1, TILE_BYTES // (8 * elements)))
-    return torch.cat([distribution.log_prob(tile[:, None]) for tile in tiles]).double()
+    return torch.cat([log_density(distribution, tile[:, None]) for tile in tiles]).double()

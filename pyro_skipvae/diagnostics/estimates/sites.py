@@ -15,6 +15,7 @@ from torch import Tensor
 from ..pairs.finite import check_densities, finite
 from ..pairs.interval import Interval, cycle_interval, mean_interval
 from ..pairs.pair import Pair, Progress
+from ..pairs.rows import even_parts
 from ..pairs.sites import counted, is_masked, log_prob_by_row, posterior_at, posterior_node, prior_at
 from ..pairs.unavailable import Unavailable
 from .active_units import mean_variances
@@ -107,7 +108,7 @@ def joint_terms(pair: Pair, *, points: int, samples: int, progress: Progress | N
     elbo, likelihood = zeros(2, points)
     weights, first = zeros(samples, points), _First()
     for sample in range(samples):
-        for rows in torch.arange(points, device="cpu").tensor_split(-(-points // pair.rows_at_a_time)):
+        for rows in even_parts(points, pair.rows_at_a_time):
             run = _Run(pair, rows)
             likelihood[rows] += run.log_x / samples
             total = run.log_x - run.terms

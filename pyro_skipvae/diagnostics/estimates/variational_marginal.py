@@ -75,7 +75,7 @@ def drawn_on(pair: Pair, fit_on: Inputs, seed: int) -> Tensor:
     # In a random order, since a part of them chooses the mixture: they may be sorted by class.
     rows = select_rows(rows, random_order(count_rows(rows), seed)[:LARGEST_FIT])
     try:
-        other = Pair(pair.model, pair.guide, rows, site=pair.site)
+        other = Pair(pair.model, pair.guide, rows, site=pair.site, rows=pair.rows_given)
         fitted = torch.cat([drawn(chunk.q) for chunk in other.chunks()])
     except Refused as error:
         raise Refused(f"fit_on: {error}") from error

@@ -95,12 +95,9 @@ def _owner(function: Any) -> Any:
 def kept_param_store() -> Iterator[None]:
     """Parameters that a run adds to Pyro's store are taken out again."""
     store = pyro.get_param_store()
-    before = set(store.keys())
-    try:
+    # Not by `del`: a tensor that two modules share has two names there, and Pyro can delete only one of them.
+    with store.scope(store.get_state()):
         yield
-    finally:
-        for name in set(store.keys()) - before:
-            del store[name]
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from .conditions import (
     shared_latents,
 )
 from .evaluation import forked_random
-from .rows import FEW, Inputs, Rows, as_rows, call, count_rows, named_rows, parts_of, select_rows, traced
+from .rows import FEW, Inputs, Rows, as_rows, call, count_rows, even_parts, named_rows, parts_of, select_rows, traced
 from .sites import (
     auxiliary_sites,
     factor_sites,
@@ -86,7 +86,8 @@ class Pair:
     are integrated out, unless the guide draws them. Raises ValueError, with the reason, where numbers per datapoint cannot be
     had from the pair; what is asked of a pair is asked at all rows.
 
-    rows: how many rows of the model run at a time, which changes nothing but rounding (None: see `ConvolutionWatch`).
+    rows: how many rows of the model run at a time, which changes nothing but rounding (None: see `ConvolutionWatch`). Of the
+    guide at most 256 run at a time, and no more than `rows`: below 256 the posteriors are the same, their draws others.
     joint: all latent sites together, as they are drawn by the guide: they may be discrete, masked, and depend on each other in
     both; there is then no single q(z|x), and `site` is but the first of them. None: where there are several and none is
     named, or the only one is discrete.
@@ -156,10 +157,9 @@ class Pair:
         return select_rows(self.x, index)
 
     def chunks(self, progress: Progress | None = None) -> Iterator[Chunk]:
-        """All rows with their posteriors, about 256 rows at a time."""
-        size = min(ENCODER_ROWS, self.largest)
+        """All rows with their posteriors, about 256 rows at a time, and no more than the number of rows that was given."""
         first: Any = None
-        for start, stop in parts_of(self.points, size, min(FEW, self.largest - size + 1)):
+        for start, stop in self._encoder_parts():
             rows = self.rows(slice(start, stop))
             draw = None if first is None else draw_of(first, rows)
             q: MaybeNone = None if self.joint else self.posterior(rows)
@@ -171,6 +171,12 @@ class Pair:
             yield Chunk(start, rows, q)
             if progress:
                 progress("encoder", stop, self.points)
+
+    def _encoder_parts(self) -> list[tuple[int, int]]:
+        size = min(ENCODER_ROWS, self.largest)
+        if self.rows_given is None or self.rows_given >= size:
+            return parts_of(self.points, size, min(FEW, self.largest - size + 1))
+        return [(int(part[0]), int(part[-1]) + 1) for part in even_parts(self.points, self.rows_given)]
 
     def posterior(self, rows: Rows) -> Distribution:
         """q(z|x) at these rows, batch (n,).
@@ -237,8 +243,7 @@ class Pair:
     def log_joint(self, index: Tensor, values: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """log p(x|z) (R,) and log p per latent site (R,), at the rows `index` (R,) of x and values (R, ...)."""
         pieces = []
-        # Even pieces: a last piece of one row is a trap for networks that squeeze.
-        for part in torch.arange(len(index), device="cpu").tensor_split(-(-len(index) // self.rows_at_a_time)):
+        for part in even_parts(len(index), self.rows_at_a_time):
             trace = self.model_trace(self.rows(index[part]), {name: value[part] for name, value in values.items()})
             self.look_at(trace, index[part])
             pieces.append({name: log_prob_by_row(trace.nodes[name], len(part)) for name in self.observed + self.latents})
@@ -295,7 +300,7 @@ class Pair:
     def note_prior(self, values: dict[str, Tensor], points: int) -> None:
         """Notes a p(z) that differs between the first rows of x: at one z, the values (1, ...) of all latent sites."""
         densities = []
-        for part in torch.arange(points, device="cpu").tensor_split(-(-points // self.rows_at_a_time)):
+        for part in even_parts(points, self.rows_at_a_time):
             given = {name: value.expand(len(part), *value.shape[1:]) for name, value in values.items()}
             try:
                 densities.append(self._log_prior(self.rows(part), given))

@@ -105,6 +105,11 @@ def parts_of(rows: int, size: int, fewest: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], rows], strict=True))
 
 
+def even_parts(rows: int, most: int) -> tuple[Tensor, ...]:
+    """The numbers of the rows in parts of at most `most`, as even as can be: a last part of one is a trap, as above."""
+    return torch.arange(rows, device="cpu").tensor_split(-(-rows // most))
+
+
 def join_rows(parts: list[Rows]) -> Rows:
     """Rows of several parts, one after another; what is not a tensor with rows is that of the first."""
     joined = [torch.cat(items) if _has_rows(items[0]) else items[0] for items in zip(*map(values, parts), strict=True)]

@@ -1,5 +1,6 @@
 """Sample sites of a Pyro trace, read per datapoint."""
 
+import copy
 import math
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.distributions import Independent
 from pyro_skipvae.distributions.wrapped import innermost
 
 from .unavailable import Refused, Unavailable, told
+
+SHORT = (torch.bfloat16, torch.float16)
 
 
 def sample_sites(trace: Any) -> dict[str, Any]:
@@ -126,13 +129,28 @@ def log_prob_by_row(node: Any, rows: int) -> Tensor:
 def log_density(distribution: Distribution, value: Tensor) -> Tensor:
     """log p of values; in float64 where it was computed in 16 bits, whose sum over an image would be rounded by nats."""
     found = distribution.log_prob(value)
-    if found.dtype not in (torch.bfloat16, torch.float16):
+    if found.dtype not in SHORT:
         return found
     if isinstance(distribution, MaskedDistribution):
         return scale_and_mask(log_density(distribution.base_dist, value), mask=distribution._mask)
     if isinstance(distribution, Independent):
         return sum_rightmost(log_density(distribution.base_dist, value), distribution.reinterpreted_batch_ndims)
     return found.double()
+
+
+def widened(distribution: Any) -> Any:
+    """The distribution with its parameters of 16 bits, and of the distributions in it, in float64; itself without any."""
+    wide: dict[str, Any] = {}
+    for name, part in vars(distribution).items():
+        if isinstance(part, Tensor) and part.dtype in SHORT:
+            wide[name] = part.double()
+        elif isinstance(part, Distribution | torch.distributions.Distribution) and (inner := widened(part)) is not part:
+            wide[name] = inner
+    if not wide:
+        return distribution
+    found = copy.copy(distribution)
+    vars(found).update(wide)
+    return found
 
 
 def without_masks(node: Any) -> Any:

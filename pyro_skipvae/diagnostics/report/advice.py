@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pyro.distributions import Distribution, Normal, Poisson
+import torch
+from pyro.distributions import Normal, Poisson
 from torch import Tensor
 from torch.distributions import Bernoulli
 
 from pyro_skipvae.distributions.autoregressive import Autoregressive
 
-from ..estimates.pairwise import factors
+from ..estimates.pairwise import factors, flat
 from ..planning.prediction import CollapsePrediction, predict_collapse
 
 MOST_ELEMENTS = 2048  # of one x, up to which the spectrum of the monitor's rows is looked at
@@ -53,6 +54,15 @@ class Seen:
     autoregressive: bool | None
     encoder_varies: bool
     was_used: bool
+
+
+@dataclass(frozen=True)
+class Elements:
+    """The elements x (n, E) of some rows, the family of p(x|z), and of a normal its variances, summed over the rows (E,)."""
+
+    likelihood: str
+    x: Tensor
+    variances: Tensor | None = None
 
 
 # (whether the cause fits, the cause, the remedy, the evidence), the most certain first.
@@ -149,23 +159,28 @@ def is_autoregressive(nodes: list[Any]) -> bool:
     return any(isinstance(factors(node["fn"])[0], Autoregressive) for node in nodes)
 
 
-def predicted(nodes: list[Any], beta: float) -> CollapsePrediction | None:
+def elements_of(nodes: list[Any]) -> Elements | None:
+    """What a prediction takes of the observed sites of a run of the model; None for several of them, or too large ones."""
+    if len(nodes) != 1 or nodes[0]["value"][0].numel() > MOST_ELEMENTS:
+        return None
+    (base, _), x = factors(nodes[0]["fn"]), nodes[0]["value"]
+    if isinstance(base, Normal):
+        return Elements("normal", flat(x), flat(base.scale.expand(x.shape)).double().square().sum(0).cpu())
+    likelihood = "bernoulli" if isinstance(base, Bernoulli) else "poisson" if isinstance(base, Poisson) else None
+    return Elements(likelihood, flat(x)) if likelihood else None
+
+
+def predicted(parts: list[Elements | None], beta: float) -> CollapsePrediction | None:
     """What linear models could carry of these rows with the noise of p(x|z) as it is now; None where that is not known.
 
-    `nodes` are the observed sites of a run of the model at rows of x. The noise of an element is the root of its mean square.
+    The noise of an element is the root of its mean square.
     """
-    if not beta > 0 or len(nodes) != 1 or nodes[0]["value"][0].numel() > MOST_ELEMENTS:
+    known = [part for part in parts if part is not None]
+    if not beta > 0 or len(known) < len(parts):
         return None
-    base, _ = factors(nodes[0]["fn"])
-    x, noise = nodes[0]["value"].flatten(1), _noise(base, nodes[0]["value"])
-    if isinstance(base, Normal):
-        return predict_collapse(x, noise, beta) if noise is not None and (noise > 0).all() else None
-    likelihood = "bernoulli" if isinstance(base, Bernoulli) else "poisson" if isinstance(base, Poisson) else None
+    likelihood, x = known[0].likelihood, torch.cat([part.x for part in known])
+    if likelihood == "normal":
+        noise = (torch.stack([part.variances for part in known if part.variances is not None]).sum(0) / len(x)).sqrt()
+        return predict_collapse(x, noise, beta) if (noise > 0).all() else None
     fits = 0 <= x.min() and (likelihood != "bernoulli" or x.max() <= 1)
-    return predict_collapse(x, beta=beta, likelihood=likelihood) if likelihood and fits else None
-
-
-def _noise(base: Distribution, x: Tensor) -> Tensor | None:
-    if not isinstance(base, Normal):
-        return None
-    return base.scale.expand(x.shape).flatten(1).double().square().mean(0).sqrt().cpu()
+    return predict_collapse(x, beta=beta, likelihood=likelihood) if fits else None

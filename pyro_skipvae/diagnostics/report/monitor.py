@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, SupportsIndex
 
 import torch
+from torch import Tensor
+
+from pyro_skipvae.blocks import check_sizes
 
 from ..estimates.sites import NOTHING, JointTerms, SiteReport, kind_of, shuffled_losses, site_reports
 from ..estimates.sites import joint_terms as measured_terms
@@ -15,10 +18,10 @@ from ..pairs.evaluation import as_found
 from ..pairs.finite import finite
 from ..pairs.interval import Interval, cycle_interval, mean_interval
 from ..pairs.pair import Pair
-from ..pairs.rows import Inputs
+from ..pairs.rows import Inputs, even_parts
 from ..pairs.sites import log_prob_by_row, without_masks
 from ..pairs.unavailable import FAILURES, Unavailable
-from .advice import Advice, Seen, advice_for, is_autoregressive, predicted
+from .advice import Advice, Elements, Seen, advice_for, elements_of, is_autoregressive, predicted
 
 DRAWS = 2  # of z for each row: two, so that a posterior mean can be told from its noise
 PATIENCE = 3  # measurements in which a z that was never used may stay so
@@ -95,8 +98,9 @@ class Monitor:
 
     Cost of a measurement: two passes of the guide and three of the decoder over the first `points` rows of x (one more for each
     site and group of sites where there are several), one of the prior, and a check on a few rows. Where collapse sets in, also
-    one more of the decoder, and the eigenvalues of the covariance of these rows. Raises ValueError for `every` below 1 or
-    `points` below 2, and, when it is called, for a pair without numbers per datapoint (see `collapse_report`).
+    two more of the decoder, and the eigenvalues of the covariance of these rows. rows: the most that run at a time (None: 16 to
+    256, see `collapse_report`). Raises ValueError for `every` or `rows` below 1 or `points` below 2, and, when it is called,
+    for a pair without numbers per datapoint (see `collapse_report`).
     """
 
     def __init__(
@@ -108,29 +112,35 @@ class Monitor:
         every: int = 100,
         points: int = 500,
         seed: int = 0,
+        rows: int | None = None,
     ) -> None:
+        if rows is not None:
+            check_sizes(rows=rows)
         for name, value, least in (("every", every, 1), ("points", points, 2)):
             if value < least:
                 raise ValueError(f"expected {name} to be {least} or more, got {value}")
         self.model, self.guide, self.x = model, guide, x
-        self.every, self.points, self.seed = every, points, seed
+        self.every, self.points, self.seed, self.rows = every, points, seed, rows
         self.records: list[Record] = []
         self._last, self._before = -1, 0  # the step given last, and the steps of the epochs before
 
     def __call__(self, step: SupportsIndex | Progressed, beta: float | None = None) -> Record | None:
         """Measures and returns the `Record`, or None where fewer than `every` steps have passed since the last one.
 
-        step: the number of the step, or the `Epoch` that `fit` gives its callback. It may start from 0 again in each epoch:
-        the record has the steps of all. beta: the weight of the KL term now, for the advice (None: that of the `Epoch`,
-        else 1). Raises ValueError for another step.
+        step: the number of the step, or the `Epoch` that `fit` gives its callback. It may start from 0 or 1 again in each
+        epoch, also in epochs of one batch: the record has the steps of all. beta: the weight of the KL term now, for the advice
+        (None: that of the `Epoch`, else 1). Raises ValueError for another step.
         """
         if isinstance(step, SupportsIndex):
             number = operator.index(step)
+            # A later number that comes again is no epoch of one batch: gradients are accumulated over several.
+            anew = number < self._last or number == self._last <= 1
         elif hasattr(step, "steps"):
             number, beta = step.steps, step.beta if beta is None else beta
+            anew = number < self._last
         else:
             raise ValueError(f"expected step to be a whole number, or the Epoch of fit, got a {type(step).__name__}")
-        if number < self._last:  # another epoch, or another training, that counts from 0 again
+        if anew:  # another epoch, or another training, that counts from 0 again
             self._before += self._last + 1
         self._last = number
         passed = self._before + number
@@ -147,7 +157,7 @@ class Monitor:
     def _measured(self, step: int, beta: float) -> Record:
         start = time.perf_counter()
         with as_found(self.model, self.guide, x=self.x, seed=self.seed, samples=(DRAWS,), first=self.points) as x:
-            pair = Pair(self.model, self.guide, x, joint=True)
+            pair = Pair(self.model, self.guide, x, rows=self.rows, joint=True)
             terms = measured_terms(pair, points=pair.points, samples=DRAWS)
             rows = site_reports(pair, terms, pair.points, seed=self.seed)
             lost = self._lost(pair, terms, rows)
@@ -193,12 +203,20 @@ class Monitor:
         return self.records[used[-1] + 1 :] if used else self.records
 
     def _advice(self, pair: Pair, terms: JointTerms, rate: Interval, beta: float) -> list[Advice]:
-        trace = pair.model_trace(pair.rows(torch.arange(pair.points, device="cpu")), terms.values)
-        nodes = [trace.nodes[name] for name in pair.observed]
-        reads_x = True if is_autoregressive(nodes) else None if _reads_inputs(pair, nodes, terms.values) else False
+        elements: list[Elements | None] = []
+        reads_x: bool | None = False
+        for part in even_parts(pair.points, pair.rows_at_a_time):
+            values = {name: value[part] for name, value in terms.values.items()}
+            trace = pair.model_trace(pair.rows(part), values)
+            nodes = [trace.nodes[name] for name in pair.observed]
+            elements.append(elements_of(nodes))
+            if is_autoregressive(nodes):
+                reads_x = True
+            elif reads_x is False and _reads_inputs(pair, part, nodes, values):
+                reads_x = None
         return advice_for(
             Seen(
-                prediction=predicted(nodes, beta),
+                prediction=predicted(elements, beta),
                 beta=beta,
                 autoregressive=reads_x,
                 encoder_varies=rate.low >= NOTHING,
@@ -213,13 +231,13 @@ def _not_measured(step: int, beta: float, reason: str) -> Record:
     return Record(step=step, beta=beta, elbo=unknown, rate=unknown, state="undecided", set_in=False, reason=reason, **none)
 
 
-def _reads_inputs(pair: Pair, nodes: list[Any], values: dict[str, Any]) -> bool:
-    """Whether log p(x|z) changes where the model is given other rows, with x and z held; True where it then fails."""
-    other = pair.rows(torch.arange(pair.points, device="cpu").roll(1))
+def _reads_inputs(pair: Pair, part: Tensor, nodes: list[Any], values: dict[str, Any]) -> bool:
+    """Whether log p(x|z) of a part changes where the model is given other rows, with x and z held; True where it then fails."""
+    other = pair.rows((part - 1) % pair.points)
     try:
         trace = pair.model_trace(other, values | {node["name"]: node["value"] for node in nodes})
         runs = [[without_masks(found) for found in (node, trace.nodes[node["name"]])] for node in nodes]
-        both = [[log_prob_by_row(found, pair.points) for found in run] for run in runs]
+        both = [[log_prob_by_row(found, len(part)) for found in run] for run in runs]
     except FAILURES:
         return True
     return not all(torch.allclose(one, two, rtol=1e-4, atol=1e-4) for one, two in both)

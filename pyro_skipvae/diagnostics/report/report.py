@@ -229,9 +229,9 @@ def collapse_report(
     site: the latent site to report where there are several; the others are then nuisance. Without it all are reported.
     tokens: for texts, or counts of words, the number of tokens of each row (N,), for the perplexity. levels: for images, the
     number of grey levels of a value, for the bits per dimension, where p(x|z) gives probabilities and not densities.
-    rows: how many rows the decoder runs at a time (None: 16 to 256, by the size of its convolutions). card: further fields for
-    the evaluation card. progress: called as progress(stage, done, total). Two calls with one seed agree, unless there is a
-    budget.
+    rows: how many rows the decoder runs at a time (None: 16 to 256, by the size of its convolutions); where it is given, the
+    encoder runs no more than that either, and 256 at most. card: further fields for the evaluation card. progress: called as
+    progress(stage, done, total). Two calls with one seed agree, unless there is a budget.
 
     Cost: rate, mutual information and active units run the guide on every row, with posterior_samples N^2 log-densities (see
     `mutual_information`); the rest runs the decoder on every row, importance_samples + 1 times. sizes: the most points and
