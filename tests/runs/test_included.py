@@ -75,7 +75,7 @@ def test_what_is_made_of_it_lies_in_the_working_folder(elsewhere):
     done = skipvae("compare", *INCLUDED, "--budget", "0", cwd=elsewhere)
     assert done.returncode == 0 and "active units" in done.stdout, done.stderr
     done = skipvae("evaluate", "mnist-pair/skip", cwd=elsewhere)
-    assert done.returncode == 3 and "no network; if they were moved, name them with --dataset FILE" in done.stderr
+    assert done.returncode == 3 and "if they were moved, set the variable SKIPVAE_DATA to their folder" in done.stderr
     with pytest.raises(ValueError, match="expected a file to write to"):
         write_page("mnist-pair/skip")
 
