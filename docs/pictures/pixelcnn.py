@@ -28,8 +28,10 @@ DRAWS = 2
 def draw_epochs():
     """ELBO, rate and active units of the validation images by epoch."""
     entries = read_results(RESULTS / "table2-arms.json")
-    pair = {e["arm"]: validated(e) for e in entries if (e["row"], e["seed"]) == ("KL warm-up", 0) and e["arm"] in ARMS}
-    save_png(runs_by_epoch(pair), HERE / "pixelcnn.png")
+    of_row = {"KL warm-up": "", "no KL warm-up": ", no KL warm-up"}
+    found = {(e["row"], e["arm"]): validated(e) for e in entries if e["seed"] == 0}
+    runs = {arm + end: found[row, arm] for row, end in of_row.items() for arm in ARMS}
+    save_png(runs_by_epoch(runs), HERE / "pixelcnn.png")
 
 
 def draw_depth():
