@@ -1,9 +1,11 @@
 """The blocks that encoders and decoders share."""
 
+import math
+
 import pytest
 import torch
 
-from pyro_skipvae.blocks import Standardise, gate, mean_and_scale
+from pyro_skipvae.blocks import Standardise, gate, mean_and_scale, places
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (3, 8, 5), (3, 8, 5, 6)])
@@ -55,3 +57,9 @@ def test_a_mean_far_above_the_deviation_does_not_spoil_it():
 def test_units_that_float32_cannot_hold_are_refused():
     with pytest.raises(ValueError, match="change the unit"):
         mean_and_scale(torch.tensor([[0.0], [1e20]]))
+
+
+def test_places_are_sines_and_cosines_of_falling_frequency():
+    found = places(3, 2, torch.zeros(1, 4, dtype=torch.float64))
+    expected = [[f(p / w) for w in (1, 100) for f in (math.sin, math.cos)] for p in (3, 4)]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))

@@ -26,12 +26,13 @@ from pyro_skipvae.objectives import (
     kl_balancing,
     kl_balancing_prior,
     mmd,
+    mutual_divergence,
     squared_mmd,
     target_rate,
 )
 from pyro_skipvae.priors import MixtureOfNormals, StandardNormal
 from pyro_skipvae.schedules import RateControl
-from pyro_skipvae.training import graphs
+from pyro_skipvae.training import graphs, hamiltonian_draws
 
 FIT = (X.double().square() / 2 + math.log(2 * math.pi) / 2).sum()
 
@@ -384,3 +385,49 @@ def test_the_command_line_refuses(objective, tmp_path):
 def test_settings_that_make_no_sense_together_are_refused(flags, said, tmp_path):
     done = skipvae("train", "--decoder", "mlp", *flags, "--print-config", cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_control_turns_back_at_once_from_the_lower_end():
+    control = RateControl(10.0, proportional=0.1, integral=0.01, least=0.001, most=2.0)
+    control.after(-1e6)
+    assert control(0) == 0.001
+    control.after(30.0)
+    assert control(1) == pytest.approx(0.001 + 0.2 + 0.1 / (1 + math.exp(-20)), abs=1e-3)
+
+
+def standing_for(size):
+    """A pair whose batch stands for so many points."""
+
+    def plate(x):
+        return pyro.plate("data", size, subsample=torch.arange(len(x)))
+
+    def model(x, beta=1.0):
+        with plate(x):
+            with poutine.scale(scale=beta):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x, beta=1.0):
+        with plate(x), poutine.scale(scale=beta):
+            pyro.sample("z", dist.Normal(x / 2, torch.full_like(x, 0.7)).to_event(1))
+
+    return model, guide
+
+
+@pytest.mark.parametrize(
+    "objective", [mmd(10.0, 0.5), kl_balancing, kl_balancing_prior(0.8), mutual_divergence(1.0, 1.0), autoencoder]
+)
+def test_a_batch_that_stands_for_ten_times_as_many_points_costs_ten_times_as_much(objective):
+    x, found = torch.randn(6, 2), []
+    for size in (6, 60):
+        torch.manual_seed(0)
+        found.append(objective(*standing_for(size), x, 0.7))
+    torch.testing.assert_close(found[1], 10 * found[0])
+
+
+def test_hamiltonian_draws_are_of_the_posterior_of_one_point_however_many_it_stands_for():
+    x, found = torch.randn(6, 2), []
+    for size in (6, 60):
+        torch.manual_seed(0)
+        found.append(hamiltonian_draws(*standing_for(size), x).z)
+    torch.testing.assert_close(*found)

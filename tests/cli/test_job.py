@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -125,6 +126,29 @@ def test_the_best_epoch_is_that_of_what_is_trained():
     assert job_of(objective="mutual-divergence(1)", beta=0.1).selection(metrics) == pytest.approx(5.3)
     assert job_of(objective="mmd(10,0.5)", beta=0.1).selection(metrics) == pytest.approx(5.15)
     assert job_of(objective="iwae(5)").selection({**metrics, "valid_bound": -7.0}) == 7.0
+
+
+def test_the_best_epoch_of_a_target_is_the_nearest_at_the_price_of_its_rate():
+    metrics = {"valid_distortion": 5.0, "valid_rate": 3.0, "valid_elbo": -8.0, "beta": 0.5}
+    assert job_of(objective="target-rate(4)").selection(metrics) == 6.0
+    assert job_of(beta_schedule="control(4)").selection({**metrics, "beta": 2.0}) == 7.0
+    assert job_of(objective="mmd(10,0.5)").selection(metrics) == 6.5
+    assert job_of(objective="autoencoder").selection(metrics) == 5.0
+
+
+def test_the_learning_rate_falls_as_a_cosine():
+    job = job_of(epochs=2)
+    steps, rates = 2 * len(job.batches), []
+    for x in list(job.batches) * 2:
+        job.step(x)
+        rates.append(next(iter(job.step.optim.optim_objs.values())).get_last_lr()[0])
+    assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * (s + 1) / steps)) / 2 for s in range(steps)])
+
+
+def test_settings_arrive_where_they_work():
+    assert job_of(max_norm=0.7).step.max_norm == 0.7
+    guide = job_of(model="skip-sa-vae", svi_momentum=0.3, svi_lr=0.01, svi_steps=4).vae.guide
+    assert (guide.momentum, guide.lr, guide.steps) == (0.3, 0.01, 4)
 
 
 @pytest.mark.parametrize("guide", [["categorical"], {}, 3])

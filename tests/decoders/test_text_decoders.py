@@ -468,3 +468,28 @@ def test_the_logits_of_long_texts_are_never_all_in_memory():
     # All logits are 244 MiB, and at once they take 730; a piece is 32 MiB, and up to seven of its size live at a time.
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 400
+
+
+def test_the_order_of_words_matters_to_transformers():
+    torch.manual_seed(0)
+    x = torch.tensor([[4, 5, 6, EOS], [5, 4, 6, EOS]])
+    encoder = TransformerEncoder(9, 2, embedding=4, width=8, heads=2, layers=2).eval()
+    one, other = encoder(x).mean
+    assert not torch.allclose(one, other)
+
+
+def test_a_dilated_stack_sees_as_far_as_it_says():
+    torch.manual_seed(0)
+    decoder = DilatedCNNDecoder(9, 2, max_length=80, layers=5, embedding=4, width=6, kernel=3, dropout=0.0).double().eval()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.normal_(std=0.7)
+        for block in decoder.network.stack.blocks:  # so that no relu is closed
+            block.narrow.bias.fill_(3.0)
+            block.dilated.bias.fill_(3.0)
+    network, x, z = decoder.network, torch.randint(3, 9, (1, 80)), torch.zeros(1, 2).double()
+    told = network.by_word(z, 80)
+    inputs = network._inputs(network._previous(x), told).detach().requires_grad_()
+    states, _ = network.stack(inputs, told, network.stack.start(z))
+    (gradient,) = torch.autograd.grad(states[0, -1].sum(), inputs)
+    assert gradient[0].any(-1).sum() == 1 + 31 * 2

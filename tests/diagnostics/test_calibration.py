@@ -6,9 +6,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
 
 from pyro_skipvae import as_pair
 from pyro_skipvae.diagnostics import calibration as full_calibration
+from pyro_skipvae.diagnostics.estimates.calibration import _quantity
 
 WEIGHT = torch.tensor([[1.0, 0.5], [0.0, 2.0], [1.0, -1.0]], dtype=torch.float64)  # x = WEIGHT z + noise
 COVARIANCE = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + WEIGHT.T @ WEIGHT)
@@ -156,3 +158,11 @@ def test_what_cannot_be_simulated_is_told():
         calibration(forced, lambda x, given: posterior()(x), (SEEN, SEEN), simulations=20, draws=19)
     with pytest.raises(ValueError, match="at least 20 simulations, got 3"):
         calibration(model, posterior(), X, simulations=3)
+
+
+def test_p_values_are_those_of_scipy():
+    ranks = torch.cat([torch.arange(20).repeat(10), torch.arange(10).repeat(4)]).double()  # 240, of 20 places
+    found = _quantity("log p(x|z)", ranks, {}, 0, 19)
+    assert found.uniformity == pytest.approx(stats.chisquare(ranks.long().bincount()).pvalue)
+    bias, error = ((ranks + 0.5) / 20 - 0.5).mean(), ((1 - 20**-2) / 12 / 240) ** 0.5
+    assert found.symmetry == pytest.approx(2 * stats.norm.sf(abs(bias) / error))

@@ -305,3 +305,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     # One N x N matrix in float64 would be 1.1 GB; what is needed are 12,000 x 50 x a few copies of 5 MB.
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(run.stdout) * unit < 250e6
+
+
+def test_the_fitted_marginal_is_evaluated_on_the_half_it_was_not_fitted_to():
+    """Fitted to the same few points it would fall below the information, 8 ln(2) / 2 nats less what it misses."""
+    model, guide = channel(1.0, dimensions=8)
+    values = [mutual_information(model, guide, normal(80, 8, seed=s), seed=s).marginal.value for s in range(20)]
+    assert sum(values) / 20 > 1

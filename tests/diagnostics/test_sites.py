@@ -484,3 +484,10 @@ def test_the_rate_against_a_prior_of_each_row_bounds_what_is_beyond_that_prior()
     assert found.verdict.amounts["information"]["high"] > 1 and Monitor(model, listening, (x, c))(0).state == "used"
     one = report(ladder, top_down, X)
     assert not one.card["notes"]
+
+
+@pytest.mark.parametrize("samples", [3, 5])
+def test_an_odd_number_of_draws_gives_the_same_variances(samples):
+    found = report(ladder, top_down, X, posterior_samples=samples)
+    expected = [value for part in (1 / 9, 4 / 9) for value in (part * X.var(0)).tolist()]
+    assert found.active_unit_variances == pytest.approx(expected, rel=0.1)

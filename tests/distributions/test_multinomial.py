@@ -74,3 +74,29 @@ def test_a_model_that_knows_the_users_ranks_all_they_chose_first():
     assert ranking(knows, x)["recall@20"]["value"] == 0
     with pytest.raises(ValueError, match="at least two users"):
         ranking(knows, torch.eye(60))
+
+
+def half_bought():
+    """40 rows that hold the first 30 of 100 items once each."""
+    x = torch.zeros(40, 100)
+    x[:, :30] = 1
+    return x
+
+
+def test_the_ranking_does_not_read_the_items_that_are_held_out():
+    given = []
+
+    def posterior(seen):
+        given.append(seen)
+        return dist.Normal(seen, 0.1)
+
+    scores = SimpleNamespace(posterior=posterior, decoder=lambda z: dist.Normal(z + 0.5 * (torch.arange(100) >= 30), 1.0))
+    assert ranking(scores, half_bought())["recall@20"]["value"] == 0  # it copies what it was given, and no more
+    assert (given[0].sum(1) == 24).all()  # a fifth of the 30 is hidden
+
+
+def test_items_that_were_seen_take_no_place_in_the_ranking():
+    likes = SimpleNamespace(
+        posterior=lambda seen: dist.Normal(seen, 0.1), decoder=lambda z: dist.Normal(z + (torch.arange(100) < 30), 1.0)
+    )
+    assert ranking(likes, half_bought())["recall@20"]["value"] == 1

@@ -222,3 +222,18 @@ def test_relaxed_draws_of_many_classes_lie_in_their_support():
     assert p.log_prob(p.rsample()).isfinite().all()
     with pytest.raises(ValueError, match="within the support"):
         p.log_prob(1.01 * p.rsample())
+
+
+def test_a_batch_prior_counts_the_points_that_the_batch_stands_for():
+    q = torch.tensor([[0.5, 0.5], [0.9, 0.1]])
+
+    def pair(p, size):
+        def function(x):
+            with pyro.plate("data", size, subsample=torch.arange(2)):
+                pyro.sample("z", dist.OneHotCategorical(p))
+
+        return function
+
+    with torch.no_grad():
+        found = [batch_prior(pair(torch.tensor([0.4, 0.6]), size), pair(q, size), torch.zeros(2)) for size in (2, 20)]
+    torch.testing.assert_close(found[1], 10 * found[0])

@@ -1,5 +1,7 @@
 """The auxiliary prior: a density over sequences that is causal, samples as it says, and fits what it is shown."""
 
+import math
+
 import pyro.distributions as dist
 import pytest
 import torch
@@ -27,6 +29,13 @@ def test_the_density_is_that_of_its_steps(float64):
         total = total + (logits.log_softmax(-1) + each.log_prob(step).sum(-1)).logsumexp(-1)
     torch.testing.assert_close(prior().log_prob(z), total)
     assert prior().event_shape == (T, C) and prior().batch_shape == () and prior().expand((4,)).sample().shape == (4, T, C)
+
+
+def test_the_prior_is_fitted_to_draws_and_not_to_means():
+    prior = AuxiliaryPrior((4, 1), width=8, components=1)
+    torch.manual_seed(0)
+    loss = fit_auxiliary(prior, torch.zeros(100, 4, 1), torch.ones(100, 4, 1), steps=150, batch_size=256, lr=2e-2)
+    assert loss == pytest.approx(2 * math.log(2 * math.pi * math.e), abs=0.3)  # the entropy of four standard normals
 
 
 def test_fitting_leaves_what_draws_come_from_alone():

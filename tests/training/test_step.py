@@ -690,3 +690,11 @@ def test_a_step_on_text_never_waits_for_another_device_and_is_the_step_of_a_cpu(
         assert not (elsewhere and waits.count)
         found.append([loss, *vae.parameters()])
     torch.testing.assert_close(found[1], found[0])
+
+
+def test_the_loss_of_all_batches_is_the_mean_over_datapoints():
+    class Step:
+        def evaluate(self, x):
+            return x.mean().item()
+
+    assert evaluate_loss(Step(), torch.arange(20.0).split(8)) == 9.5
