@@ -109,12 +109,8 @@ class Job:
         target = config.numbers[0] if config.bound == "target-rate" else config.rate_target
         if target is not None:
             return distortion + max(1.0, metrics["beta"]) * abs(rate - target)
-        if config.procedure.startswith("adversarial-autoencoder"):
-            return distortion
-        if config.bound == "batch-prior":  # without the KL of the mean posterior, which is of a batch
-            return distortion
-        if config.bound == "autoencoder":
-            return distortion
+        if config.procedure.startswith("adversarial-autoencoder") or config.bound in ("autoencoder", "batch-prior"):
+            return distortion  # without what is of a batch: the critic's cost, or the KL of the mean posterior
         if config.bound == "mmd":  # without the MMD, which is of a batch
             return distortion + config.beta * (1 - config.numbers[1]) * rate
         if config.beta != 1 and "valid_bound" not in metrics:  # the rest of an objective is on a batch, or no cost of the model
